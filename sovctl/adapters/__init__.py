@@ -1,0 +1,1 @@
+"""Every line that touches the outside: processes, Slurm, NVML, the kernel log, files."""

@@ -1,0 +1,1 @@
+"""One file per checkpoint format, and the rule for what is complete."""

@@ -1,0 +1,1 @@
+"""Thin typer commands; wiring.py is the only place that picks adapters."""

@@ -1,0 +1,102 @@
+"""The `sovctl` command: finds the command group asked for, imports only that, and turns errors into words.
+
+Start-up time is part of the product: `sovctl --help` imports no group, and node-side commands (`health`,
+`supervise`) import neither typer nor rich.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One word after `sovctl`; `module` has `run(argv) -> int`."""
+
+    module: str
+    help: str
+    listed: bool = True
+
+
+GROUPS = {
+    "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
+    "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
+    "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
+    "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show."),
+    "health": Group("sovctl.cli.health", "On a node: check, watch."),
+    "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
+    "lab": Group("sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, shell, demo."),
+    "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
+}
+
+
+def main() -> None:
+    """Entry point of the console script; never returns, never shows a traceback for an expected error."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        return _dispatch(list(argv))
+    except SovctlError as error:
+        print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader (`| head`) went away; nothing is wrong, and Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def print_error(error: SovctlError) -> None:
+    """One sentence on what failed, then what to type next."""
+    print(f"sovctl: {_printable(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"        {_printable(error.hint)}", file=sys.stderr)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else EXIT_USAGE
+    if argv[0] in ("-V", "--version"):
+        from sovctl import __version__
+
+        print(f"sovctl {__version__}")
+        return 0
+    group = GROUPS.get(argv[0])
+    if group is None:
+        print(f"sovctl: there is no command {_printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
+        print("        See what there is: sovctl --help", file=sys.stderr)
+        return EXIT_USAGE
+    status = importlib.import_module(group.module).run(argv[1:])
+    return int(status or 0)
+
+
+def usage() -> str:
+    """The text of `sovctl --help`."""
+    lines = ["Usage: sovctl COMMAND [OPTIONS] [ARGS]...", "", "Keeps large-model training running on Slurm.", "", "Commands:"]
+    lines += [f"  {name:<10} {group.help}" for name, group in GROUPS.items() if group.listed]
+    lines += ["", "Options:", "  -V, --version  Show the version.", "  -h, --help     Show this text.", ""]
+    lines += ["More on one: sovctl COMMAND --help", "Try it on this machine: sovctl lab demo"]
+    return "\n".join(lines)
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, [key for key, group in GROUPS.items() if group.listed], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _printable(text: str) -> str:
+    """External text must not move the cursor or forge a second line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

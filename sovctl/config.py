@@ -1,0 +1,188 @@
+"""Settings, read once and frozen.
+
+Read in this order, later wins: built-in values; `/etc/sovctl/sovctl.toml` (or the file named in `SOVCTL_CONFIG`);
+`~/.config/sovctl/sovctl.toml`; `SOVCTL_<SECTION>_<KEY>` variables. Unknown keys and wrong types are refused with
+the file and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sovctl.errors import ConfigError
+
+SITE_FILE = Path("/etc/sovctl/sovctl.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Where a node keeps what the checks read and write."""
+
+    name: str = ""
+    """NodeName in Slurm; empty: SLURMD_NODENAME, else the short host name."""
+    kernel_log: str = "/dev/kmsg"
+    boot_id_file: str = "/proc/sys/kernel/random/boot_id"
+    run_dir: str = "/run/sovctl"
+    state_dir: str = "/var/lib/sovctl"
+    expected_gpus: int = -1
+    """GPUs this node must have; -1: not known, so a missing GPU shows only in the kernel log."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """How a node is judged and what may be done about it."""
+
+    act: bool = True
+    """False: observe only; findings are journaled, nothing is drained."""
+    probe_timeout_s: float = 10.0
+    verdict_valid_s: float = 300.0
+    drain_limit_per_hour: int = 4
+    """At most so many nodes drained by sovctl in an hour over the cluster; then stop and say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmConfig:
+    """How the Slurm commands are reached."""
+
+    bin_dir: str = ""
+    """Directory of scontrol, sbatch, ...; empty: PATH."""
+    timeout_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """The watch on the controller."""
+
+    interval_s: float = 1.0
+    silent_for_s: float = 6.0
+    """A node whose slurmd and whose watcher were both silent for so long is declared dead."""
+    alive_interval_s: float = 2.0
+    """How often a node's watcher refreshes its mark in the cluster journal."""
+    dead_limit_per_hour: int = 4
+    """More dead nodes than this in an hour look like a switch or a mistake: stop and say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """How a run is supervised."""
+
+    poll_s: float = 0.5
+    same_crash_limit: int = 2
+    """The same crash at the same step so many times: hold and explain."""
+    unknown_limit: int = 3
+    """Stops without progress and without a culprit: hold and explain."""
+    hardware_limit: int = 50
+    """Hardware faults without a new checkpoint in between: hold and explain."""
+    epilog_s: float = 2.0
+    """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What the whole site shares."""
+
+    journal_dir: str = ""
+    """Cluster journal on the shared file system (site mode); empty: the node's state_dir."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set; frozen."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
+    """Read every source. Raises ConfigError naming the file and the key."""
+    env = os.environ if environ is None else environ
+    config = Config()
+    for path in _files(env):
+        config = _merge_file(config, path)
+    return _merge_environment(config, env)
+
+
+def _files(env: Mapping[str, str]) -> list[Path]:
+    named = env.get("SOVCTL_CONFIG")
+    site = Path(named) if named else SITE_FILE
+    home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/nonexistent")) / ".config")
+    user = home / "sovctl" / "sovctl.toml"
+    if named and not site.exists():
+        raise ConfigError(str(site), "SOVCTL_CONFIG names a file that is not there")
+    return [path for path in (site, user) if path.exists()]
+
+
+def _merge_file(config: Config, path: Path) -> Config:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
+    for section, values in table.items():
+        if section not in _SECTIONS:
+            raise ConfigError(str(path), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
+        if not isinstance(values, dict):
+            raise ConfigError(str(path), f"[{section}] must be a table")
+        config = _merge_section(config, section, values, str(path))
+    return config
+
+
+def _merge_section(config: Config, section: str, values: Mapping[str, Any], source: str) -> Config:
+    current = getattr(config, section)
+    hints = get_type_hints(type(current))
+    checked = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(source, f"unknown key {section}.{key}{_nearest(key, hints)}")
+        checked[key] = _typed(value, hints[key], f"{section}.{key}", source)
+    return replace(config, **{section: replace(current, **checked)})
+
+
+def _typed(value: Any, kind: type, name: str, source: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(source, f"{name} must be {_WORDS[kind]}, not {value!r}")
+    return value
+
+
+def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
+    for section in _SECTIONS:
+        hints = get_type_hints(type(getattr(config, section)))
+        for key, kind in hints.items():
+            name = f"SOVCTL_{section}_{key}".upper()
+            if name in env:
+                value = _from_text(env[name], kind, name)
+                config = _merge_section(config, section, {key: value}, name)
+    return config
+
+
+def _from_text(text: str, kind: type, name: str) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ConfigError(name, f"must be {_WORDS[kind]}, not {text!r}")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(name, f"must be {_WORDS[kind]}, not {text!r}") from None
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(known))})"
+
+
+_SECTIONS = {item.name for item in fields(Config)}
+_WORDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}

@@ -1,0 +1,1 @@
+"""Judges a node: samples -> findings -> verdict -> drain decision. Pure."""

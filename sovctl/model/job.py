@@ -1,0 +1,62 @@
+"""A Slurm job as the controller sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job of `scontrol show job`. Times are seconds since the epoch, `None` when Slurm has none."""
+
+    job_id: str
+    """The id that names just this job: `123`, or `120_4` for a task of an array."""
+    name: str
+    user: str
+    uid: int
+    state: str
+    """Base state, upper case: PENDING, RUNNING, CANCELLED, TIMEOUT, ..."""
+    flags: frozenset[str] = frozenset()
+    """COMPLETING, REQUEUED, ..."""
+    reason: str = ""
+    restarts: int = 0
+    nodes: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    batch_host: str = ""
+    eligible_at: int | None = None
+    started_at: int | None = None
+    ends_at: int | None = None
+    preempted_at: int | None = None
+    requeue: bool = True
+    priority: int = 0
+    work_dir: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+    """Every field of the record by Slurm's own name."""
+
+    @property
+    def pending(self) -> bool:
+        return self.state == "PENDING"
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("RUNNING", "CONFIGURING", "SUSPENDED") and "COMPLETING" not in self.flags
+
+    @property
+    def completing(self) -> bool:
+        return self.state == "COMPLETING" or "COMPLETING" in self.flags
+
+    @property
+    def held(self) -> bool:
+        return self.pending and self.priority == 0
+
+    @property
+    def over(self) -> bool:
+        """Ended in a way from which Slurm does not bring it back by itself."""
+        return self.state in _OVER
+
+
+_OVER = frozenset(
+    {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "BOOT_FAIL", "REVOKED", "NODE_FAIL"}
+)

@@ -1,0 +1,73 @@
+"""A Slurm node as the controller sees it, and what one look at a node found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sovctl.model.gpu import GpuSample, XidEvent
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Base state plus flags, as Slurm means them (`IDLE+DRAIN`), on every Slurm version.
+
+    `base` is upper case without decoration ("IDLE", "ALLOCATED", "MIXED", "DOWN", ...); `flags` likewise
+    ("DRAIN", "NOT_RESPONDING", "COMPLETING", "FAIL", ...).
+    """
+
+    base: str
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def down(self) -> bool:
+        return self.base == "DOWN"
+
+    @property
+    def draining(self) -> bool:
+        """Takes no new work, whether or not jobs are still on it."""
+        return "DRAIN" in self.flags
+
+    @property
+    def responding(self) -> bool:
+        return "NOT_RESPONDING" not in self.flags
+
+    @property
+    def schedulable(self) -> bool:
+        """Slurm could place a job here now or when it is free."""
+        return self.responding and not self.down and not self.draining and "FAIL" not in self.flags
+
+    def __str__(self) -> str:
+        return "+".join([self.base, *sorted(self.flags)])
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node of `scontrol show node`."""
+
+    name: str
+    state: NodeState
+    reason: str = ""
+    """The Reason text without Slurm's trailing `[user@time]`; empty when there is none."""
+    reason_by: str = ""
+    address: str = ""
+    port: int = 6818
+    """slurmd's port."""
+    gres: str = ""
+    boot_time: int | None = None
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSnapshot:
+    """Everything one look at a node saw, at one moment."""
+
+    node: str
+    boot_id: str
+    observed_at: float
+    """Seconds since the epoch."""
+    gpus: tuple[GpuSample, ...] = ()
+    xids: tuple[XidEvent, ...] = ()
+    """Kernel log events since the cursor of this boot."""
+    expected_gpus: int | None = None
+    blind: tuple[str, ...] = field(default=())
+    """Sources that could not be read ("nvml: ...", "kernel-log: ..."): never shown as empty."""

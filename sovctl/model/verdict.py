@@ -1,0 +1,69 @@
+"""What was found on a node and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How much a finding says against the node."""
+
+    INFO = "info"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class VerdictState(StrEnum):
+    """`unknown` never drains a node alone and never gives one back."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Repair(StrEnum):
+    """What makes the node good again, mildest first."""
+
+    NONE = "none"
+    RESTART_APP = "restart-app"
+    RESET_GPU = "reset-gpu"
+    REBOOT = "reboot"
+    RMA = "rma"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing seen on one node. `code` is short and stable ("XID79", "GPU_COUNT", "ECC_UNCORRECTED")."""
+
+    code: str
+    severity: Severity
+    evidence: str
+    """One sentence with the figures and the source."""
+    gpu_uuid: str = ""
+    gpu_index: int | None = None
+    repair: Repair = Repair.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one node at one moment."""
+
+    node: str
+    boot_id: str
+    observed_at: float
+    """Seconds since the epoch."""
+    state: VerdictState
+    repair: Repair = Repair.NONE
+    findings: tuple[Finding, ...] = ()
+    blind: tuple[str, ...] = ()
+
+    @property
+    def worst(self) -> Finding | None:
+        """The first finding that failed the node, or the first warning."""
+        for severity in (Severity.FAIL, Severity.WARN):
+            for finding in self.findings:
+                if finding.severity is severity:
+                    return finding
+        return None

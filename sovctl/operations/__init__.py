@@ -1,0 +1,1 @@
+"""One file per verb: gets ports as arguments, calls pure code, performs the effect."""

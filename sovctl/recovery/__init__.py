@@ -1,0 +1,1 @@
+"""Judges a run: what happened -> blame -> decision. Pure."""

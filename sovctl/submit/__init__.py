@@ -1,0 +1,1 @@
+"""sbatch options, the batch script sovctl writes, container options. Pure."""
