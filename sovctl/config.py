@@ -26,6 +26,8 @@ class NodeConfig:
 
     name: str = ""
     """NodeName in Slurm; empty: SLURMD_NODENAME, else the short host name."""
+    nvml_library: str = ""
+    """Path of libnvidia-ml.so.1 where the loader does not find it by itself."""
     kernel_log: str = "/dev/kmsg"
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     run_dir: str = "/run/sovctl"
@@ -79,6 +81,8 @@ class RunConfig:
     """Stops without progress and without a culprit: hold and explain."""
     hardware_limit: int = 50
     """Hardware faults without a new checkpoint in between: hold and explain."""
+    stop_lead_s: float = 60.0
+    """So long before the time limit the script is asked to save and stop."""
     epilog_s: float = 2.0
     """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
 
@@ -117,9 +121,17 @@ def _files(env: Mapping[str, str]) -> list[Path]:
     site = Path(named) if named else SITE_FILE
     home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/nonexistent")) / ".config")
     user = home / "sovctl" / "sovctl.toml"
-    if named and not site.exists():
+    if named and not _there(site):
         raise ConfigError(str(site), "SOVCTL_CONFIG names a file that is not there")
-    return [path for path in (site, user) if path.exists()]
+    return [path for path in (site, user) if _there(path)]
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A home directory that is not ours to look into (su without -l) holds no settings of ours.
+        return False
 
 
 def _merge_file(config: Config, path: Path) -> Config:

@@ -131,11 +131,63 @@ class RunDirUnusable(SovctlError):
         )
 
 
+class SbatchRefusal(SovctlError):
+    """What sbatch itself would refuse, said in its own words, which is what its users look for."""
+
+
+class ScriptUnreadable(SbatchRefusal):
+    """The batch script cannot be opened."""
+
+    def __init__(self, name: str, *, hint: str = "") -> None:
+        super().__init__(f"Unable to open file {name}", hint=hint)
+        self.name = name
+
+
 class RunNotFound(SovctlError):
     """No record of a run with this id or job id."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no record of a run {name}", hint="List the known runs with `sovctl run ls`.")
+
+
+class CheckpointDirUnreadable(SovctlError):
+    """The directory of checkpoints is there (or should be) and cannot be listed: not the same as empty."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(
+            f"cannot list the checkpoint directory {path}: {cause}",
+            hint="Check the path, its permissions and that its file system is mounted.",
+        )
+
+
+class CheckpointIncomplete(SovctlError):
+    """Somebody asked to resume from a checkpoint that is not proven complete."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"checkpoint {path} is not complete: {why}",
+            hint="See which ones are with `sovctl ckpt ls`, and take the path that `sovctl ckpt latest` prints.",
+        )
+
+
+class CheckpointUnloadable(SovctlError):
+    """A complete checkpoint does not fit the model, optimizer or state it is loaded into."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(
+            f"checkpoint {path} cannot be loaded: {cause}",
+            hint="Load it into the same model, optimizer and names of state that were saved.",
+        )
+
+
+class NoCheckpoint(SovctlError):
+    """There is no complete checkpoint."""
+
+    def __init__(self, path: str, seen: int) -> None:
+        super().__init__(
+            f"there is no complete checkpoint in {path}" + (f" ({seen} incomplete)" if seen else ""),
+            hint="See why with `sovctl ckpt ls`." if seen else "A run that starts now begins at step 0.",
+        )
 
 
 _SLURM_PROGRAMS = frozenset(

@@ -4,13 +4,15 @@ held to the same contract suites."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from sovctl.model.gpu import GpuSample, XidEvent
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
+from sovctl.model.progress import Progress
+from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
 
 
@@ -37,6 +39,14 @@ class GpuProbe(Protocol):
         """Every GPU the driver enumerates. Raises SovctlError when the driver library is absent or hangs."""
         ...
 
+    def begin(self) -> None:
+        """Start a reading without waiting for it. Raises SovctlError."""
+        ...
+
+    def collect(self, wait_s: float) -> tuple[GpuSample, ...] | None:
+        """The reading that `begin` started, as `read` gives it; None while it goes on after `wait_s` seconds."""
+        ...
+
 
 class KernelLog(Protocol):
     """The kernel's own record of this boot."""
@@ -44,6 +54,10 @@ class KernelLog(Protocol):
     def boot_id(self) -> str: ...
     def read(self, since_sequence: int) -> KernelLogRead:
         """Events with a sequence number of at least `since_sequence`. Raises SovctlError when unreadable."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something was written after the last `read`; False when nothing came in time."""
         ...
 
 
@@ -71,6 +85,18 @@ class NodeControl(Protocol):
         ...
 
 
+class AliveMark(Protocol):
+    """Shows the controller that this node's watcher lives, independently of slurmd."""
+
+    def refresh(self, boot_id: str, at: float) -> None: ...
+
+
+class Turn(Protocol):
+    """One actor of the whole cluster at a time, as far as the shared file system allows."""
+
+    def take(self) -> AbstractContextManager[None]: ...
+
+
 class JobControl(Protocol):
     """What the owner of a job may do to it."""
 
@@ -82,8 +108,8 @@ class JobControl(Protocol):
         """Requeue the job only if it is running now: a job that was cancelled meanwhile is not brought back."""
         ...
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, start_in_s: int | None) -> None:
-        """Replace the job's ExcNodeList and set its begin time relative to now, in one request."""
+    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+        """Replace the job's ExcNodeList and set its begin time (seconds since the epoch), in one request."""
         ...
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
@@ -113,6 +139,10 @@ class ClusterView(Protocol):
         """`scontrol show config` by key."""
         ...
 
+    def scheduler_passes(self) -> int | None:
+        """How often the main scheduler has run since slurmctld started; None when that cannot be known."""
+        ...
+
 
 class Journal(Protocol):
     """Append-only record with one writer; what is returned from `append` is on disk."""
@@ -124,7 +154,115 @@ class Journal(Protocol):
 class Submitter(Protocol):
     """sbatch itself."""
 
-    def sbatch(self, options: Sequence[str], script: Path, arguments: Sequence[str]) -> SubmitOutcome: ...
+    def sbatch(
+        self, options: Sequence[str], name: str, text: bytes, arguments: Sequence[str], *, wait: bool = False
+    ) -> SubmitOutcome:
+        """Submit a script that bears this name. With `wait` sbatch writes to our own stdout and stderr meanwhile.
+
+        Raises CommandMissing.
+        """
+        ...
+
+    def answer(self, options: Sequence[str]) -> SubmitOutcome:
+        """What sbatch says to options alone (--version, a mistake); submits nothing."""
+        ...
+
+
+class SubmissionFiles(Protocol):
+    """The files a submission reads and the directory it promises to the supervisor."""
+
+    def read_script(self, name: str, work_dir: str) -> bytes:
+        """The script that sbatch would find under this name. Raises ScriptUnreadable."""
+        ...
+
+    def read_stdin(self) -> bytes: ...
+    def claim(self, run_root: str, work_dir: str) -> None:
+        """Make the directory of runs and try to write in it. Raises RunDirUnusable."""
+        ...
+
+
+class RunFiles(Protocol):
+    """The directory of one run."""
+
+    def prepare(self, record: Mapping[str, Any]) -> None:
+        """Make the directory and, the first time, `run.json`. Raises RunDirUnusable."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`; empty when it is not there or not readable as one."""
+        ...
+
+    def start_attempt(self, attempt: int, name: str, script: bytes) -> str:
+        """Make the attempt's directory and put the user's script there; returns its path. Raises RunDirUnusable."""
+        ...
+
+    def ask_stop(self, attempt: int, why: str) -> None:
+        """Ask the ranks to save and stop, for those that look (RunContext.stop_requested)."""
+        ...
+
+    def progress(self, rank: int) -> Progress | None: ...
+    def all_progress(self) -> tuple[Progress, ...]: ...
+
+
+class NodePing(Protocol):
+    """Asks slurmd's port. Each question leaves a line in that node's slurmd log, so ask only on suspicion."""
+
+    def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        """Names of those that refuse or do not answer within the adapter's deadline; all are asked at once."""
+        ...
+
+
+class ChildProcess(Protocol):
+    """The user's script while it runs."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout_s: float) -> int | None: ...
+    def send(self, signum: int) -> None: ...
+    def kill_group(self) -> None: ...
+
+
+class StartScript(Protocol):
+    """Starts the user's script in a session of its own, with our stdout and stderr."""
+
+    def __call__(self, argv: Sequence[str], env: Mapping[str, str]) -> ChildProcess: ...
+
+
+class Signals(Protocol):
+    """Signals to this process, as values."""
+
+    def wait(self, timeout_s: float) -> tuple[int, ...]:
+        """Those that came since the last call, or come within `timeout_s`; SIGCHLD included."""
+        ...
+
+    def ignore_termination(self) -> None:
+        """From now on SIGTERM is neither delivered nor reported: what is left to do must be done."""
+        ...
+
+
+class OutputTail(Protocol):
+    """The end of the job's output."""
+
+    def read(self, path: str) -> str:
+        """The last 64 KiB of a regular file; empty when it cannot be read."""
+        ...
+
+
+class RunIndex(Protocol):
+    """The user's own list of submitted runs, newest first."""
+
+    def save(self, run: SubmittedRun) -> None:
+        """Remember it. Raises OSError."""
+        ...
+
+    def load(self, job_id: str) -> tuple[SubmittedRun, ...]:
+        """Every run with this job id: ids come back after a while, and clusters have their own."""
+        ...
+
+    def list(self) -> tuple[SubmittedRun, ...]:
+        """All; entries that cannot be read are left out."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,5 +27,7 @@ class Checkpoint:
     saved_at: float = 0.0
     """Seconds since the epoch."""
     world_size: int | None = None
+    checksums: bool = False
+    """Whether every file of it has a recorded checksum, so that `verify --deep` can prove the content."""
     why: str = ""
     """Why it is not complete; empty when it is."""

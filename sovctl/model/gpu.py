@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_PCI = re.compile(r"(?:(?P<domain>[0-9A-Fa-f]{1,8}):)?(?P<bus>[0-9A-Fa-f]{2}):(?P<device>[0-9A-Fa-f]{2})(?:\.[0-7])?\Z")
+
+
+def pci_address(text: str) -> tuple[int, int, int] | None:
+    """(domain, bus, device): NVML's `00000000:0F:00.0` equals the kernel's `0000:0f:00`. None: not an address."""
+    match = _PCI.match(text.strip())
+    if match is None:
+        return None
+    return int(match["domain"] or "0", 16), int(match["bus"], 16), int(match["device"], 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,11 @@ class GpuSample:
     throttle_reasons: int | None = None
     """NVML's clocks-event bit mask."""
     process_ids: tuple[int, ...] = ()
+    recovery_action: int | None = None
+    """NVML's own advice: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset, 5 recover IMEX domain,
+    6 bus reset, 7 reboot system."""
+    lost: bool = False
+    """The driver says that this GPU is gone (NVML_ERROR_GPU_IS_LOST)."""
     error: str = ""
     """NVML's words when this GPU could not be read; the other fields are then not to be trusted."""
 

@@ -53,6 +53,7 @@ class NodeView:
     port: int = 6818
     """slurmd's port."""
     gres: str = ""
+    partitions: tuple[str, ...] = ()
     boot_time: int | None = None
     """Seconds since the epoch."""
 

@@ -1,0 +1,46 @@
+# `make` shows what there is to make.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help demo test check lint bench packages venv install clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo   [ARGS=--json]      start a Slurm cluster here, train, break a GPU, watch the recovery'
+	@echo 'make test   [PYTEST_ARGS=...]  check, then every test, also those on a real Slurm cluster'
+	@echo 'make check                     ruff, mypy, import-linter (make lint is the same)'
+	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
+	@echo 'make install                   only install what the others need: packages and $(VENV)'
+	@echo 'make clean                     remove $(VENV) and caches'
+
+demo: packages $(STAMP)
+	@$(BIN)/sovctl lab demo $(ARGS)
+
+test: packages check
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/unit $(PYTEST_ARGS)
+
+check lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: packages $(STAMP)
+	@sh scripts/bench.sh $(BIN)/python $(NAME)
+
+packages:
+	@sh scripts/packages.sh
+
+venv: $(STAMP)
+
+install: packages $(STAMP)
+
+$(STAMP): pyproject.toml scripts/python.sh
+	@sh scripts/python.sh $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

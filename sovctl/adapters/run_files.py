@@ -1,0 +1,126 @@
+"""The directory of one run on the shared file system, owned by the user.
+
+`run.json`, `events.jsonl` (see journal.py), `attempts/<n>/`, `progress/<rank>`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sovctl.errors import RunDirUnusable
+from sovctl.model.progress import LONGEST_BYTES, Progress, parse_progress
+
+_LARGEST_RECORD = 256 * 1024
+_MOST_RANKS = 65536
+
+
+class RunDirectory:
+    """ports.RunFiles on a real directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self, record: Mapping[str, Any]) -> None:
+        """Make the directories; `run.json` is written once and never changed."""
+        try:
+            for directory in (self.root / "attempts", self.root / "progress"):
+                directory.mkdir(parents=True, exist_ok=True)
+            path = self.root / "run.json"
+            if not path.exists():
+                write_atomically(path, json.dumps(record, ensure_ascii=False, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise RunDirUnusable(str(self.root), error.strerror or str(error)) from error
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`, or an empty dict."""
+        data = read_bounded(self.root / "run.json", _LARGEST_RECORD)
+        with suppress(ValueError):
+            record = json.loads(data or b"")
+            if isinstance(record, dict):
+                return record
+        return {}
+
+    def start_attempt(self, attempt: int, name: str, script: bytes) -> str:
+        """Put the user's script into the attempt's directory, executable, under its own name."""
+        directory = self.root / "attempts" / str(attempt)
+        path = directory / (Path(name).name or "script")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, script, mode=0o755)
+        except OSError as error:
+            raise RunDirUnusable(str(directory), error.strerror or str(error)) from error
+        return str(path)
+
+    def ask_stop(self, attempt: int, why: str) -> None:
+        """Leave the mark that RunContext.stop_requested looks for; a full disk must not stop the supervisor."""
+        with suppress(OSError):
+            (self.root / "attempts" / str(attempt) / "stop").write_text(f"{why}\n", "utf-8")
+
+    def progress(self, rank: int) -> Progress | None:
+        """The newest word of one rank."""
+        data = read_bounded(self.root / "progress" / str(rank), LONGEST_BYTES)
+        return parse_progress(data) if data else None
+
+    def all_progress(self) -> tuple[Progress, ...]:
+        """The newest word of every rank that has one."""
+        try:
+            names = [name for name in os.listdir(self.root / "progress") if name.isdigit()]
+        except OSError:
+            return ()
+        found = (self.progress(int(name)) for name in sorted(names, key=int)[:_MOST_RANKS])
+        return tuple(item for item in found if item is not None)
+
+
+class FileTail:
+    """ports.OutputTail: only regular files, only their end."""
+
+    def __init__(self, size_bytes: int = 64 * 1024) -> None:
+        self._size = size_bytes
+
+    def read(self, path: str) -> str:
+        """The end of the file, undecodable bytes replaced."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return ""
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            file.seek(max(0, status.st_size - self._size))
+            return file.read(self._size).decode("utf-8", "replace")
+
+
+def read_bounded(path: Path, longest: int) -> bytes | None:
+    """A small regular file, no symlink followed; None when absent, larger than `longest` bytes or not regular."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        data = file.read(longest + 1)
+    return data if len(data) <= longest else None
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Temp file, fsync, rename: a reader sees the old content or the new, never half. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink()
+        raise

@@ -1,0 +1,179 @@
+"""Slurm through its own commands: the adapter that is always complete, on every version from 22.05."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sovctl.adapters import slurm_parse as parse
+from sovctl.adapters.command import CommandRunner, Completed
+from sovctl.errors import (
+    CommandFailed,
+    CommandMissing,
+    CommandTimeout,
+    JobNotFound,
+    NotPermitted,
+    SlurmConfMissing,
+    SlurmUnreachable,
+    SovctlError,
+)
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+
+_UNREACHABLE = (
+    "Unable to contact slurm controller",
+    "Connection refused",
+    "Socket timed out",
+    "Zero Bytes were transmitted",
+    "Communication connection failure",
+    "in standby mode",
+    "Connection timed out",
+    "Connection reset",
+    "Unexpected message received",
+    "controller not responding",
+)
+_NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establish a configuration source")
+_NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")
+_DENIED = ("Access/permission denied", "Invalid user id", "Permission denied")
+
+
+class SlurmCli:
+    """Implements ports.NodeControl, JobControl and ClusterView."""
+
+    def __init__(self, runner: CommandRunner, *, bin_dir: str = "", timeout_s: float = 15.0) -> None:
+        self._runner = runner
+        self._bin_dir = bin_dir
+        self._timeout_s = timeout_s
+
+    # Reads
+
+    def job(self, job_id: str) -> JobView:
+        """One job, also when it ended a short while ago (MinJobAge)."""
+        done = self._slurm("scontrol", "-o", "show", "job", job_id, about=job_id)
+        records = parse.parse_records(done.stdout)
+        jobs = [parse.parse_job(record) for record in records if "JobId" in record]
+        # `show job 12` prints every task when 12 is an array; the record asked for comes by its own id.
+        for job in jobs:
+            if job_id in (job.job_id, job.extra["JobId"]):
+                return job
+        raise JobNotFound(job_id)
+
+    def node(self, name: str) -> NodeView:
+        """One node by its NodeName."""
+        return self.nodes([name])[0]
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]:
+        """The named nodes, or all."""
+        done = self._slurm("scontrol", "-o", "show", "node", *([parse.fold(names)] if names else []))
+        return tuple(parse.parse_node(record) for record in parse.parse_records(done.stdout) if "NodeName" in record)
+
+    def jobs_on(self, nodes: Sequence[str]) -> tuple[JobView, ...]:
+        """Active jobs that hold any of these nodes."""
+        done = self._slurm("squeue", "-h", "-a", "-o", parse.QUEUE_FORMAT, "-w", parse.fold(nodes))
+        return tuple(parse.parse_queue(done.stdout))
+
+    def settings(self) -> Mapping[str, str]:
+        """`scontrol show config` by key."""
+        return parse.parse_config(self._slurm("scontrol", "show", "config").stdout)
+
+    def batch_script(self, job_id: str) -> str:
+        """The script of a job, for root and its owner."""
+        return self._slurm("scontrol", "write", "batch_script", job_id, "-", about=job_id).stdout
+
+    def scheduler_passes(self) -> int | None:
+        """sdiag's count of main scheduler cycles; None when it cannot be had (PrivateData, no sdiag)."""
+        try:
+            return parse.parse_scheduler_passes(self._slurm("sdiag").stdout)
+        except (CommandFailed, NotPermitted, CommandMissing):
+            return None
+
+    # Acts on a job
+
+    def requeue(self, job_id: str, *, hold: bool = False) -> None:
+        """Requeue a running job. `incomplete` makes slurmctld itself refuse a job that was cancelled meanwhile:
+        a plain requeue would bring a cancelled job back to life (22.05 to 26.05)."""
+        self._slurm("scontrol", "requeuehold" if hold else "requeue", "incomplete", job_id, about=job_id)
+
+    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+        """Replace ExcNodeList and the begin time in one request."""
+        self._slurm(*pending_update(job_id, exclude=exclude, begin=begin), about=job_id)
+
+    def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
+        """Shrink a running job to `keep`; slurmctld refuses to drop the batch host."""
+        self._slurm("scontrol", "update", f"JobId={job_id}", f"NodeList={parse.fold(keep)}", about=job_id)
+
+    def kill_steps(self, job_id: str) -> None:
+        """SIGKILL every step but the batch script. Never name the bare job id here: on a job that is being
+        requeued, `scancel -s KILL JOBID` cancels the requeue (22.05)."""
+        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
+        steps = parse.parse_step_ids(listed.stdout)
+        if steps:
+            self._slurm("scancel", "-Q", "-s", "KILL", *steps, about=job_id, check=False)
+
+    def release(self, job_id: str) -> None:
+        """Let a held job run."""
+        self._slurm("scontrol", "release", job_id, about=job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """scancel."""
+        self._slurm("scancel", job_id, about=job_id)
+
+    # Acts on a node
+
+    def drain(self, node: str, reason: str) -> None:
+        """No new work on this node; what runs goes on."""
+        self._slurm(*node_update(node, "DRAIN", reason), about=f"node {node}")
+
+    def set_down(self, node: str, reason: str) -> None:
+        """Declare a node dead: Slurm ends what ran there and requeues it."""
+        self._slurm(*node_update(node, "DOWN", reason), about=f"node {node}")
+
+    def resume(self, node: str) -> None:
+        """Give a node back."""
+        self._slurm("scontrol", "update", f"NodeName={node}", "State=RESUME", about=f"node {node}")
+
+    def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
+        argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
+        try:
+            done = self._runner.run(
+                argv, timeout_s=self._timeout_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False
+            )
+        except CommandTimeout as error:
+            raise SlurmUnreachable(f"{program} gave no answer within {self._timeout_s:g} s") from error
+        if done.status != 0 and (check or _transport_failed(done.stderr)):
+            raise slurm_error(argv, done, about)
+        return done
+
+
+def pending_update(job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> list[str]:
+    """The scontrol command that changes a pending job; also what a dry run prints."""
+    argv = ["scontrol", "update", f"JobId={job_id}"]
+    if exclude is not None:
+        argv.append(f"ExcNodeList={parse.fold(exclude)}")
+    if begin is not None:
+        # Absolute and free of time zones; `now+N` would be counted from the moment scontrol runs.
+        argv.append(f"StartTime=uts{begin}")
+    return argv
+
+
+def node_update(node: str, state: str, reason: str) -> list[str]:
+    """The scontrol command that drains a node or sets it down; also what a dry run prints."""
+    return ["scontrol", "update", f"NodeName={node}", f"State={state}", f"Reason={reason}"]
+
+
+def slurm_error(argv: Sequence[str], done: Completed, about: str) -> SovctlError:
+    """Slurm's words as one of our errors."""
+    said = done.stderr or done.stdout
+    if any(words in said for words in _NO_CONF):
+        return SlurmConfMissing()
+    if _transport_failed(said):
+        return SlurmUnreachable(" ".join(said.split())[:120])
+    if any(words in said for words in _NO_JOB):
+        return JobNotFound(about)
+    if any(words in said for words in _DENIED):
+        return NotPermitted(about if about.startswith("node ") else f"job {about}")
+    return CommandFailed(argv, done.status, said)
+
+
+def _transport_failed(said: str) -> bool:
+    return any(words in said for words in _UNREACHABLE)

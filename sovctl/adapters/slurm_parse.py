@@ -1,0 +1,201 @@
+"""The only parser of Slurm's output.
+
+`scontrol -o` prints one record a line as `Key=value` pairs separated by blanks, and values may hold blanks
+(`OS=Linux 6.1 ...`, `Reason=...`). Times are asked for as seconds since the epoch (SLURM_TIME_FORMAT=%s).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeState, NodeView
+
+# A key starts a line or follows a blank, begins with a capital and has no blank: `Nodes`, `CPUs/Task`, `Socks/Node`,
+# `AllocNode:Sid`, `NtasksPerN:B:S:C`, `MCS_label`.
+_KEY = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z]*(?:[/:_][A-Za-z]+)*)=")
+_REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
+_EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
+# Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
+# $ maintenance, @ rebooting, ^ reboot issued, ! power down pending, - planned. `scontrol` up to 20.11 and `sinfo` use them.
+_SUFFIX_FLAGS = {
+    "*": "NOT_RESPONDING",
+    "~": "POWERED_DOWN",
+    "#": "POWERING_UP",
+    "%": "POWERING_DOWN",
+    "$": "MAINT",
+    "@": "REBOOT_ISSUED",
+    "^": "REBOOT_REQUESTED",
+    "!": "POWER_DOWN",
+    "-": "PLANNED",
+}
+
+
+def parse_records(text: str) -> list[dict[str, str]]:
+    """Every `Key=value ...` line as a dict; the first of repeated keys wins."""
+    return [parse_record(line) for line in text.splitlines() if "=" in line]
+
+
+def parse_record(line: str) -> dict[str, str]:
+    """One line of `scontrol -o`. The last key's value runs to the end of the line."""
+    marks = list(_KEY.finditer(line))
+    record: dict[str, str] = {}
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        value = line[mark.end() : following.start() if following else len(line)]
+        record.setdefault(mark[1], value.strip())
+    return record
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """`scontrol show config`: `Key   = value` lines."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def parse_node_state(text: str) -> NodeState:
+    """`IDLE+DRAIN+NOT_RESPONDING`, `DOWN*`, `ALLOCATED*+COMPLETING` alike, on every Slurm version."""
+    parts = [part for part in text.strip().upper().split("+") if part]
+    if not parts:
+        return NodeState("UNKNOWN")
+    flags = set(parts[1:])
+    base = parts[0]
+    while base and base[-1] in _SUFFIX_FLAGS:
+        flags.add(_SUFFIX_FLAGS[base[-1]])
+        base = base[:-1]
+    # sinfo's joined words: what it calls DRAINED is IDLE+DRAIN, DRAINING is ALLOCATED+DRAIN.
+    joined = {"DRAINED": ("IDLE", "DRAIN"), "DRAINING": ("ALLOCATED", "DRAIN"), "DRAIN": ("IDLE", "DRAIN")}
+    if base in joined:
+        base, flag = joined[base]
+        flags.add(flag)
+    return NodeState(base or "UNKNOWN", frozenset(flags))
+
+
+def parse_node(record: dict[str, str]) -> NodeView:
+    """One record of `scontrol -o show node`."""
+    reason = _value(record, "Reason")
+    author = _REASON_AUTHOR.search(reason)
+    return NodeView(
+        name=record["NodeName"],
+        state=parse_node_state(record.get("State", "")),
+        reason=reason[: author.start()] if author else reason,
+        reason_by=author["who"] if author else "",
+        address=_value(record, "NodeAddr") or record["NodeName"],
+        # Slurm prints Port only where it is not the default.
+        port=int(record.get("Port", "6818")),
+        gres=_value(record, "Gres"),
+        partitions=tuple(filter(None, _value(record, "Partitions").split(","))),
+        boot_time=_epoch(record, "BootTime"),
+    )
+
+
+def parse_job(record: dict[str, str]) -> JobView:
+    """One record of `scontrol -o show job`."""
+    user, uid = _user(record.get("UserId", ""))
+    state, *flags = record.get("JobState", "UNKNOWN").upper().split("+")
+    return JobView(
+        job_id=_own_id(record),
+        name=record.get("JobName", ""),
+        user=user,
+        uid=uid,
+        state=state,
+        flags=frozenset(flags),
+        reason=_value(record, "Reason"),
+        restarts=int(record.get("Restarts", "0") or 0),
+        nodes=expand(_value(record, "NodeList")),
+        excluded=expand(_value(record, "ExcNodeList")),
+        batch_host=_value(record, "BatchHost"),
+        eligible_at=_epoch(record, "EligibleTime"),
+        started_at=_epoch(record, "StartTime"),
+        ends_at=_epoch(record, "EndTime"),
+        preempted_at=_epoch(record, "PreemptTime"),
+        requeue=record.get("Requeue") == "1",
+        priority=int(record.get("Priority", "0") or 0),
+        work_dir=_value(record, "WorkDir"),
+        stdout=_value(record, "StdOut"),
+        stderr=_value(record, "StdErr"),
+        extra=record,
+    )
+
+
+QUEUE_FORMAT = "%i|%F|%K|%T|%U|%N|%B|%x|%r"
+"""squeue columns free of text a user can choose, so that nobody can forge a record: job id, array job id, array
+task, state, uid, nodes, batch host, excluded nodes, reason."""
+
+
+def parse_queue(text: str) -> list[JobView]:
+    """`squeue -h -o QUEUE_FORMAT`; lines with another number of columns are not ours and are passed over."""
+    jobs = []
+    for line in text.splitlines():
+        columns = line.split("|")
+        if len(columns) != QUEUE_FORMAT.count("|") + 1 or not columns[4].isdigit():
+            continue
+        job_id, _, _, state, uid, nodes, batch_host, excluded, reason = columns
+        jobs.append(
+            JobView(
+                job_id=job_id,
+                name="",
+                user="",
+                uid=int(uid),
+                state=state,
+                nodes=expand(nodes),
+                batch_host="" if batch_host in _EMPTY else batch_host,
+                excluded=expand("" if excluded in _EMPTY else excluded),
+                reason=reason,
+            )
+        )
+    return jobs
+
+
+def parse_scheduler_passes(text: str) -> int | None:
+    """How often the main scheduler has run, from `sdiag`; None when it does not say."""
+    match = re.search(r"Main schedule statistics.*?Total cycles:\s*(\d+)", text, re.DOTALL)
+    return int(match[1]) if match else None
+
+
+def expand(hostlist: str) -> tuple[str, ...]:
+    """`n[001-003,7]` as names, in Slurm's order. The many single names need no library."""
+    if not hostlist or hostlist in _EMPTY:
+        return ()
+    if "[" not in hostlist:
+        return tuple(hostlist.split(","))
+    from ClusterShell.NodeSet import NodeSet
+
+    return tuple(NodeSet(hostlist))
+
+
+def fold(names: Iterable[str]) -> str:
+    """Names as one hostlist."""
+    listed = list(names)
+    if len(listed) < 2:
+        return ",".join(listed)
+    from ClusterShell.NodeSet import NodeSet
+
+    return str(NodeSet.fromlist(listed))
+
+
+def parse_step_ids(text: str, internal: Sequence[str] = (".batch", ".extern", ".interactive")) -> list[str]:
+    """`squeue -h -s -o %i`: the ids of the steps srun started."""
+    ids = [line.strip() for line in text.splitlines() if "." in line]
+    return [step for step in ids if not step.endswith(tuple(internal))]
+
+
+def _own_id(record: dict[str, str]) -> str:
+    """The id that names only this job: the bare id of the last task of an array would mean the whole array."""
+    array, task = record.get("ArrayJobId"), record.get("ArrayTaskId", "")
+    return f"{array}_{task}" if array and task.isdigit() else record["JobId"]
+
+
+def _user(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(.*)\((\d+)\)", text)
+    return (match[1], int(match[2])) if match else (text, -1)
+
+
+def _value(record: dict[str, str], key: str) -> str:
+    value = record.get(key, "")
+    return "" if value in _EMPTY else value
+
+
+def _epoch(record: dict[str, str], key: str) -> int | None:
+    value = record.get(key, "")
+    return int(value) if value.isdigit() and int(value) > 0 else None

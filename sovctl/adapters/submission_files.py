@@ -1,0 +1,55 @@
+"""The files around a submission: the user's script, and the directory its runs are recorded in."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from sovctl.errors import RunDirUnusable, ScriptUnreadable
+
+_SCRIPT_LIMIT = 64 << 20
+"""Far above what slurmctld takes (max_script_size, 4 MB); bounds what is read from /dev/zero."""
+_PROBE = b"x" * 4096
+
+
+class LocalFiles:
+    """Implements ports.SubmissionFiles."""
+
+    def read_script(self, name: str, work_dir: str) -> bytes:
+        """Find it as sbatch does: from the working directory, then along PATH."""
+        path = _find(name, work_dir)
+        try:
+            with path.open("rb") as file:
+                return file.read(_SCRIPT_LIMIT)
+        except (OSError, ValueError) as error:
+            raise ScriptUnreadable(name) from error
+
+    def read_stdin(self) -> bytes:
+        """All of it."""
+        return sys.stdin.buffer.read(_SCRIPT_LIMIT)
+
+    def claim(self, run_root: str, work_dir: str) -> None:
+        """Make the directory; write and remove a file in it, so that a full disk is found out now."""
+        try:
+            root = Path(run_root)
+            if root.is_relative_to(work_dir):
+                # A mistyped --chdir must not come into being here.
+                os.stat(work_dir)  # noqa: PTH116 - follows the error of stat itself
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root) as file:
+                file.write(_PROBE)
+                file.flush()
+        except (OSError, ValueError) as error:
+            raise RunDirUnusable(run_root, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _find(name: str, work_dir: str) -> Path:
+    if name.startswith((".", "/")):
+        return Path(name)
+    for directory in [work_dir, *filter(None, os.environ.get("PATH", "").split(":"))]:
+        path = Path(work_dir, directory, name) if directory.startswith(".") else Path(directory, name)
+        if path.exists() and not path.is_dir():
+            return path
+    return Path(name)

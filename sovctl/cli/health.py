@@ -1,0 +1,157 @@
+"""`sovctl health`: what runs on each node. Neither typer nor rich: slurmd starts this every minute on every node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
+
+if TYPE_CHECKING:
+    from sovctl.operations.check_node import CheckOutcome
+
+_CHECK_EXAMPLES = """\
+examples:
+  sovctl health check                judge this node; as root also drain it when it failed
+  sovctl health check --dry-run      show the verdict and the command that would drain it
+  sovctl health check --json         the verdict as one JSON object (sovctl.verdict/1)
+
+exit status: 0 healthy, degraded or not known; 10 failed. A checker that cannot run exits 0 and says so on stderr.
+"""
+_WATCH_EXAMPLES = """\
+examples:
+  sovctl health watch                drain this node within a second of a fatal kernel line
+  sovctl health watch --observe      only say what would be judged
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one `sovctl health ...` command line."""
+    arguments = _parser().parse_args(argv)
+    action: Callable[[argparse.Namespace], int] = arguments.action
+    return action(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sovctl health", description="Judge this node from its driver and kernel log."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    check = _verb(verbs, "check", "Look once; as HealthCheckProgram of slurmd or by hand.", _CHECK_EXAMPLES)
+    check.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    check.add_argument("--dry-run", action="store_true", help="show what would be done, change and record nothing")
+    check.set_defaults(action=_check)
+    watch = _verb(verbs, "watch", "Stay and look at every line of the driver at once.", _WATCH_EXAMPLES)
+    watch.set_defaults(action=_watch)
+    for verb in (check, watch):
+        verb.add_argument("--observe", action="store_true", help="judge only, never drain (health.act = false)")
+    return parser
+
+
+def _verb(verbs: Any, name: str, words: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=words, description=words, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        outcome, valid_s = _look(arguments)
+    except SovctlError as error:
+        return _broken(error.message, error.hint)
+    except Exception as error:
+        # Fail open: slurmd, or a site's own wrapper around this, must never take our mistake for a sick node.
+        return _broken(f"{type(error).__name__}: {error}", "Please report this.")
+    _show(outcome, valid_s, as_json=arguments.json)
+    return EXIT_NODE_FAILED if outcome.verdict.state == "failed" else EXIT_DONE
+
+
+def _look(arguments: argparse.Namespace) -> tuple[CheckOutcome, float]:
+    from sovctl.cli import wiring
+    from sovctl.config import load_config
+    from sovctl.operations.check_node import check_node
+
+    config = load_config()
+    settings = wiring.check_settings(config, observe=arguments.observe, dry_run=arguments.dry_run)
+    return check_node(wiring.node_ports(config), settings), config.health.verdict_valid_s
+
+
+def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
+    from sovctl.operations.check_node import explain
+
+    if as_json:
+        print(json.dumps(_record(outcome, valid_s)))
+    else:
+        for line in explain(outcome):
+            print(_printable(line))
+    for note in outcome.notes:
+        print(f"sovctl: {_printable(note)}", file=sys.stderr)
+
+
+def _record(outcome: CheckOutcome, valid_s: float) -> dict[str, Any]:
+    from sovctl.health.drain import Drain
+    from sovctl.model.verdict_json import verdict_record
+
+    decision = outcome.decision
+    if isinstance(decision, Drain):
+        said = {"action": "drain", "reason": str(decision.reason), "command": list(decision.argv)}
+    else:
+        said = {"action": "none", "why": decision.why}
+    return {**verdict_record(outcome.verdict, valid_s), "decision": {**said, "done": outcome.drained}}
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from sovctl.cli import wiring
+    from sovctl.config import load_config
+    from sovctl.operations.check_node import explain
+    from sovctl.operations.watch_node import WatchPace, watch_node
+
+    config = load_config()
+    stop = _StopSignals()
+
+    def report(outcome: CheckOutcome) -> None:
+        for line in explain(outcome):
+            print(_printable(line), flush=True)
+
+    watch_node(
+        wiring.node_ports(config, wake=stop.descriptor),
+        wiring.check_settings(config, observe=arguments.observe),
+        WatchPace(alive_s=config.watch.alive_interval_s),
+        wiring.alive_mark(config),
+        lambda: stop.arrived,
+        report,
+        lambda words: print(f"sovctl: {_printable(words)}", file=sys.stderr, flush=True),
+    )
+    return EXIT_DONE
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT as a flag and a readable descriptor, so that a drain in progress ends before we do."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+        self.descriptor, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.arrived = True
+
+
+def _broken(message: str, hint: str) -> int:
+    print(f"sovctl: health check could not run, the node is not judged: {_printable(message)}", file=sys.stderr)
+    if hint:
+        print(f"        {_printable(hint)}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _printable(text: str) -> str:
+    """External text must not move the cursor or forge a second line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,110 @@
+"""`sovctl submit`: sbatch, with the supervisor around the script.
+
+Parsed by hand: every option of sbatch goes through as typed, and nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from sovctl import __version__
+from sovctl.cli import wiring
+from sovctl.errors import SbatchRefusal
+from sovctl.operations import submit as operation
+from sovctl.operations.submit import Prepared, Submitted
+from sovctl.ports import SubmitOutcome
+from sovctl.submit.options import SubmitLine, split
+from sovctl.submit.script import Launch
+
+HELP = """\
+Usage: sovctl submit [SBATCH OPTIONS] [OPTIONS] SCRIPT [ARGS]...
+       sovctl submit [SBATCH OPTIONS] [OPTIONS] -- COMMAND [ARGS]...
+       sovctl submit [SBATCH OPTIONS] [OPTIONS] --wrap COMMAND
+       sovctl submit [SBATCH OPTIONS] [OPTIONS] < SCRIPT
+
+Submits a training run and keeps it running: a node that fails is excluded, the job is requeued at once and resumes
+from its newest complete checkpoint. Takes every option of sbatch, on the command line and in #SBATCH lines, and adds
+--requeue and --open-mode=append where you did not choose. What is printed and the exit status are sbatch's own.
+
+Options, also on #SOVCTL lines where sbatch reads #SBATCH:
+  --run-dir DIR            Directory that gets one directory a run (default: .sovctl/runs in the job's working
+                           directory); must be on the shared file system.
+  --checkpoint-dir DIR     Where the checkpoints are; passed to the script as SOVCTL_CHECKPOINT_DIR.
+  --max-hardware-faults N  So many hardware faults without a new checkpoint in between: hold and explain.
+  --same-crash-limit N     The same crash at the same step so many times: hold and explain.
+
+Options on the command line only:
+  --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.
+  -h, --help               Show this text. sbatch's own: sbatch --help
+
+Example:
+  sovctl submit -N 4 --gpus-per-node=8 --checkpoint-dir=checkpoints train.sbatch --lr 3e-4
+  sovctl run show JOBID"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl submit` and return its exit status."""
+    line = split(argv)
+    if line.own.help:
+        print(HELP)
+        return 0
+    try:
+        return _submit(line)
+    except SbatchRefusal as error:
+        _say(f"sbatch: error: {_printable(error.message)}")
+        if error.hint:
+            _say(f"sovctl: {_printable(error.hint)}")
+        return error.exit_code
+
+
+def _submit(line: SubmitLine) -> int:
+    if operation.answered_by_sbatch(line):
+        return _pass_on(operation.answer(line, wiring.submitter()))
+    launch = Launch(sys.executable, __version__, int(time.time()))
+    files = wiring.submission_files()
+    prepared = operation.prepare(line, files, os.environ, os.getcwd(), launch)  # noqa: PTH109 - text, as sbatch has it
+    if prepared.warning:
+        _say(f"sovctl: {prepared.warning}")
+    if prepared.own.dry_run:
+        return _show(prepared)
+    done = operation.submit(prepared, wiring.submitter(), files, wiring.run_index())
+    status = _pass_on(done.outcome)
+    _follow(done)
+    return status
+
+
+def _show(prepared: Prepared) -> int:
+    command = ["sbatch", *prepared.options, prepared.name, *prepared.arguments]
+    sys.stdout.buffer.write(prepared.text)
+    sys.stdout.flush()
+    _say(_printable(shlex.join(command)))
+    return 0
+
+
+def _pass_on(outcome: SubmitOutcome) -> int:
+    """sbatch's words and status, unchanged; a signal as the shell reports it."""
+    print(outcome.stdout, end="", flush=True)
+    print(outcome.stderr, end="", file=sys.stderr, flush=True)
+    advice = operation.advice(outcome)
+    if advice:
+        _say(f"sovctl: {advice}")
+    return outcome.status if outcome.status >= 0 else 128 - outcome.status
+
+
+def _follow(done: Submitted) -> None:
+    if done.index_problem:
+        _say(f"sovctl: the run is submitted, but not in your list of runs: {_printable(done.index_problem)}")
+    if done.outcome.stdout.startswith("Submitted batch job"):
+        _say(f"sovctl: follow it with `sovctl run show {done.job_id}`")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

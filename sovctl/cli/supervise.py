@@ -1,0 +1,94 @@
+"""`sovctl supervise`: what the batch script written by `sovctl submit` becomes. Not typed by people.
+
+Imports neither typer nor rich: every millisecond here is paid at each restart of a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sovctl.cli import wiring
+from sovctl.config import load_config
+from sovctl.errors import UsageError
+from sovctl.operations.supervise import RunPlan, Supervisor
+from sovctl.recovery.decide import Limits
+
+_SCRIPT_FD = 3
+_OPTIONS = frozenset(
+    {"--submitted", "--name", "--run-dir", "--checkpoint-dir", "--max-hardware-faults", "--same-crash-limit"}
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one attempt; returns the exit status of the batch script."""
+    options, arguments = _parse(argv)
+    plan = _plan(options, arguments, os.environ)
+    return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).run()
+
+
+def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """`--key value` pairs up to `--`, then the script's arguments."""
+    words = list(argv)
+    split = words.index("--") if "--" in words else len(words)
+    own, arguments = words[:split], words[split + 1 :]
+    if len(own) % 2 or not set(own[::2]) <= _OPTIONS or not {"--submitted", "--name"} <= set(own[::2]):
+        raise _not_by_hand()
+    return dict(zip(own[::2], own[1::2], strict=True)), arguments
+
+
+def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, str]) -> RunPlan:
+    if "SLURM_JOB_ID" not in env or "SLURM_JOB_NODELIST" not in env:
+        raise _not_by_hand()
+    config = load_config(env)
+    raw_id, cluster = env["SLURM_JOB_ID"], env.get("SLURM_CLUSTER_NAME", "cluster")
+    run_id = f"{cluster}-{raw_id}-{options['--submitted']}"
+    # Slurm starts the batch script in the job's working directory.
+    work_dir = Path.cwd()
+    run_dir = (work_dir / options.get("--run-dir", ".sovctl/runs") / run_id).absolute()
+    checkpoint_dir = options.get("--checkpoint-dir")
+    return RunPlan(
+        run_id=run_id,
+        cluster=cluster,
+        job_id=_own_job_id(env),
+        submitted=int(options["--submitted"]),
+        name=options["--name"],
+        script=_read_script(),
+        arguments=tuple(arguments),
+        run_dir=run_dir,
+        checkpoint_dir=(work_dir / checkpoint_dir).absolute() if checkpoint_dir else run_dir / "checkpoints",
+        work_dir=str(work_dir),
+        limits=Limits(
+            same_crash=int(options.get("--same-crash-limit", config.run.same_crash_limit)),
+            unknown=config.run.unknown_limit,
+            hardware=int(options.get("--max-hardware-faults", config.run.hardware_limit)),
+        ),
+        nodes=wiring.expand_hostlist(env["SLURM_JOB_NODELIST"]),
+        batch_host=env.get("SLURMD_NODENAME", ""),
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        environment=dict(env),
+        poll_s=config.run.poll_s,
+        stop_lead_s=config.run.stop_lead_s,
+        epilog_s=config.run.epilog_s,
+    )
+
+
+def _own_job_id(env: Mapping[str, str]) -> str:
+    """The id of just this job: the raw id of an array's last task would name the whole array."""
+    array, task = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else env["SLURM_JOB_ID"]
+
+
+def _read_script() -> bytes:
+    try:
+        with os.fdopen(_SCRIPT_FD, "rb") as script:
+            return script.read()
+    except OSError:
+        raise _not_by_hand() from None
+
+
+def _not_by_hand() -> UsageError:
+    return UsageError(
+        "sovctl supervise is started by the batch script that `sovctl submit` writes", hint="Use: sovctl submit SCRIPT"
+    )

@@ -1,0 +1,49 @@
+"""Runs a typer app the way every command group here behaves: usage errors are one sentence and status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from sovctl.errors import EXIT_USAGE, UsageError
+
+
+def run_app(app: typer.Typer, argv: Sequence[str], prog: str) -> int:
+    """Run one command line of a command group; `prog` is its name in help, e.g. `sovctl ckpt`.
+
+    The status is what the command returns (None: 0) or raises as typer.Exit. Raises UsageError for a wrong command
+    line, KeyboardInterrupt where typer says Abort, and whatever the command itself raises.
+    """
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=list(argv), prog_name=prog, standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if "\n" in sentence:  # no arguments at all: typer's words are the whole help
+            print(sentence, file=sys.stderr)
+            return EXIT_USAGE
+        asked = getattr(getattr(error, "ctx", None), "command_path", prog)
+        raise UsageError(sentence, hint=f"See: {asked} --help") from None
+    return int(status or 0)
+
+
+def _sentence(error: Exception) -> str | None:
+    """The words of a usage error, `None` for any other error.
+
+    typer brought its own click from 0.2x on and used the click package before; both mark an error for the user with
+    `format_message` and an `exit_code` of 2, and only that is relied on.
+    """
+    words = getattr(error, "format_message", None)
+    if not callable(words) or getattr(error, "exit_code", None) != 2:
+        return None
+    text = str(words()).strip()
+    if "\n" in text:
+        return text
+    text = text.rstrip(".")
+    return text[:1].lower() + text[1:] if text else "the command line is not complete"

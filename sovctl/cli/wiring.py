@@ -1,0 +1,138 @@
+"""The only place that picks adapters. Each function imports what it needs, so that no command pays for another's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sovctl.config import Config, load_config
+from sovctl.ports import AliveMark, RunIndex, SubmissionFiles, Submitter
+
+if TYPE_CHECKING:
+    from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.supervise import Ports as SupervisorPorts
+
+
+def submitter() -> Submitter:
+    """sbatch of this site."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.sbatch import Sbatch
+
+    return Sbatch(CommandRunner(), bin_dir=load_config().slurm.bin_dir)
+
+
+def submission_files() -> SubmissionFiles:
+    """The files of this machine."""
+    from sovctl.adapters.submission_files import LocalFiles
+
+    return LocalFiles()
+
+
+def run_index() -> RunIndex:
+    """The user's list of submitted runs."""
+    from sovctl.adapters.run_index import RunIndexFiles, index_directory
+
+    return RunIndexFiles(index_directory(os.environ))
+
+
+def expand_hostlist(hostlist: str) -> tuple[str, ...]:
+    """`n[001-003]` as names."""
+    from sovctl.adapters.slurm_parse import expand
+
+    return expand(hostlist)
+
+
+def slurm() -> SlurmCli:
+    """The Slurm commands of this site."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.slurm_cli import SlurmCli
+
+    config = load_config().slurm
+    return SlurmCli(CommandRunner(), bin_dir=config.bin_dir, timeout_s=config.timeout_s)
+
+
+def supervisor_ports(run_dir: Path) -> SupervisorPorts:
+    """Everything the supervisor of a run touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import spawn
+    from sovctl.adapters.journal import FileJournal
+    from sovctl.adapters.node_ping import SlurmdPing
+    from sovctl.adapters.run_files import FileTail, RunDirectory
+    from sovctl.adapters.signals import SignalQueue
+    from sovctl.operations.supervise import Ports
+
+    slurm_commands = slurm()
+    return Ports(
+        jobs=slurm_commands,
+        cluster=slurm_commands,
+        journal=FileJournal(run_dir / "events.jsonl"),
+        files=RunDirectory(run_dir),
+        ping=SlurmdPing(),
+        start=lambda argv, env: spawn(argv, env=env),
+        signals=SignalQueue(),
+        output=FileTail(),
+        clock=SystemClock(),
+    )
+
+
+# A node looks at itself
+
+
+def node_ports(config: Config, *, wake: int = -1) -> NodePorts:
+    """What `health check` and `health watch` touch; `wake`: a descriptor that ends a wait for the kernel log."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.journal import FileJournal, FileTurn
+    from sovctl.adapters.kmsg import KernelLogFile
+    from sovctl.adapters.nvml import NvmlProbe
+    from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.adapters.verdict_file import VerdictFile
+    from sovctl.operations.check_node import NodePorts
+
+    kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file), wake)
+    slurm = SlurmCli(CommandRunner(), bin_dir=config.slurm.bin_dir, timeout_s=config.slurm.timeout_s)
+    journal_dir = cluster_journal_dir(config)
+    return NodePorts(
+        gpus=NvmlProbe(config.health.probe_timeout_s, config.node.nvml_library),
+        kernel_log=kernel_log,
+        verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
+        nodes=slurm,
+        cluster=slurm,
+        journal=FileJournal(journal_dir / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0),
+        turn=FileTurn(journal_dir / "drain.lock"),
+        clock=SystemClock(),
+    )
+
+
+def check_settings(config: Config, *, observe: bool, dry_run: bool = False) -> CheckSettings:
+    """How far a look at this node may go."""
+    from sovctl.operations.check_node import CheckSettings
+
+    return CheckSettings(
+        node=node_name(config),
+        uid=os.geteuid(),
+        act=config.health.act and not observe,
+        dry_run=dry_run,
+        expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
+        drain_limit_per_hour=config.health.drain_limit_per_hour,
+        verdict_valid_s=config.health.verdict_valid_s,
+    )
+
+
+def alive_mark(config: Config) -> AliveMark:
+    """This node's mark in the cluster journal."""
+    from sovctl.adapters.alive import AliveFile
+
+    return AliveFile(cluster_journal_dir(config) / "alive", node_name(config))
+
+
+def cluster_journal_dir(config: Config) -> Path:
+    """The cluster journal; without one, the node keeps its own record."""
+    return Path(config.cluster.journal_dir or config.node.state_dir)
+
+
+def node_name(config: Config) -> str:
+    """This node as Slurm calls it."""
+    return config.node.name or os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]

@@ -1,0 +1,58 @@
+"""From what was seen to what it means: one verdict of one node at one moment."""
+
+from __future__ import annotations
+
+from sovctl.health.rules import ALL_RULES
+from sovctl.model.node import NodeSnapshot
+from sovctl.model.verdict import Finding, Repair, Severity, Verdict, VerdictState
+
+_MILDEST_FIRST = tuple(Repair)
+
+
+def judge(snapshot: NodeSnapshot, carried: tuple[Finding, ...] = ()) -> Verdict:
+    """Apply every rule. `carried`: findings of an earlier look at this boot that still hold (see `still_holds`)."""
+    seen = [finding for rule in ALL_RULES for finding in rule(snapshot)]
+    known = {(finding.code, finding.gpu_uuid) for finding in seen}
+    findings = (*(old for old in carried if (old.code, old.gpu_uuid) not in known), *seen)
+    return Verdict(
+        node=snapshot.node,
+        boot_id=snapshot.boot_id,
+        observed_at=snapshot.observed_at,
+        state=_state(findings, snapshot.blind),
+        repair=_repair(findings),
+        findings=findings,
+        blind=snapshot.blind,
+    )
+
+
+def still_holds(earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
+    """The faults the kernel told once: its log is read only from the cursor on, so the next look cannot see them again.
+
+    They hold until the node boots again or is given back by hand; what NVML shows is simply looked at again.
+    """
+    if earlier is None or earlier.boot_id != boot_id or earlier.state is not VerdictState.FAILED:
+        return ()
+    return tuple(
+        finding
+        for finding in earlier.findings
+        if finding.severity is Severity.FAIL and finding.code.startswith(("XID", "SXID"))
+    )
+
+
+def _state(findings: tuple[Finding, ...], blind: tuple[str, ...]) -> VerdictState:
+    severities = {finding.severity for finding in findings}
+    if Severity.FAIL in severities:
+        return VerdictState.FAILED
+    if blind:
+        # A source that could not be read might have failed the node: neither healthy nor merely degraded.
+        return VerdictState.UNKNOWN
+    return VerdictState.DEGRADED if Severity.WARN in severities else VerdictState.HEALTHY
+
+
+def _repair(findings: tuple[Finding, ...]) -> Repair:
+    """The strongest repair among what counts: failures when there are any, otherwise warnings."""
+    for severity in (Severity.FAIL, Severity.WARN):
+        repairs = [finding.repair for finding in findings if finding.severity is severity]
+        if repairs:
+            return max(repairs, key=_MILDEST_FIRST.index)
+    return Repair.NONE

@@ -1,0 +1,421 @@
+"""`lab up` and `lab down`: a real Slurm cluster on this machine, all of it under one directory.
+
+Nothing of a Slurm that already runs here is touched: own munge key and socket, own ports, own slurm.conf. What was
+started is recorded by process id and start time, and exactly that is stopped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sovctl.adapters.command import CommandRunner, replace_process, spawn
+from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.errors import RefusedError, SovctlError
+from sovctl.lab import database, gpus
+from sovctl.lab.layout import Layout
+from sovctl.lab.processes import ProcessMark, mark, stop
+from sovctl.lab.slurm_conf import (
+    LabSpec,
+    gres_conf,
+    health_check_script,
+    node_toml,
+    site_toml,
+    slurm_conf,
+)
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NEEDED = {
+    "munged": "munge",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "scontrol": "slurm-client",
+    "sbatch": "slurm-client",
+    "srun": "slurm-client",
+}
+_NEEDED_ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
+_FIRST_PORT, _LAST_PORT = 20000, 32000
+"""Below the range from which Linux takes the ports of outgoing connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that was started."""
+
+    layout: Layout
+    nodes: tuple[str, ...]
+    gpus: int
+    port: int
+    accounting: bool
+    processes: tuple[ProcessMark, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to talk to this cluster."""
+        return client_environment(self.layout)
+
+    @property
+    def alive(self) -> bool:
+        return any(item.alive for item in self.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user of `lab up` asked for."""
+
+    root: Path
+    nodes: int = 8
+    gpus: int = 8
+    port: int | None = None
+    accounting: bool = False
+    health: bool = True
+    overrides: dict[str, str] = field(default_factory=dict)
+
+
+def client_environment(layout: Layout) -> dict[str, str]:
+    """The current environment pointed at the lab, free of another cluster's settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
+    path = kept.get("PATH", "")
+    libraries = [str(layout.lib_dir), *filter(None, [kept.get("LD_LIBRARY_PATH", "")])]
+    return {
+        **kept,
+        "PATH": ":".join(dict.fromkeys([*path.split(":"), *SYSTEM_PATH.split(":")])),
+        "SLURM_CONF": str(layout.slurm_conf),
+        "SOVCTL_CONFIG": str(layout.site_config),
+        "SOVCTL_LAB_DIR": str(layout.root),
+        "LD_LIBRARY_PATH": ":".join(dict.fromkeys(":".join(libraries).split(":"))),
+    }
+
+
+def node_environment(layout: Layout, node: str) -> dict[str, str]:
+    """The environment of a daemon that runs on one node."""
+    return {
+        **client_environment(layout),
+        "SOVCTL_CONFIG": str(layout.node_config(node)),
+        "SOVCTL_LAB_NODE": node,
+        "SLURMD_NODENAME": node,
+    }
+
+
+def slurm(layout: Layout) -> SlurmCli:
+    """The lab's own Slurm commands."""
+    return SlurmCli(CommandRunner(client_environment(layout)))
+
+
+def up(request: Request) -> Lab:
+    """Start a cluster and wait until every node is idle. Whatever fails, nothing stays half-started."""
+    layout = Layout(request.root.absolute())
+    _refuse_running(layout)
+    _check_binaries(request.accounting)
+    _check_request(request, layout)
+    spec = _spec(request)
+    prepare_root(layout.root)
+    _write_files(spec, layout)
+    started: list[ProcessMark] = []
+    try:
+        _start_daemons(spec, layout, started)
+        _await_idle(spec, layout)
+        if spec.health:
+            start_health(spec, layout, started)
+    except BaseException:
+        stop(started)
+        raise
+    lab = Lab(layout, spec.node_names, spec.gpus, spec.port, spec.accounting, tuple(started))
+    save(lab)
+    return lab
+
+
+def down(root: Path, *, keep: bool = False) -> int:
+    """Stop exactly what `up` started, then remove the directory unless `keep`. Returns how many were stopped."""
+    lab = load(root)
+    running = [item for item in lab.processes if item.alive]
+    # Nodes first and at once: a slurmd that sees its controller go only waits and complains.
+    stop([item for item in running if not item.role.startswith(("munged", "mariadbd"))])
+    stop(running)
+    _kill_steps(lab)
+    if keep:
+        lab.layout.record.unlink()
+    else:
+        shutil.rmtree(lab.layout.root, ignore_errors=True)
+    return len(running)
+
+
+def load(root: Path) -> Lab:
+    """The lab recorded in a directory. Raises SovctlError when there is none."""
+    layout = Layout(root.absolute())
+    try:
+        record = json.loads(layout.record.read_text("utf-8"))
+        marks = tuple(ProcessMark(**item) for item in record["processes"])
+        return Lab(layout, tuple(record["nodes"]), record["gpus"], record["port"], record["accounting"], marks)
+    except FileNotFoundError:
+        raise SovctlError(f"there is no lab in {layout.root}", hint="Start one: sovctl lab up") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SovctlError(
+            f"the record {layout.record} cannot be read: {error}",
+            hint="If no daemon of that lab runs any more, remove the directory.",
+        ) from error
+
+
+def save(lab: Lab) -> None:
+    """Write the record, whole or not at all."""
+    record = {
+        "schema": "sovctl.lab/1",
+        "nodes": list(lab.nodes),
+        "gpus": lab.gpus,
+        "port": lab.port,
+        "accounting": lab.accounting,
+        "processes": [asdict(item) for item in lab.processes],
+    }
+    fresh = lab.layout.record.with_suffix(".new")
+    fresh.write_text(json.dumps(record, indent=1), "utf-8")
+    fresh.replace(lab.layout.record)
+
+
+def become(lab: Lab, argv: list[str]) -> None:
+    """Turn this process into a command that uses the lab. Raises CommandMissing."""
+    replace_process(argv, lab.environment)
+
+
+def start_slurmd(layout: Layout, node: str) -> ProcessMark:
+    """One slurmd in the foreground of its own session."""
+    return start(
+        ["slurmd", "-D", "-N", node, "-f", str(layout.slurm_conf)],
+        f"slurmd:{node}",
+        layout,
+        node_environment(layout, node),
+    )
+
+
+def start_watcher(layout: Layout, node: str) -> ProcessMark:
+    """`sovctl health watch` of one node."""
+    argv = [sys.executable, "-P", "-m", "sovctl", "health", "watch"]
+    return start(argv, f"watcher:{node}", layout, node_environment(layout, node))
+
+
+def start(argv: list[str], role: str, layout: Layout, env: dict[str, str]) -> ProcessMark:
+    """Start a daemon with its output in a log file of its own."""
+    with open(layout.log_dir / f"{role.replace(':', '.')}.out", "ab") as log:
+        child = spawn(argv, env=env, cwd=layout.root, stdout=log.fileno())
+    return mark(role, child.pid)
+
+
+def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
+    """A watcher a node, and the watch on the controller; returns when every watcher has reported once."""
+    started += [start_watcher(layout, node) for node in spec.node_names]
+    argv = [sys.executable, "-P", "-m", "sovctl", "watch", "--act"]
+    started.append(start(argv, "watch", layout, client_environment(layout)))
+    marks = [layout.journal_dir / "alive" / f"{node}.json" for node in spec.node_names]
+    _await("every node's watcher to report", lambda: all(path.exists() for path in marks), layout, started, 30.0)
+
+
+def _refuse_running(layout: Layout) -> None:
+    if layout.record.exists() and load(layout.root).alive:
+        raise RefusedError(
+            f"a lab already runs in {layout.root}",
+            hint="Use it (sovctl lab shell), stop it (sovctl lab down), or start another with --dir.",
+        )
+
+
+def _check_binaries(accounting: bool) -> None:
+    search = ":".join([os.environ.get("PATH", ""), SYSTEM_PATH])
+    needed = _NEEDED | (_NEEDED_ACCOUNTING if accounting else {})
+    missing = [program for program in needed if shutil.which(program, path=search) is None]
+    if missing:
+        packages = " ".join(sorted({needed[program] for program in missing}))
+        raise SovctlError(
+            f"a lab needs {', '.join(missing)}, not found on PATH",
+            hint=f"On Debian or Ubuntu: apt-get install --no-install-recommends {packages} slurm-wlm-basic-plugins",
+        )
+
+
+def _check_request(request: Request, layout: Layout) -> None:
+    if not 1 <= request.nodes <= 500:
+        raise RefusedError(f"a lab has 1 to 500 nodes, not {request.nodes}")
+    if not 0 <= request.gpus <= 64:
+        raise RefusedError(f"a node of a lab has 0 to 64 GPUs, not {request.gpus}")
+    # sun_path holds 108 bytes; slurmstepd's socket in the spool directory is the longest.
+    if len(os.fsencode(layout.spool_dir / "n000" / "n000_1234567890.4294967295")) > 107:
+        raise SovctlError(
+            f"the path {layout.root} is too long for the sockets of Slurm", hint="Choose a shorter one with --dir."
+        )
+    bad = set(str(layout.root)) & set(" \t\n\"'#=,%\\")
+    if bad:
+        raise SovctlError(
+            f"slurm.conf cannot hold the path {layout.root!s}: it contains {sorted(bad)!r}",
+            hint="Choose a plain directory with --dir.",
+        )
+
+
+def _spec(request: Request) -> LabSpec:
+    count = request.nodes + (3 if request.accounting else 1)
+    return LabSpec(
+        nodes=request.nodes,
+        gpus=request.gpus,
+        port=_ports(request.port, count),
+        user=getpass.getuser(),
+        host=socket.gethostname().split(".")[0],
+        device_files=os.geteuid() == 0,
+        accounting=request.accounting,
+        health=request.health,
+        overrides=request.overrides,
+    )
+
+
+def _ports(wanted: int | None, count: int) -> int:
+    """The first port of a free block of `count`."""
+    if wanted is not None:
+        taken = [port for port in range(wanted, wanted + count) if not _port_free(port)]
+        if taken:
+            raise SovctlError(
+                f"port {taken[0]} is in use", hint="Leave --port out to have free ports chosen, or name another."
+            )
+        return wanted
+    for base in range(_FIRST_PORT + secrets.randbelow(100) * 10, _LAST_PORT - count, count):
+        if all(_port_free(port) for port in range(base, base + count)):
+            return base
+    raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def prepare_root(root: Path) -> None:
+    """An empty directory that is ours; leftovers of a lab that no longer runs are removed."""
+    if root.is_symlink() or (root.exists() and (not root.is_dir() or root.stat().st_uid != os.geteuid())):
+        raise RefusedError(f"{root} is not a directory of yours", hint="Choose another with --dir.")
+    if root.exists() and any(root.iterdir()):
+        if not (root / "lab.json").exists() and not (root / "slurm.conf").exists():
+            raise RefusedError(f"{root} holds something that is not a lab", hint="Choose another with --dir.")
+        shutil.rmtree(root)
+    try:
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        root.chmod(0o755)
+    except OSError as error:
+        raise SovctlError(f"cannot make {root}: {error.strerror}", hint="Choose another with --dir.") from error
+
+
+def _write_files(spec: LabSpec, layout: Layout) -> None:
+    for directory in (layout.run_dir, layout.log_dir, layout.state_dir, layout.journal_dir, layout.lib_dir):
+        directory.mkdir(mode=0o755)
+    layout.health_check.parent.mkdir()
+    layout.slurm_conf.write_text(slurm_conf(spec, layout), "utf-8")
+    layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
+    layout.site_config.write_text(site_toml(layout), "utf-8")
+    script = health_check_script(layout, sys.executable, SYSTEM_PATH)
+    layout.health_check.write_text(script, "utf-8")
+    layout.health_check.chmod(0o755)
+    gpus.build_nvml(layout.lib_dir, CommandRunner())
+    for node in spec.node_names:
+        _write_node(spec, layout, node)
+
+
+def _write_node(spec: LabSpec, layout: Layout, node: str) -> None:
+    own = layout.node_dir(node)
+    for directory in (own / "run", own / "state", layout.spool_dir / node):
+        directory.mkdir(parents=True)
+    (own / "boot_id").write_text(f"{uuid.uuid4()}\n", "utf-8")
+    (own / "kmsg").touch()
+    layout.node_config(node).write_text(node_toml(spec, layout, node), "utf-8")
+    gpus.write_healthy_state(own / "nvml.state", node, spec.gpus)
+    if spec.device_files and spec.gpus:
+        devices = layout.device_dir / node
+        devices.mkdir(parents=True)
+        for index in range(spec.gpus):
+            # slurmd accepts only character devices; this one is /dev/null's.
+            os.mknod(devices / f"nvidia{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+
+
+def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
+    _start_munge(layout, started)
+    env = client_environment(layout)
+    if spec.accounting:
+        database.start(spec, layout, env, started, start)
+    ctld = start(["slurmctld", "-D", "-f", str(layout.slurm_conf)], "slurmctld", layout, env)
+    started.append(ctld)
+    for node in spec.node_names:
+        started.append(start_slurmd(layout, node))
+
+
+def _start_munge(layout: Layout, started: list[ProcessMark]) -> None:
+    layout.munge_dir.mkdir(mode=0o700)
+    key = layout.munge_dir / "key"
+    key.write_bytes(secrets.token_bytes(1024))
+    key.chmod(0o400)
+    argv = [
+        "munged",
+        "--foreground",
+        "--num-threads=4",
+        f"--key-file={key}",
+        f"--socket={layout.munge_socket}",
+        f"--pid-file={layout.munge_dir}/pid",
+        f"--log-file={layout.munge_dir}/log",
+        f"--seed-file={layout.munge_dir}/seed",
+    ]
+    daemon = start(argv, "munged", layout, client_environment(layout))
+    started.append(daemon)
+    _await("munged's socket", layout.munge_socket.exists, layout, [daemon], 10.0)
+
+
+def _await_idle(spec: LabSpec, layout: Layout) -> None:
+    cluster = slurm(layout)
+
+    def all_idle() -> bool:
+        try:
+            nodes = cluster.nodes()
+        except SovctlError:
+            return False
+        return len(nodes) == spec.nodes and all(node.state.base == "IDLE" and node.state.responding for node in nodes)
+
+    _await(f"all {spec.nodes} nodes to be idle", all_idle, layout, [], 60.0)
+
+
+def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable[ProcessMark], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    needed = list(alive)
+    while not ready():
+        dead = next((item for item in needed if not item.alive), None)
+        if dead is not None or time.monotonic() > deadline:
+            role = dead.role if dead is not None else "slurmctld"
+            cause = f"{role} ended" if dead is not None else f"waited {seconds:g} s"
+            raise SovctlError(f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}")
+        time.sleep(0.03)
+
+
+def _last_words(layout: Layout, role: str) -> str:
+    """The last error lines of a daemon; the directory may be removed before anybody can read the log."""
+    for name in (f"{role}.log", f"{role.replace(':', '.')}.out"):
+        path = layout.log_dir / name
+        if path.exists():
+            lines = path.read_text("utf-8", "replace").splitlines()
+            telling = [line for line in lines if "error" in line or "fatal" in line] or lines
+            if telling:
+                return " / ".join(telling[-3:])
+    return f"Its log directory is {layout.log_dir}."
+
+
+def _kill_steps(lab: Lab) -> None:
+    """slurmstepds outlive their slurmd by design; in a lab that goes down they are leftovers."""
+    from sovctl.lab.faults import node_processes
+
+    for node in lab.nodes:
+        stop(mark("step", pid) for pid in node_processes(lab.layout, node))
+
+

@@ -1,0 +1,145 @@
+"""Faults by name, injected into a running lab the way they would happen."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sovctl.errors import SovctlError, UsageError
+from sovctl.lab import cluster, gpus, processes
+from sovctl.lab.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What was done to which node, and when (seconds since the epoch)."""
+
+    fault: str
+    node: str
+    at: float
+    did: str
+
+
+FAULTS = {
+    "xid:CODE": "a driver error line in the node's kernel log; 79 also takes the GPU off the bus",
+    "ecc-uncorrectable": "an uncorrectable memory error: volatile and aggregate counters and the kernel line",
+    "node-dead": "slurmd, its watcher and every step of the node die at once",
+    "rank-crash": "one training process of the node dies of a segmentation fault",
+    "rank-hang": "one training process of the node is stopped (SIGSTOP)",
+}
+
+
+def inject(lab: cluster.Lab, fault: str, node: str, gpu: int | None = None) -> Injected:
+    """Do it now. Raises UsageError for a fault, node or GPU there is not; SovctlError when it cannot be done."""
+    _check_node(lab, node)
+    act, needs_gpu = _action(fault)
+    if needs_gpu and (gpu is None or not 0 <= gpu < lab.gpus):
+        raise UsageError(
+            f"{fault} happens to one GPU: name it with --gpu 0..{lab.gpus - 1}"
+            if lab.gpus
+            else f"{fault} needs a GPU, and this lab has none"
+        )
+    at = time.time()
+    return Injected(fault, node, at, act(lab, node, gpu or 0))
+
+
+def heal(lab: cluster.Lab, node: str) -> str:
+    """Undo what was injected: GPUs whole again, daemons running. The drain stays: giving a node back is a decision."""
+    _check_node(lab, node)
+    layout = lab.layout
+    gpus.write_healthy_state(layout.node_dir(node) / "nvml.state", node, lab.gpus)
+    running = {item.role for item in lab.processes if item.alive}
+    fresh = []
+    if f"slurmd:{node}" not in running:
+        fresh.append(cluster.start_slurmd(layout, node))
+        if any(item.role == f"watcher:{node}" for item in lab.processes):
+            fresh.append(cluster.start_watcher(layout, node))
+    roles = {item.role for item in fresh}
+    kept = tuple(item for item in lab.processes if item.role not in roles)
+    cluster.save(replace(lab, processes=(*kept, *fresh)))
+    started = ", ".join(sorted(roles)) or "nothing"
+    return f"GPUs of {node} healthy again; started {started}"
+
+
+def node_processes(layout: Layout, node: str) -> set[int]:
+    """Every process that would be gone if the node lost power: its daemons, its steps and what they started."""
+    found = processes.holders_of_sockets_below(layout.spool_dir / node)
+    conf = str(layout.slurm_conf)
+    for pid in processes.all_pids():
+        env = processes.environment(pid)
+        if env.get("SLURMD_NODENAME") == node and env.get("SLURM_CONF") == conf:
+            found.add(pid)
+    return found
+
+
+def rank_processes(layout: Layout, node: str) -> list[int]:
+    """The training processes of srun's tasks on a node: the innermost single descendant of each task."""
+    tasks = []
+    members = node_processes(layout, node)
+    for pid in members:
+        env = processes.environment(pid)
+        above = processes.parent(pid)
+        if "SLURM_STEP_ID" in env and above is not None and processes.command(above).startswith("slurmstepd: ["):
+            tasks.append(pid)
+    children: dict[int, list[int]] = {}
+    for pid in members:
+        children.setdefault(processes.parent(pid) or 0, []).append(pid)
+    return sorted(_innermost(pid, children) for pid in tasks)
+
+
+def _innermost(pid: int, children: dict[int, list[int]]) -> int:
+    while len(children.get(pid, [])) == 1:
+        pid = children[pid][0]
+    return pid
+
+
+def _check_node(lab: cluster.Lab, node: str) -> None:
+    if node not in lab.nodes:
+        raise UsageError(f"this lab has no node {node!r}; it has {lab.nodes[0]} to {lab.nodes[-1]}")
+
+
+def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
+    xid = re.fullmatch(r"xid:(\d{1,4})", fault)
+    if xid:
+        code = int(xid[1])
+        return (lambda lab, node, gpu: _xid(lab, node, gpu, code)), True
+    known: dict[str, tuple[Callable[[cluster.Lab, str, int], str], bool]] = {
+        "ecc-uncorrectable": (_ecc, True),
+        "node-dead": (_node_dead, False),
+        "rank-crash": (lambda lab, node, _: _signal_rank(lab, node, signal.SIGSEGV), False),
+        "rank-hang": (lambda lab, node, _: _signal_rank(lab, node, signal.SIGSTOP), False),
+    }
+    if fault not in known:
+        raise UsageError(f"there is no fault {fault!r}; known: {', '.join(FAULTS)}")
+    return known[fault]
+
+
+def _xid(lab: cluster.Lab, node: str, gpu: int, code: int) -> str:
+    gpus.inject_xid(lab.layout.node_dir(node), code, gpu)
+    return f"XID {code} of GPU {gpu} in the kernel log of {node}"
+
+
+def _ecc(lab: cluster.Lab, node: str, gpu: int) -> str:
+    gpus.inject_ecc_uncorrectable(lab.layout.node_dir(node), gpu)
+    return f"uncorrectable ECC error of GPU {gpu} on {node}"
+
+
+def _node_dead(lab: cluster.Lab, node: str, _: int) -> str:
+    # Twice: a step may have started a process between the look and the kill.
+    first = node_processes(lab.layout, node)
+    processes.kill(first)
+    second = node_processes(lab.layout, node) - first
+    processes.kill(second)
+    return f"killed {len(first | second)} processes of {node}"
+
+
+def _signal_rank(lab: cluster.Lab, node: str, signum: signal.Signals) -> str:
+    ranks = rank_processes(lab.layout, node)
+    if not ranks:
+        raise SovctlError(f"no training process runs on {node}", hint="See what runs where: squeue -s")
+    os.kill(ranks[0], signum)
+    return f"sent {signum.name} to process {ranks[0]} on {node}"

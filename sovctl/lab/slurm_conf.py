@@ -1,0 +1,186 @@
+"""The configuration files of a lab, as text. Pure.
+
+Everything that affects timing keeps Slurm's default (KillWait, SlurmdTimeout, requeue delay, scheduler intervals)
+unless the caller overrides it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sovctl.lab.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """What to build."""
+
+    nodes: int
+    gpus: int
+    """GPUs a node."""
+    port: int
+    """slurmctld listens here; node number i (from 1) on port + i."""
+    user: str
+    host: str
+    """This machine's host name, as slurmd will see it."""
+    device_files: bool
+    """GPUs have character devices (needs root); otherwise they are only counted."""
+    accounting: bool = False
+    health: bool = True
+    """HealthCheckProgram, a watcher a node and the watch on the controller."""
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """slurm.conf parameters by name."""
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        return tuple(f"n{number:03d}" for number in range(1, self.nodes + 1))
+
+    @property
+    def dbd_port(self) -> int:
+        return self.port + self.nodes + 1
+
+    @property
+    def database_port(self) -> int:
+        return self.port + self.nodes + 2
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + self.nodes + (3 if self.accounting else 1))
+
+
+def slurm_conf(spec: LabSpec, layout: Layout) -> str:
+    """slurm.conf; a parameter in `overrides` replaces the lab's own line."""
+    settings = _settings(spec, layout)
+    known = {key.lower(): key for key in settings}
+    for key, value in spec.overrides.items():
+        settings[known.get(key.lower(), key)] = value
+    lines = [f"{key}={value}" for key, value in settings.items()]
+    gres = f" Gres=gpu:{spec.gpus}" if spec.gpus else ""
+    lines.append(
+        f"NodeName=n[001-{spec.nodes:03d}] NodeHostname={spec.host} NodeAddr=127.0.0.1 "
+        f"Port={spec.port + 1}-{spec.port + spec.nodes} CPUs=32 RealMemory=64000{gres} State=UNKNOWN"
+        if spec.nodes > 1
+        else f"NodeName=n001 NodeHostname={spec.host} NodeAddr=127.0.0.1 Port={spec.port + 1} "
+        f"CPUs=32 RealMemory=64000{gres} State=UNKNOWN"
+    )
+    lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+    return "\n".join(lines) + "\n"
+
+
+def _settings(spec: LabSpec, layout: Layout) -> dict[str, str]:
+    settings = {
+        "ClusterName": "lab",
+        "SlurmctldHost": "localhost(127.0.0.1)",
+        "SlurmctldPort": str(spec.port),
+        "SlurmUser": spec.user,
+        "SlurmdUser": spec.user,
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={layout.munge_socket}",
+        "CredType": "cred/munge",
+        "StateSaveLocation": str(layout.state_dir),
+        "SlurmdSpoolDir": f"{layout.spool_dir}/%n",
+        "SlurmctldPidFile": f"{layout.run_dir}/slurmctld.pid",
+        "SlurmdPidFile": f"{layout.run_dir}/slurmd.%n.pid",
+        "SlurmctldLogFile": f"{layout.log_dir}/slurmctld.log",
+        "SlurmdLogFile": f"{layout.log_dir}/slurmd.%n.log",
+        # Many nodes on one machine without systemd: processes are tracked by their place in the process tree.
+        "ProctrackType": "proctrack/linuxproc",
+        "TaskPlugin": "task/none",
+        "SwitchType": "switch/none",
+        "MpiDefault": "none",
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core",
+        # The nodes claim more cores and memory than this machine has.
+        "SlurmdParameters": "config_overrides",
+        "JobAcctGatherType": "jobacct_gather/none",
+        "ReturnToService": "0",
+        "GresTypes": "gpu",
+        "MailProg": "/bin/true",
+    }
+    if spec.accounting:
+        settings |= {
+            "AccountingStorageType": "accounting_storage/slurmdbd",
+            "AccountingStorageHost": "127.0.0.1",
+            "AccountingStoragePort": str(spec.dbd_port),
+        }
+    else:
+        settings["AccountingStorageType"] = "accounting_storage/none"
+    if spec.health:
+        settings |= {
+            "HealthCheckProgram": str(layout.health_check),
+            "HealthCheckInterval": "60",
+            "HealthCheckNodeState": "ANY,CYCLE",
+        }
+    return settings
+
+
+def gres_conf(spec: LabSpec, layout: Layout) -> str:
+    """gres.conf: real character devices where they can be made, else a count."""
+    if not spec.gpus:
+        return ""
+    if not spec.device_files:
+        return "".join(f"NodeName={node} Name=gpu Count={spec.gpus}\n" for node in spec.node_names)
+    last = spec.gpus - 1
+    files = "nvidia0" if last == 0 else f"nvidia[0-{last}]"
+    return "".join(f"NodeName={node} Name=gpu File={layout.device_dir}/{node}/{files}\n" for node in spec.node_names)
+
+
+def slurmdbd_conf(spec: LabSpec, layout: Layout, password: str) -> str:
+    """slurmdbd.conf for the lab's own MariaDB."""
+    return "\n".join(
+        [
+            "DbdHost=localhost",
+            "DbdAddr=127.0.0.1",
+            f"DbdPort={spec.dbd_port}",
+            f"SlurmUser={spec.user}",
+            "AuthType=auth/munge",
+            f"AuthInfo=socket={layout.munge_socket}",
+            f"PidFile={layout.run_dir}/slurmdbd.pid",
+            f"LogFile={layout.log_dir}/slurmdbd.log",
+            "StorageType=accounting_storage/mysql",
+            "StorageHost=127.0.0.1",
+            f"StoragePort={spec.database_port}",
+            "StorageUser=slurm",
+            f"StoragePass={password}",
+            "StorageLoc=slurm_acct",
+            "",
+        ]
+    )
+
+
+def node_toml(spec: LabSpec, layout: Layout, node: str) -> str:
+    """sovctl.toml of one node: its own kernel log, boot id and state, the cluster's journal."""
+    own = layout.node_dir(node)
+    return f"""[node]
+name = "{node}"
+kernel_log = "{own}/kmsg"
+boot_id_file = "{own}/boot_id"
+run_dir = "{own}/run"
+state_dir = "{own}/state"
+expected_gpus = {spec.gpus if spec.gpus else -1}
+
+[cluster]
+journal_dir = "{layout.journal_dir}"
+"""
+
+
+def site_toml(layout: Layout) -> str:
+    """sovctl.toml of the controller and the login node."""
+    return f"""[cluster]
+journal_dir = "{layout.journal_dir}"
+"""
+
+
+def health_check_script(layout: Layout, python: str, path: str) -> str:
+    """HealthCheckProgram: slurmd tells which node it is; everything else is in the node's own sovctl.toml."""
+    return f"""#!/bin/sh
+# Run by slurmd as HealthCheckProgram. A checker that cannot run must never look like a sick node.
+node="$SLURMD_NODENAME"
+[ -n "$node" ] || exit 0
+export SLURM_CONF="{layout.slurm_conf}" SOVCTL_CONFIG="{layout.root}/nodes/$node/sovctl.toml"
+export SOVCTL_LAB_DIR="{layout.root}" SOVCTL_LAB_NODE="$node" LD_LIBRARY_PATH="{layout.lib_dir}"
+# slurmd starts it with an empty environment.
+export PATH="{path}"
+exec "{python}" -P -m sovctl health check
+"""

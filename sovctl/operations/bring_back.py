@@ -1,0 +1,191 @@
+"""Brings a job whose attempt is over back into the queue, away from blamed nodes, without Slurm's 121 s.
+
+Every step can be repeated: what to do next is read off the job (recovery/requeue.py), so a slurmctld that was killed
+in between, or that lost the last seconds of its state, is simply told again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sovctl.errors import SovctlError, TryLaterError
+from sovctl.operations.pass_watch import PassWatch
+from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
+from sovctl.recovery.exclusion import ExclusionList, choose, exclusions
+from sovctl.recovery.requeue import (
+    Goal,
+    Step,
+    begin_at,
+    earliest_begin,
+    epilog_estimate_s,
+    next_step,
+    sched_delay_s,
+)
+
+_Result = TypeVar("_Result")
+_RETRY_S = 0.5
+_LONGEST_RETRY_S = 5.0
+_TICK_S = 1.2
+"""slurmctld's background loop sleeps one second and works a little."""
+_OTHERS_WAIT_S = 20.0
+"""Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
+_PROVISIONAL_BEGIN_S = 60
+"""Begin time until the epilogs are measured: if the supervisor is killed meanwhile, this still beats 121 s."""
+
+
+@dataclass(slots=True)
+class BringBack:
+    """One job, seen from its own batch host."""
+
+    job_id: str
+    attempt: int
+    restarts: int
+    """Restart count of the attempt that is over."""
+    nodes: Sequence[str]
+    batch_host: str
+    epilog_s: float
+    jobs: JobControl
+    cluster: ClusterView
+    journal: Journal
+    clock: Clock
+    passes: PassWatch
+    _requeued: float = 0.0
+
+    def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
+        """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
+
+        A node that does not answer is first cut out of the job: a completing job waits for every one of its nodes,
+        and for one that does not answer until SlurmdTimeout (300 s).
+        """
+        keep = [node for node in self.nodes if node not in dead_nodes]
+        if dead_nodes and self.batch_host in keep:
+            self._attempt_once(lambda: self.jobs.drop_nodes(self.job_id, keep), "drop_nodes")
+        self._attempt_once(lambda: self.jobs.kill_steps(self.job_id), "kill_steps")
+        # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
+        child.wait(1.0)
+        child.kill_group()
+        child.wait(5.0)
+
+    def requeue(self, *, exclude_reason: str) -> None:
+        """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
+        chosen = self._choose()
+        self.journal.append(
+            "requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason
+        )
+        goal = Goal(self.restarts, frozenset(chosen.nodes))
+        self._finish(goal, chosen, self._reach(goal))
+
+    def settle(self) -> None:
+        """The job was requeued by somebody else: give it its exclusions and spare it the 121 s, unless it is held."""
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        if job.pending and not job.held:
+            self.requeue(exclude_reason="requeued from outside")
+
+    def hold(self, why: str) -> None:
+        """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run."""
+        self.journal.append("hold_intent", attempt=self.attempt, why=why)
+        goal = Goal(self.restarts, frozenset(), hold=True)
+        step = self._reach(goal)
+        kind = "run_ended" if step is Step.GONE else "held"
+        self.journal.append(kind, attempt=self.attempt, job_id=self.job_id, why=why, outcome="cancelled")
+
+    def _choose(self) -> ExclusionList:
+        wanted = exclusions(self.journal.events(), self.clock.now())
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        blamed = {item.node for item in wanted}
+        own = [node for node in job.excluded if node not in blamed]
+        views = self._patiently(self.cluster.nodes)
+        return choose(wanted, own, views, job.extra.get("Partition", ""), len(self.nodes))
+
+    def _reach(self, goal: Goal) -> Step:
+        """Give commands until the job is where the goal wants it, or out of our hands."""
+        while True:
+            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            step = next_step(job, goal)
+            if step is Step.REQUEUE:
+                self._patiently(lambda: self.jobs.requeue(self.job_id, hold=goal.hold))
+                self._requeued = self.clock.now()
+            elif step is Step.SET_TERMS:
+                self._set_terms(goal, int(self.clock.now()) + _PROVISIONAL_BEGIN_S)
+            else:
+                return step
+            self.clock.sleep(0.02)
+
+    def _finish(self, goal: Goal, chosen: ExclusionList, step: Step) -> None:
+        if step is Step.GONE:
+            self.journal.append("run_ended", outcome="cancelled", job_id=self.job_id, why="cancelled during recovery")
+            return
+        begin = 0
+        if step is Step.DONE:
+            measured = self._await_other_nodes()
+            begin = self._begin(measured)
+            self._set_terms(goal, begin)
+        self.journal.append(
+            "requeued",
+            attempt=self.attempt,
+            exclude=list(chosen.nodes),
+            given_up=list(chosen.given_up),
+            begin=begin,
+        )
+
+    def _begin(self, measured: Sequence[float]) -> int:
+        """When the job shall begin; returns at the moment to say so and leave."""
+        settings = self._patiently(self.cluster.settings)
+        has_epilog = settings.get("Epilog", "") not in ("", "(null)")
+        epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
+        delay = sched_delay_s(settings.get("SchedulerParameters", ""))
+        deadline = self.clock.now() + delay + _TICK_S
+        while True:
+            self.passes.look()
+            now = self.clock.now()
+            earliest = earliest_begin(self._requeued or now, now, epilog)
+            begin = begin_at(earliest, self.passes.last, delay)
+            if begin is not None or not self.passes.sees or now > deadline:
+                return begin or earliest
+            self.clock.sleep(0.03)
+
+    def _await_other_nodes(self) -> list[float]:
+        """Wait until only the batch host is left completing; returns how long the others took, in seconds."""
+        began = self.clock.now()
+        while self.clock.now() - began < _OTHERS_WAIT_S:
+            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            if not job.completing or set(job.nodes) <= {self.batch_host}:
+                break
+            self.clock.sleep(0.05)
+        return [self.clock.now() - began] if len(self.nodes) > 1 else []
+
+    def _set_terms(self, goal: Goal, begin: int) -> None:
+        def update() -> None:
+            try:
+                self.jobs.update_pending(self.job_id, exclude=sorted(goal.exclude), begin=begin)
+            except TryLaterError:
+                raise
+            except SovctlError as error:
+                # The job was cancelled, or started again, between the look and the command: the next look tells.
+                self.journal.append("command_refused", attempt=self.attempt, detail=error.message)
+
+        self._patiently(update)
+
+    def _attempt_once(self, act: Callable[[], None], what: str) -> None:
+        """A shortcut: when it fails, the slow way still works."""
+        try:
+            act()
+        except SovctlError as error:
+            self.journal.append("command_refused", attempt=self.attempt, detail=f"{what}: {error.message}")
+
+    def _patiently(self, act: Callable[[], _Result]) -> _Result:
+        """Repeat while slurmctld does not answer: it is being restarted, and everything waits for it."""
+        pause, told = _RETRY_S, False
+        while True:
+            try:
+                return act()
+            except TryLaterError as error:
+                if not told:
+                    told = True
+                    self.journal.append("slurm_silent", attempt=self.attempt, detail=error.message)
+                self.clock.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_RETRY_S)
+
+

@@ -1,0 +1,269 @@
+"""One look at this node: sample, judge, remember, and take it out of service when it failed and that is allowed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from sovctl.errors import SovctlError
+from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, recent_drains
+from sovctl.health.judge import judge, still_holds
+from sovctl.model.gpu import GpuSample
+from sovctl.model.node import NodeSnapshot
+from sovctl.model.verdict import Finding, Verdict, VerdictState
+from sovctl.model.verdict_json import finding_record
+from sovctl.ports import (
+    Clock,
+    ClusterView,
+    GpuProbe,
+    Journal,
+    KernelLog,
+    KernelLogRead,
+    NodeControl,
+    Turn,
+    VerdictStore,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """Everything a look at a node touches."""
+
+    gpus: GpuProbe
+    kernel_log: KernelLog
+    verdicts: VerdictStore
+    nodes: NodeControl
+    cluster: ClusterView
+    journal: Journal
+    turn: Turn
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """Who looks at which node, and how far it may go."""
+
+    node: str
+    uid: int
+    """Effective user id; root and SlurmUser may drain."""
+    act: bool
+    """False: decide nothing, do nothing."""
+    dry_run: bool = False
+    """Decide, and show the command instead of running it; nothing is written."""
+    expected_gpus: int | None = None
+    drain_limit_per_hour: int = 4
+    verdict_valid_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """What NVML said last, or why it said nothing."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    blind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """The judgement and what came of it."""
+
+    verdict: Verdict
+    decision: Drain | Nothing
+    drained: bool = False
+    settled: bool = True
+    """False: the node failed and is still in service; look again soon."""
+    notes: tuple[str, ...] = ()
+    """What went wrong on the side of the checker; never a reason to drain."""
+
+
+def read_gpus(probe: GpuProbe) -> GpuReading:
+    """Ask NVML and wait for the answer; a failure is a value."""
+    try:
+        return GpuReading(probe.read())
+    except SovctlError as error:
+        return GpuReading(blind=f"nvml: {error.message}")
+
+
+def check_node(ports: NodePorts, settings: CheckSettings, reading: GpuReading | None = None) -> CheckOutcome:
+    """Look once. `reading`: NVML's answer where the caller has one already. Idempotent."""
+    boot_id = ports.kernel_log.boot_id()
+    snapshot, next_sequence = _snapshot(ports, settings, boot_id, reading or read_gpus(ports.gpus))
+    earlier = ports.verdicts.load()
+    verdict = judge(snapshot, _carried(ports, settings, earlier, boot_id))
+    notes = [] if settings.dry_run else _remember(ports, settings, verdict, earlier)
+    outcome = _decide(ports, settings, verdict, earlier)
+    if outcome.settled and not settings.dry_run:
+        # Only now: a fault that could not be acted on (slurmctld down, budget spent) is read again next time, also by
+        # another process after this one died.
+        notes += _attempt(settings, lambda: ports.verdicts.save_cursor(boot_id, next_sequence))
+    return replace(outcome, notes=(*notes, *outcome.notes))
+
+
+def _snapshot(ports: NodePorts, settings: CheckSettings, boot_id: str, reading: GpuReading) -> tuple[NodeSnapshot, int]:
+    blind = [reading.blind] if reading.blind else []
+    cursor = ports.verdicts.cursor(boot_id)
+    log = KernelLogRead((), cursor)
+    try:
+        log = ports.kernel_log.read(cursor)
+    except SovctlError as error:
+        blind.append(f"kernel-log: {error.message}")
+    snapshot = NodeSnapshot(
+        node=settings.node,
+        boot_id=boot_id,
+        observed_at=ports.clock.now(),
+        gpus=reading.gpus,
+        xids=log.events,
+        expected_gpus=settings.expected_gpus,
+        blind=tuple(blind),
+    )
+    return snapshot, log.next_sequence
+
+
+def _carried(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
+    """Earlier kernel faults hold as long as the node is out of service; who gives it back, forgives them."""
+    held = still_holds(earlier, boot_id)
+    if not held:
+        return ()
+    try:
+        state = ports.nodes.node(settings.node).state
+    except SovctlError:
+        return held
+    return held if state.draining or state.down else ()
+
+
+def _decide(ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None) -> CheckOutcome:
+    if verdict.state is not VerdictState.FAILED:
+        return CheckOutcome(verdict, Nothing(f"the verdict is {verdict.state}"))
+    if not settings.act:
+        return CheckOutcome(verdict, Nothing("observing only", settled=False), settled=False)
+    try:
+        if not settings.dry_run and not _may_act(ports.cluster, settings.uid):
+            return CheckOutcome(verdict, Nothing("only root and SlurmUser drain", settled=False), settled=False)
+        with ports.turn.take():
+            return _decide_in_turn(ports, settings, verdict, earlier)
+    except SovctlError as error:
+        why = f"the node could not be drained: {error.message}"
+        return CheckOutcome(verdict, Nothing(why, settled=False), settled=False, notes=(why,))
+
+
+def _decide_in_turn(
+    ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None
+) -> CheckOutcome:
+    nodes = ports.cluster.nodes()
+    own = next((node for node in nodes if node.name == settings.node), None)
+    if own is None:
+        raise SovctlError(f"Slurm knows no node {settings.node}", hint="Set node.name to the NodeName of slurm.conf.")
+    incident = incident_id(settings.node, verdict.boot_id, verdict.observed_at)
+    recent = recent_drains(nodes, ports.clock.now())
+    decision = decide_drain(verdict, own, recent, settings.drain_limit_per_hour, incident)
+    if isinstance(decision, Nothing):
+        notes = _withheld(ports, settings, verdict, earlier, decision)
+        return CheckOutcome(verdict, decision, settled=decision.settled, notes=notes)
+    if settings.dry_run:
+        return CheckOutcome(verdict, decision, settled=False)
+    return _drain(ports, verdict, decision)
+
+
+def _drain(ports: NodePorts, verdict: Verdict, decision: Drain) -> CheckOutcome:
+    incident = decision.reason.incident
+    notes = _journal(
+        ports.journal,
+        "drain-intended",
+        incident=incident,
+        node=decision.node,
+        code=decision.reason.code,
+        reason=str(decision.reason),
+        repair=str(verdict.repair),
+        detected_at=verdict.observed_at,
+        findings=[finding_record(finding) for finding in verdict.findings],
+        command=shlex.join(decision.argv),
+    )
+    try:
+        ports.nodes.drain(decision.node, str(decision.reason))
+    except SovctlError as error:
+        _journal(ports.journal, "drain-failed", incident=incident, node=decision.node, error=error.message)
+        raise
+    notes += _journal(ports.journal, "drain-done", incident=incident, node=decision.node)
+    return CheckOutcome(verdict, decision, drained=True, notes=tuple(notes))
+
+
+def _withheld(
+    ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None, decision: Nothing
+) -> tuple[str, ...]:
+    """Say once, not at every look, why a failed node stays in service."""
+    if decision.settled or settings.dry_run:
+        return ()
+    notes: list[str] = []
+    if _changed(verdict, earlier):
+        notes = _journal(ports.journal, "drain-withheld", node=settings.node, why=decision.why)
+    return (f"not drained: {decision.why}", *notes)
+
+
+def _remember(ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None) -> list[str]:
+    notes = _attempt(settings, lambda: ports.verdicts.save(verdict, settings.verdict_valid_s))
+    if notes or not _changed(verdict, earlier) or (earlier is None and verdict.state is VerdictState.HEALTHY):
+        return notes
+    if settings.uid != 0 and not settings.act:
+        return notes
+    worst = verdict.worst
+    return notes + _journal(
+        ports.journal,
+        "verdict",
+        node=verdict.node,
+        state=str(verdict.state),
+        repair=str(verdict.repair),
+        boot_id=verdict.boot_id,
+        observed_at=verdict.observed_at,
+        code=worst.code if worst else "",
+        evidence=worst.evidence if worst else "; ".join(verdict.blind),
+    )
+
+
+def _changed(verdict: Verdict, earlier: Verdict | None) -> bool:
+    return earlier is None or _gist(verdict) != _gist(earlier)
+
+
+def _gist(verdict: Verdict) -> tuple[object, ...]:
+    return verdict.state, verdict.boot_id, tuple((finding.code, finding.gpu_uuid) for finding in verdict.findings)
+
+
+def _attempt(settings: CheckSettings, write: Callable[[], None]) -> list[str]:
+    """Write a file of the node; an ordinary user may not and needs no word about it."""
+    try:
+        write()
+    except SovctlError as error:
+        return [error.message] if settings.uid == 0 else []
+    return []
+
+
+def _journal(journal: Journal, kind: str, **fields: object) -> list[str]:
+    """A full shared file system must not keep a sick node in service: say it and go on."""
+    try:
+        journal.append(kind, **fields)
+    except SovctlError as error:
+        return [error.message]
+    return []
+
+
+def _may_act(cluster: ClusterView, uid: int) -> bool:
+    """root, or the SlurmUser of this cluster (`SlurmUser = slurm(64030)`)."""
+    if uid == 0:
+        return True
+    match = re.search(r"\((\d+)\)", cluster.settings().get("SlurmUser", ""))
+    return match is not None and int(match[1]) == uid
+
+
+def explain(outcome: CheckOutcome) -> Sequence[str]:
+    """The outcome in lines for a person."""
+    verdict = outcome.verdict
+    lines = [f"{verdict.node}: {verdict.state}" + (f", repair: {verdict.repair}" if verdict.findings else "")]
+    lines += [f"  {finding.severity:<4} {finding.code}: {finding.evidence}" for finding in verdict.findings]
+    lines += [f"  not seen: {source}" for source in verdict.blind]
+    if isinstance(outcome.decision, Drain):
+        verb = "drained" if outcome.drained else "would drain"
+        lines.append(f"  {verb}: {shlex.join(outcome.decision.argv)}")
+    elif verdict.state is VerdictState.FAILED:
+        lines.append(f"  left alone: {outcome.decision.why}")
+    return lines

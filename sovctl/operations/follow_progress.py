@@ -1,0 +1,63 @@
+"""Turns what the ranks write about themselves into events of the run, and notices when they fall silent."""
+
+from __future__ import annotations
+
+from sovctl.model.progress import Phase, Progress
+from sovctl.ports import Clock, Journal, RunFiles
+
+_QUIET_S = 3.0
+"""Ranks write at most once a second, so shorter gaps mean nothing."""
+_QUIET_STEPS = 3.0
+
+
+class ProgressFollower:
+    """Follows rank 0; a rank that dies stops the others within a step, rank 0 included."""
+
+    def __init__(self, files: RunFiles, journal: Journal, clock: Clock) -> None:
+        self._files = files
+        self._journal = journal
+        self._clock = clock
+        self._attempt = 0
+        self._told: set[str] = set()
+        self._saved_step: int | None = None
+        self._last: Progress | None = None
+        self._seen_step: int | None = None
+
+    @property
+    def step(self) -> int | None:
+        """The last step known of this run, also from before this attempt's first."""
+        return self._seen_step
+
+    def begin(self, attempt: int, resume_step: int) -> None:
+        """A new attempt starts: what the ranks of the last one left behind does not count."""
+        self._attempt = attempt
+        self._seen_step = resume_step or None
+
+    def follow(self) -> None:
+        """Read rank 0 once and write what is new into the journal, with the rank's own times."""
+        progress = self._files.progress(0)
+        if progress is None or progress.attempt != self._attempt or progress == self._last:
+            return
+        self._last = progress
+        if progress.step is not None:
+            self._seen_step = progress.step
+        self._tell("rank_up", progress.started_at, rank=0, node=progress.node)
+        self._tell("checkpoint_loaded", progress.loaded_at, step=progress.loaded_step)
+        self._tell("first_step", progress.first_step_at, step=progress.first_step)
+        if progress.saved_step is not None and progress.saved_step != self._saved_step:
+            self._saved_step = progress.saved_step
+            self._journal.append(
+                "checkpoint_saved", attempt=self._attempt, step=progress.saved_step, happened=progress.saved_at
+            )
+
+    def stalled(self, now: float) -> bool:
+        """The ranks were stepping and have not been heard of for a few steps' time."""
+        last = self._last
+        if last is None or last.phase is not Phase.RUNNING or last.step_at is None:
+            return False
+        return now - last.step_at > max(_QUIET_S, _QUIET_STEPS * (last.step_seconds or 0.0))
+
+    def _tell(self, kind: str, happened: float | None, **fields: object) -> None:
+        if happened is not None and kind not in self._told:
+            self._told.add(kind)
+            self._journal.append(kind, attempt=self._attempt, happened=happened, **fields)

@@ -1,0 +1,169 @@
+"""`sovctl submit`: wrap the user's script in the supervisor and hand it to sbatch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, SlurmUnreachable, SovctlError, UsageError
+from sovctl.model.submitted import SubmittedRun
+from sovctl.ports import RunIndex, SubmissionFiles, SubmitOutcome, Submitter
+from sovctl.submit import directives, options
+from sovctl.submit.options import Choices, OwnOptions, SubmitLine
+from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
+
+RUNS = ".sovctl/runs"
+"""Where runs are recorded, below the job's working directory."""
+
+_JOB_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;(\S+)| on cluster (\S+))?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything decided, nothing submitted."""
+
+    options: tuple[str, ...]
+    """sbatch's options: our defaults, then the user's own words."""
+    name: str
+    text: bytes
+    arguments: tuple[str, ...]
+    own: OwnOptions
+    choices: Choices
+    work_dir: str
+    run_root: str
+    submitted: int
+    script: str
+
+    @property
+    def warning(self) -> str:
+        """What the user should know before it runs."""
+        if self.choices.requeue is not False:
+            return ""
+        return "with --no-requeue a fault of this run is recorded and explained, but it is not restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What sbatch said, and the job it made, where it said so."""
+
+    outcome: SubmitOutcome
+    job_id: str = ""
+    index_problem: str = ""
+
+
+def answered_by_sbatch(line: SubmitLine) -> bool:
+    """Whether sbatch ends with a text of its own before it looks for a script."""
+    return line.has("usage", "version", "autocomplete") or any(option.broken for option in line.sbatch)
+
+
+def answer(line: SubmitLine, submitter: Submitter) -> SubmitOutcome:
+    """Let sbatch speak; no script and no --wrap reaches it, so nothing can be submitted."""
+    return submitter.answer(_without_wrap(line))
+
+
+def prepare(line: SubmitLine, files: SubmissionFiles, environ: Mapping[str, str], cwd: str, launch: Launch) -> Prepared:
+    """Read the script and decide what goes to sbatch. Touches nothing."""
+    script = _user_script(line, files, cwd)
+    said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
+    from_script = options.script_sbatch_options(directives.directives(script.text, script.name, directives.SBATCH))
+    chosen = options.choices(from_script, environ, line.sbatch)
+    work_dir = Path(cwd, chosen.chdir or "")
+    own = _absolute(options.merge(said, line.own), work_dir)
+    arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
+    return Prepared(
+        options=(*chosen.defaults(), *_without_wrap(line)),
+        name=script.name,
+        text=batch_script(script, own, launch, arguments),
+        arguments=arguments,
+        own=own,
+        choices=chosen,
+        work_dir=str(work_dir),
+        run_root=own.run_dir or "",
+        submitted=launch.submitted,
+        script=line.script or "",
+    )
+
+
+def submit(prepared: Prepared, submitter: Submitter, files: SubmissionFiles, index: RunIndex) -> Submitted:
+    """Hand it to sbatch. Raises RunDirUnusable and CommandMissing, both with nothing submitted."""
+    if not prepared.choices.test_only:
+        files.claim(prepared.run_root, prepared.work_dir)
+    outcome = submitter.sbatch(
+        prepared.options, prepared.name, prepared.text, prepared.arguments, wait=prepared.choices.wait
+    )
+    found = _JOB_ID.search(outcome.stdout)
+    if found is None:
+        return Submitted(outcome)
+    run = SubmittedRun(
+        job_id=found[1],
+        cluster=found[2] or found[3] or "",
+        submitted=prepared.submitted,
+        run_root=prepared.run_root,
+        work_dir=prepared.work_dir,
+        script=prepared.script,
+    )
+    return Submitted(outcome, run.job_id, _remember(run, index))
+
+
+def advice(outcome: SubmitOutcome) -> str:
+    """What to do about a failure whose cause sbatch's words give away."""
+    for words, error in _CAUSES:
+        if outcome.status != 0 and any(word in outcome.stderr for word in words):
+            return error.hint
+    return ""
+
+
+def _user_script(line: SubmitLine, files: SubmissionFiles, cwd: str) -> UserScript:
+    if line.wrap is not None:
+        if line.script is not None:
+            raise SbatchRefusal("Script arguments not permitted with --wrap option")
+        return wrapped(line.wrap)
+    if line.script is None:
+        return UserScript(STDIN_NAME, files.read_stdin())
+    if line.is_command:
+        return command_script(line.script)
+    return _script_file(line, line.script, files, cwd)
+
+
+def _script_file(line: SubmitLine, name: str, files: SubmissionFiles, cwd: str) -> UserScript:
+    chdir = options.choices((), {}, line.sbatch).chdir
+    doubt = line.doubtful
+    hint = f"If {name} is the value of {doubt.words[0]}, write {doubt.words[0]}={name}" if doubt else ""
+    try:
+        script = UserScript(Path(name).name, files.read_script(name, str(Path(cwd, chdir or ""))))
+    except ScriptUnreadable as error:
+        raise ScriptUnreadable(name, hint=hint) from error
+    if doubt and not script.has_interpreter:
+        raise UsageError(f"{name}, after the unknown option {doubt.words[0]}, is no batch script", hint=hint)
+    return script
+
+
+def _absolute(own: OwnOptions, work_dir: Path) -> OwnOptions:
+    """Directories are meant from the job's working directory, as sbatch's --output is."""
+    checkpoints = own.checkpoint_dir
+    return replace(
+        own,
+        run_dir=str(work_dir / (own.run_dir or RUNS)),
+        checkpoint_dir=None if checkpoints is None else str(work_dir / checkpoints),
+    )
+
+
+def _without_wrap(line: SubmitLine) -> tuple[str, ...]:
+    return tuple(word for option in line.sbatch if option.name != "wrap" for word in option.words)
+
+
+def _remember(run: SubmittedRun, index: RunIndex) -> str:
+    """The run is submitted: whatever happens here must not look like a failure."""
+    try:
+        index.save(run)
+    except (OSError, SovctlError) as error:
+        return str(error)
+    return ""
+
+
+_CAUSES = (
+    (("Could not establish a configuration source", "Unable to process configuration file"), SlurmConfMissing()),
+    (("Unable to contact slurm controller", "Socket timed out", "Connection refused"), SlurmUnreachable()),
+)

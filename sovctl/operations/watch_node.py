@@ -1,0 +1,166 @@
+"""The watcher of one node: judges a kernel line the moment it is written, NVML twice a minute, and says it is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sovctl.errors import SovctlError
+from sovctl.operations.check_node import CheckOutcome, CheckSettings, GpuReading, NodePorts, check_node
+from sovctl.ports import AliveMark
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPace:
+    """How often; seconds."""
+
+    alive_s: float = 2.0
+    nvml_s: float = 30.0
+    burst_s: float = 0.15
+    """One fault writes several lines, its cause first or last: read on until it is quiet, at most so long."""
+    quiet_s: float = 0.03
+    retry_first_s: float = 0.5
+    retry_longest_s: float = 30.0
+
+
+def watch_node(
+    ports: NodePorts,
+    settings: CheckSettings,
+    pace: WatchPace,
+    alive: AliveMark,
+    stopped: Callable[[], bool],
+    report: Callable[[CheckOutcome], None],
+    complain: Callable[[str], None],
+) -> None:
+    """Watch until `stopped()`. `report` gets each outcome that changed, `complain` each trouble of the watcher once."""
+    watch = _Watch(ports, settings, pace, alive, report, complain)
+    while not stopped():
+        watch.turn()
+
+
+class _Watch:
+    def __init__(
+        self,
+        ports: NodePorts,
+        settings: CheckSettings,
+        pace: WatchPace,
+        alive: AliveMark,
+        report: Callable[[CheckOutcome], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._pace = pace
+        self._alive = alive
+        self._report = report
+        self._complain = complain
+        self._reading = GpuReading(blind="nvml: not read yet")
+        self._probing = False
+        self._alive_due = self._nvml_due = ports.clock.now()
+        self._retry_due: float | None = None
+        self._retry_s = pace.retry_first_s
+        self._last: object = None
+        self._troubles: set[str] = set()
+
+    def turn(self) -> None:
+        """Do what is due, then wait for the kernel or for what is due next."""
+        now = self._ports.clock.now()
+        self._undo_clock_jump(now)
+        if now >= self._alive_due:
+            self._alive_due = now + self._pace.alive_s
+            self._guard("alive", lambda: self._alive.refresh(self._ports.kernel_log.boot_id(), now))
+        self._probe(now)
+        if self._retry_due is not None and now >= self._retry_due:
+            self._check()
+        if self._wait():
+            self._settle()
+            self._check()
+
+    def _probe(self, now: float) -> None:
+        """NVML in the background: a driver that hangs must delay neither a kernel line nor the mark."""
+        if not self._probing and now >= self._nvml_due:
+            self._nvml_due = now + self._pace.nvml_s
+            self._probing = self._guard("nvml", self._ports.gpus.begin)
+            if not self._probing:
+                self._reading = GpuReading(blind="nvml: cannot be started")
+        if not self._probing:
+            return
+        try:
+            gpus = self._ports.gpus.collect(self._pace.quiet_s)
+            if gpus is None:
+                return
+            self._reading = GpuReading(gpus)
+        except SovctlError as error:
+            self._reading = GpuReading(blind=f"nvml: {error.message}")
+        self._probing = False
+        self._check()
+
+    def _wait(self) -> bool:
+        """True when the kernel wrote something."""
+        now = self._ports.clock.now()
+        due = [self._alive_due, self._nvml_due, *([] if self._retry_due is None else [self._retry_due])]
+        timeout_s = 0.0 if self._probing else max(0.0, min(due) - now)
+        try:
+            written = self._ports.kernel_log.wait(timeout_s)
+            self._troubles.discard("kernel-log")
+            return written
+        except SovctlError as error:
+            self._say("kernel-log", error.message)
+            self._ports.clock.sleep(min(max(timeout_s, 0.1), 1.0))
+            return False
+
+    def _settle(self) -> None:
+        """Let the burst come in: judged line by line, the cleanup would stand for the cause."""
+        end = self._ports.clock.now() + self._pace.burst_s
+        try:
+            while True:
+                self._ports.kernel_log.read(self._ports.verdicts.cursor(self._ports.kernel_log.boot_id()))
+                if self._ports.clock.now() >= end or not self._ports.kernel_log.wait(self._pace.quiet_s):
+                    return
+        except SovctlError as error:
+            self._say("kernel-log", error.message)
+
+    def _check(self) -> None:
+        try:
+            outcome = check_node(self._ports, self._settings, self._reading)
+        except SovctlError as error:
+            self._say("check", error.message)
+            self._plan_retry(failed=True)
+            return
+        self._troubles.discard("check")
+        for note in outcome.notes:
+            self._say(note, note)
+        gist = (outcome.verdict.state, outcome.verdict.findings, outcome.decision)
+        if gist != self._last:
+            self._last = gist
+            self._report(outcome)
+        self._plan_retry(failed=self._settings.act and not outcome.settled)
+
+    def _plan_retry(self, *, failed: bool) -> None:
+        """slurmctld may be down or the budget spent: the fault stays unread in the log, so looking again is enough."""
+        if not failed:
+            self._retry_due, self._retry_s = None, self._pace.retry_first_s
+            return
+        self._retry_due = self._ports.clock.now() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, self._pace.retry_longest_s)
+
+    def _guard(self, name: str, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except SovctlError as error:
+            self._say(name, error.message)
+            return False
+        self._troubles.discard(name)
+        return True
+
+    def _say(self, name: str, words: str) -> None:
+        if name not in self._troubles:
+            self._troubles.add(name)
+            self._complain(words)
+
+    def _undo_clock_jump(self, now: float) -> None:
+        """After the clock was set back, nothing may wait for the old time to come again."""
+        self._alive_due = min(self._alive_due, now + self._pace.alive_s)
+        self._nvml_due = min(self._nvml_due, now + self._pace.nvml_s)
+        if self._retry_due is not None:
+            self._retry_due = min(self._retry_due, now + self._pace.retry_longest_s)

@@ -1,0 +1,102 @@
+"""From what was seen when a run stopped (or is about to) to whom it is blamed on. Pure.
+
+A node is blamed on its own evidence only: a drain of ours, a node Slurm declared down, or a slurmd that does not
+answer while the ranks of that node are silent too. A drain by a person or another tool is no reason to move a job
+that runs, and a crash next to a healthy node is the code's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovctl.model.blame import Blame, Culprit
+from sovctl.model.node import NodeView
+from sovctl.model.progress import FINISHED, STOPPED
+from sovctl.model.reason import parse_reason
+
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptEnd:
+    """How the user's script ended."""
+
+    status: int
+    """Exit status; negative: killed by that signal."""
+    signature: str = ""
+    """Normalised last error of its output; empty when none was found."""
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvidence:
+    """One node of the allocation at the moment of judgement."""
+
+    view: NodeView
+    slurmd_silent: bool = False
+    """Asked just now, slurmd's port refused or gave no answer."""
+    ranks_silent: bool = False
+    """The ranks of this node have stopped reporting, or the script has ended."""
+
+
+def blame_nodes(nodes: Sequence[NodeEvidence]) -> Blame | None:
+    """Nodes that hardware evidence speaks against; None when there is none."""
+    found = [(item.view.name, words) for item in nodes if (words := condemns(item))]
+    if not found:
+        return None
+    evidence = "; ".join(f"{name}: {words}" for name, words in found[:4])
+    if len(found) > 4:
+        evidence += f"; and {len(found) - 4} more"
+    return Blame(Culprit.HARDWARE, tuple(name for name, _ in found), evidence)
+
+
+def condemns(item: NodeEvidence) -> str:
+    """Why this node is to be avoided, in words; empty when nothing speaks against it."""
+    view = item.view
+    ours = parse_reason(view.reason)
+    if ours is not None and (view.state.draining or view.state.down):
+        return " ".join(f"{ours.code} {ours.text}".split())
+    if view.state.down:
+        return f"Slurm declared it down{f' ({view.reason})' if view.reason else ''}"
+    if "FAIL" in view.state.flags:
+        return f"an administrator marked it FAIL{f' ({view.reason})' if view.reason else ''}"
+    if item.slurmd_silent and item.ranks_silent:
+        return "NODE_DEAD slurmd does not answer and its ranks are silent"
+    return ""
+
+
+def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "") -> Blame:
+    """Who is to blame for a script that ended.
+
+    `stop_asked`: why the script had been asked to stop before ("time limit", "preemption", ...), empty if it was not.
+    """
+    if end.status in (0, FINISHED):
+        if end.status == 0 and stop_asked:
+            return Blame(Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked})", step=end.step)
+        return Blame(Culprit.NONE, evidence="the script finished", step=end.step)
+    hardware = blame_nodes(nodes)
+    if hardware is not None:
+        return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
+    if end.status == STOPPED or stop_asked:
+        return Blame(Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
+    words = describe_status(end.status)
+    at = f" at step {end.step}" if end.step is not None else ""
+    detail = f": {end.signature}" if end.signature else ""
+    return Blame(
+        Culprit.USER_CODE,
+        evidence=f"the script {words}{at} and no node shows a fault{detail}",
+        signature=f"{words}|{end.signature}",
+        step=end.step,
+    )
+
+
+def describe_status(status: int) -> str:
+    """An exit status in words. Shells report a child killed by signal S as 128 + S."""
+    signal_number = -status if status < 0 else status - 128
+    if status < 0 or 128 < status < 160:
+        return f"was killed by {_SIGNALS.get(signal_number, f'signal {signal_number}')}"
+    return f"ended with status {status}"
+
+
+_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL"}
+_SIGNALS |= {11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}

@@ -1,0 +1,124 @@
+"""The next Slurm command that brings a job from where it is to where it should be. Pure.
+
+Slurm's own requeue makes a job wait 121 s (cred_expire + 1): when the last node has ended its epilog, a begin time
+that is not in the future is replaced by now + 121 s. A begin time a moment *ahead* is kept (slurmctld,
+batch_requeue_fini, 22.05 to 26.05). So the job is requeued without a hold, given its exclusions and a begin time
+just after its last epilog, all by its owner. Nothing in between leaves the job stuck: if the supervisor dies half-way,
+Slurm restarts the job by itself 121 s later.
+
+That begin time must also be followed soon by a pass of the scheduler, or the job waits for the next backfill (30 s).
+On a quiet cluster the passes are our own: an update of a job asks for one, at the controller's next tick (every second)
+but no sooner than batch_sched_delay (3 s) after the last one that was asked for. So the passes are counted (sdiag). If
+the last one was a moment ago, the next comes late enough for the job to begin before it. If not, the next one comes
+before the job could begin: it is awaited, and the final update brings another batch_sched_delay later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sovctl.model.job import JobView
+
+
+class Step(StrEnum):
+    """What to do next with the job."""
+
+    REQUEUE = "requeue"
+    SET_TERMS = "set-terms"
+    """Write exclusions and begin time."""
+    DONE = "done"
+    GONE = "gone"
+    """The job ended by somebody's will meanwhile; leave it alone."""
+    STARTED = "started"
+    """Slurm has started it again already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Where the job should be: pending again, away from these nodes."""
+
+    restarts_before: int
+    """Restart count of the attempt that ended."""
+    exclude: frozenset[str]
+    hold: bool = False
+
+
+def next_step(job: JobView, goal: Goal) -> Step:
+    """Look at the job and say what is still missing."""
+    if ended_for_good(job, goal.restarts_before):
+        return Step.GONE
+    if job.restarts <= goal.restarts_before and job.running:
+        return Step.REQUEUE
+    if job.running:
+        return Step.STARTED
+    if goal.hold:
+        return Step.DONE
+    if frozenset(job.excluded) != goal.exclude:
+        return Step.SET_TERMS
+    return Step.DONE
+
+
+def ended_for_good(job: JobView, restarts_before: int) -> str:
+    """The state in which Slurm is ending the job for good ("CANCELLED", "TIMEOUT", ...); empty when it is not.
+
+    While a job completes, Slurm up to 26.05 prints COMPLETING in place of its base state, for a cancelled job as for a
+    requeued one. A requeue has raised the restart count; without that, the job is ending, and Reason may tell why.
+    """
+    if job.over:
+        return job.state
+    if job.state == "COMPLETING" and job.restarts <= restarts_before:
+        return _ENDING.get(job.reason, "CANCELLED")
+    return ""
+
+
+_ENDING = {"TimeLimit": "TIMEOUT", "NodeDown": "NODE_FAIL", "DeadLine": "DEADLINE", "OutOfMemory": "OUT_OF_MEMORY"}
+
+
+SLURMD_LOOKS_S = (0.02, 0.07, 0.17, 0.67)
+"""When slurmd looks whether a job it was told to end is gone, in seconds since it was told; every second after that
+(_pause_for_job_completion, 22.05 to 26.05)."""
+
+
+def earliest_begin(requeued: float, now: float, epilog_s: float) -> int:
+    """The first whole second at which the job may begin, if the supervisor leaves at `now`: it must be ahead when the
+    last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when the requeue was asked for."""
+    return math.floor(_slurmd_notices(requeued, now + 0.1) + 0.15 + epilog_s) + 1
+
+
+def begin_at(earliest: int, last_pass: float | None, sched_delay_s: float) -> int | None:
+    """The begin time; None when a pass of the scheduler is due before and has to be awaited.
+
+    `last_pass`: a time at which the last pass had not run yet, as late as it is known; None: long ago. The controller
+    compares whole seconds, so the next pass comes no sooner than floor(last_pass) + sched_delay_s.
+    """
+    if last_pass is None or math.floor(last_pass) + sched_delay_s < earliest:
+        return None
+    return earliest
+
+
+def _slurmd_notices(requeued: float, gone: float) -> float:
+    """When the batch host's slurmd sees that the job is gone, if it is gone at `gone`."""
+    for look in SLURMD_LOOKS_S:
+        if gone <= requeued + look:
+            return requeued + look
+    last = requeued + SLURMD_LOOKS_S[-1]
+    return last + math.ceil(gone - last)
+
+
+def sched_delay_s(scheduler_parameters: str) -> float:
+    """batch_sched_delay of `SchedulerParameters`; 3 s unless the site set another (slurm.conf(5))."""
+    for item in scheduler_parameters.split(","):
+        key, _, value = item.partition("=")
+        if key.strip() == "batch_sched_delay" and value.strip().isdigit():
+            return float(value)
+    return 3.0
+
+
+def epilog_estimate_s(measured_s: Sequence[float], configured: bool, default_s: float) -> float:
+    """How long the batch host's epilog will take: no program, no time; else like the other nodes', with a margin."""
+    if not configured:
+        return 0.0
+    return max(default_s, 1.5 * max(measured_s, default=0.0))

@@ -1,0 +1,46 @@
+"""Names a crash by the last error in the output, so that two crashes of the same kind compare equal. Pure."""
+
+from __future__ import annotations
+
+import re
+
+# `ValueError: ...`, `torch.OutOfMemoryError: ...`, `RuntimeError: ...`, at the start of a line or behind a rank prefix.
+_PYTHON_ERROR = re.compile(r"^(?:\S*\d+\S*:\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b.*)$")
+_OTHER_ERRORS = (
+    re.compile(r"\bNCCL (?:WARN|error).*"),
+    re.compile(r"\bCUDA error.*", re.IGNORECASE),
+    re.compile(r".*\bNo space left on device.*"),
+    re.compile(r".*\b(?:Segmentation fault|Bus error|Killed|Aborted)\b.*"),
+)
+# What other ranks say when one of them is gone; never the cause.
+_ECHO = re.compile(r"Connection (?:reset|closed|refused)|Broken pipe|\bgloo\b|DistBackendError|DistNetworkError|Socket Timeout")
+_VARIABLE = (
+    (re.compile(r"0x[0-9a-fA-F]+"), "ADDR"),
+    (re.compile(r"(?<![\w.])/[^\s:'\"]+"), "PATH"),
+    (re.compile(r"\d+(?:\.\d+)?"), "N"),
+)
+_LONGEST = 160
+
+
+def crash_signature(output_tail: str) -> str:
+    """The error line that tells most about a crash, with figures, addresses and paths replaced; empty when none.
+
+    The first exception in the tail is the cause; what follows on the other ranks are echoes of it.
+    """
+    lines = [line.strip() for line in output_tail.splitlines()]
+    python = [match[1] for line in lines if (match := _PYTHON_ERROR.match(line))]
+    causes = [line for line in python if not _ECHO.search(line)]
+    for line in causes or _others(lines) or python:
+        return _normalise(line)
+    return ""
+
+
+def _others(lines: list[str]) -> list[str]:
+    return [line for line in lines if any(pattern.search(line) for pattern in _OTHER_ERRORS)]
+
+
+def _normalise(line: str) -> str:
+    for pattern, word in _VARIABLE:
+        line = pattern.sub(word, line)
+    printable = "".join(char for char in line if char.isprintable())
+    return printable[:_LONGEST]

@@ -1,0 +1,136 @@
+"""Writes the batch script that is handed to sbatch: the user's script inside, the supervisor around it.
+
+The comment lines at the top of the user's script stand at the top of the generated one, at the same line numbers, so
+that sbatch itself reads the #SBATCH lines and its messages name the right line. The script itself follows byte for
+byte in a here-document, which the supervisor reads from file descriptor 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovctl.submit.directives import leading_block
+from sovctl.submit.options import OwnOptions
+
+SCRIPT_FD = 3
+STDIN_NAME = "sbatch"
+"""sbatch names a job so when its script comes on stdin."""
+WRAP_NAME = "wrap"
+
+
+@dataclass(frozen=True, slots=True)
+class UserScript:
+    """What the user wants run."""
+
+    name: str
+    """Base name; sbatch makes the job name of it."""
+    text: bytes
+
+    @property
+    def has_interpreter(self) -> bool:
+        """Whether it starts with #!; sbatch takes no script without."""
+        return self.text.startswith(b"#!")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the supervisor is started on the batch host."""
+
+    python: str
+    version: str
+    submitted: int
+    """Seconds since the epoch; with the job id it names the run."""
+
+
+def wrapped(command: str) -> UserScript:
+    """The script for --wrap, as sbatch makes it."""
+    return UserScript(WRAP_NAME, b"#!/bin/sh\n# From --wrap.\n\n" + _bytes(command) + b"\n")
+
+
+def command_script(program: str) -> UserScript:
+    """The script for `-- COMMAND...`; the command is its arguments."""
+    return UserScript(program.rpartition("/")[2] or program, b'#!/bin/sh\nexec "$@"\n')
+
+
+def batch_script(script: UserScript, own: OwnOptions, launch: Launch, arguments: Sequence[str] = ()) -> bytes:
+    """The text for sbatch.
+
+    A script that sbatch is going to refuse for its missing first line is returned as it is, so that sbatch says so in
+    its own words; NUL bytes and DOS line ends are refused by sbatch inside the here-document too.
+    """
+    if not script.has_interpreter:
+        return script.text
+    body = embedded(script.text)
+    mark = delimiter(body)
+    lines = [
+        b"#!/bin/bash",
+        *leading_block(script.text)[1:],
+        b"# Written by sovctl %s around %s; the script itself is at the end."
+        % (_bytes(launch.version), _line(script.name)),
+        *_interpreter_check(launch.python),
+        *_lost_arguments(arguments),
+        _supervise(script, own, launch) + b" %d<<'%s'" % (SCRIPT_FD, mark),
+    ]
+    return b"\n".join(lines) + b"\n" + body + mark + b"\n"
+
+
+def embedded(text: bytes) -> bytes:
+    """The script as it stands in the here-document: a missing line end at its very end is added."""
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
+def delimiter(body: bytes) -> bytes:
+    """A word that is no line of the body; the same body always gets the same word."""
+    lines = set(body.split(b"\n"))
+    digest = hashlib.sha256(body).hexdigest()
+    mark = b"SOVCTL_SCRIPT_" + digest[:16].encode()
+    while mark in lines:
+        digest = hashlib.sha256(digest.encode()).hexdigest()
+        mark = b"SOVCTL_SCRIPT_" + digest[:16].encode()
+    return mark
+
+
+def quoted(word: str) -> bytes:
+    """One word for bash, whatever is in it."""
+    return _bytes(shlex.quote(word))
+
+
+def _interpreter_check(python: str) -> list[bytes]:
+    return [
+        b"if ! [ -x %s ]; then" % quoted(python),
+        b"  printf 'sovctl: %%s is not on this node; install sovctl where every node sees it\\n' %s >&2"
+        % quoted(python),
+        b"  exit 127",
+        b"fi",
+    ]
+
+
+def _lost_arguments(arguments: Sequence[str]) -> list[bytes]:
+    """sbatch drops arguments that are a lone colon; then the script brings its arguments itself."""
+    return [b"set -- " + b" ".join(map(quoted, arguments))] if ":" in arguments else []
+
+
+def _supervise(script: UserScript, own: OwnOptions, launch: Launch) -> bytes:
+    words = ["--submitted", str(launch.submitted), "--name", script.name]
+    for option, value in (
+        ("--run-dir", own.run_dir),
+        ("--checkpoint-dir", own.checkpoint_dir),
+        ("--max-hardware-faults", own.max_hardware_faults),
+        ("--same-crash-limit", own.same_crash_limit),
+    ):
+        if value is not None:
+            words += [option, str(value)]
+    command = b"exec " + quoted(launch.python) + b" -P -m sovctl supervise "
+    return command + b" ".join(map(quoted, words)) + b' -- "$@"'
+
+
+def _line(text: str) -> bytes:
+    """A name inside a comment must not start a new line."""
+    return _bytes(text).replace(b"\n", b"?").replace(b"\r", b"?")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,253 @@
+"""What a training script knows about its run: who it is, where to resume, and whether to stop.
+
+Nothing here imports torch, so that a script can look at its context before the expensive imports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
+
+from sovctl.checkpoint.find import latest_complete
+from sovctl.errors import UsageError
+from sovctl.model.progress import FINISHED, STOPPED
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_STOP_FILE_INTERVAL_S = 1.0
+_FIRST_PORT, _PORTS = 12000, 20000
+"""Below the range from which the kernel gives out ports by itself (32768 and up)."""
+
+
+@dataclass(slots=True)
+class _StopRequest:
+    """Set by a signal handler, which may interrupt anything: two plain stores, no lock."""
+
+    signalled: bool = False
+    file_seen: bool = False
+    next_look: float = 0.0
+
+
+_request = _StopRequest()
+"""Signals reach the process, not one context."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The place of this process in its run. Made by `from_env`; every field has a use without sovctl too."""
+
+    stopped_status: ClassVar[int] = STOPPED
+    """`sys.exit(ctx.stopped_status)`: stopped on request, run me again."""
+    finished_status: ClassVar[int] = FINISHED
+    """`sys.exit(ctx.finished_status)`: done, do not restart; 0 says the same."""
+
+    run_id: str = ""
+    """Empty outside sovctl."""
+    run_dir: Path | None = None
+    attempt: int = 0
+    checkpoint_dir: Path = Path("checkpoints")
+    resume_from: Path | None = None
+    """A checkpoint that is proven complete; `None`: start from nothing."""
+    resume_step: int = 0
+    """Step of `resume_from`; 0 on a fresh start."""
+    excluded_nodes: tuple[str, ...] = ()
+    """Nodes blamed so far in this run, as host lists."""
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    node: str = ""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> RunContext:
+        """Read the environment that sovctl, torchrun or srun set, and listen for requests to stop.
+
+        Ranks come from torchrun (RANK, WORLD_SIZE, LOCAL_RANK), else from the Slurm step, else there is one process.
+        Outside sovctl, with SOVCTL_CHECKPOINT_DIR set, `resume_from` is the newest complete checkpoint there.
+        SIGTERM and SIGUSR1 are taken when this is the main thread and nobody else handles or ignores them.
+        Raises UsageError for a variable that cannot be read, CheckpointDirUnreadable.
+        """
+        env = os.environ if environ is None else environ
+        rank, local_rank, world_size = _ranks(env)
+        resume_from, resume_step = _resume(env)
+        run_dir = env.get("SOVCTL_RUN_DIR")
+        _listen()
+        return cls(
+            run_id=env.get("SOVCTL_RUN_ID", ""),
+            run_dir=Path(run_dir) if run_dir else None,
+            attempt=_count(env, "SOVCTL_ATTEMPT", 0),
+            checkpoint_dir=Path(env.get("SOVCTL_CHECKPOINT_DIR") or "checkpoints"),
+            resume_from=resume_from,
+            resume_step=resume_step,
+            excluded_nodes=split_hosts(env.get("SOVCTL_EXCLUDED_NODES", "")),
+            rank=rank,
+            local_rank=local_rank,
+            world_size=world_size,
+            node=env.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0],
+            environ=env,
+        )
+
+    def init_process_group(self, backend: str = "gloo", timeout: timedelta | None = None) -> None:
+        """Start torch.distributed among the ranks of this step; all ranks must call it.
+
+        MASTER_ADDR and MASTER_PORT are used where set (torchrun does). Otherwise the address is SOVCTL_MASTER_ADDR or
+        the first node of the step, or this machine when that name does not resolve; the port follows from job, step
+        and attempt, so that an attempt never meets what an earlier one left listening.
+        """
+        import torch.distributed as dist
+
+        address, port = master_address(self.environ), master_port(self.environ, self.attempt)
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{address}:{port}" if self.world_size > 1 else "tcp://127.0.0.1:0",
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=timeout,
+        )
+
+    def stop_requested(self) -> bool:
+        """Whether to save and leave: a signal (time limit, preemption, `scancel`) or the run's stop file.
+
+        All ranks must call it equally often: with torch.distributed initialised it is one all-reduce of 4 bytes, so
+        that every rank gets the same answer at the same call. That costs about 0.1 ms over gloo on one machine; with
+        NCCL it waits for the GPU, so there ask every few steps only.
+        """
+        return _any_rank(_request.signalled or self._stop_file_seen())
+
+    def _stop_file_seen(self) -> bool:
+        """Look for the stop file at most once a second; in a process group rank 0 looks for all."""
+        if _request.file_seen or self.run_dir is None or (_group_ready() and self.rank != 0):
+            return _request.file_seen
+        now = time.monotonic()
+        if now >= _request.next_look:
+            _request.next_look = now + _STOP_FILE_INTERVAL_S
+            _request.file_seen = _exists(self.run_dir / "attempts" / str(self.attempt) / "stop")
+        return _request.file_seen
+
+
+def split_hosts(hosts: str) -> tuple[str, ...]:
+    """Cut a host list at its outer commas: `n[1-2,4],m1` -> (`n[1-2,4]`, `m1`)."""
+    depth, parts = 0, [""]
+    for char in hosts:
+        depth += {"[": 1, "]": -1}.get(char, 0)
+        if char == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def first_host(hosts: str) -> str:
+    """The first name of a host list: `n[003-005,7],m1` -> `n003`; empty when there is none."""
+    text, name = (split_hosts(hosts) or ("",))[0], ""
+    while "[" in text:
+        before, _, rest = text.partition("[")
+        inside, _, text = rest.partition("]")
+        name += before + inside.split(",")[0].split("-")[0]
+    return name + text
+
+
+def master_address(env: Mapping[str, str]) -> str:
+    """Where rank 0 listens."""
+    named = env.get("MASTER_ADDR") or env.get("SOVCTL_MASTER_ADDR")
+    if named:
+        return named
+    host = first_host(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "")
+    try:
+        socket.getaddrinfo(host or "localhost", None)
+    except OSError:
+        return "127.0.0.1"
+    return host or "127.0.0.1"
+
+
+def master_port(env: Mapping[str, str], attempt: int) -> int:
+    """The TCP port of rank 0: another one for the next attempt, the next step and the next job."""
+    if env.get("MASTER_PORT"):
+        return _count(env, "MASTER_PORT", 0)
+    job, step = _count(env, "SLURM_JOB_ID", 0), _count(env, "SLURM_STEP_ID", 0)
+    return _FIRST_PORT + (job * 257 + step * 31 + attempt) % _PORTS
+
+
+def _ranks(env: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, local rank, world size). The batch script itself is no step: one process there, whatever SLURM_NTASKS."""
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _count(env, "RANK", 0), _count(env, "LOCAL_RANK", 0), _count(env, "WORLD_SIZE", 1)
+    if "SLURM_PROCID" in env and ("SLURM_STEP_ID" in env or "SLURM_STEP_NUM_TASKS" in env):
+        tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
+        return _count(env, "SLURM_PROCID", 0), _count(env, "SLURM_LOCALID", 0), _count(env, tasks, 1)
+    return 0, 0, 1
+
+
+def _resume(env: Mapping[str, str]) -> tuple[Path | None, int]:
+    path = env.get("SOVCTL_RESUME_FROM")
+    if path:
+        return Path(path), _count(env, "SOVCTL_RESUME_STEP", 0)
+    directory = env.get("SOVCTL_CHECKPOINT_DIR")
+    if path is None and directory and "SOVCTL_RUN_ID" not in env:
+        latest = latest_complete(Path(directory))
+        return (Path(latest.path), latest.step) if latest else (None, 0)
+    return None, 0
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{name} must be a whole number, not {text!r}")
+    return int(text)
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there; a run directory that cannot be read asks for nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _listen() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _on_signal)
+
+
+def _on_signal(_number: int, _frame: object) -> None:
+    _request.signalled = True
+
+
+def _group_ready() -> bool:
+    """Whether a process group is there, without being the one who imports torch."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def _any_rank(flag: bool) -> bool:
+    if not _group_ready():
+        return flag
+    import torch
+    import torch.distributed as dist
+
+    word = torch.tensor([int(flag)], dtype=torch.int32, device=_collective_device())
+    dist.all_reduce(word, op=dist.ReduceOp.MAX)
+    return bool(word.item())
+
+
+def _collective_device() -> str:
+    """A device whose tensors the process group can reduce."""
+    import torch
+    import torch.distributed as dist
+
+    backend = dist.get_backend()
+    accelerator = torch.accelerator.current_accelerator()
+    return "cpu" if accelerator is None or "gloo" in backend or "mpi" in backend else accelerator.type

@@ -1,0 +1,224 @@
+"""Save and load in one process: what comes back, what is refused, and what a full disk does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="sovctl.train needs torch: pip install sovctl[train]")
+
+from sovctl.checkpoint.complete import judge  # noqa: E402
+from sovctl.checkpoint.find import latest_complete, scan  # noqa: E402
+from sovctl.errors import CheckpointIncomplete, CheckpointUnloadable  # noqa: E402
+from sovctl.model.checkpoint import CheckpointState  # noqa: E402
+from sovctl.model.progress import Phase  # noqa: E402
+from sovctl.train import Checkpointer, Heartbeat, RunContext  # noqa: E402
+from sovctl.train import checkpointer as checkpointer_module  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+class Counter:
+    """A stateful object of a user, such as a data loader."""
+
+    def __init__(self) -> None:
+        self.position, self.seen = 0, [0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position, self.seen = state["position"], state["seen"]
+
+
+def _context(directory: Path, **fields: Any) -> RunContext:
+    return RunContext(checkpoint_dir=directory / "checkpoints", **fields)
+
+
+def _trained() -> tuple[Any, Any]:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Dropout(0.5), torch.nn.Linear(6, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    return model, optimizer
+
+
+def _step(model: Any, optimizer: Any) -> float:
+    loss = model(torch.randn(4, 6)).square().mean() + random.random()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    model, optimizer = _trained()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    loader, extra, average = Counter(), {"tokens": 7, "note": "a"}, torch.arange(3.0)
+    _step(model, optimizer)
+    schedule.step()
+    loader.position, loader.seen = 12, [1, 2, 3]
+    saver = Checkpointer(_context(tmp_path))
+    states = {"schedule": schedule, "extra": extra, "average": average}
+    assert saver.save(1, model=model, optimizer=optimizer, state=states, rank_state={"loader": loader})
+    expected = [_step(model, optimizer) for _ in range(3)]
+
+    torch.manual_seed(99)
+    random.seed(99)
+    model, optimizer = _trained()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    loader, extra, average = Counter(), {"tokens": 0, "note": ""}, torch.zeros(3)
+    states = {"schedule": schedule, "extra": extra, "average": average}
+    context = _context(tmp_path, resume_from=tmp_path / "checkpoints" / "step-1")
+    step = Checkpointer(context).load(model=model, optimizer=optimizer, state=states, rank_state={"loader": loader})
+    assert step == 1
+    assert (loader.position, loader.seen, extra) == (12, [1, 2, 3], {"tokens": 7, "note": "a"})
+    assert average.tolist() == [0.0, 1.0, 2.0]
+    assert (schedule.last_epoch, optimizer.param_groups[0]["lr"]) == (1, 0.05)
+    assert [_step(model, optimizer) for _ in range(3)] == expected
+
+
+def test_a_fresh_start_loads_nothing(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(_context(tmp_path))
+    assert Checkpointer(_context(tmp_path), heartbeat=heartbeat).load() == 0
+    assert (heartbeat.progress.phase, heartbeat.progress.loaded_step) == (Phase.RUNNING, 0)
+
+
+def test_what_is_on_disk(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(_context(tmp_path))
+    assert Checkpointer(_context(tmp_path, attempt=4, run_id="r"), heartbeat=heartbeat).save(7, model=_trained()[0])
+    path = tmp_path / "checkpoints" / "step-7"
+    assert sorted(file.name for file in path.iterdir()) == [".metadata", ".sovctl-complete.json", "__0_0.distcp"]
+    assert [file.name for file in path.parent.iterdir()] == ["step-7"]
+    found = judge(path, 7, deep=True)
+    assert (found.state, found.world_size, found.checksums) == (CheckpointState.COMPLETE, 1, True)
+    assert heartbeat.progress.saved_step == 7
+
+
+def test_saving_a_step_twice_leaves_the_first_alone(tmp_path: Path) -> None:
+    saver = Checkpointer(_context(tmp_path))
+    assert saver.save(1, state={"n": {"value": 1}})
+    before = (tmp_path / "checkpoints" / "step-1").stat().st_ino
+    assert saver.save(1, state={"n": {"value": 2}})
+    assert (tmp_path / "checkpoints" / "step-1").stat().st_ino == before
+
+
+def test_an_incomplete_leftover_of_the_step_is_moved_aside(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-1" / "__0_0.distcp").write_text("half")
+    assert Checkpointer(_context(tmp_path)).save(1)
+    assert judge(tmp_path / "checkpoints" / "step-1", 1).state is CheckpointState.COMPLETE
+    assert (tmp_path / "checkpoints" / ".aside-step-1-0" / "__0_0.distcp").read_text() == "half"
+
+
+def test_old_ones_go(tmp_path: Path) -> None:
+    saver = Checkpointer(_context(tmp_path), keep=2, checksums=False)
+    for step in (1, 2, 3):
+        assert saver.save(step)
+    assert [one.step for one in scan(tmp_path / "checkpoints")] == [3, 2]
+
+
+@pytest.mark.parametrize("harm", ["mark", "shard"])
+def test_resuming_from_an_incomplete_one_is_refused(tmp_path: Path, harm: str) -> None:
+    assert Checkpointer(_context(tmp_path)).save(1)
+    path = tmp_path / "checkpoints" / "step-1"
+    (path / {"mark": ".sovctl-complete.json", "shard": "__0_0.distcp"}[harm]).unlink()
+    with pytest.raises(CheckpointIncomplete, match="step-1 is not complete"):
+        Checkpointer(_context(tmp_path, resume_from=path)).load()
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointIncomplete, match="its name is not step-<N>"):
+        Checkpointer(_context(tmp_path)).load(path=tmp_path)
+
+
+def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
+    assert Checkpointer(_context(tmp_path)).save(1, model=torch.nn.Linear(2, 2))
+    with pytest.raises(CheckpointUnloadable, match=r"step-1 cannot be loaded: .*Size mismatch"):
+        Checkpointer(_context(tmp_path)).load(model=torch.nn.Linear(3, 3), path=tmp_path / "checkpoints" / "step-1")
+
+
+def test_wrong_use_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep"):
+        Checkpointer(_context(tmp_path), keep=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        Checkpointer(_context(tmp_path)).save(0)
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        Checkpointer(_context(tmp_path, world_size=4)).save(1)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 100 KB: writes fail as on a full disk (EFBIG instead of ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _too_large(step: int, saver: Checkpointer, capfd: pytest.CaptureFixture[str]) -> str:
+    assert not saver.save(step, state={"large": torch.zeros(100_000)})
+    return capfd.readouterr().err
+
+
+def test_a_file_that_cannot_grow(tmp_path: Path, capfd: pytest.CaptureFixture[str], small_files: None) -> None:
+    heartbeat = Heartbeat(_context(tmp_path))
+    saver = Checkpointer(_context(tmp_path), heartbeat=heartbeat)
+    assert saver.save(1)
+    said = _too_large(2, saver, capfd)
+    assert "checkpoint of step 2 was not saved" in said
+    assert said.count("\n") == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+    assert (heartbeat.progress.saved_step, heartbeat.progress.phase) == (1, Phase.RUNNING)
+    assert saver.save(3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a tmpfs")
+def test_a_full_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    disk = tmp_path / "checkpoints"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True, check=False)
+    if mount.returncode != 0:
+        pytest.skip(f"cannot mount a tmpfs: {mount.stderr.decode()}")
+    try:
+        saver = Checkpointer(_context(tmp_path))
+        assert saver.save(1)
+        assert "No space left on device" in _too_large(2, saver, capfd)
+        assert saver.save(3)
+        assert [one.step for one in scan(disk)] == [3, 1]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    assert not Checkpointer(_context(tmp_path)).save(1)
+    assert "checkpoint of step 1 was not saved" in capfd.readouterr().err
+
+
+def test_a_commit_that_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Checkpointer(_context(tmp_path))
+    assert saver.save(1)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(checkpointer_module.commit, "commit", refuse)
+    assert not saver.save(2)
+    assert "Read-only file system" in capfd.readouterr().err
+    latest = latest_complete(tmp_path / "checkpoints")
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_a_bug_in_the_state_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(BaseException, match="pickle"):
+        Checkpointer(_context(tmp_path)).save(1, state={"bad": {"lambda": lambda: None}})

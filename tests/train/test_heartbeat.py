@@ -1,0 +1,132 @@
+"""Progress files: written in time, never half, and never in the way of training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sovctl.model.progress import Phase, Progress, parse_progress
+from sovctl.train import Heartbeat, RunContext
+from sovctl.train import heartbeat as heartbeat_module
+from sovctl.train.heartbeat import process_started_at
+
+
+def _context(run_dir: Path | None) -> RunContext:
+    return RunContext(run_dir=run_dir, attempt=2, rank=3, world_size=4, node="n003")
+
+
+def _read(run_dir: Path) -> Progress:
+    progress = parse_progress((run_dir / "progress" / "3").read_bytes())
+    assert progress is not None
+    return progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(heartbeat_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heartbeat_module.time, "time", lambda: 1_700_000_000.0 + now[0])
+    return now
+
+
+def test_the_story_of_an_attempt(tmp_path: Path, clock: list[float]) -> None:
+    heartbeat = Heartbeat(_context(tmp_path))
+    first = _read(tmp_path)
+    assert (first.phase, first.rank, first.node, first.pid, first.attempt) == ("starting", 3, "n003", os.getpid(), 2)
+    heartbeat.loading()
+    assert _read(tmp_path).phase is Phase.LOADING
+    clock[0] += 2
+    heartbeat.loaded(40)
+    assert (_read(tmp_path).loaded_step, _read(tmp_path).loaded_at) == (40, 1_700_001_002.0)
+    clock[0] += 0.5
+    heartbeat.beat(41, 2.5)
+    assert (_read(tmp_path).first_step, _read(tmp_path).first_step_at, _read(tmp_path).loss) == (
+        41,
+        1_700_001_002.5,
+        2.5,
+    )
+    heartbeat.saving()
+    heartbeat.saved(41)
+    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.RUNNING, 41)
+    heartbeat.saving()
+    heartbeat.saved(None)
+    assert _read(tmp_path).saved_step == 41
+    heartbeat.stopping()
+    assert _read(tmp_path).phase is Phase.STOPPING
+    heartbeat.finished()
+    assert _read(tmp_path).phase is Phase.FINISHED
+
+
+def test_at_most_one_write_a_second(tmp_path: Path, clock: list[float]) -> None:
+    heartbeat = Heartbeat(_context(tmp_path))
+    heartbeat.beat(1)
+    for step in range(2, 10):
+        clock[0] += 0.1
+        heartbeat.beat(step)
+    assert _read(tmp_path).step == 1
+    clock[0] += 0.3
+    heartbeat.beat(10)
+    assert _read(tmp_path).step == 10
+    assert _read(tmp_path).step_seconds == pytest.approx(0.14)
+
+
+def test_nothing_else_is_left_in_the_directory(tmp_path: Path) -> None:
+    Heartbeat(_context(tmp_path)).beat(1)
+    assert [path.name for path in (tmp_path / "progress").iterdir()] == ["3"]
+
+
+def test_without_a_run_directory_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    heartbeat = Heartbeat(_context(None))
+    heartbeat.beat(1, 2.0)
+    assert heartbeat.progress.step == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unusable_directory_warns_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "progress").write_text("not a directory")
+    heartbeat = Heartbeat(_context(tmp_path))
+    heartbeat.beat(1)
+    heartbeat.finished()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "training goes on unobserved" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "progress").mkdir()
+    (tmp_path / "progress" / ".3.2.tmp").symlink_to("/dev/full")
+    heartbeat = Heartbeat(_context(tmp_path))
+    heartbeat.saving()
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_an_odd_loss_is_left_out(tmp_path: Path) -> None:
+    Heartbeat(_context(tmp_path)).beat(1, object())  # type: ignore[arg-type]
+    assert _read(tmp_path).loss is None
+
+
+def test_the_last_step_is_written_when_the_script_fails(tmp_path: Path) -> None:
+    code = (
+        "from sovctl.train import *\n"
+        "heartbeat = Heartbeat(RunContext.from_env())\n"
+        "for step in range(1, 8): heartbeat.beat(step)\n"
+        "raise SystemExit('boom')"
+    )
+    env = {**os.environ, "SOVCTL_RUN_DIR": str(tmp_path), "RANK": "3", "WORLD_SIZE": "4", "SOVCTL_ATTEMPT": "0"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 1
+    assert _read(tmp_path).step == 7
+
+
+def test_started_at_is_when_the_process_began() -> None:
+    before = time.time()
+    code = "from sovctl.train.heartbeat import process_started_at as at; print(at())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert before - 0.1 <= float(out) <= time.time()
+    assert process_started_at() < before
