@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -71,13 +70,20 @@ def batch_of(text: torch.Tensor, step: int, ctx: RunContext, args: argparse.Name
     return text[starts + torch.arange(args.seq + 1)]
 
 
-def train(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     ctx = RunContext.from_env()  # (1) where to resume, whether to stop
     heartbeat = Heartbeat(ctx)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     ctx.init_process_group("gloo")
+    status = train(ctx, heartbeat, args)
+    ctx.destroy_process_group()
+    return status
+
+
+def train(ctx: RunContext, heartbeat: Heartbeat, args: argparse.Namespace) -> int:
+    """Train to the last step or until asked to stop; returns the exit status."""
     text = read_text(args.data)
     # find_unused_parameters keeps the gradient buckets as they are in the first step. Otherwise DDP regroups them
     # after it, and a resumed run would add up the ranks' gradients in another order than one that kept going.
@@ -85,7 +91,6 @@ def train(args: argparse.Namespace) -> int:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
     checkpointer = Checkpointer(ctx, keep=args.keep, heartbeat=heartbeat)
     step = checkpointer.load(model=model, optimizer=optimizer)  # (2) 0 on a fresh start
-    status = 0
     while step < args.steps:
         began = time.monotonic()
         tokens = batch_of(text, step, ctx, args)
@@ -103,13 +108,10 @@ def train(args: argparse.Namespace) -> int:
         if stop or step % args.save_every == 0 or step == args.steps:
             checkpointer.save(step, model=model, optimizer=optimizer)  # (4)
         if stop and step < args.steps:
-            status = ctx.stopped_status
-            break
+            return ctx.stopped_status
         time.sleep(max(0.0, began + args.step_seconds - time.monotonic()))
-    if status == 0:
-        heartbeat.finished()
-    dist.destroy_process_group()
-    return status
+    heartbeat.finished()
+    return 0
 
 
 def report(step: int, loss: float, ctx: RunContext, args: argparse.Namespace) -> None:
@@ -151,4 +153,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(train(arguments()))
+    sys.exit(main(arguments()))

@@ -248,6 +248,10 @@ class OutputTail(Protocol):
         """The last 64 KiB of a regular file; empty when it cannot be read."""
         ...
 
+    def size(self, path: str) -> int | None:
+        """Bytes; None when it cannot be known."""
+        ...
+
 
 class RunIndex(Protocol):
     """The user's own list of submitted runs, newest first."""

@@ -96,6 +96,13 @@ class FileTail:
             file.seek(max(0, status.st_size - self._size))
             return file.read(self._size).decode("utf-8", "replace")
 
+    def size(self, path: str) -> int | None:
+        """Its size in bytes, or None."""
+        try:
+            return os.stat(path).st_size
+        except (OSError, ValueError):
+            return None
+
 
 def read_bounded(path: Path, longest: int) -> bytes | None:
     """A small regular file, no symlink followed; None when absent, larger than `longest` bytes or not regular."""

@@ -18,7 +18,8 @@ _KEY = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z]*(?:[/:_][A-Za-z]+)*)=")
 _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
 # Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
-# $ maintenance, @ rebooting, ^ reboot issued, ! power down pending, - planned. `scontrol` up to 20.11 and `sinfo` use them.
+# $ maintenance, @ rebooting, ^ reboot issued, ! power down pending, - planned. sinfo uses them, and scontrol up to
+# 20.11.
 _SUFFIX_FLAGS = {
     "*": "NOT_RESPONDING",
     "~": "POWERED_DOWN",

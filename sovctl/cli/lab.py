@@ -42,7 +42,9 @@ def up(
     port: Annotated[int | None, typer.Option(help="First port to use (default: free ones are found).")] = None,
     accounting: Annotated[bool, typer.Option("--accounting", help="Also slurmdbd with a MariaDB of its own.")] = False,
     no_health: Annotated[bool, typer.Option("--no-health", help="Plain Slurm: no checks, no watchers.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A slurm.conf parameter.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A slurm.conf parameter.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a cluster and wait until every node is idle.
@@ -152,7 +154,9 @@ def heal(node: Annotated[str, typer.Option(help="The node to repair.")], dir: Di
 
 
 @app.command()
-def demo(as_json: Json = False, keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False) -> None:
+def demo(
+    as_json: Json = False, keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False
+) -> None:
     """Train on a real 8-node cluster, kill a GPU, and show the recovery second by second.
 
     Example: sovctl lab demo --json

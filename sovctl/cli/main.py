@@ -83,7 +83,13 @@ def _dispatch(argv: list[str]) -> int:
 
 def usage() -> str:
     """The text of `sovctl --help`."""
-    lines = ["Usage: sovctl COMMAND [OPTIONS] [ARGS]...", "", "Keeps large-model training running on Slurm.", "", "Commands:"]
+    lines = [
+        "Usage: sovctl COMMAND [OPTIONS] [ARGS]...",
+        "",
+        "Keeps large-model training running on Slurm.",
+        "",
+        "Commands:",
+    ]
     lines += [f"  {name:<10} {group.help}" for name, group in GROUPS.items() if group.listed]
     lines += ["", "Options:", "  -V, --version  Show the version.", "  -h, --help     Show this text.", ""]
     lines += ["More on one: sovctl COMMAND --help", "Try it on this machine: sovctl lab demo"]

@@ -10,9 +10,12 @@ from sovctl.config import Config, load_config
 from sovctl.ports import AliveMark, RunIndex, SubmissionFiles, Submitter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
+    from sovctl.operations.watch_cluster import ClusterWatch
 
 
 def submitter() -> Submitter:
@@ -136,3 +139,30 @@ def cluster_journal_dir(config: Config) -> Path:
 def node_name(config: Config) -> str:
     """This node as Slurm calls it."""
     return config.node.name or os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+
+
+def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> ClusterWatch:
+    """The watch on the controller. Raises RefusedError when another one runs."""
+    from sovctl.adapters.alive import read_alive
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.journal import FileJournal
+    from sovctl.adapters.node_ping import SlurmdPing
+    from sovctl.adapters.single_instance import claim
+    from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
+
+    journal_dir = cluster_journal_dir(config)
+    claim(journal_dir / "watch.lock", "sovctl watch")
+    ports = WatchPorts(
+        site=slurm(),
+        ping=SlurmdPing(),
+        alive=lambda: read_alive(journal_dir / "alive"),
+        journal=FileJournal(journal_dir / "watch.jsonl"),
+        clock=SystemClock(),
+    )
+    settings = WatchSettings(
+        act=act,
+        interval_s=config.watch.interval_s,
+        silent_for_s=config.watch.silent_for_s,
+        dead_limit_per_hour=config.watch.dead_limit_per_hour,
+    )
+    return ClusterWatch(ports, settings, say)

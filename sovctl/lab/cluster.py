@@ -417,5 +417,3 @@ def _kill_steps(lab: Lab) -> None:
 
     for node in lab.nodes:
         stop(mark("step", pid) for pid in node_processes(lab.layout, node))
-
-

@@ -20,6 +20,7 @@ from sovctl.recovery.requeue import (
     begin_at,
     earliest_begin,
     epilog_estimate_s,
+    locked_after_shrink,
     next_step,
     sched_delay_s,
 )
@@ -52,6 +53,7 @@ class BringBack:
     clock: Clock
     passes: PassWatch
     _requeued: float = 0.0
+    _shrunk: bool = False
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
@@ -61,7 +63,7 @@ class BringBack:
         """
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
-            self._attempt_once(lambda: self.jobs.drop_nodes(self.job_id, keep), "drop_nodes")
+            self._shrunk = self._attempt_once(lambda: self.jobs.drop_nodes(self.job_id, keep), "drop_nodes")
         self._attempt_once(lambda: self.jobs.kill_steps(self.job_id), "kill_steps")
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
@@ -71,10 +73,11 @@ class BringBack:
     def requeue(self, *, exclude_reason: str) -> None:
         """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
         chosen = self._choose()
-        self.journal.append(
-            "requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason
-        )
+        self.journal.append("requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason)
         goal = Goal(self.restarts, frozenset(chosen.nodes))
+        if self._shrunk and self._takes_no_terms():
+            self._leave_terms_to_others(chosen)
+            return
         self._finish(goal, chosen, self._reach(goal))
 
     def settle(self) -> None:
@@ -86,10 +89,11 @@ class BringBack:
     def hold(self, why: str) -> None:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run."""
         self.journal.append("hold_intent", attempt=self.attempt, why=why)
-        goal = Goal(self.restarts, frozenset(), hold=True)
-        step = self._reach(goal)
-        kind = "run_ended" if step is Step.GONE else "held"
-        self.journal.append(kind, attempt=self.attempt, job_id=self.job_id, why=why, outcome="cancelled")
+        goal = Goal(self.restarts, None, hold=True)
+        if self._reach(goal) is Step.GONE:
+            self._cancelled()
+        else:
+            self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
     def _choose(self) -> ExclusionList:
         wanted = exclusions(self.journal.events(), self.clock.now())
@@ -113,22 +117,35 @@ class BringBack:
                 return step
             self.clock.sleep(0.02)
 
+    def _takes_no_terms(self) -> bool:
+        settings = self._patiently(self.cluster.settings)
+        return locked_after_shrink(settings.get("SLURM_VERSION", ""), settings.get("AccountingStorageType", ""))
+
+    def _leave_terms_to_others(self, chosen: ExclusionList) -> None:
+        """The job takes no exclusions before it has left its nodes, and by then we are gone: `sovctl watch` gives
+        them, or the next supervisor moves away after Slurm's own 121 s."""
+        if self._reach(Goal(self.restarts, None)) is Step.GONE:
+            self._cancelled()
+        else:
+            self._requeued_as(chosen, None)
+
+    def _cancelled(self) -> None:
+        self.journal.append("run_ended", outcome="cancelled", job_id=self.job_id, why="cancelled during recovery")
+
+    def _requeued_as(self, chosen: ExclusionList, begin: int | None) -> None:
+        self.journal.append(
+            "requeued", attempt=self.attempt, exclude=list(chosen.nodes), given_up=list(chosen.given_up), begin=begin
+        )
+
     def _finish(self, goal: Goal, chosen: ExclusionList, step: Step) -> None:
         if step is Step.GONE:
-            self.journal.append("run_ended", outcome="cancelled", job_id=self.job_id, why="cancelled during recovery")
+            self._cancelled()
             return
-        begin = 0
+        begin = None
         if step is Step.DONE:
-            measured = self._await_other_nodes()
-            begin = self._begin(measured)
+            begin = self._begin(self._await_other_nodes())
             self._set_terms(goal, begin)
-        self.journal.append(
-            "requeued",
-            attempt=self.attempt,
-            exclude=list(chosen.nodes),
-            given_up=list(chosen.given_up),
-            begin=begin,
-        )
+        self._requeued_as(chosen, begin)
 
     def _begin(self, measured: Sequence[float]) -> int:
         """When the job shall begin; returns at the moment to say so and leave."""
@@ -159,7 +176,7 @@ class BringBack:
     def _set_terms(self, goal: Goal, begin: int) -> None:
         def update() -> None:
             try:
-                self.jobs.update_pending(self.job_id, exclude=sorted(goal.exclude), begin=begin)
+                self.jobs.update_pending(self.job_id, exclude=sorted(goal.exclude or ()), begin=begin)
             except TryLaterError:
                 raise
             except SovctlError as error:
@@ -168,12 +185,14 @@ class BringBack:
 
         self._patiently(update)
 
-    def _attempt_once(self, act: Callable[[], None], what: str) -> None:
-        """A shortcut: when it fails, the slow way still works."""
+    def _attempt_once(self, act: Callable[[], None], what: str) -> bool:
+        """A shortcut: when it fails, the slow way still works. Returns whether it did not."""
         try:
             act()
         except SovctlError as error:
             self.journal.append("command_refused", attempt=self.attempt, detail=f"{what}: {error.message}")
+            return False
+        return True
 
     def _patiently(self, act: Callable[[], _Result]) -> _Result:
         """Repeat while slurmctld does not answer: it is being restarted, and everything waits for it."""
@@ -187,5 +206,3 @@ class BringBack:
                     self.journal.append("slurm_silent", attempt=self.attempt, detail=error.message)
                 self.clock.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_RETRY_S)
-
-

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from sovctl.model.progress import Phase, Progress
 from sovctl.ports import Clock, Journal, RunFiles
 
 _QUIET_S = 3.0
 """Ranks write at most once a second, so shorter gaps mean nothing."""
 _QUIET_STEPS = 3.0
+
+
+_QUIET_OUTPUT_S = 10.0
+
+
+class Quiet(Enum):
+    """Whether a run has gone quiet."""
+
+    NO = "no"
+    RANKS = "ranks"
+    """The ranks were stepping and have not been heard of for a few steps' time."""
+    OUTPUT = "output"
+    """Its ranks say nothing of themselves, and its output has not grown for a while."""
 
 
 class ProgressFollower:
@@ -22,6 +37,8 @@ class ProgressFollower:
         self._saved_step: int | None = None
         self._last: Progress | None = None
         self._seen_step: int | None = None
+        self._output_size: int | None = None
+        self._output_grew = clock.now()
 
     @property
     def step(self) -> int | None:
@@ -50,12 +67,17 @@ class ProgressFollower:
                 "checkpoint_saved", attempt=self._attempt, step=progress.saved_step, happened=progress.saved_at
             )
 
-    def stalled(self, now: float) -> bool:
-        """The ranks were stepping and have not been heard of for a few steps' time."""
+    def quiet(self, output_size: int | None, now: float) -> Quiet:
+        """Whether the run has gone quiet, and by which source. `output_size`: of the job's output, in bytes."""
+        if output_size != self._output_size:
+            self._output_size, self._output_grew = output_size, now
         last = self._last
-        if last is None or last.phase is not Phase.RUNNING or last.step_at is None:
-            return False
-        return now - last.step_at > max(_QUIET_S, _QUIET_STEPS * (last.step_seconds or 0.0))
+        if last is None:
+            return Quiet.OUTPUT if now - self._output_grew > _QUIET_OUTPUT_S else Quiet.NO
+        if last.phase is not Phase.RUNNING or last.step_at is None:
+            return Quiet.NO
+        longest = max(_QUIET_S, _QUIET_STEPS * (last.step_seconds or 0.0))
+        return Quiet.RANKS if now - last.step_at > longest else Quiet.NO
 
     def _tell(self, kind: str, happened: float | None, **fields: object) -> None:
         if happened is not None and kind not in self._told:

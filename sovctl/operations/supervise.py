@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from sovctl.errors import SovctlError, TryLaterError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
-from sovctl.model.node import NodeView
 from sovctl.operations.bring_back import BringBack
-from sovctl.operations.follow_progress import ProgressFollower
+from sovctl.operations.follow_progress import ProgressFollower, Quiet
 from sovctl.operations.pass_watch import PassWatch
+from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.ports import (
     ChildProcess,
     Clock,
@@ -42,6 +42,10 @@ from sovctl.recovery.signature import crash_signature
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _JOB_CHECK_S = 5.0
+_SILENCE_S = 1.0
+"""A slurmd counts as gone after so long when its ranks are silent too."""
+_SILENCE_WITHOUT_RANKS_S = 20.0
+"""The same for scripts whose ranks say nothing of themselves: longer than any restart of slurmd."""
 _SETTLE_S = 8.0
 """How long a script that lost a rank gets to end by itself, and a fault to show, before the crash is judged."""
 
@@ -97,7 +101,6 @@ class _Watch:
     slurm_silent: bool = False
     stop_asked: str = ""
     ended_by_slurm: str = ""
-    suspects: set[str] = field(default_factory=set)
 
 
 class Supervisor:
@@ -110,6 +113,7 @@ class Supervisor:
         self._watch = _Watch()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
         self._passes = PassWatch(ports.cluster, ports.clock)
+        self._suspicion = NodeSuspicion(ports.ping, ports.clock)
 
     def run(self) -> int:
         """Returns the exit status for the batch script. Raises RunDirUnusable before anything was started."""
@@ -153,7 +157,8 @@ class Supervisor:
         if blame is None and job is not None and job.preempted_at:
             return Blame(Culprit.PREEMPTED, evidence="the job was preempted")
         return blame or Blame(
-            Culprit.UNKNOWN, evidence=f"the attempt ended without a word of its supervisor on {host}; no node shows a fault"
+            Culprit.UNKNOWN,
+            evidence=f"the attempt ended without a word of its supervisor on {host}; no node shows a fault",
         )
 
     def _misplaced(self, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -266,14 +271,14 @@ class Supervisor:
         ended = ended_for_good(job, self._plan.restarts)
         if ended:
             culprit = Culprit.TIME_LIMIT if ended in ("TIMEOUT", "DEADLINE") else Culprit.STOPPED
-            hardware = blame_nodes(self._evidence(ping=False)) if ended == "NODE_FAIL" else None
+            hardware = blame_nodes(self._evidence(None)) if ended == "NODE_FAIL" else None
             blame = hardware or Blame(culprit, evidence=f"Slurm ended the job: {ended}", step=self._progress.step)
             self._append_end(self._attempt, blame, Decision(Action.END, f"the job is {ended}"), self._newest())
             self._ports.journal.append("run_ended", outcome=ended.lower(), job_id=self._plan.job_id)
             child.wait(30.0)
             return 0
         self._ports.signals.ignore_termination()
-        blame = blame_nodes(self._evidence(ping=False)) or (
+        blame = blame_nodes(self._evidence(None)) or (
             Blame(Culprit.PREEMPTED, evidence="the job was preempted", step=self._progress.step)
             if job.preempted_at
             else Blame(Culprit.STOPPED, evidence="the job was requeued from outside", step=self._progress.step)
@@ -292,8 +297,11 @@ class Supervisor:
             return None
         self._watch.nodes_checked = now
         self._passes.look()
-        stalled = self._progress.stalled(now)
-        blame = blame_nodes(self._evidence(ping=stalled, ranks_silent=stalled))
+        quiet = self._progress.quiet(self._output_size(), now)
+        if quiet is Quiet.NO:
+            self._suspicion.clear()
+        patience = _SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
+        blame = blame_nodes(self._evidence(patience if quiet is not Quiet.NO else None))
         if blame is not None:
             self._ports.journal.append(
                 "detected", attempt=self._attempt, nodes=list(blame.nodes), evidence=blame.evidence
@@ -301,7 +309,12 @@ class Supervisor:
             return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._progress.step)
         return None
 
-    def _evidence(self, *, ping: bool, ranks_silent: bool = True) -> list[NodeEvidence]:
+    def _output_size(self) -> int | None:
+        job = self._watch.job
+        return self._ports.output.size(job.stdout) if job is not None and job.stdout else None
+
+    def _evidence(self, silence_s: float | None) -> list[NodeEvidence]:
+        """The nodes of the allocation; `silence_s`: also ask slurmd, and count it as gone after so long."""
         try:
             views = self._ports.cluster.nodes(self._plan.nodes)
         except TryLaterError as error:
@@ -312,15 +325,11 @@ class Supervisor:
         if self._watch.slurm_silent:
             self._watch.slurm_silent = False
             self._ports.journal.append("slurm_back", attempt=self._attempt)
-        silent = self._twice_silent(views) if ping else frozenset()
-        return [NodeEvidence(view, view.name in silent, ranks_silent) for view in views]
-
-    def _twice_silent(self, views: Sequence[NodeView]) -> frozenset[str]:
-        """A slurmd that is being restarted is away for a moment: it counts as silent only at the second look."""
-        silent = self._ports.ping.silent(views)
-        suspects = frozenset(silent & self._watch.suspects)
-        self._watch.suspects = set(silent)
-        return suspects
+        gone: frozenset[str] = frozenset()
+        if silence_s is not None:
+            self._suspicion.look(views)
+            gone = self._suspicion.silent_for(silence_s)
+        return [NodeEvidence(view, view.name in gone, silence_s is not None) for view in views]
 
     def _look_at_time(self, child: ChildProcess) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""
@@ -368,10 +377,10 @@ class Supervisor:
         began = clock.now()
         patience = 2.0 if end.signature and end.status > 0 else _SETTLE_S
         while True:
-            blame = blame_end(end, self._evidence(ping=True), stop_asked=self._watch.stop_asked)
+            blame = blame_end(end, self._evidence(_SILENCE_S), stop_asked=self._watch.stop_asked)
             if blame.culprit is not Culprit.USER_CODE:
                 return blame
-            quiet = not self._watch.suspects and not self._watch.slurm_silent
+            quiet = not self._suspicion.any and not self._watch.slurm_silent
             if clock.now() - began >= (patience / 2 if quiet else patience):
                 return blame
             self._ports.signals.wait(0.25)
@@ -404,7 +413,8 @@ class Supervisor:
             return 0
         self._ports.signals.ignore_termination()
         back = self._bring_back()
-        back.kill(child, [node for node in blame.nodes if node in self._watch.suspects])
+        gone = self._suspicion.silent_for(0.0)
+        back.kill(child, [node for node in blame.nodes if node in gone])
         if decision.action is Action.HOLD:
             back.hold(decision.why)
         else:

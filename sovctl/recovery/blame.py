@@ -16,7 +16,6 @@ from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.model.reason import parse_reason
 
 
-
 @dataclass(frozen=True, slots=True)
 class ScriptEnd:
     """How the user's script ended."""
@@ -78,7 +77,9 @@ def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str 
     if hardware is not None:
         return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
     if end.status == STOPPED or stop_asked:
-        return Blame(Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
+        return Blame(
+            Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step
+        )
     words = describe_status(end.status)
     at = f" at step {end.step}" if end.step is not None else ""
     detail = f": {end.signature}" if end.signature else ""

@@ -42,7 +42,8 @@ class Goal:
 
     restarts_before: int
     """Restart count of the attempt that ended."""
-    exclude: frozenset[str]
+    exclude: frozenset[str] | None
+    """None: its exclusions and begin time are left as they are."""
     hold: bool = False
 
 
@@ -54,9 +55,7 @@ def next_step(job: JobView, goal: Goal) -> Step:
         return Step.REQUEUE
     if job.running:
         return Step.STARTED
-    if goal.hold:
-        return Step.DONE
-    if frozenset(job.excluded) != goal.exclude:
+    if goal.exclude is not None and frozenset(job.excluded) != goal.exclude:
         return Step.SET_TERMS
     return Step.DONE
 
@@ -115,6 +114,16 @@ def sched_delay_s(scheduler_parameters: str) -> float:
         if key.strip() == "batch_sched_delay" and value.strip().isdigit():
             return float(value)
     return 3.0
+
+
+def locked_after_shrink(slurm_version: str, accounting: str) -> bool:
+    """Whether a job that was shrunk takes no update until it has left its nodes.
+
+    22.05 and 23.02 give a resized job a database index from slurmdbd and refuse updates until it is there; without
+    slurmdbd it never comes (job_post_resize_acctg). 24.11 no longer does so.
+    """
+    major = tuple(int(part) for part in slurm_version.split(".")[:2] if part.isdigit())
+    return accounting != "accounting_storage/slurmdbd" and major < (24, 11)
 
 
 def epilog_estimate_s(measured_s: Sequence[float], configured: bool, default_s: float) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 # `ValueError: ...`, `torch.OutOfMemoryError: ...`, `RuntimeError: ...`, at the start of a line or behind a rank prefix.
-_PYTHON_ERROR = re.compile(r"^(?:\S*\d+\S*:\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b.*)$")
+_PYTHON_ERROR = re.compile(
+    r"^(?:\S*\d+\S*:\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b.*)$"
+)
 _OTHER_ERRORS = (
     re.compile(r"\bNCCL (?:WARN|error).*"),
     re.compile(r"\bCUDA error.*", re.IGNORECASE),
@@ -13,7 +15,9 @@ _OTHER_ERRORS = (
     re.compile(r".*\b(?:Segmentation fault|Bus error|Killed|Aborted)\b.*"),
 )
 # What other ranks say when one of them is gone; never the cause.
-_ECHO = re.compile(r"Connection (?:reset|closed|refused)|Broken pipe|\bgloo\b|DistBackendError|DistNetworkError|Socket Timeout")
+_ECHO = re.compile(
+    r"Connection (?:reset|closed|refused)|Broken pipe|\bgloo\b|DistBackendError|DistNetworkError|Socket Timeout"
+)
 _VARIABLE = (
     (re.compile(r"0x[0-9a-fA-F]+"), "ADDR"),
     (re.compile(r"(?<![\w.])/[^\s:'\"]+"), "PATH"),

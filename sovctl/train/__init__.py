@@ -16,6 +16,8 @@
             checkpointer.save(step, model=model, optimizer=optimizer)
         if stop:
             sys.exit(ctx.stopped_status)        # "run me again"
+    heartbeat.finished()
+    ctx.destroy_process_group()                 # after model and optimizer are out of scope: see train_lm.py
 
 All of it works without sovctl too: then there is no run directory, nothing to resume, and nobody asks to stop but
 a signal. Importing this package does not import torch.

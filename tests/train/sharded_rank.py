@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -35,6 +34,11 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
 def main() -> None:
     ctx = RunContext.from_env()
     ctx.init_process_group("gloo")
+    save_and_load(ctx)
+    ctx.destroy_process_group()
+
+
+def save_and_load(ctx: RunContext) -> None:
     model, optimizer = trained(seed=ctx.rank, steps=2)
     saver = Checkpointer(ctx)
     assert saver.save(1, model=model, optimizer=optimizer, rank_state={"own": {"rank": ctx.rank}})
@@ -53,7 +57,6 @@ def main() -> None:
     assert not saver.save(2, model=model)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert saver.save(3, model=model)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

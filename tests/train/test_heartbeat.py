@@ -57,7 +57,9 @@ def test_the_story_of_an_attempt(tmp_path: Path, clock: list[float]) -> None:
     heartbeat.saved(None)
     assert _read(tmp_path).saved_step == 41
     heartbeat.stopping()
-    assert _read(tmp_path).phase is Phase.STOPPING
+    heartbeat.saving()
+    heartbeat.saved(42)
+    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.STOPPING, 42)
     heartbeat.finished()
     assert _read(tmp_path).phase is Phase.FINISHED
 

@@ -97,7 +97,7 @@ def test_one_signalled_rank_stops_all_at_the_same_step(tmp_path: Path, undisturb
     assert latest is not None
     assert max(losses(log)) == latest.step < STEPS
     phases = {rank: _progress(tmp_path, rank) for rank in (0, 1)}
-    assert {one.step for one in phases.values() if one} == {latest.step}
+    assert {(one.step, one.phase.value) for one in phases.values() if one} == {(latest.step, "stopping")}
 
     resumed = _resume(tmp_path, 2, attempt=1)
     assert resumed.start(*arguments).finish() == [0, 0], resumed.said

@@ -1,0 +1,27 @@
+"""Lets one process of a kind run at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from sovctl.errors import RefusedError, SovctlError
+
+
+def claim(path: Path, what: str) -> int:
+    """Hold the lock until this process ends; returns the descriptor. Raises RefusedError when another holds it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise SovctlError(f"cannot use {path}: {error.strerror}", hint="Run it as root or SlurmUser.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RefusedError(f"{what} runs already (it holds {path})", hint="Stop that one first.") from None
+    except OSError:
+        # A file system without locks: then it is the administrator who runs one only.
+        return descriptor
+    return descriptor

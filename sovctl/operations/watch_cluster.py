@@ -1,0 +1,227 @@
+"""`sovctl watch`: what only the site can do. Declares dead nodes down before Slurm's 300 s are over, and takes over
+the runs that were on them: exclusion, and no 121 s.
+
+All it needs to know after a restart is read from Slurm and the alive marks; stopping it stops nobody's training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sovctl.errors import SovctlError
+from sovctl.health.death import Down, decide_dead, suspects
+from sovctl.health.drain import incident_id, incident_time
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+from sovctl.model.reason import parse_reason
+from sovctl.operations.suspicion import NodeSuspicion
+from sovctl.ports import Clock, Journal, NodePing
+
+_PING_SILENCE_S = 1.0
+_REMEMBER_S = 120.0
+"""How long a job is remembered with the nodes it was on: a run's supervisor may cut a dead node out of its job before
+the node is declared dead here."""
+_TAKE_OVER_S = 600.0
+
+
+class Site(Protocol):
+    """What the watch needs of Slurm, as root or SlurmUser."""
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
+    def jobs(self) -> tuple[JobView, ...]: ...
+    def job(self, job_id: str) -> JobView: ...
+    def batch_script(self, job_id: str) -> str: ...
+    def set_down(self, node: str, reason: str) -> None: ...
+    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """From the configuration; `act` False only says and journals what would be done."""
+
+    act: bool
+    interval_s: float = 1.0
+    silent_for_s: float = 6.0
+    dead_limit_per_hour: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPorts:
+    """The outside of the watch."""
+
+    site: Site
+    ping: NodePing
+    alive: Callable[[], Mapping[str, float]]
+    """When each node's watcher last reported."""
+    journal: Journal
+    clock: Clock
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A job and the nodes it was last seen on."""
+
+    nodes: tuple[str, ...]
+    at: float
+
+
+@dataclass(slots=True)
+class _Orphan:
+    """A run that lost a node and has to come back without it."""
+
+    exclude: set[str]
+    since: float
+    ours: bool | None = None
+
+
+@dataclass(slots=True)
+class ClusterWatch:
+    """The watch; `turn` is one pass."""
+
+    ports: WatchPorts
+    settings: WatchSettings
+    say: Callable[[str], None]
+    _suspicion: NodeSuspicion = field(init=False)
+    _jobs: dict[str, _Seen] = field(default_factory=dict)
+    _orphans: dict[str, _Orphan] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Pass after pass until `stopped()`; slurmctld not answering is waited out."""
+        while not stopped():
+            began = self.ports.clock.now()
+            try:
+                self.turn()
+                self._told.discard("slurm")
+            except SovctlError as error:
+                self._tell("slurm", error.message)
+            self.ports.clock.sleep(max(0.05, self.settings.interval_s - (self.ports.clock.now() - began)))
+
+    def turn(self) -> None:
+        """Look once and do what there is to do. Raises SovctlError when Slurm does not answer."""
+        nodes = self.ports.site.nodes()
+        self._remember_jobs()
+        self._adopt_runs_of_down_nodes(nodes)
+        for node, silent_s in self._dead(nodes):
+            self._declare(node, silent_s, nodes)
+        for job_id in list(self._orphans):
+            self._bring_back(job_id)
+
+    # Dead nodes
+
+    def _dead(self, nodes: Sequence[NodeView]) -> list[tuple[NodeView, float]]:
+        now = self.ports.clock.now()
+        alive = self.ports.alive()
+        under_suspicion = suspects(nodes, alive, now, self.settings.silent_for_s)
+        if not under_suspicion:
+            self._suspicion.clear()
+            return []
+        self._suspicion.look(under_suspicion)
+        gone = self._suspicion.silent_for(_PING_SILENCE_S)
+        return [(node, now - alive[node.name]) for node in under_suspicion if node.name in gone]
+
+    def _declare(self, node: NodeView, silent_s: float, nodes: Sequence[NodeView]) -> None:
+        now = self.ports.clock.now()
+        incident = incident_id(node.name, str(node.boot_time or 0), now)
+        decision = decide_dead(node, silent_s, incident, self._dead_last_hour(nodes), self.settings.dead_limit_per_hour)
+        if not isinstance(decision, Down):
+            self._tell(
+                f"left:{node.name}:{decision.why}", f"{node.name} looks dead and is left as it is: {decision.why}"
+            )
+            return
+        if not self.settings.act:
+            self._tell(f"observe:{node.name}", f"would set {node.name} down: {decision.reason}")
+            return
+        self.ports.journal.append("down-intended", node=node.name, incident=incident, reason=decision.reason)
+        self.ports.site.set_down(node.name, decision.reason)
+        self.ports.journal.append("down-done", node=node.name, incident=incident)
+        self.say(f"set {node.name} down: {decision.reason}")
+        self._adopt(node.name)
+
+    def _dead_last_hour(self, nodes: Sequence[NodeView]) -> int:
+        now = self.ports.clock.now()
+        ours = (parse_reason(node.reason) for node in nodes if node.state.down)
+        times = (incident_time(reason.incident) for reason in ours if reason and reason.code == "NODE_DEAD")
+        return sum(at is not None and now - at < 3600 for at in times)
+
+    # Runs that lost a node
+
+    def _remember_jobs(self) -> None:
+        now = self.ports.clock.now()
+        for job in self.ports.site.jobs():
+            if job.running and job.nodes:
+                self._jobs[job.job_id] = _Seen(job.nodes, now)
+        self._jobs = {job_id: seen for job_id, seen in self._jobs.items() if now - seen.at < _REMEMBER_S}
+
+    def _adopt_runs_of_down_nodes(self, nodes: Sequence[NodeView]) -> None:
+        """Nodes that Slurm itself declared down lose their jobs in the same way."""
+        for node in nodes:
+            if node.state.down and not any(node.name in orphan.exclude for orphan in self._orphans.values()):
+                self._adopt(node.name)
+
+    def _adopt(self, node: str) -> None:
+        now = self.ports.clock.now()
+        for job_id, seen in self._jobs.items():
+            if node in seen.nodes:
+                orphan = self._orphans.setdefault(job_id, _Orphan(set(), now))
+                orphan.exclude.add(node)
+
+    def _bring_back(self, job_id: str) -> None:
+        orphan = self._orphans[job_id]
+        try:
+            job = self.ports.site.job(job_id)
+        except SovctlError:
+            job = None
+        if job is None or job.over or job.held or self.ports.clock.now() - orphan.since > _TAKE_OVER_S:
+            self._forget(job_id)
+            return
+        if not self._is_run(job_id, orphan):
+            self._forget(job_id)
+            return
+        if job.running and not orphan.exclude & set(job.nodes):
+            if self.ports.clock.now() - orphan.since > 30.0 or job.restarts > 0:
+                self._forget(job_id)
+            return
+        if job.pending:
+            self._set_terms(job, orphan)
+
+    def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
+        """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
+        exclude = sorted(set(job.excluded) | orphan.exclude)
+        now = int(self.ports.clock.now())
+        late = job.eligible_at is not None and job.eligible_at > now + 5
+        if not late and set(exclude) == set(job.excluded):
+            return
+        words = f"job {job.job_id}: exclude {','.join(sorted(orphan.exclude))}, begin now"
+        if not self.settings.act:
+            self._tell(f"observe:{job.job_id}", f"would change {words}")
+            return
+        self.ports.journal.append("takeover-intended", job_id=job.job_id, exclude=exclude)
+        self.ports.site.update_pending(job.job_id, exclude=exclude, begin=now)
+        self.ports.journal.append("takeover-done", job_id=job.job_id)
+        self.say(words)
+
+    def _is_run(self, job_id: str, orphan: _Orphan) -> bool:
+        """Only jobs that sovctl supervises: what else runs here is none of our business."""
+        if orphan.ours is None:
+            try:
+                orphan.ours = " -m sovctl supervise " in self.ports.site.batch_script(job_id)
+            except SovctlError:
+                return False
+        return orphan.ours
+
+    def _forget(self, job_id: str) -> None:
+        self._orphans.pop(job_id, None)
+        self._jobs.pop(job_id, None)
+
+    def _tell(self, key: str, words: str) -> None:
+        """Say a thing once, until it changes."""
+        if key not in self._told:
+            self._told.add(key)
+            self.ports.journal.append("noted", words=words)
+            self.say(words)

@@ -1,0 +1,170 @@
+"""A run's events, read back as attempts. Pure.
+
+The record lies in a directory of the user and may have been written by another version: a value of the wrong type
+counts as absent, and nothing here raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sovctl.model.blame import Culprit
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """How an attempt ended, as the supervisor judged it."""
+
+    at: float | None
+    """When the judgement was written down."""
+    culprit: Culprit
+    blamed: tuple[str, ...]
+    evidence: str
+    signature: str
+    step: int | None
+    """Last training step known."""
+    checkpoint: str
+    """Newest complete checkpoint at that moment; empty: none."""
+    checkpoint_step: int | None
+    action: str
+    why: str
+    exit_status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of the run. Times are seconds since the epoch; `None`: not recorded."""
+
+    number: int
+    nodes: tuple[str, ...]
+    batch_host: str
+    started_at: float | None
+    excluded: tuple[str, ...]
+    resume_from: str
+    """The checkpoint it was given; empty: none."""
+    resume_step: int | None
+    rank_up_at: float | None
+    """By the clock of the rank's own node, like the next ones."""
+    loaded_at: float | None
+    loaded_step: int | None
+    first_step_at: float | None
+    first_step: int | None
+    saved_at: float | None
+    saved_step: int | None
+    """The last checkpoint this attempt completed."""
+    detected_at: float | None
+    """When a fault was seen while the script still ran."""
+    last_word_at: float | None
+    """When this attempt last wrote something before its end."""
+    stop: Stop | None
+    """None: it runs, or its end was never written."""
+
+
+def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
+    """Every attempt that started, oldest first."""
+    starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
+    return tuple(_attempt(start, [event for event in events if number(event) == number(start)]) for start in starts)
+
+
+def number(event: Event) -> int | None:
+    """The attempt an event belongs to."""
+    return whole(event, "attempt")
+
+
+def between(events: Sequence[Event], attempt: int) -> tuple[Event, ...]:
+    """What was written after the end of an attempt and before the next attempt started."""
+    inside, found = [], False
+    for event in events:
+        if found and event.get("kind") == "attempt_started":
+            break
+        if found:
+            inside.append(event)
+        found = found or (event.get("kind") == "attempt_ended" and number(event) == attempt)
+    return tuple(inside)
+
+
+def text(event: Event, key: str) -> str:
+    """A text; empty when it is none."""
+    value = event.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def whole(event: Event, key: str) -> int | None:
+    """A whole number."""
+    value = event.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def seconds(event: Event, key: str) -> float | None:
+    """A time in seconds since the epoch, within the years 1970 to 9999."""
+    value = event.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 253402214400:
+        return None
+    return float(value)
+
+
+def names(event: Event, key: str) -> tuple[str, ...]:
+    """A list of node names."""
+    value = event.get(key)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
+
+
+def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
+    first = {text(event, "kind"): event for event in reversed(own)}
+    last = {text(event, "kind"): event for event in own}
+    nothing: Event = {}
+    end = first.get("attempt_ended")
+    words = own[: own.index(end)] if end is not None else own
+    loaded, stepped = first.get("checkpoint_loaded", nothing), first.get("first_step", nothing)
+    saved = last.get("checkpoint_saved", nothing)
+    return Attempt(
+        number=number(start) or 0,
+        nodes=names(start, "nodes"),
+        batch_host=text(start, "batch_host"),
+        started_at=seconds(start, "at"),
+        excluded=names(start, "excluded"),
+        resume_from=text(start, "resume_from"),
+        resume_step=whole(start, "resume_step"),
+        rank_up_at=_happened(first.get("rank_up", nothing)),
+        loaded_at=_happened(loaded),
+        loaded_step=whole(loaded, "step"),
+        first_step_at=_happened(stepped),
+        first_step=whole(stepped, "step"),
+        saved_at=_happened(saved),
+        saved_step=whole(saved, "step"),
+        detected_at=seconds(first.get("detected", nothing), "at"),
+        last_word_at=seconds(words[-1], "at") if words else None,
+        stop=_stop(end) if end is not None else None,
+    )
+
+
+def _stop(end: Event) -> Stop:
+    return Stop(
+        at=seconds(end, "at"),
+        culprit=_culprit(end.get("culprit")),
+        blamed=names(end, "blamed"),
+        evidence=text(end, "evidence"),
+        signature=text(end, "signature"),
+        step=whole(end, "step"),
+        checkpoint=text(end, "checkpoint"),
+        checkpoint_step=whole(end, "checkpoint_step"),
+        action=text(end, "action"),
+        why=text(end, "why"),
+        exit_status=whole(end, "exit_status"),
+    )
+
+
+def _happened(event: Event) -> float | None:
+    """The rank's own time; the journal learns of it up to a poll later."""
+    return seconds(event, "happened") or seconds(event, "at")
+
+
+def _culprit(value: object) -> Culprit:
+    try:
+        return Culprit(value) if isinstance(value, str) else Culprit.UNKNOWN
+    except ValueError:
+        return Culprit.UNKNOWN

@@ -1,0 +1,163 @@
+"""The recovery that followed one stop of a run, stage by stage. Pure, from the run's events alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovctl.recovery.attempts import Attempt, Event, attempts, between, names, seconds, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One milestone; `None`: not recorded, or not reached yet."""
+
+    name: str
+    at: float | None
+    """Seconds since the epoch. From `rank up` on by the clock of the rank's node, before by that of the batch host."""
+    since_previous_s: float | None
+    """Seconds since the last stage before it whose time is known."""
+    since_detected_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """From the end of one attempt to the first step of the next."""
+
+    stopped: Attempt
+    resumed: Attempt | None
+    """The next attempt; None: it has not started yet."""
+    detected_at: float | None
+    """When the fault was seen. None where no supervisor lived to see it."""
+    decided_at: float | None
+    requeued_at: float | None
+    excluded: tuple[str, ...]
+    given_up: tuple[str, ...]
+    """Nodes blamed before that had to be allowed again, because too few were left."""
+    by_supervisor: bool
+    """False: Slurm requeued the job by itself, and the end was written down only by the next attempt."""
+    slurm_silent: bool
+    """slurmctld did not answer for a while in between."""
+    misplaced: int
+    """How often Slurm gave it a blamed node again, and it moved away without starting the script."""
+
+    @property
+    def started_at(self) -> float | None:
+        return self.resumed.started_at if self.resumed else None
+
+    @property
+    def restart_s(self) -> float | None:
+        """From the fault seen to the script running again."""
+        return _difference(self.started_at, self.detected_at)
+
+    @property
+    def total_s(self) -> float | None:
+        """From the fault seen to the first step done."""
+        return _difference(self.resumed.first_step_at if self.resumed else None, self.detected_at)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step known before the stop."""
+        return self.stopped.stop.step if self.stopped.stop else None
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step it went on from: as the ranks say, else as it was told to."""
+        if self.resumed is None:
+            return None
+        return self.resumed.resume_step if self.resumed.loaded_step is None else self.resumed.loaded_step
+
+    @property
+    def steps_lost(self) -> int | None:
+        """Steps done twice. A step is known to about a second, so a checkpoint may be a step ahead of it."""
+        if self.last_step is None or self.resume_step is None:
+            return None
+        return max(0, self.last_step - self.resume_step)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """In their order, those without a time included."""
+        resumed = self.resumed
+        marks = (
+            ("detected", self.detected_at),
+            ("decided", self.decided_at),
+            ("requeued", self.requeued_at),
+            ("started again", self.started_at),
+            ("first rank up", resumed.rank_up_at if resumed else None),
+            ("checkpoint loaded", resumed.loaded_at if resumed else None),
+            ("first step", resumed.first_step_at if resumed else None),
+        )
+        stages, before = [], None
+        for name, at in marks:
+            stages.append(Stage(name, at, _difference(at, before), _difference(at, self.detected_at)))
+            before = before if at is None else at
+        return tuple(stages)
+
+
+def timeline(events: Sequence[Event], attempt: int) -> Timeline | None:
+    """The recovery after attempt number `attempt` stopped; None while it has not."""
+    known = attempts(events)
+    index = next((i for i, item in enumerate(known) if item.number == attempt), None)
+    if index is None or known[index].stop is None:
+        return None
+    return _timeline(known[index], known[index + 1] if index + 1 < len(known) else None, between(events, attempt))
+
+
+def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event]) -> Timeline:
+    requeued = [event for event in after if event.get("kind") == "requeued"]
+    acted = any(event.get("kind") in ("requeue_intent", "hold_intent") for event in after)
+    decided = stopped.stop.at if stopped.stop else None
+    return Timeline(
+        stopped=stopped,
+        resumed=resumed,
+        # The next attempt closes one whose supervisor died: that time is no time of a fault.
+        detected_at=stopped.detected_at or (decided if acted else None),
+        decided_at=decided if acted or stopped.detected_at else None,
+        requeued_at=seconds(requeued[-1], "at") if requeued else None,
+        excluded=_excluded(requeued, resumed),
+        given_up=names(requeued[-1], "given_up") if requeued else (),
+        by_supervisor=acted,
+        slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),
+        misplaced=sum(event.get("kind") == "misplaced" for event in after),
+    )
+
+
+def _excluded(requeued: Sequence[Event], resumed: Attempt | None) -> tuple[str, ...]:
+    if requeued:
+        return names(requeued[-1], "exclude")
+    return resumed.excluded if resumed else ()
+
+
+def _difference(later: float | None, earlier: float | None) -> float | None:
+    return None if later is None or earlier is None else round(later - earlier, 3)
+
+
+def total_steps_lost(events: Sequence[Event]) -> tuple[int, int]:
+    """Steps done twice over the whole run, and the number of recoveries of which it is not known."""
+    lost, unknown = 0, 0
+    for item in attempts(events):
+        found = timeline(events, item.number)
+        if found is None or found.resumed is None:
+            continue
+        unknown += found.steps_lost is None
+        lost += found.steps_lost or 0
+    return lost, unknown
+
+
+def step_reached(attempt: Attempt) -> int | None:
+    """The furthest step this attempt is known to have reached."""
+    known = (attempt.stop.step if attempt.stop else None, attempt.saved_step, attempt.first_step, attempt.loaded_step)
+    return max((step for step in known if step is not None), default=None)
+
+
+def last_checkpoint(events: Sequence[Event]) -> tuple[int, str] | None:
+    """Step and path of the newest checkpoint the events tell of; the path is empty where only its step is told."""
+    newest: tuple[int, str] | None = None
+    for event in events:
+        step = whole(event, "checkpoint_step" if event.get("kind") == "attempt_ended" else "step")
+        path = event.get("checkpoint")
+        if event.get("kind") not in ("attempt_ended", "checkpoint_saved") or not step:
+            continue
+        if newest is None or step >= newest[0]:
+            newest = (step, path if isinstance(path, str) else "")
+    return newest
