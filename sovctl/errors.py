@@ -114,6 +114,14 @@ class JobNotFound(SovctlError):
         self.job_id = job_id
 
 
+class NodeNotFound(SovctlError):
+    """Slurm knows no node of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Slurm knows no node {name}", hint="List the nodes with `sovctl node ls`.")
+        self.name = name
+
+
 class NotPermitted(RefusedError):
     """Slurm refused because the job or node is not the caller's to change."""
 
@@ -148,6 +156,17 @@ class RunNotFound(SovctlError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no record of a run {name}", hint="List the known runs with `sovctl run ls`.")
+
+
+class RunGone(SovctlError):
+    """The record of a run is there, but Slurm has no job of it any more that could go on."""
+
+    def __init__(self, job_id: str, how: str, checkpoint_dir: str) -> None:
+        again = f"sovctl submit --checkpoint-dir={checkpoint_dir} SCRIPT" if checkpoint_dir else "sovctl submit SCRIPT"
+        super().__init__(
+            f"job {job_id} cannot go on: {how}",
+            hint=f"Submit it again; it goes on from its newest complete checkpoint: {again}",
+        )
 
 
 class CheckpointDirUnreadable(SovctlError):

@@ -253,6 +253,29 @@ class OutputTail(Protocol):
         ...
 
 
+class JobQueue(Protocol):
+    """The caller's jobs, all in one question."""
+
+    def own_jobs(self) -> tuple[JobView, ...]:
+        """Those that Slurm still knows, ended ones included; without priority and times. Raises SlurmUnreachable."""
+        ...
+
+
+class RunRecords(Protocol):
+    """Records of runs wherever they lie. They are files of some user: bounded reads, garbage left out, no errors."""
+
+    def below(self, run_root: str) -> tuple[str, ...]:
+        """Directories of runs right below a directory; none when it cannot be listed."""
+        ...
+
+    def record(self, run_dir: str) -> dict[str, Any]:
+        """`run.json`; empty when it is not there or not readable as one."""
+        ...
+
+    def events(self, run_dir: str) -> list[dict[str, Any]]: ...
+    def progress(self, run_dir: str) -> tuple[Progress, ...]: ...
+
+
 class RunIndex(Protocol):
     """The user's own list of submitted runs, newest first."""
 

@@ -77,6 +77,11 @@ class SlurmCli:
         done = self._slurm("squeue", "-h", "-a", "-r", "-o", parse.QUEUE_FORMAT)
         return tuple(parse.parse_queue(done.stdout))
 
+    def own_jobs(self) -> tuple[JobView, ...]:
+        """The caller's jobs that Slurm still knows, also those that ended a short while ago (MinJobAge)."""
+        done = self._slurm("squeue", "-h", "-a", "-t", "all", "--me", "-o", parse.QUEUE_FORMAT)
+        return tuple(parse.parse_queue(done.stdout))
+
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         return parse.parse_config(self._slurm("scontrol", "show", "config").stdout)
@@ -132,6 +137,10 @@ class SlurmCli:
     def set_down(self, node: str, reason: str) -> None:
         """Declare a node dead: Slurm ends what ran there and requeues it."""
         self._slurm(*node_update(node, "DOWN", reason), about=f"node {node}")
+
+    def reconfigure(self) -> None:
+        """Have every daemon read slurm.conf again."""
+        self._slurm("scontrol", "reconfigure")
 
     def resume(self, node: str) -> None:
         """Give a node back."""

@@ -15,6 +15,11 @@ from sovctl.model.node import NodeState, NodeView
 # A key starts a line or follows a blank, begins with a capital and has no blank: `Nodes`, `CPUs/Task`, `Socks/Node`,
 # `AllocNode:Sid`, `NtasksPerN:B:S:C`, `MCS_label`.
 _KEY = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z]*(?:[/:_][A-Za-z]+)*)=")
+# Free text of a user or an administrator, and what follows it: the job's name stands in the middle of the record, and
+# a node's reason ends with its author.
+_JOB_NAME = re.compile(r"(?:^|\s)JobName=(.*?)(?= UserId=[^\s()]*\(\d+\) GroupId=)", re.DOTALL)
+_NODE_REASON = re.compile(r"(?:^|\s)Reason=(.*? \[[^\[\]@\s]*@[^\[\]]*\])(?=\s*\Z|\s+[A-Z][A-Za-z]*=)", re.DOTALL)
+_RECORD_START = re.compile(r"^(?=(?:JobId=\d+|NodeName=\S+) )", re.MULTILINE)
 _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
 # Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
@@ -34,14 +39,22 @@ _SUFFIX_FLAGS = {
 
 
 def parse_records(text: str) -> list[dict[str, str]]:
-    """Every `Key=value ...` line as a dict; the first of repeated keys wins."""
-    return [parse_record(line) for line in text.splitlines() if "=" in line]
+    """Every record of `scontrol -o show job|node`. A job's name and comment may hold line breaks, so a line that does
+    not begin like a record goes on with the one before."""
+    return [parse_record(part) for part in _RECORD_START.split(text) if _RECORD_START.match(part)]
 
 
 def parse_record(line: str) -> dict[str, str]:
-    """One line of `scontrol -o`. The last key's value runs to the end of the line."""
-    marks = list(_KEY.finditer(line))
+    """One record of `scontrol -o`. The first of repeated keys wins: what Slurm writes comes before comments."""
     record: dict[str, str] = {}
+    for key, pattern in (("JobName", _JOB_NAME), ("Reason", _NODE_REASON)):
+        if key == "Reason" and not line.startswith("NodeName="):
+            continue
+        free = pattern.search(line)
+        if free:
+            record[key] = free[1].strip()
+            line = line[: free.start()] + line[free.end() :]
+    marks = list(_KEY.finditer(line))
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         value = line[mark.end() : following.start() if following else len(line)]
         record.setdefault(mark[1], value.strip())
@@ -50,7 +63,7 @@ def parse_record(line: str) -> dict[str, str]:
 
 def parse_config(text: str) -> dict[str, str]:
     """`scontrol show config`: `Key   = value` lines."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in text.split("\n") if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
@@ -77,13 +90,14 @@ def parse_node(record: dict[str, str]) -> NodeView:
     reason = _value(record, "Reason")
     author = _REASON_AUTHOR.search(reason)
     return NodeView(
-        name=record["NodeName"],
+        name=record.get("NodeName", ""),
         state=parse_node_state(record.get("State", "")),
         reason=reason[: author.start()] if author else reason,
         reason_by=author["who"] if author else "",
-        address=_value(record, "NodeAddr") or record["NodeName"],
+        reason_at=int(author["at"]) if author and author["at"].isdigit() else None,
+        address=_value(record, "NodeAddr") or record.get("NodeName", ""),
         # Slurm prints Port only where it is not the default.
-        port=int(record.get("Port", "6818")),
+        port=_whole(record.get("Port", ""), 6818),
         gres=_value(record, "Gres"),
         partitions=tuple(filter(None, _value(record, "Partitions").split(","))),
         boot_time=_epoch(record, "BootTime"),
@@ -102,7 +116,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         state=state,
         flags=frozenset(flags),
         reason=_value(record, "Reason"),
-        restarts=int(record.get("Restarts", "0") or 0),
+        restarts=_whole(record.get("Restarts", ""), 0),
         nodes=expand(_value(record, "NodeList")),
         excluded=expand(_value(record, "ExcNodeList")),
         batch_host=_value(record, "BatchHost"),
@@ -111,7 +125,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         ends_at=_epoch(record, "EndTime"),
         preempted_at=_epoch(record, "PreemptTime"),
         requeue=record.get("Requeue") == "1",
-        priority=int(record.get("Priority", "0") or 0),
+        priority=_whole(record.get("Priority", ""), 0),
         work_dir=_value(record, "WorkDir"),
         stdout=_value(record, "StdOut"),
         stderr=_value(record, "StdErr"),
@@ -127,9 +141,9 @@ task, state, uid, nodes, batch host, excluded nodes, reason."""
 def parse_queue(text: str) -> list[JobView]:
     """`squeue -h -o QUEUE_FORMAT`; lines with another number of columns are not ours and are passed over."""
     jobs = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         columns = line.split("|")
-        if len(columns) != QUEUE_FORMAT.count("|") + 1 or not columns[4].isdigit():
+        if len(columns) != QUEUE_FORMAT.count("|") + 1 or _whole(columns[4], -1) < 0:
             continue
         job_id, _, _, state, uid, nodes, batch_host, excluded, reason = columns
         jobs.append(
@@ -151,7 +165,7 @@ def parse_queue(text: str) -> list[JobView]:
 def parse_scheduler_passes(text: str) -> int | None:
     """How often the main scheduler has run, from `sdiag`; None when it does not say."""
     match = re.search(r"Main schedule statistics.*?Total cycles:\s*(\d+)", text, re.DOTALL)
-    return int(match[1]) if match else None
+    return _whole(match[1], 0) if match else None
 
 
 def expand(hostlist: str) -> tuple[str, ...]:
@@ -160,9 +174,12 @@ def expand(hostlist: str) -> tuple[str, ...]:
         return ()
     if "[" not in hostlist:
         return tuple(hostlist.split(","))
-    from ClusterShell.NodeSet import NodeSet
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
-    return tuple(NodeSet(hostlist))
+    try:
+        return tuple(NodeSet(hostlist, resolver=RESOLVER_NOGROUP))
+    except (NodeSetException, ValueError):
+        return (hostlist,)
 
 
 def fold(names: Iterable[str]) -> str:
@@ -170,26 +187,26 @@ def fold(names: Iterable[str]) -> str:
     listed = list(names)
     if len(listed) < 2:
         return ",".join(listed)
-    from ClusterShell.NodeSet import NodeSet
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
-    return str(NodeSet.fromlist(listed))
+    return str(NodeSet.fromlist(listed, resolver=RESOLVER_NOGROUP))
 
 
 def parse_step_ids(text: str, internal: Sequence[str] = (".batch", ".extern", ".interactive")) -> list[str]:
     """`squeue -h -s -o %i`: the ids of the steps srun started."""
-    ids = [line.strip() for line in text.splitlines() if "." in line]
+    ids = [line.strip() for line in text.split("\n") if "." in line]
     return [step for step in ids if not step.endswith(tuple(internal))]
 
 
 def _own_id(record: dict[str, str]) -> str:
     """The id that names only this job: the bare id of the last task of an array would mean the whole array."""
     array, task = record.get("ArrayJobId"), record.get("ArrayTaskId", "")
-    return f"{array}_{task}" if array and task.isdigit() else record["JobId"]
+    return f"{array}_{task}" if array and task.isdigit() else record.get("JobId", "")
 
 
 def _user(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(.*)\((\d+)\)", text)
-    return (match[1], int(match[2])) if match else (text, -1)
+    return (match[1], _whole(match[2], -1)) if match else (text, -1)
 
 
 def _value(record: dict[str, str], key: str) -> str:
@@ -198,5 +215,12 @@ def _value(record: dict[str, str], key: str) -> str:
 
 
 def _epoch(record: dict[str, str], key: str) -> int | None:
-    value = record.get(key, "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return _whole(record.get(key, ""), 0) or None
+
+
+def _whole(text: str, otherwise: int) -> int:
+    """A number of at most 20 digits, as Slurm writes them."""
+    return int(text) if _DIGITS.fullmatch(text) else otherwise
+
+
+_DIGITS = re.compile(r"[0-9]{1,20}")

@@ -36,7 +36,7 @@ class LocalFiles:
             root = Path(run_root)
             if root.is_relative_to(work_dir):
                 # A mistyped --chdir must not come into being here.
-                os.stat(work_dir)  # noqa: PTH116 - follows the error of stat itself
+                os.stat(work_dir)
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root) as file:
                 file.write(_PROBE)

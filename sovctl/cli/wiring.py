@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.ports import AliveMark, RunIndex, SubmissionFiles, Submitter
+from sovctl.ports import AliveMark, Journal, RunIndex, SubmissionFiles, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
     from sovctl.operations.watch_cluster import ClusterWatch
 
@@ -38,6 +40,23 @@ def run_index() -> RunIndex:
     from sovctl.adapters.run_index import RunIndexFiles, index_directory
 
     return RunIndexFiles(index_directory(os.environ))
+
+
+def run_ports() -> RunPorts:
+    """What a look at runs touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.run_records import RunRecordFiles
+    from sovctl.operations.runs import RunPorts
+
+    slurm_commands = slurm()
+    return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock())
+
+
+def fold_hostlist(names: Iterable[str]) -> str:
+    """Names as `n[001-003]`."""
+    from sovctl.adapters.slurm_parse import fold
+
+    return fold(names)
 
 
 def expand_hostlist(hostlist: str) -> tuple[str, ...]:
@@ -129,6 +148,13 @@ def alive_mark(config: Config) -> AliveMark:
     from sovctl.adapters.alive import AliveFile
 
     return AliveFile(cluster_journal_dir(config) / "alive", node_name(config))
+
+
+def node_journal(config: Config, node: str) -> Journal:
+    """What was written about one node in the cluster journal."""
+    from sovctl.adapters.journal import FileJournal
+
+    return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node}.jsonl")
 
 
 def cluster_journal_dir(config: Config) -> Path:

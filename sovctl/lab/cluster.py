@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import sys
@@ -123,6 +124,8 @@ def up(request: Request) -> Lab:
     prepare_root(layout.root)
     _write_files(spec, layout)
     started: list[ProcessMark] = []
+    # A terminated `lab up` must take down what it started, like an interrupted one.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         _start_daemons(spec, layout, started)
         _await_idle(spec, layout)
@@ -134,6 +137,10 @@ def up(request: Request) -> Lab:
     lab = Lab(layout, spec.node_names, spec.gpus, spec.port, spec.accounting, tuple(started))
     save(lab)
     return lab
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def down(root: Path, *, keep: bool = False) -> int:
@@ -211,7 +218,9 @@ def start(argv: list[str], role: str, layout: Layout, env: dict[str, str]) -> Pr
 
 
 def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
-    """A watcher a node, and the watch on the controller; returns when every watcher has reported once."""
+    """HealthCheckProgram, a watcher a node, the watch on the controller; returns when every watcher has reported."""
+    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=True), "utf-8")
+    slurm(layout).reconfigure()
     started += [start_watcher(layout, node) for node in spec.node_names]
     argv = [sys.executable, "-P", "-m", "sovctl", "watch", "--act"]
     started.append(start(argv, "watch", layout, client_environment(layout)))
@@ -316,7 +325,7 @@ def _write_files(spec: LabSpec, layout: Layout) -> None:
     for directory in (layout.run_dir, layout.log_dir, layout.state_dir, layout.journal_dir, layout.lib_dir):
         directory.mkdir(mode=0o755)
     layout.health_check.parent.mkdir()
-    layout.slurm_conf.write_text(slurm_conf(spec, layout), "utf-8")
+    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=False), "utf-8")
     layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
     layout.site_config.write_text(site_toml(layout), "utf-8")
     script = health_check_script(layout, sys.executable, SYSTEM_PATH)

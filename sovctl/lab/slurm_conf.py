@@ -49,9 +49,19 @@ class LabSpec:
         return range(self.port, self.port + self.nodes + (3 if self.accounting else 1))
 
 
-def slurm_conf(spec: LabSpec, layout: Layout) -> str:
-    """slurm.conf; a parameter in `overrides` replaces the lab's own line."""
+def slurm_conf(spec: LabSpec, layout: Layout, *, health_checks: bool) -> str:
+    """slurm.conf; a parameter in `overrides` replaces the lab's own line.
+
+    `health_checks` False leaves HealthCheckProgram out, for the start: every slurmd runs it before it registers, and
+    64 at once on two cores would take longer than everything else.
+    """
     settings = _settings(spec, layout)
+    if spec.health and health_checks:
+        settings |= {
+            "HealthCheckProgram": str(layout.health_check),
+            "HealthCheckInterval": "60",
+            "HealthCheckNodeState": "ANY,CYCLE",
+        }
     known = {key.lower(): key for key in settings}
     for key, value in spec.overrides.items():
         settings[known.get(key.lower(), key)] = value
@@ -103,15 +113,11 @@ def _settings(spec: LabSpec, layout: Layout) -> dict[str, str]:
             "AccountingStorageType": "accounting_storage/slurmdbd",
             "AccountingStorageHost": "127.0.0.1",
             "AccountingStoragePort": str(spec.dbd_port),
+            # With auth/munge this is not a password but the socket for connections to slurmdbd.
+            "AccountingStoragePass": str(layout.munge_socket),
         }
     else:
         settings["AccountingStorageType"] = "accounting_storage/none"
-    if spec.health:
-        settings |= {
-            "HealthCheckProgram": str(layout.health_check),
-            "HealthCheckInterval": "60",
-            "HealthCheckNodeState": "ANY,CYCLE",
-        }
     return settings
 
 

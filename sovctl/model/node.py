@@ -49,6 +49,8 @@ class NodeView:
     reason: str = ""
     """The Reason text without Slurm's trailing `[user@time]`; empty when there is none."""
     reason_by: str = ""
+    reason_at: int | None = None
+    """Seconds since the epoch."""
     address: str = ""
     port: int = 6818
     """slurmd's port."""

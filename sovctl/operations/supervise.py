@@ -225,7 +225,7 @@ class Supervisor:
             condemned = self._look_at_nodes()
             if condemned is not None:
                 return self._recover(child, condemned)
-            late = self._look_at_time(child)
+            late = self._look_at_time()
             if late is not None:
                 return self._recover(child, late)
 
@@ -331,7 +331,7 @@ class Supervisor:
             gone = self._suspicion.silent_for(silence_s)
         return [NodeEvidence(view, view.name in gone, silence_s is not None) for view in views]
 
-    def _look_at_time(self, child: ChildProcess) -> Blame | None:
+    def _look_at_time(self) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""
         now = self._ports.clock.now()
         if now - self._watch.job_checked > (_JOB_CHECK_S if self._watch.job is None else 60.0):

@@ -90,7 +90,8 @@ def _over_budget(blame: Blame, past: Sequence[PastStop], checkpoint_step: int, l
 def _crash_over_budget(blame: Blame, past: Sequence[PastStop], stuck: Sequence[PastStop], limits: Limits) -> str:
     crashes = [stop for stop in past if stop.culprit is Culprit.USER_CODE and stop.signature == blame.signature]
     # The step a run was at is known to about a second only; the same crash without a new checkpoint counts as well.
-    same = 1 + sum(stop.step == blame.step or stop in stuck for stop in crashes)
+    known = blame.step is not None
+    same = 1 + sum((known and stop.step == blame.step) or stop in stuck for stop in crashes)
     if same >= limits.same_crash:
         at = f" at step {blame.step}" if blame.step is not None else ""
         return f"the same crash{at} happened {same} times; trying again would not help"

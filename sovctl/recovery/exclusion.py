@@ -62,8 +62,8 @@ def choose(
         usable_kept = [item for item in keep if item.node in usable]
         if not usable_kept:
             break
-        # Never the newest: that is the node just blamed, and going straight back to it is the one thing to avoid.
-        if usable_kept[0] is keep[-1]:
+        # Never the newest: those are the nodes just blamed, and going straight back to them is the one thing to avoid.
+        if usable_kept[0].since >= wanted[-1].since:
             break
         keep.remove(usable_kept[0])
         given_up.append(usable_kept[0].node)

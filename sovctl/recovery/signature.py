@@ -6,7 +6,7 @@ import re
 
 # `ValueError: ...`, `torch.OutOfMemoryError: ...`, `RuntimeError: ...`, at the start of a line or behind a rank prefix.
 _PYTHON_ERROR = re.compile(
-    r"^(?:\S*\d+\S*:\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b.*)$"
+    r"^(?:[^\s\d]{0,40}\d\S{0,40}:\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b.*)$"
 )
 _OTHER_ERRORS = (
     re.compile(r"\bNCCL (?:WARN|error).*"),
@@ -24,6 +24,7 @@ _VARIABLE = (
     (re.compile(r"\d+(?:\.\d+)?"), "N"),
 )
 _LONGEST = 160
+_LONGEST_LINE = 500
 
 
 def crash_signature(output_tail: str) -> str:
@@ -31,7 +32,8 @@ def crash_signature(output_tail: str) -> str:
 
     The first exception in the tail is the cause; what follows on the other ranks are echoes of it.
     """
-    lines = [line.strip() for line in output_tail.splitlines()]
+    # A tensor printed on one line has thousands of digits; the patterns need time for each.
+    lines = [line.strip()[:_LONGEST_LINE] for line in output_tail.splitlines()]
     python = [match[1] for line in lines if (match := _PYTHON_ERROR.match(line))]
     causes = [line for line in python if not _ECHO.search(line)]
     for line in causes or _others(lines) or python:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sovctl.recovery.attempts import Attempt, Event, attempts, between, names, seconds, whole
+from sovctl.recovery.attempts import Attempt, Event, attempts, between, names, seconds, text, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Timeline:
     """Nodes blamed before that had to be allowed again, because too few were left."""
     by_supervisor: bool
     """False: Slurm requeued the job by itself, and the end was written down only by the next attempt."""
+    held: bool
+    """It waited for a person in between."""
     slurm_silent: bool
     """slurmctld did not answer for a while in between."""
     misplaced: int
@@ -117,6 +119,7 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event])
         excluded=_excluded(requeued, resumed),
         given_up=names(requeued[-1], "given_up") if requeued else (),
         by_supervisor=acted,
+        held=any(event.get("kind") == "held" for event in after),
         slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),
         misplaced=sum(event.get("kind") == "misplaced" for event in after),
     )
@@ -151,13 +154,12 @@ def step_reached(attempt: Attempt) -> int | None:
 
 
 def last_checkpoint(events: Sequence[Event]) -> tuple[int, str] | None:
-    """Step and path of the newest checkpoint the events tell of; the path is empty where only its step is told."""
+    """Step and path of the newest complete checkpoint the events tell of; the path is empty where only its step is."""
     newest: tuple[int, str] | None = None
     for event in events:
-        step = whole(event, "checkpoint_step" if event.get("kind") == "attempt_ended" else "step")
-        path = event.get("checkpoint")
-        if event.get("kind") not in ("attempt_ended", "checkpoint_saved") or not step:
-            continue
-        if newest is None or step >= newest[0]:
-            newest = (step, path if isinstance(path, str) else "")
+        if event.get("kind") == "attempt_ended":  # looked for on disk at that moment
+            step = whole(event, "checkpoint_step")
+            newest = (step, text(event, "checkpoint")) if step else None
+        elif event.get("kind") == "checkpoint_saved" and (step := whole(event, "step")):
+            newest = (step, "")
     return newest

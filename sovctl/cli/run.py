@@ -1,0 +1,340 @@
+"""`sovctl run`: your runs, why they moved, and the two things a person does to them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sovctl.cli import wiring
+from sovctl.cli.typer_app import run_app
+from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.words import age, clock_time, printable
+from sovctl.errors import EXIT_DONE
+from sovctl.model.progress import Progress
+from sovctl.operations import runs
+from sovctl.operations.runs import Act, KnownRun, ListedRun
+from sovctl.recovery.attempts import Attempt, attempts, seconds, text
+from sovctl.recovery.event_words import event_words
+from sovctl.recovery.explain import Why, Words
+from sovctl.recovery.run_state import RunState
+from sovctl.recovery.timeline import Timeline, step_reached
+
+app = typer.Typer(
+    help="Your runs: how they stand, why they moved, stop and resume.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Job id, run id or directory of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the Slurm command and change nothing.")]
+AttemptNumber = Annotated[
+    int | None, typer.Option("--attempt", metavar="N", help="Explain the end of this attempt, not of the newest.")
+]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl run ARGV` and return its exit status."""
+    return run_app(app, argv, "sovctl run")
+
+
+@app.command("ls")
+def list_(all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = False, as_json: Json = False) -> int:
+    """List your runs, newest first: all that are not over, and the newest 20.
+
+    Example: sovctl run ls --all
+    """
+    listed = runs.list_runs(wiring.run_ports(), _here())
+    shown = listed if all_ else tuple(runs.worth_listing(listed))
+    if as_json:
+        _print_json("sovctl.runs/1", {"runs": [_listed_record(item) for item in shown]})
+        return EXIT_DONE
+    if shown:
+        _print_runs(shown)
+    else:
+        _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
+    if len(shown) < len(listed):
+        _say(f"{len(listed) - len(shown)} older ones: sovctl run ls --all")
+    _say_problem(next((item.state for item in listed if item.state.problem and not item.run.remote), None))
+    return EXIT_DONE
+
+
+@app.command()
+def show(name: Run, as_json: Json = False) -> int:
+    """Show one run: how it stands, how far its ranks are, and each of its attempts.
+
+    Example: sovctl run show 1234
+    """
+    ports = wiring.run_ports()
+    found = runs.find_run(name, ports, _here())
+    state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
+    if as_json:
+        _print_json("sovctl.run.show/1", _show_record(found, state, progress))
+        return EXIT_DONE
+    _print_head(found, state, progress)
+    if found.events:
+        _print_attempts(attempts(found.events), progress)
+    _say_problem(state)
+    return EXIT_DONE
+
+
+@app.command()
+def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
+    """Say in three lines why a run stopped or moved: what happened, what was done, what was lost.
+
+    Example: sovctl run why 1234
+    """
+    ports = wiring.run_ports()
+    found = runs.find_run(name, ports, _here())
+    answer = runs.explain_run(found, Words(wiring.fold_hostlist), attempt)
+    if as_json:
+        _print_json("sovctl.run.why/1", _why_record(found, answer))
+        return EXIT_DONE
+    for line in answer.lines:
+        print(printable(line))
+    if attempt is None:
+        _say_other(found, runs.state_of(found, ports))
+    return EXIT_DONE
+
+
+@app.command()
+def events(name: Run, as_json: Json = False) -> int:
+    """Print the record of a run, one line an event.
+
+    Example: sovctl run events 1234 --json
+    """
+    found = runs.find_run(name, wiring.run_ports(), _here())
+    if as_json:
+        _print_json("sovctl.run.events/1", {**_names(found), "events": list(found.events)})
+        return EXIT_DONE
+    for event in found.events:
+        at = clock_time(seconds(event, "at"))
+        number = event.get("attempt")
+        attempt = f"#{number}" if isinstance(number, int) else ""
+        words = printable(event_words(event, wiring.fold_hostlist))
+        print(f"{at}  {attempt:<3} {printable(text(event, 'kind')):<17} {words}".rstrip())
+    if not found.events:
+        _say("Nothing is recorded yet: the run has not started.")
+    return EXIT_DONE
+
+
+@app.command()
+def stop(name: Run, dry_run: DryRun = False) -> int:
+    """Cancel a run, whether it runs, waits or is held. It does not come back.
+
+    Example: sovctl run stop 1234 --dry-run
+    """
+    ports = wiring.run_ports()
+    return _report(runs.stop_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run), dry_run)
+
+
+@app.command()
+def resume(name: Run, dry_run: DryRun = False) -> int:
+    """Let a held run go on from its newest complete checkpoint.
+
+    Example: sovctl run resume 1234
+    """
+    ports = wiring.run_ports()
+    return _report(runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run), dry_run)
+
+
+def _here() -> str:
+    return str(Path.cwd())
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
+def _report(act: Act, dry_run: bool) -> int:
+    if dry_run:
+        for command in act.commands:
+            print(shlex.join(command))
+    if not dry_run or not act.commands:
+        _say(act.said)
+    return EXIT_DONE
+
+
+def _say_problem(state: RunState | None) -> None:
+    if state is not None and state.problem:
+        _say(f"sovctl: {state.problem}; this is what the runs' own records say")
+
+
+def _say_other(run_: KnownRun, state: RunState) -> None:
+    """The three lines are from the record; where Slurm knows better, say so."""
+    if state.detail:
+        _say(f"sovctl: now {state.word}: {state.detail}")
+    elif not run_.events and not state.problem:
+        _say(f"sovctl: now {state.word}")
+
+
+# JSON
+
+
+def _print_json(schema: str, fields: dict[str, Any]) -> None:
+    print(json.dumps({"schema": schema, **fields}, allow_nan=False))
+
+
+def _names(run_: KnownRun) -> dict[str, Any]:
+    return {"run_id": run_.run_id or None, "job_id": run_.job_id}
+
+
+def _listed_record(item: ListedRun) -> dict[str, Any]:
+    run_ = item.run
+    known = attempts(run_.events)
+    return {
+        **_names(run_),
+        "name": run_.name,
+        "run_dir": run_.run_dir or None,
+        "submitted": run_.submitted or None,
+        "state": asdict(item.state),
+        "attempts": len(known),
+        "nodes": list(known[-1].nodes) if known else [],
+        "step": step_reached(known[-1]) if known else None,
+    }
+
+
+def _show_record(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> dict[str, Any]:
+    return {
+        **_names(run_),
+        "name": run_.name,
+        "run_dir": run_.run_dir or None,
+        "work_dir": text(run_.record, "work_dir") or None,
+        "checkpoint_dir": run_.checkpoint_dir or None,
+        "submitted": run_.submitted or None,
+        "state": asdict(state),
+        "attempts": [_attempt_record(item) for item in attempts(run_.events)],
+        "ranks": [{**asdict(item), "loss": _finite(item.loss)} for item in progress],
+    }
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no word for a loss that is no number."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _attempt_record(item: Attempt) -> dict[str, Any]:
+    record = asdict(item)
+    record["attempt"] = record.pop("number")
+    return record
+
+
+def _why_record(run_: KnownRun, answer: Why) -> dict[str, Any]:
+    stop_, found = answer.stop, answer.timeline
+    return {
+        **_names(run_),
+        "story": answer.story.value,
+        "lines": list(answer.lines),
+        "culprit": stop_.culprit.value if stop_ else None,
+        "blamed": list(stop_.blamed) if stop_ else [],
+        "evidence": stop_.evidence if stop_ else None,
+        "action": stop_.action if stop_ else None,
+        "recovery": _timeline_record(found) if found else None,
+    }
+
+
+def _timeline_record(found: Timeline) -> dict[str, Any]:
+    return {
+        "attempt": found.stopped.number,
+        "next_attempt": found.resumed.number if found.resumed else None,
+        "excluded": list(found.excluded),
+        "resumed_from": found.resumed.resume_from if found.resumed else None,
+        "resume_step": found.resume_step,
+        "last_step": found.last_step,
+        "steps_lost": found.steps_lost,
+        "restart_seconds": found.restart_s,
+        "total_seconds": found.total_s,
+        "stages": [asdict(stage) for stage in found.stages],
+    }
+
+
+# For people
+
+
+def _print_runs(listed: Sequence[ListedRun]) -> None:
+    table = text_table("JOB", "NAME", "STATE", "AGE", "TRIES", "STEP", "NODES", "DETAIL", folded=("NODES", "DETAIL"))
+    now = time.time()
+    for item in listed:
+        known = attempts(item.run.events)
+        step = step_reached(known[-1]) if known else None
+        cells = (
+            item.run.job_id,
+            item.run.name or "-",
+            item.state.word,
+            age(now - item.run.submitted) if item.run.submitted else "-",
+            str(len(known)),
+            "-" if step is None else str(step),
+            wiring.fold_hostlist(known[-1].nodes) if known and not item.state.over else "-",
+            item.state.detail or (item.state.problem if item.run.remote else ""),
+        )
+        add_row(table, cells)
+    print_table(table)
+
+
+def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> None:
+    lines = [
+        ("run", f"{run_.run_id or 'not started yet'}  job {run_.job_id}  {run_.name}"),
+        ("state", state.word + (f": {state.detail}" if state.detail else "")),
+        ("submitted", clock_time(run_.submitted or None)),
+        ("record", run_.run_dir or "none yet"),
+        ("checkpoints", run_.checkpoint_dir or "not recorded"),
+    ]
+    if progress:
+        lines.append(("ranks", _ranks(progress)))
+    for name, value in lines:
+        print(f"{name + ':':<13}{printable(value)}")
+
+
+def _ranks(progress: Sequence[Progress]) -> str:
+    steps = [item.step for item in progress if item.step is not None]
+    first = progress[0]
+    parts = [f"{len(progress)} of attempt {first.attempt}"]
+    if steps:
+        parts.append(f"step {max(steps)}" if min(steps) == max(steps) else f"steps {min(steps)} to {max(steps)}")
+    if first.loss is not None:
+        parts.append(f"loss {first.loss:.6g}")
+    if first.step_seconds is not None:
+        parts.append(f"{first.step_seconds:.3g} s a step")
+    if first.saved_step is not None:
+        parts.append(f"saved step {first.saved_step}")
+    return ", ".join([*parts, first.phase.value])
+
+
+def _print_attempts(known: Sequence[Attempt], progress: Sequence[Progress]) -> None:
+    table = text_table("#", "STARTED", "RAN", "FROM", "TO", "CULPRIT", "BLAMED", "NODES", folded=("BLAMED", "NODES"))
+    now = time.time()
+    reached = max((item.step for item in progress if item.step is not None), default=None)
+    for item in known:
+        stop_ = item.stop
+        step = stop_.step if stop_ else reached
+        cells = (
+            str(item.number),
+            clock_time(item.started_at),
+            _ran(item, now),
+            "-" if item.resume_step is None else str(item.resume_step),
+            "-" if step is None else str(step),
+            stop_.culprit.value if stop_ else "-",
+            wiring.fold_hostlist(stop_.blamed) if stop_ and stop_.blamed else "-",
+            wiring.fold_hostlist(item.nodes),
+        )
+        add_row(table, cells)
+    print(flush=True)
+    print_table(table)
+
+
+def _ran(item: Attempt, now: float) -> str:
+    if item.started_at is None or (item.stop and item.stop.at is None):
+        return "-"
+    until = item.stop.at if item.stop and item.stop.at is not None else now
+    return age(until - item.started_at)

@@ -1,0 +1,269 @@
+"""`sovctl run`: find a run by what a person has at hand, say how it stands, stop it, let it go on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, UsageError
+from sovctl.model.job import JobView
+from sovctl.model.progress import Progress
+from sovctl.model.submitted import SubmittedRun
+from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
+from sovctl.recovery.attempts import attempts, text, whole
+from sovctl.recovery.explain import Why, Words, story_of, why
+from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
+
+RUNS = ".sovctl/runs"
+"""Where runs lie below the directory they were submitted from."""
+_JOB_ID = re.compile(r"\d+(_\d+)?")
+_RUN_ID = re.compile(r".+-(?P<job>\d+)-(?P<submitted>\d+)")
+_SOON_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunPorts:
+    """The outside of these operations."""
+
+    index: RunIndex
+    records: RunRecords
+    jobs: JobControl
+    queue: JobQueue
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """One run as far as it is recorded."""
+
+    job_id: str
+    run_id: str
+    """Empty while it has not started: the cluster's name is not known before."""
+    run_dir: str
+    """Empty while there is none."""
+    submitted: int
+    """Seconds since the epoch; 0: not recorded."""
+    name: str
+    remote: str
+    """Cluster it was submitted to with -M; empty: this one."""
+    record: Mapping[str, Any]
+    events: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def checkpoint_dir(self) -> str:
+        return text(self.record, "checkpoint_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """A run with how it stands now."""
+
+    run: KnownRun
+    state: RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What was done to a run, or would be."""
+
+    commands: tuple[tuple[str, ...], ...]
+    """The literal Slurm commands; none: there was nothing to do."""
+    said: str
+
+
+# Finding
+
+
+def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
+    """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound."""
+    found = _at_path(name, ports, cwd) if "/" in name or name in (".", "..") else _by_id(name, ports, cwd)
+    if not found:
+        raise RunNotFound(name)
+    newest = max(run.submitted for run in found)
+    last = [run for run in found if run.submitted == newest]
+    if len({run.job_id for run in last}) > 1:
+        ids = sorted((run.job_id for run in last), key=lambda job: (len(job), job))
+        raise UsageError(
+            f"{name} is an array of {len(ids)} runs", hint=f"Name one of its tasks, such as: sovctl run show {ids[0]}"
+        )
+    return _whole(last[0], ports)
+
+
+def known_runs(ports: RunPorts, cwd: str) -> tuple[KnownRun, ...]:
+    """Every run of the index and below the current directory, newest first; without their events."""
+    places = dict.fromkeys([*(entry.run_root for entry in ports.index.list()), str(Path(cwd, RUNS))])
+    found = {run_dir: None for root in places for run_dir in ports.records.below(root)}
+    runs = [_head(run_dir, ports) for run_dir in found]
+    started = {(run.job_id.partition("_")[0], run.submitted) for run in runs}
+    waiting = [entry for entry in ports.index.list() if (entry.job_id, entry.submitted) not in started]
+    remote = {(entry.job_id, entry.submitted): entry.cluster for entry in ports.index.list()}
+    runs = [_with_remote(run, remote.get((run.job_id.partition("_")[0], run.submitted), "")) for run in runs]
+    runs += [_not_started(entry) for entry in waiting]
+    return tuple(sorted(runs, key=lambda run: (run.submitted, len(run.job_id), run.job_id), reverse=True))
+
+
+def _by_id(name: str, ports: RunPorts, cwd: str) -> list[KnownRun]:
+    if _JOB_ID.fullmatch(name):
+        return [run for run in known_runs(ports, cwd) if name in (run.job_id, run.job_id.partition("_")[0])]
+    match = _RUN_ID.fullmatch(name)
+    if match is None:
+        return _at_path(name, ports, cwd)
+    roots = dict.fromkeys([*(entry.run_root for entry in ports.index.list()), str(Path(cwd, RUNS))])
+    places = [str(Path(root, name)) for root in roots]
+    return [_head(place, ports) for place in places if ports.records.record(place)][:1]
+
+
+def _at_path(name: str, ports: RunPorts, cwd: str) -> list[KnownRun]:
+    run_dir = str(Path(cwd, name))
+    return [_head(run_dir, ports)] if ports.records.record(run_dir) or ports.records.events(run_dir) else []
+
+
+def _head(run_dir: str, ports: RunPorts) -> KnownRun:
+    """What the directory's name says is used where run.json does not."""
+    record, match = ports.records.record(run_dir), _RUN_ID.fullmatch(Path(run_dir).name)
+    submitted = whole(record, "submitted")
+    return KnownRun(
+        job_id=text(record, "job_id") or (match["job"] if match else ""),
+        run_id=text(record, "run_id") or Path(run_dir).name,
+        run_dir=run_dir,
+        submitted=submitted if submitted is not None else int(match["submitted"]) if match else 0,
+        name=text(record, "name"),
+        remote="",
+        record=record,
+    )
+
+
+def _whole(run: KnownRun, ports: RunPorts) -> KnownRun:
+    return replace(run, events=tuple(ports.records.events(run.run_dir))) if run.run_dir else run
+
+
+def _not_started(entry: SubmittedRun) -> KnownRun:
+    record = {"job_id": entry.job_id, "submitted": entry.submitted, "work_dir": entry.work_dir}
+    name = Path(entry.script).name or "sbatch"
+    return KnownRun(entry.job_id, "", "", entry.submitted, name, entry.cluster, record)
+
+
+def _with_remote(run: KnownRun, cluster: str) -> KnownRun:
+    if not cluster or cluster == text(run.record, "cluster"):
+        # Named by itself: the run may well be of the cluster whose commands we have.
+        return run
+    return replace(run, remote=cluster)
+
+
+# How it stands
+
+
+def list_runs(ports: RunPorts, cwd: str) -> tuple[ListedRun, ...]:
+    """Every known run, newest first, with one question to Slurm for all of them."""
+    runs = [_whole(run, ports) for run in known_runs(ports, cwd)]
+    jobs: dict[str, JobView] = {}
+    problem = ""
+    try:
+        jobs = {job.job_id: job for job in ports.queue.own_jobs()} if runs else {}
+    except SovctlError as error:
+        problem = error.message
+    return tuple(ListedRun(run, _state(run, jobs.get(run.job_id), problem)) for run in runs)
+
+
+def state_of(run: KnownRun, ports: RunPorts) -> RunState:
+    """One run, with Slurm's newest word; without it where Slurm does not answer."""
+    try:
+        return _state(run, ports.jobs.job(run.job_id) if not run.remote else None, "")
+    except JobNotFound:
+        return _state(run, None, "")
+    except SovctlError as error:
+        return _state(run, None, error.message)
+
+
+def _state(run: KnownRun, job: JobView | None, problem: str) -> RunState:
+    if run.remote:
+        problem = f"its job is on the cluster {run.remote}"
+    if job is not None and not is_job_of(run.record, run.events, job):
+        job = None  # A later job got the same id.
+    return run_state(run.events, job, problem=problem)
+
+
+def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:
+    """What the ranks of the newest attempt last said."""
+    known = attempts(run.events)
+    if not known or not run.run_dir:
+        return ()
+    return tuple(item for item in ports.records.progress(run.run_dir) if item.attempt == known[-1].number)
+
+
+def explain_run(run: KnownRun, words: Words, attempt: int | None = None) -> Why:
+    """`sovctl run why`. Raises UsageError for an attempt that never ended."""
+    if attempt is not None and not any(item.number == attempt and item.stop for item in attempts(run.events)):
+        raise UsageError(
+            f"the end of an attempt {attempt} is not recorded",
+            hint=f"See which there are: sovctl run show {run.job_id}",
+        )
+    return why(run.record, run.events, words, attempt=attempt)
+
+
+# Acting
+
+
+def stop_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
+    """Cancel its job, whether it runs, waits or is held. A run that is over is left alone."""
+    try:
+        job = _own_job(run, ports)
+    except JobNotFound:
+        job = None
+    if job is None or job.over:
+        return Act((), f"job {run.job_id} is over already: there is nothing to stop")
+    command = ("scancel", run.job_id)
+    if not dry_run:
+        ports.jobs.cancel(run.job_id)
+    return Act((command,), f"job {run.job_id} is cancelled; the run will not come back")
+
+
+def resume_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
+    """Release its held job. Raises RunGone when Slurm has no job of it to go on with.
+
+    Nothing is written into the run's record: that has one writer, the supervisor.
+    """
+    try:
+        job = _own_job(run, ports)
+    except JobNotFound:
+        job = None
+    if job is None or job.over:
+        raise RunGone(run.job_id, _gone(run, job), run.checkpoint_dir)
+    if not held(job):
+        return Act((), f"job {run.job_id} is {job.state} and not held: there is nothing to resume")
+    # Slurm lets a requeued job wait 121 s; who releases it sooner does not want to wait for the rest of that.
+    now = int(ports.clock.now())
+    early = bool(job.restarts and job.eligible_at and job.eligible_at > now + _SOON_S)
+    begin = f"StartTime=uts{now + 1}"
+    commands: list[tuple[str, ...]] = [("scontrol", "release", run.job_id)]
+    commands += [("scontrol", "update", f"JobId={run.job_id}", begin)] if early else []
+    if not dry_run:
+        ports.jobs.release(run.job_id)
+        if early:
+            ports.jobs.update_pending(run.job_id, exclude=None, begin=now + 1)
+    return Act(tuple(commands), f"job {run.job_id} is released and starts as soon as there is room")
+
+
+def _gone(run: KnownRun, job: JobView | None) -> str:
+    story = story_of(run.events)
+    if story.over:
+        return f"the run is {story.value}"
+    return f"it is {job.state}" if job is not None else "Slurm no longer knows it"
+
+
+def _own_job(run: KnownRun, ports: RunPorts) -> JobView | None:
+    """The job of the run; None when its id belongs to another job now. Raises JobNotFound, TryLaterError."""
+    if run.remote:
+        raise RefusedError(
+            f"job {run.job_id} is on the cluster {run.remote}", hint="Run this command on a login node of that cluster."
+        )
+    job = ports.jobs.job(run.job_id)
+    return job if is_job_of(run.record, run.events, job) else None
+
+
+def worth_listing(listed: Sequence[ListedRun], newest: int = 20) -> Iterable[ListedRun]:
+    """Those that are not over, and the newest ones."""
+    return (item for index, item in enumerate(listed) if index < newest or not item.state.over)

@@ -1,0 +1,251 @@
+"""Slurm's own words, as recorded from the real commands, and hostile ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sovctl.adapters import slurm_parse as parse
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeState
+
+DATA = Path(__file__).parents[2] / "data" / "slurm" / "22.05"
+REST = "UserId=alice(1001) GroupId=alice(1001) MCS_label=N/A Priority=7 JobState=PENDING Reason=Priority Restarts=2 Requeue=1"
+
+
+def recorded(name: str) -> str:
+    return (DATA / f"{name}.txt").read_text("utf-8")
+
+
+def one_job(text: str) -> JobView:
+    (record,) = parse.parse_records(text)
+    return parse.parse_job(record)
+
+
+# What 22.05 prints
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, JobView]:
+    views = [parse.parse_job(record) for record in parse.parse_records(recorded("show_job"))]
+    return {job.job_id: job for job in views}
+
+
+def test_every_recorded_job_is_found_by_the_id_that_names_only_it(jobs: dict[str, JobView]) -> None:
+    assert sorted(jobs) == ["28", "29", "29_1", "30", "31", "32"]
+
+
+def test_a_running_job(jobs: dict[str, JobView]) -> None:
+    job = jobs["28"]
+    assert (job.state, job.running, job.pending, job.over) == ("RUNNING", True, False, False)
+    assert (job.nodes, job.batch_host) == (("n007", "n008"), "n007")
+    assert (job.started_at, job.ends_at, job.preempted_at) == (1795386570, None, None)
+    assert (job.user, job.uid, job.requeue, job.restarts, job.reason) == ("root", 0, True, 0, "")
+    assert (job.work_dir, job.stdout) == ("/home/alice/work", "/home/alice/work/slurm-28.out")
+
+
+def test_a_job_name_cannot_forge_fields_of_its_record(jobs: dict[str, JobView]) -> None:
+    assert jobs["28"].name == "evil JobState=RUNNING NodeList=n001 x"
+    assert jobs["28"].nodes == ("n007", "n008")
+
+
+def test_a_comment_cannot_forge_fields_of_its_record(jobs: dict[str, JobView]) -> None:
+    assert jobs["28"].extra["Comment"] == "a=b"
+    assert jobs["28"].reason == ""
+
+
+def test_a_pending_job_with_exclusions_and_begin_time(jobs: dict[str, JobView]) -> None:
+    job = jobs["30"]
+    assert (job.name, job.pending, job.held, job.reason) == ("späte\tArbeit", True, False, "BeginTime")
+    assert (job.excluded, job.nodes, job.batch_host) == (("n002", "n003"), (), "")
+    assert job.eligible_at == 1795390167
+
+
+def test_a_held_and_a_cancelled_job(jobs: dict[str, JobView]) -> None:
+    assert jobs["31"].held
+    assert (jobs["32"].state, jobs["32"].over, jobs["32"].held) == ("CANCELLED", True, False)
+
+
+def test_a_requeued_job_that_completes_shows_only_completing() -> None:
+    job = one_job(recorded("show_job_completing"))
+    assert (job.state, job.restarts, job.completing, job.running, job.over) == ("COMPLETING", 1, True, False, False)
+    assert job.nodes == ("n007", "n008")
+
+
+def test_nodes() -> None:
+    nodes = {node.name: node for node in map(parse.parse_node, parse.parse_records(recorded("show_node")))}
+    assert sorted(nodes) == [f"n{number:03d}" for number in range(1, 9)]
+    sick = nodes["n002"]
+    assert sick.state == NodeState("IDLE", frozenset({"DRAIN"}))
+    assert (sick.reason, sick.reason_by) == ("sovctl:20261122-1a2b XID79 GPU 5 fell off the bus", "root")
+    assert (sick.address, sick.port, sick.gres, sick.partitions) == ("127.0.0.1", 20082, "gpu:8", ("main",))
+    assert nodes["n001"].reason == ""
+    assert nodes["n003"].boot_time == 1795382673
+
+
+def test_queue() -> None:
+    jobs = {job.job_id: job for job in parse.parse_queue(recorded("squeue"))}
+    assert list(jobs) == ["29_[2-3%1]", "30", "31", "27", "28", "29_1"]
+    assert jobs["27"].nodes == ("n003", "n004", "n005", "n006")
+    assert (jobs["27"].uid, jobs["27"].batch_host, jobs["30"].batch_host) == (1001, "n003", "")
+    assert jobs["30"].excluded == ("n002", "n003")
+
+
+def test_steps_without_the_batch_script() -> None:
+    assert parse.parse_step_ids(recorded("squeue_steps")) == ["27.0", "28.0"]
+
+
+def test_scheduler_passes_are_those_of_the_main_scheduler() -> None:
+    assert parse.parse_scheduler_passes(recorded("sdiag")) is not None
+    assert parse.parse_scheduler_passes("Main schedule statistics (microseconds):\n\tTotal cycles: 12\n") == 12
+    assert parse.parse_scheduler_passes("Total cycles: 12\n") is None
+
+
+def test_settings() -> None:
+    config = parse.parse_config(recorded("show_config"))
+    assert config["KillWait"] == "30 sec"
+    assert config["SlurmUser"] == "root(0)"
+    assert config["SlurmdTimeout"] == "300 sec"
+
+
+# Other versions
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "flags"),
+    [
+        ("IDLE", "IDLE", ""),
+        ("idle", "IDLE", ""),
+        ("IDLE+DRAIN", "IDLE", "DRAIN"),
+        ("MIXED+DRAIN+NOT_RESPONDING", "MIXED", "DRAIN NOT_RESPONDING"),
+        ("ALLOCATED+COMPLETING", "ALLOCATED", "COMPLETING"),
+        ("DOWN*", "DOWN", "NOT_RESPONDING"),
+        ("DOWN*+DRAIN", "DOWN", "NOT_RESPONDING DRAIN"),
+        ("ALLOCATED*+COMPLETING", "ALLOCATED", "NOT_RESPONDING COMPLETING"),
+        ("IDLE~", "IDLE", "POWERED_DOWN"),
+        ("IDLE~#", "IDLE", "POWERED_DOWN POWERING_UP"),
+        ("IDLE+CLOUD+POWERED_DOWN", "IDLE", "CLOUD POWERED_DOWN"),
+        ("MIXED$", "MIXED", "MAINT"),
+        ("IDLE-", "IDLE", "PLANNED"),
+        ("IDLE+PLANNED", "IDLE", "PLANNED"),
+        ("DOWN+REBOOT_ISSUED", "DOWN", "REBOOT_ISSUED"),
+        ("IDLE+FAIL", "IDLE", "FAIL"),
+        ("drained", "IDLE", "DRAIN"),
+        ("drained*", "IDLE", "DRAIN NOT_RESPONDING"),
+        ("draining", "ALLOCATED", "DRAIN"),
+        ("DOWN+DRAIN+INVALID_REG", "DOWN", "DRAIN INVALID_REG"),
+        ("FUTURE", "FUTURE", ""),
+        ("", "UNKNOWN", ""),
+        ("*", "UNKNOWN", "NOT_RESPONDING"),
+    ],
+)
+def test_node_states_of_every_version(text: str, base: str, flags: str) -> None:
+    assert parse.parse_node_state(text) == NodeState(base, frozenset(flags.split()))
+
+
+def test_job_states_of_newer_versions_carry_flags() -> None:
+    job = one_job(f"JobId=5 JobName=x {REST}".replace("JobState=PENDING", "JobState=PENDING+COMPLETING+REQUEUED"))
+    assert (job.state, job.flags) == ("PENDING", frozenset({"COMPLETING", "REQUEUED"}))
+    assert job.pending
+    assert job.completing
+
+
+@pytest.mark.parametrize(
+    ("line", "own"),
+    [
+        ("JobId=33 ArrayJobId=29 ArrayTaskId=1 JobName=a", "29_1"),
+        # The bare id of the last task would mean the whole array.
+        ("JobId=29 ArrayJobId=29 ArrayTaskId=3 JobName=a", "29_3"),
+        ("JobId=29 ArrayJobId=29 ArrayTaskId=2-3%1 JobName=a", "29"),
+        ("JobId=40 HetJobId=39 HetJobOffset=1 JobName=a", "40"),
+    ],
+)
+def test_array_ids(line: str, own: str) -> None:
+    assert one_job(f"{line} {REST}").job_id == own
+
+
+# What people write into free text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a JobState=CANCELLED Restarts=99",
+        "a\nJobState=CANCELLED",
+        "x\x0by\x1ez\u2028\x85",
+        "=", "Key=", "lr=0.1,bs=8", "[n001]", "späte Arbeit", "a UserId=", "%s%n",
+    ],
+)  # fmt: skip
+def test_a_hostile_job_name_stays_a_name(name: str) -> None:
+    job = one_job(f"JobId=5 JobName={name} {REST} Comment=JobId=6 JobState=FAILED\n")
+    assert job.name == name.strip()
+    assert (job.job_id, job.state, job.restarts, job.uid) == ("5", "PENDING", 2, 1001)
+
+
+def test_a_comment_with_line_breaks_ends_no_record() -> None:
+    text = f"JobId=5 JobName=a {REST} Comment=one\ntwo JobState=X  StdErr=/e StdOut=/o\nJobId=6 JobName=b {REST}\n"
+    first, second = (parse.parse_job(record) for record in parse.parse_records(text))
+    assert (first.job_id, first.state, first.stdout) == ("5", "PENDING", "/o")
+    assert second.job_id == "6"
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason", "author"),
+    [
+        ("Reason=bad DIMM Slot=3 [root@1795386948]", "bad DIMM Slot=3", "root"),
+        ("Reason=bad DIMM [maybe] a@b [root@1795386948]", "bad DIMM [maybe] a@b", "root"),
+        ("Reason=dead [slurm@1795386948] Comment=hello Reason=no [x@1]", "dead", "slurm"),
+        ("Reason=no author here", "no author here", ""),
+        ("Extra=x State=DOWN", "", ""),
+    ],
+)
+def test_a_reason_ends_with_its_author(tail: str, reason: str, author: str) -> None:
+    (record,) = parse.parse_records(f"NodeName=n001 State=IDLE+DRAIN Port=7 Partitions=main  {tail}\n")
+    node = parse.parse_node(record)
+    assert (node.reason, node.reason_by, node.state.base, node.port) == (reason, author, "IDLE", 7)
+
+
+def test_queue_lines_with_other_columns_are_passed_over() -> None:
+    assert parse.parse_queue("1|1|N/A|RUNNING|0|n1|n1||None|extra\nrubbish\n|||||||||\n1|1|x|RUNNING|²|n|n||r") == []
+
+
+@given(st.text() | st.text(alphabet="JobIdNameUserStateReason=()[]@ \n\t0123456789²,-|"))
+@example("JobId=1 ")
+@example("NodeName= ")
+@example("NodeName=n1 Port=²")
+@example("JobId=1 Restarts=x Priority=9999999999999999999999999999999999")
+@example("JobId=1 NodeList=n[ ExcNodeList=n[1-")
+@example("JobId=1 UserId=a(" + "9" * 5000 + ")")
+@example("JobId=1 NodeList=@all[1]")
+def test_no_text_makes_the_parser_raise(text: str) -> None:
+    for whole in (text, f"JobId=1 {text}", f"NodeName=n1 {text}", f"JobId=1 NodeList={text}"):
+        for record in parse.parse_records(whole):
+            assert parse.parse_job(record).extra == record
+            assert parse.parse_node(record).port >= 0
+    assert all(job.uid >= 0 for job in parse.parse_queue(text))
+    assert "" not in parse.parse_step_ids(text)
+    parse.parse_config(text)
+    passes = parse.parse_scheduler_passes(text)
+    assert passes is None or passes >= 0
+    assert parse.parse_node_state(text).base
+
+
+names = st.builds("n{:03d}".format, st.integers(1, 999))
+
+
+@given(st.lists(names, unique=True))
+def test_expanding_what_was_folded_gives_the_names_back(listed: list[str]) -> None:
+    assert sorted(parse.expand(parse.fold(listed))) == sorted(listed)
+
+
+@pytest.mark.parametrize("text", ["", "(null)", "None", "n/a"])
+def test_no_hosts(text: str) -> None:
+    assert parse.expand(text) == ()
+
+
+def test_a_group_name_is_never_looked_up() -> None:
+    assert parse.expand("@compute[1]") != ()
+    assert parse.fold(["@a", "@b"])

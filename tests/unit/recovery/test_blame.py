@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovctl.model.blame import Culprit
+from sovctl.model.node import NodeState, NodeView
+from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes, condemns, describe_status
+
+OURS = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
+
+
+def seen(
+    base: str = "ALLOCATED", *flags: str, reason: str = "", name: str = "n003", slurmd: bool = False, ranks: bool = False
+) -> NodeEvidence:
+    return NodeEvidence(NodeView(name, NodeState(base, frozenset(flags)), reason=reason), slurmd, ranks)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (seen(), ""),
+        (seen("ALLOCATED", "DRAIN", reason=OURS), "XID79 GPU 5 fell off the bus"),
+        (seen("DOWN", reason=OURS), "XID79 GPU 5 fell off the bus"),
+        (seen("DOWN", "DRAIN", "NOT_RESPONDING", reason="sovctl:20261122-1a2b NODE_DEAD silent for 6 s"), "NODE_DEAD"),
+        # A reason of ours left on a node that was given back.
+        (seen("ALLOCATED", reason=OURS), ""),
+        # Somebody else's drain does not move a job that runs.
+        (seen("ALLOCATED", "DRAIN", reason="kernel update on Friday"), ""),
+        (seen("ALLOCATED", "DRAIN", reason="not sovctl:x XID79"), ""),
+        (seen("ALLOCATED", "DRAIN"), ""),
+        (seen("DOWN", reason="Not responding"), "declared it down (Not responding)"),
+        (seen("DOWN"), "declared it down"),
+        (seen("ALLOCATED", "FAIL", reason="bad fan"), "marked it FAIL (bad fan)"),
+        (seen("ALLOCATED", "NOT_RESPONDING"), ""),
+        (seen(slurmd=True), ""),
+        (seen(ranks=True), ""),
+        (seen(slurmd=True, ranks=True), "NODE_DEAD"),
+    ],
+)
+def test_what_speaks_against_a_node(item: NodeEvidence, words: str) -> None:
+    said = condemns(item)
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_all_condemned_nodes_are_blamed_and_the_sentence_stays_short() -> None:
+    nodes = [seen("DOWN", name=f"n{number}") for number in range(300)] + [seen(name="healthy")]
+    blame = blame_nodes(nodes)
+    assert blame is not None
+    assert blame.culprit is Culprit.HARDWARE
+    assert blame.nodes == tuple(f"n{number}" for number in range(300))
+    assert "n0: " in blame.evidence
+    assert blame.evidence.endswith("and 296 more")
+
+
+def test_healthy_nodes_are_nobody_to_blame() -> None:
+    assert blame_nodes([seen(), seen("ALLOCATED", "DRAIN", reason="upgrade")]) is None
+    assert blame_nodes([]) is None
+
+
+SICK = [seen("ALLOCATED", "DRAIN", reason=OURS)]
+
+
+@pytest.mark.parametrize(
+    ("status", "nodes", "stop_asked", "culprit"),
+    [
+        (0, [], "", Culprit.NONE),
+        (93, [], "", Culprit.NONE),
+        (93, [], "time limit", Culprit.NONE),
+        # A script that finished needs nobody blamed, whatever its nodes look like now.
+        (0, SICK, "", Culprit.NONE),
+        (0, [], "time limit", Culprit.STOPPED),
+        (75, [], "", Culprit.STOPPED),
+        (75, [], "preemption", Culprit.STOPPED),
+        (75, SICK, "", Culprit.HARDWARE),
+        (1, [], "", Culprit.USER_CODE),
+        (1, SICK, "", Culprit.HARDWARE),
+        (-9, SICK, "time limit", Culprit.HARDWARE),
+        (1, [seen()], "", Culprit.USER_CODE),
+        (1, [seen("ALLOCATED", "DRAIN", reason="upgrade")], "", Culprit.USER_CODE),
+        # Ended by its own reaction to the request.
+        (143, [], "preemption", Culprit.STOPPED),
+        (-15, [], "time limit", Culprit.STOPPED),
+        (-11, [], "", Culprit.USER_CODE),
+        (139, [], "", Culprit.USER_CODE),
+    ],
+)
+def test_who_is_to_blame_for_an_end(status: int, nodes: list[NodeEvidence], stop_asked: str, culprit: Culprit) -> None:
+    blame = blame_end(ScriptEnd(status, "ValueError: N", 40), nodes, stop_asked=stop_asked)
+    assert blame.culprit is culprit
+    assert blame.step == 40
+    assert blame.evidence
+    assert bool(blame.nodes) == (culprit is Culprit.HARDWARE)
+    assert bool(blame.signature) == (culprit is Culprit.USER_CODE)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (1, "ended with status 1"),
+        (128, "ended with status 128"),
+        (137, "was killed by SIGKILL"),
+        (139, "was killed by SIGSEGV"),
+        (-11, "was killed by SIGSEGV"),
+        (-9, "was killed by SIGKILL"),
+        (-35, "was killed by signal 35"),
+        (134, "was killed by SIGABRT"),
+        (160, "ended with status 160"),
+        (255, "ended with status 255"),
+    ],
+)
+def test_exit_statuses_in_words(status: int, words: str) -> None:
+    assert describe_status(status) == words
+
+
+def test_the_same_signal_has_one_name_whoever_reports_it() -> None:
+    by_shell, by_kernel = (blame_end(ScriptEnd(status), ()) for status in (139, -11))
+    assert by_shell.signature == by_kernel.signature
+
+
+states = st.builds(
+    NodeState,
+    st.sampled_from(["IDLE", "ALLOCATED", "MIXED", "DOWN", "UNKNOWN"]),
+    st.frozensets(st.sampled_from(["DRAIN", "FAIL", "NOT_RESPONDING", "COMPLETING", "MAINT"])),
+)
+evidence = st.builds(
+    NodeEvidence,
+    st.builds(NodeView, st.sampled_from(["n1", "n2"]), states, st.sampled_from(["", "upgrade", OURS])),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(evidence)
+def test_a_node_is_blamed_only_on_evidence_of_its_own(item: NodeEvidence) -> None:
+    if condemns(item):
+        state = item.view.state
+        assert (
+            state.down
+            or "FAIL" in state.flags
+            or (state.draining and item.view.reason == OURS)
+            or (item.slurmd_silent and item.ranks_silent)
+        )
+
+
+@given(st.integers(-64, 255), st.lists(evidence, max_size=3), st.sampled_from(["", "time limit"]))
+def test_every_end_has_a_culprit_and_a_sentence(status: int, nodes: list[NodeEvidence], asked: str) -> None:
+    blame = blame_end(ScriptEnd(status), nodes, stop_asked=asked)
+    assert blame.evidence
+    assert "\n" not in blame.evidence
+    assert (blame.culprit is Culprit.HARDWARE) == bool(blame.nodes)

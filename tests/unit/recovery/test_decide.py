@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovctl.model.blame import Blame, Culprit
+from sovctl.recovery.decide import Action, Decision, Limits, PastStop, decide, past_stops
+
+LIMITS = Limits(same_crash=2, unknown=3, hardware=5)
+
+
+def crash(step: int | None = 40, signature: str = "ended with status 1|ValueError") -> Blame:
+    return Blame(Culprit.USER_CODE, evidence="the script ended", signature=signature, step=step)
+
+
+def of(culprit: Culprit, *nodes: str) -> Blame:
+    return Blame(culprit, nodes, "seen")
+
+
+def after(blames: list[tuple[Blame, int]], limits: Limits = LIMITS) -> list[Decision]:
+    """Decide over a history; each blame comes with the newest checkpoint's step then."""
+    past: list[PastStop] = []
+    decisions = []
+    for attempt, (blame, checkpoint) in enumerate(blames):
+        decisions.append(decide(blame, past, checkpoint, limits))
+        past.append(PastStop(attempt, blame.culprit, blame.nodes, blame.signature, blame.step, checkpoint))
+    return decisions
+
+
+def actions(*blames: tuple[Blame, int]) -> list[str]:
+    return [decision.action.value for decision in after(list(blames))]
+
+
+def test_a_finished_script_ends_the_run() -> None:
+    assert actions((of(Culprit.NONE), 0)) == ["finish"]
+
+
+def test_a_request_without_evidence_ends_the_job() -> None:
+    assert decide(Blame(Culprit.STOPPED), [], 0, LIMITS).action is Action.END
+
+
+@pytest.mark.parametrize("culprit", [item for item in Culprit if item is not Culprit.NONE])
+def test_no_requeue_is_the_users_word(culprit: Culprit) -> None:
+    assert decide(of(culprit, "n1"), [], 0, LIMITS, may_requeue=False).action is Action.END
+
+
+def test_the_first_stop_of_each_kind_is_tried_again_with_a_reason() -> None:
+    for culprit in Culprit:
+        decision = decide(of(culprit), [], 0, LIMITS)
+        assert decision.why
+        assert decision.action is (Action.FINISH if culprit is Culprit.NONE else Action.REQUEUE)
+
+
+def test_blamed_nodes_are_excluded() -> None:
+    decision = decide(of(Culprit.HARDWARE, "n3", "n5"), [], 0, LIMITS)
+    assert decision == Decision(Action.REQUEUE, "run on without n3, n5", ("n3", "n5"))
+
+
+def test_the_same_crash_is_tried_once_more_then_held_with_an_explanation() -> None:
+    first, second = after([(crash(), 0), (crash(), 0)])
+    assert first.action is Action.REQUEUE
+    assert second.action is Action.HOLD
+    assert "at step 40 happened 2 times" in second.why
+
+
+def test_the_same_crash_a_little_later_without_a_checkpoint_is_the_same() -> None:
+    assert actions((crash(40), 20), (crash(41), 20)) == ["requeue", "hold"]
+
+
+def test_the_same_crash_at_the_same_step_is_the_same_even_after_a_checkpoint() -> None:
+    assert actions((crash(40), 20), (crash(40), 30)) == ["requeue", "hold"]
+
+
+def test_the_same_crash_further_on_after_a_checkpoint_starts_anew() -> None:
+    assert actions((crash(40), 20), (crash(90), 80), (crash(140), 120)) == ["requeue"] * 3
+
+
+def test_crashes_at_unknown_steps_with_progress_in_between_are_not_the_same() -> None:
+    assert actions((crash(None), 20), (crash(None), 80), (crash(None), 80)) == ["requeue", "requeue", "hold"]
+
+
+def test_different_crashes_have_a_budget_too() -> None:
+    assert actions(*((crash(n, f"kind {n}"), 0) for n in range(5))) == ["requeue"] * 4 + ["hold"]
+
+
+def test_hardware_faults_are_many() -> None:
+    faults = [(of(Culprit.HARDWARE, f"n{n}"), 0) for n in range(6)]
+    assert actions(*faults) == ["requeue"] * 5 + ["hold"]
+
+
+def test_progress_refills_the_budget_of_hardware_faults() -> None:
+    faults = [(of(Culprit.HARDWARE, f"n{n}"), n) for n in range(60)]
+    assert set(actions(*faults)) == {"requeue"}
+
+
+@pytest.mark.parametrize("culprit", [Culprit.UNKNOWN, Culprit.TIME_LIMIT, Culprit.STOPPED])
+def test_stops_without_progress_are_few(culprit: Culprit) -> None:
+    assert actions(*[(of(culprit), 0)] * 4) == ["requeue"] * 3 + ["hold"]
+
+
+def test_a_hardware_fault_between_two_crashes_does_not_hide_that_they_are_the_same() -> None:
+    assert actions((crash(), 0), (of(Culprit.HARDWARE, "n1"), 0), (crash(), 0)) == ["requeue", "requeue", "hold"]
+
+
+def test_preemption_has_no_budget() -> None:
+    assert set(actions(*[(of(Culprit.PREEMPTED), 0)] * 200)) == {"requeue"}
+
+
+blames = st.builds(
+    Blame,
+    st.sampled_from([item for item in Culprit if item is not Culprit.NONE]),
+    st.lists(st.sampled_from(["n1", "n2"]), max_size=2, unique=True).map(tuple),
+    st.just("seen"),
+    st.sampled_from(["", "a|x", "b|y", "c|z"]),
+    st.none() | st.integers(0, 100),
+)
+limits = st.builds(Limits, st.integers(1, 4), st.integers(0, 5), st.integers(0, 8))
+
+
+@given(st.data(), limits)
+def test_without_progress_every_chain_of_stops_ends_held(data: st.DataObject, limit: Limits) -> None:
+    """The bound is the sum of the budgets; a preemption is nobody's failure and does not count."""
+    bound = limit.hardware + 3 * limit.unknown + 2 * limit.same_crash + 1
+    past: list[PastStop] = []
+    for attempt in range(bound + 1):
+        blame = data.draw(blames.filter(lambda item: item.culprit is not Culprit.PREEMPTED))
+        decision = decide(blame, past, 7, limit)
+        assert decision.why
+        if decision.action is Action.HOLD:
+            return
+        past.append(PastStop(attempt, blame.culprit, blame.nodes, blame.signature, blame.step, 7))
+    raise AssertionError(f"still going after {bound} stops without a new checkpoint")
+
+
+@given(st.lists(blames, max_size=30), limits)
+def test_the_same_crash_without_progress_is_never_requeued_beyond_its_limit(history: list[Blame], limit: Limits) -> None:
+    again: dict[str, int] = {}
+    decisions = after([(blame, 3) for blame in history], limit)
+    for blame, decision in zip(history, decisions, strict=True):
+        if blame.culprit is Culprit.USER_CODE and decision.action is Action.REQUEUE:
+            again[blame.signature] = again.get(blame.signature, 0) + 1
+    assert all(count < limit.same_crash for count in again.values())
+
+
+@given(st.lists(st.tuples(blames, st.integers(0, 5)), max_size=20), limits)
+def test_a_decision_is_the_same_however_the_history_is_told(history: list[tuple[Blame, int]], limit: Limits) -> None:
+    """What the journal keeps of a stop is all that counts."""
+    past = [PastStop(n, blame.culprit, blame.nodes, blame.signature, blame.step, at) for n, (blame, at) in enumerate(history)]
+    events = [{"kind": "attempt_started"}, {"kind": "requeued"}] + [_ended(stop) for stop in past]
+    assert past_stops(events) == past
+    assert decide(crash(), past_stops(events), 3, limit) == decide(crash(), past, 3, limit)
+
+
+def test_an_unreadable_past_counts_as_unknown() -> None:
+    events: list[dict[str, Any]] = [{"kind": "attempt_ended", "culprit": "from a newer version"}, {"kind": "attempt_ended"}]
+    assert [stop.culprit for stop in past_stops(events)] == [Culprit.UNKNOWN] * 2
+
+
+def _ended(stop: PastStop) -> dict[str, Any]:
+    return {
+        "kind": "attempt_ended",
+        "attempt": stop.attempt,
+        "culprit": stop.culprit.value,
+        "blamed": list(stop.nodes),
+        "signature": stop.signature,
+        "step": stop.step,
+        "checkpoint_step": stop.checkpoint_step,
+    }

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sovctl.model.job import JobView
+from sovctl.recovery.requeue import (
+    SLURMD_LOOKS_S,
+    Goal,
+    Step,
+    begin_at,
+    earliest_begin,
+    ended_for_good,
+    epilog_estimate_s,
+    next_step,
+    sched_delay_s,
+)
+
+AWAY = Goal(restarts_before=1, exclude=frozenset({"n003"}))
+
+
+def job(state: str, restarts: int = 1, *excluded: str, flags: tuple[str, ...] = (), **more: Any) -> JobView:
+    return JobView("7", "x", "alice", 1001, state, frozenset(flags), restarts=restarts, excluded=excluded, **more)
+
+
+@pytest.mark.parametrize(
+    ("seen", "step"),
+    [
+        (job("RUNNING"), Step.REQUEUE),
+        (job("SUSPENDED"), Step.REQUEUE),
+        (job("CONFIGURING"), Step.REQUEUE),
+        # The job was rolled back to before the requeue, or never saw it.
+        (job("RUNNING", 0), Step.REQUEUE),
+        # 22.05 to 26.05 print COMPLETING for the requeued and for the cancelled job; the restart count tells.
+        (job("COMPLETING", 2), Step.SET_TERMS),
+        (job("COMPLETING", 2, "n003"), Step.DONE),
+        (job("COMPLETING", 1), Step.GONE),
+        (job("PENDING", 2, flags=("COMPLETING", "REQUEUED")), Step.SET_TERMS),
+        (job("PENDING", 2, "n003", flags=("COMPLETING", "REQUEUED")), Step.DONE),
+        (job("PENDING", 2), Step.SET_TERMS),
+        (job("PENDING", 2, "n003", "n009"), Step.SET_TERMS),
+        (job("PENDING", 2, "n003"), Step.DONE),
+        (job("RUNNING", 2, "n003"), Step.STARTED),
+        (job("RUNNING", 2), Step.STARTED),
+        (job("CANCELLED"), Step.GONE),
+        (job("CANCELLED", 2, "n003"), Step.GONE),
+        (job("TIMEOUT"), Step.GONE),
+        (job("NODE_FAIL"), Step.GONE),
+        (job("COMPLETED"), Step.GONE),
+        (job("FAILED", flags=("COMPLETING",)), Step.GONE),
+    ],
+)
+def test_next_step(seen: JobView, step: Step) -> None:
+    assert next_step(seen, AWAY) is step
+
+
+@pytest.mark.parametrize(
+    ("seen", "step"),
+    [
+        (job("RUNNING"), Step.REQUEUE),
+        (job("COMPLETING", 2), Step.DONE),
+        (job("PENDING", 2), Step.DONE),
+        (job("CANCELLED"), Step.GONE),
+    ],
+)
+def test_a_held_job_needs_no_terms(seen: JobView, step: Step) -> None:
+    assert next_step(seen, Goal(1, frozenset(), hold=True)) is step
+
+
+@pytest.mark.parametrize(
+    ("seen", "ended"),
+    [
+        (job("RUNNING"), ""),
+        (job("PENDING"), ""),
+        (job("COMPLETING", 2), ""),
+        (job("COMPLETING"), "CANCELLED"),
+        (job("COMPLETING", reason="TimeLimit"), "TIMEOUT"),
+        (job("COMPLETING", reason="NodeDown"), "NODE_FAIL"),
+        (job("DEADLINE"), "DEADLINE"),
+        (job("OUT_OF_MEMORY"), "OUT_OF_MEMORY"),
+    ],
+)
+def test_ended_for_good(seen: JobView, ended: str) -> None:
+    assert ended_for_good(seen, 1) == ended
+
+
+seconds = st.floats(1_700_000_000, 1_800_000_000)
+
+
+@given(seconds, st.floats(0, 60), st.floats(0, 30))
+def test_the_begin_is_ahead_even_after_the_epilog(requeued: float, later: float, epilog: float) -> None:
+    now = requeued + later
+    earliest = earliest_begin(requeued, now, epilog)
+    assert earliest > now + epilog
+    # Not much later either: slurmd's look (a second at most), the epilog, and the next whole second.
+    assert earliest <= now + epilog + 1.0 + 0.1 + 0.15 + 1.0 + 1e-3
+
+
+@given(seconds, st.floats(0, 60), st.floats(0, 60), st.floats(0, 30))
+def test_leaving_later_never_means_beginning_sooner(requeued: float, one: float, two: float, epilog: float) -> None:
+    sooner, later = sorted((one, two))
+    assert earliest_begin(requeued, requeued + sooner, epilog) <= earliest_begin(requeued, requeued + later, epilog)
+
+
+@given(st.integers(1_700_000_000, 1_800_000_000), st.none() | seconds, st.floats(0, 30))
+def test_the_begin_is_never_after_the_pass_that_has_to_see_it(earliest: int, last: float | None, delay: float) -> None:
+    begin = begin_at(earliest, last, delay)
+    if begin is None:
+        assert last is None or math.floor(last) + delay < earliest
+    else:
+        assert last is not None
+        assert begin == earliest
+        assert begin <= math.floor(last) + delay
+
+
+def test_a_fresh_pass_lets_the_job_begin_before_the_next() -> None:
+    assert begin_at(104, 101.9, 3.0) == 104
+    assert begin_at(105, 101.9, 3.0) is None
+    assert begin_at(105, None, 3.0) is None
+
+
+def test_slurmd_looks_at_its_own_times() -> None:
+    times = [100 + look for look in SLURMD_LOOKS_S]
+    assert times == sorted(times)
+    # Gone at once: noticed at the second look (0.17 s), so the next whole second will do.
+    assert earliest_begin(100.0, 100.05, 0.0) == 101
+    # Gone just after the last early look: noticed a second later.
+    assert earliest_begin(100.0, 100.6, 0.0) == 102
+
+
+@pytest.mark.parametrize(
+    ("parameters", "delay"),
+    [
+        ("", 3.0),
+        ("(null)", 3.0),
+        ("batch_sched_delay=1", 1.0),
+        ("bf_continue, batch_sched_delay=20,defer", 20.0),
+        ("batch_sched_delay=x", 3.0),
+        ("xbatch_sched_delay=9", 3.0),
+    ],
+)
+def test_sched_delay(parameters: str, delay: float) -> None:
+    assert sched_delay_s(parameters) == delay
+
+
+@given(st.text())
+def test_any_scheduler_parameters_give_a_delay(parameters: str) -> None:
+    assume("batch_sched_delay" not in parameters)
+    assert sched_delay_s(parameters) == 3.0
+
+
+def test_the_epilog_is_guessed_from_the_other_nodes() -> None:
+    assert epilog_estimate_s([9.0], False, 2.0) == 0.0
+    assert epilog_estimate_s([], True, 2.0) == 2.0
+    assert epilog_estimate_s([0.3], True, 2.0) == 2.0
+    assert epilog_estimate_s([4.0, 2.0], True, 2.0) == 6.0
