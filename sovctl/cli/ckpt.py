@@ -97,8 +97,18 @@ def printable(text: str) -> str:
 
 def _directory(directory: Path | None, run: str | None) -> Path:
     if run is not None:
-        raise UsageError("--run cannot be used yet", hint="Name the directory: sovctl ckpt ls DIR")
+        return _of_run(run)
     return directory or Path(os.environ.get("SOVCTL_CHECKPOINT_DIR") or ".")
+
+
+def _of_run(name: str) -> Path:
+    from sovctl.cli import wiring
+    from sovctl.operations.runs import find_run
+
+    where = find_run(name, wiring.run_ports(), str(Path.cwd())).checkpoint_dir
+    if not where:
+        raise UsageError(f"the run {name} has not started: where its checkpoints go is not recorded yet")
+    return Path(where)
 
 
 def _print_json(fields: dict[str, object]) -> None:

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from sovctl.cli import wiring
-from sovctl.cli.typer_app import run_app
 from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
 from sovctl.model.progress import Progress

@@ -165,7 +165,8 @@ def list_runs(ports: RunPorts, cwd: str) -> tuple[ListedRun, ...]:
         jobs = {job.job_id: job for job in ports.queue.own_jobs()} if runs else {}
     except SovctlError as error:
         problem = error.message
-    return tuple(ListedRun(run, _state(run, jobs.get(run.job_id), problem)) for run in runs)
+    # An id that came back belongs to the newest run that has it: each job is taken once, newest runs first.
+    return tuple(ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem)) for run in runs)
 
 
 def state_of(run: KnownRun, ports: RunPorts) -> RunState:

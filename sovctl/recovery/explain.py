@@ -63,7 +63,7 @@ class Words:
     def time(self, at: float | None) -> str:
         """`2026-11-22 22:14:43`."""
         if at is None:
-            return "at an unknown time"
+            return "a time not recorded"
         return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -157,11 +157,11 @@ class _Teller:
                 return f"it ended before its script was started ({text(ended, 'outcome') or 'how is not recorded'})"
             return "it has not started yet: nothing is recorded about it"
         latest = self._attempts[-1]
-        since = self._words.time(latest.started_at)
+        at = self._words.time(latest.started_at)
         if story is Story.RUNNING:
-            return f"started on {self._nodes(latest)} {since}; no trouble is recorded since{self._saved(latest)}"
+            return f"started on {self._nodes(latest)} at {at}; no trouble is recorded since{self._saved(latest)}"
         before = "how the one before ended is not recorded"
-        return f"attempt {latest.number} started on {self._nodes(latest)} {since}; {before}"
+        return f"attempt {latest.number} started on {self._nodes(latest)} at {at}; {before}"
 
     def _saved(self, latest: Attempt) -> str:
         if latest.saved_step is None:
@@ -181,10 +181,10 @@ class _Teller:
     def _when(self) -> str:
         found = self._timeline
         if found is not None and found.detected_at is not None:
-            return f"seen {self._words.time(found.detected_at)}"
+            return f"seen at {self._words.time(found.detected_at)}"
         if found is not None and not found.by_supervisor and found.resumed is not None:
-            return f"when is not recorded, its last word came {self._words.time(found.stopped.last_word_at)}"
-        return self._words.time(self._stopped.stop.at if self._stopped and self._stopped.stop else None)
+            return f"when is not recorded, its last word came at {self._words.time(found.stopped.last_word_at)}"
+        return "at " + self._words.time(self._stopped.stop.at if self._stopped and self._stopped.stop else None)
 
     def _blamed(self, stop: Stop) -> str:
         return f"{self._words.fold(stop.blamed)} {'was' if len(stop.blamed) == 1 else 'were'} blamed"
@@ -217,7 +217,7 @@ class _Teller:
             return "it has not started again yet" if waits else "its end is not recorded yet"
         where = f"ran again on {self._nodes(again)}"
         if found.restart_s is None:
-            return f"{where} {self._words.time(again.started_at)}"
+            return f"{where} at {self._words.time(again.started_at)}"
         after = f"{where} {duration(found.restart_s)} after {_seen(found)}"
         return f"{after}, first step {duration(found.total_s)} after it" if found.total_s is not None else after
 
@@ -273,7 +273,7 @@ class _Teller:
         stops = [item for item in self._attempts if item.stop is not None and item.stop.culprit is not Culprit.NONE]
         ended = self._end_event()
         when = self._words.time(seconds(ended, "at") if ended is not None else None)
-        line = f"finished {when} in {_count(len(self._attempts), 'attempt')}"
+        line = f"finished at {when} in {_count(len(self._attempts), 'attempt')}"
         if not stops:
             return (line,)
         lost, unknown = total_steps_lost(self._events)
@@ -299,9 +299,9 @@ class _Teller:
         when = self._words.time(seconds(ended, "at") if ended is not None else None)
         because = text(ended, "why") if ended is not None else ""
         if story is Story.CANCELLED and stop.culprit is not Culprit.STOPPED:
-            return f"cancelled {when}, {because or 'after it had stopped'}; before that: {self._happened(stop)}"
+            return f"cancelled at {when}, {because or 'after it had stopped'}; before that: {self._happened(stop)}"
         if story is Story.CANCELLED:
-            return f"cancelled {when}{self._at_step(stop)}"
+            return f"cancelled at {when}{self._at_step(stop)}"
         return f"{self._happened(stop)}{self._at_step(stop)}"
 
     def _at_step(self, stop: Stop) -> str:

@@ -49,7 +49,9 @@ def run_state(events: Sequence[Event], job: JobView | None, *, problem: str = ""
 
 
 def is_job_of(record: Mapping[str, Any], events: Sequence[Event], job: JobView) -> bool:
-    """Whether this is the run's job, and not a later one that got the same id."""
+    """Whether this is the run's job, and not a later one that got the same id; squeue says too little to tell."""
+    if not job.extra:
+        return True
     started = [event for event in events if event.get("kind") == "attempt_started"]
     if job.restarts < ((whole(started[-1], "restarts") if started else 0) or 0):
         return False

@@ -12,7 +12,12 @@ OURS = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
 
 
 def seen(
-    base: str = "ALLOCATED", *flags: str, reason: str = "", name: str = "n003", slurmd: bool = False, ranks: bool = False
+    base: str = "ALLOCATED",
+    *flags: str,
+    reason: str = "",
+    name: str = "n003",
+    slurmd: bool = False,
+    ranks: bool = False,
 ) -> NodeEvidence:
     return NodeEvidence(NodeView(name, NodeState(base, frozenset(flags)), reason=reason), slurmd, ranks)
 

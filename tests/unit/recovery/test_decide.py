@@ -136,7 +136,9 @@ def test_without_progress_every_chain_of_stops_ends_held(data: st.DataObject, li
 
 
 @given(st.lists(blames, max_size=30), limits)
-def test_the_same_crash_without_progress_is_never_requeued_beyond_its_limit(history: list[Blame], limit: Limits) -> None:
+def test_the_same_crash_without_progress_is_never_requeued_beyond_its_limit(
+    history: list[Blame], limit: Limits
+) -> None:
     again: dict[str, int] = {}
     decisions = after([(blame, 3) for blame in history], limit)
     for blame, decision in zip(history, decisions, strict=True):
@@ -148,14 +150,20 @@ def test_the_same_crash_without_progress_is_never_requeued_beyond_its_limit(hist
 @given(st.lists(st.tuples(blames, st.integers(0, 5)), max_size=20), limits)
 def test_a_decision_is_the_same_however_the_history_is_told(history: list[tuple[Blame, int]], limit: Limits) -> None:
     """What the journal keeps of a stop is all that counts."""
-    past = [PastStop(n, blame.culprit, blame.nodes, blame.signature, blame.step, at) for n, (blame, at) in enumerate(history)]
+    past = [
+        PastStop(n, blame.culprit, blame.nodes, blame.signature, blame.step, at)
+        for n, (blame, at) in enumerate(history)
+    ]
     events = [{"kind": "attempt_started"}, {"kind": "requeued"}] + [_ended(stop) for stop in past]
     assert past_stops(events) == past
     assert decide(crash(), past_stops(events), 3, limit) == decide(crash(), past, 3, limit)
 
 
 def test_an_unreadable_past_counts_as_unknown() -> None:
-    events: list[dict[str, Any]] = [{"kind": "attempt_ended", "culprit": "from a newer version"}, {"kind": "attempt_ended"}]
+    events: list[dict[str, Any]] = [
+        {"kind": "attempt_ended", "culprit": "from a newer version"},
+        {"kind": "attempt_ended"},
+    ]
     assert [stop.culprit for stop in past_stops(events)] == [Culprit.UNKNOWN] * 2
 
 

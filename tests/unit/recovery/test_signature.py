@@ -68,8 +68,14 @@ mylib.data.CorpusError: cannot read shard 17
         ("n003: RuntimeError: boom\n", "RuntimeError: boom"),
         ("AssertionError\n", "AssertionError"),
         # Every rank only echoes: better that than nothing.
-        ("RuntimeError: Connection closed by peer [10.0.0.7]:4411\n", "RuntimeError: Connection closed by peer [N.N]:N"),
-        ("bash: line 1: 4711 Segmentation fault      (core dumped) python train.py", "bash: line N: N Segmentation fault"),
+        (
+            "RuntimeError: Connection closed by peer [10.0.0.7]:4411\n",
+            "RuntimeError: Connection closed by peer [N.N]:N",
+        ),
+        (
+            "bash: line 1: 4711 Segmentation fault      (core dumped) python train.py",
+            "bash: line N: N Segmentation fault",
+        ),
         ("srun: error: n003: task 5: Segmentation fault (core dumped)", "srun: error: nN: task N: Segmentation fault"),
         ("OSError: [Errno 28] No space left on device: '/ckpt/step-12'", "OSError: [Errno N] No space left on device"),
         ("tar: x: Cannot write: No space left on device", "tar: x: Cannot write: No space left on device"),
@@ -111,7 +117,9 @@ def test_undecodable_output_has_one_too(output: bytes) -> None:
     assert len(crash_signature(output.decode("utf-8", "replace"))) <= 160
 
 
-paths = st.lists(st.from_regex(r"[a-z_.-]{1,8}", fullmatch=True), min_size=1, max_size=4).map(lambda p: "/" + "/".join(p))
+paths = st.lists(st.from_regex(r"[a-z_.-]{1,8}", fullmatch=True), min_size=1, max_size=4).map(
+    lambda p: "/" + "/".join(p)
+)
 
 
 @given(
@@ -123,7 +131,7 @@ def test_numbers_addresses_and_paths_make_no_difference(
 ) -> None:
     def crash(step: int, at: int, path: str, rank: int) -> str:
         return (
-            f"step {step} loss 2.0\nTraceback (most recent call last):\n  File \"{path}\", line {step}\n"
+            f'step {step} loss 2.0\nTraceback (most recent call last):\n  File "{path}", line {step}\n'
             f"[rank{rank}]: RuntimeError: tensor at 0x{at:x} from {path}: bad shape {step} at step {step}.5\n"
         )
 

@@ -1,0 +1,91 @@
+"""Fixtures for every test: a real lab, started once, and the daemons' own words when something fails."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from sovctl.lab import cluster
+
+_LABS = pytest.StashKey[list[Path]]()
+_TELLING = ("error", "fatal", "warning")
+Found = TypeVar("Found")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LABS] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for root in item.config.stash[_LABS]:
+            report.sections += [(f"{path.name} of the lab in {root}", words) for path, words in _last_words(root)]
+    return report
+
+
+def _last_words(root: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted((root / "log").glob("*")):
+        lines = path.read_text("utf-8", "replace").splitlines()
+        telling = [line for line in lines if any(word in line.lower() for word in _TELLING)]
+        if telling or path.name == "slurmctld.log":
+            yield path, "\n".join(telling[-15:] + ["..."] + lines[-15:] if telling else lines[-15:])
+
+
+@pytest.fixture(scope="session")
+def attach_logs(pytestconfig: pytest.Config) -> Callable[[Path], None]:
+    """Name the directory of a lab, so that a failing test shows what its daemons said."""
+    return pytestconfig.stash[_LABS].append
+
+
+@pytest.fixture(scope="session")
+def new_root() -> Iterator[Callable[[], Path]]:
+    """Makes short directories that every user can read, for labs; whatever runs there is stopped at the end."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        root = Path(tempfile.mkdtemp(prefix="sov", dir="/var/tmp"))
+        root.chmod(0o755)
+        made.append(root)
+        return root / "lab"
+
+    yield make
+    for root in made:
+        if (root / "lab" / "lab.json").exists():
+            cluster.down(root / "lab")
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    """Plain Slurm with four nodes: no health checks, no watchers."""
+    if shutil.which("slurmctld", path=f"{cluster.SYSTEM_PATH}") is None:
+        pytest.skip("Slurm is not installed")
+    root = new_root()
+    attach_logs(root)
+    started = cluster.up(cluster.Request(root, nodes=4, gpus=2, health=False))
+    try:
+        yield started
+    finally:
+        cluster.down(root)
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., object]:
+    """Waits for a state: calls `look` until it gives something true, and returns that."""
+
+    def wait(look: Callable[[], Found], what: str, within_s: float = 30.0) -> Found:
+        deadline = time.monotonic() + within_s
+        while not (found := look()):
+            assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s; last seen: {found!r}"
+            time.sleep(0.02)
+        return found
+
+    return wait

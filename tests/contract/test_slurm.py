@@ -1,0 +1,394 @@
+"""What JobControl, NodeControl and ClusterView promise, kept by the fake and by real Slurm."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from slurm_fake import FakeSlurm
+
+from sovctl.adapters.clock import SystemClock
+from sovctl.adapters.command import CommandRunner, Completed
+from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.errors import (
+    EXIT_TRY_LATER,
+    CommandMissing,
+    JobNotFound,
+    NotPermitted,
+    SlurmConfMissing,
+    SlurmUnreachable,
+    SovctlError,
+    TryLaterError,
+)
+from sovctl.lab import cluster
+from sovctl.model.job import JobView
+
+REASON = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
+Eventually = Callable[..., Any]
+
+
+class Site(Protocol):
+    """A cluster of four nodes, and what a test does besides the contract."""
+
+    slurm: Any
+
+    def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str: ...
+    def steps(self, job_id: str) -> int: ...
+    def close(self) -> None: ...
+
+
+class FakeSite:
+    def __init__(self) -> None:
+        self.slurm = FakeSlurm(SystemClock())
+
+    def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str:
+        return self.slurm.submit(count, held=held, steps=steps)
+
+    def steps(self, job_id: str) -> int:
+        return self.slurm.records[job_id].steps
+
+    def close(self) -> None:
+        return
+
+
+class RealSite:
+    def __init__(self, lab: cluster.Lab, directory: Path) -> None:
+        self._runner = CommandRunner(lab.environment)
+        self._directory = directory
+        self._jobs: list[str] = []
+        self.slurm = cluster.slurm(lab.layout)
+
+    def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str:
+        script = "#!/bin/sh\n" + "srun sleep 600 &\n" * steps + "sleep 600\n"
+        options = [f"--nodes={count}", "--exclusive", "--overcommit", f"--output={self._directory}/%j.out"]
+        argv = ["sbatch", "--parsable", *options, *(["--hold"] if held else [])]
+        job_id = self._runner.run(argv, timeout_s=20, input=script).stdout.strip()
+        self._jobs.append(job_id)
+        return job_id
+
+    def steps(self, job_id: str) -> int:
+        listed = self._runner.run(["squeue", "-h", "-s", "-j", job_id, "-o", "%i"], timeout_s=20, check=False).stdout
+        return sum(bool(re.search(r"\.\d+$", line)) for line in listed.split())
+
+    def close(self) -> None:
+        if self._jobs:
+            self._runner.run(["scancel", "-Q", *self._jobs], timeout_s=20, check=False)
+        deadline = time.monotonic() + 60
+        while any(node.state.base != "IDLE" or node.state.flags for node in self.slurm.nodes()):
+            assert time.monotonic() < deadline, f"not idle again: {[str(node.state) for node in self.slurm.nodes()]}"
+            for node in self.slurm.nodes():
+                if node.state.down or node.state.draining:
+                    self.slurm.resume(node.name)
+            time.sleep(0.05)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slurm)])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    made: Site = FakeSite() if request.param == "fake" else RealSite(request.getfixturevalue("lab"), tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(site: Site, eventually: Eventually) -> str:
+    return started(site, eventually, site.submit(2))
+
+
+def started(site: Site, eventually: Eventually, job_id: str) -> str:
+    eventually(lambda: site.slurm.job(job_id).running, f"job {job_id} runs")
+    return job_id
+
+
+def refused(act: Callable[[], None]) -> None:
+    """It is refused for good, not for now."""
+    with pytest.raises(SovctlError) as caught:
+        act()
+    assert not isinstance(caught.value, TryLaterError)
+
+
+def settled(site: Site, eventually: Eventually, job_id: str) -> JobView:
+    """The job once it has left its nodes."""
+    eventually(lambda: not site.slurm.job(job_id).completing, "the job has left its nodes", 60.0)
+    return site.slurm.job(job_id)
+
+
+# Jobs
+
+
+def test_a_running_job(site: Site, running: str) -> None:
+    job = site.slurm.job(running)
+    assert (job.job_id, job.restarts, job.requeue, job.over) == (running, 0, True, False)
+    assert len(job.nodes) == 2
+    assert job.batch_host == job.nodes[0]
+    assert job.started_at is not None
+    assert job.extra["Partition"] == "main"
+
+
+def test_a_held_job_is_pending_without_nodes(site: Site) -> None:
+    job = site.slurm.job(site.submit(1, held=True))
+    assert (job.pending, job.held, job.running, job.nodes, job.batch_host) == (True, True, False, (), "")
+
+
+def test_a_released_job_runs(site: Site, eventually: Eventually) -> None:
+    job_id = site.submit(1, held=True)
+    site.slurm.release(job_id)
+    started(site, eventually, job_id)
+
+
+def test_a_cancelled_job_is_over_and_still_known(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.cancel(running)
+    assert eventually(lambda: site.slurm.job(running).over, "the job is over")
+    assert site.slurm.job(running).state == "CANCELLED"
+
+
+def test_an_unknown_job(site: Site) -> None:
+    for act in (site.slurm.job, site.slurm.requeue):
+        with pytest.raises(JobNotFound, match="98765432"):
+            act("98765432")
+
+
+# Requeue
+
+
+def test_a_requeue_keeps_the_id_and_raises_the_restarts(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.requeue(running)
+    assert site.slurm.job(running).restarts == 1
+    job = settled(site, eventually, running)
+    assert (job.job_id, job.pending, job.held, job.nodes, job.restarts) == (running, True, False, (), 1)
+
+
+def test_without_a_begin_time_a_requeued_job_waits_121_s(site: Site, running: str, eventually: Eventually) -> None:
+    before = int(time.time())
+    site.slurm.requeue(running)
+    eligible = settled(site, eventually, running).eligible_at
+    assert before + 121 <= eligible <= time.time() + 122
+
+
+def test_a_begin_time_ahead_is_kept_through_the_requeue(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.requeue(running)
+    begin = int(time.time()) + 60
+    site.slurm.update_pending(running, exclude=None, begin=begin)
+    assert settled(site, eventually, running).eligible_at == begin
+
+
+def test_a_begin_time_just_ahead_starts_the_job_soon(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.requeue(running)
+    settled(site, eventually, running)
+    site.slurm.update_pending(running, exclude=[], begin=int(time.time()) + 1)
+    eventually(lambda: site.slurm.job(running).running, "the job runs again", 15.0)
+    assert site.slurm.job(running).restarts == 1
+
+
+def test_exclusions_can_be_given_while_the_job_completes(site: Site, running: str, eventually: Eventually) -> None:
+    old = site.slurm.job(running).nodes
+    site.slurm.requeue(running)
+    site.slurm.update_pending(running, exclude=old, begin=int(time.time()) + 2)
+    assert sorted(settled(site, eventually, running).excluded) == sorted(old)
+    eventually(lambda: site.slurm.job(running).running, "the job runs again")
+    assert not set(site.slurm.job(running).nodes) & set(old)
+
+
+def test_exclusions_are_replaced_and_can_be_emptied(site: Site) -> None:
+    job_id = site.submit(1, held=True)
+    for exclude in (["n002"], ["n001", "n003"], []):
+        site.slurm.update_pending(job_id, exclude=exclude, begin=None)
+        assert sorted(site.slurm.job(job_id).excluded) == exclude
+
+
+def test_terms_of_a_running_job_cannot_be_changed(site: Site, running: str) -> None:
+    refused(lambda: site.slurm.update_pending(running, exclude=["n004"], begin=int(time.time()) + 50))
+    assert (site.slurm.job(running).running, site.slurm.job(running).excluded) == (True, ())
+
+
+def test_an_exclusion_of_a_node_there_is_not_is_refused(site: Site) -> None:
+    job_id = site.submit(1, held=True)
+    refused(lambda: site.slurm.update_pending(job_id, exclude=["nowhere7"], begin=None))
+
+
+def test_a_cancelled_job_is_not_brought_back(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.cancel(running)
+    refused(lambda: site.slurm.requeue(running))
+    eventually(lambda: site.slurm.job(running).over, "the job is over")
+    refused(lambda: site.slurm.requeue(running, hold=True))
+    assert site.slurm.job(running).state == "CANCELLED"
+
+
+def test_a_cancel_during_the_requeue_ends_the_job(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.requeue(running)
+    site.slurm.cancel(running)
+    eventually(lambda: site.slurm.job(running).over, "the job is over")
+
+
+def test_a_pending_job_cannot_be_requeued(site: Site) -> None:
+    job_id = site.submit(1, held=True)
+    refused(lambda: site.slurm.requeue(job_id))
+    assert site.slurm.job(job_id).restarts == 0
+
+
+def test_a_requeue_with_hold_waits_for_a_person(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.requeue(running, hold=True)
+    job = settled(site, eventually, running)
+    assert (job.pending, job.held, job.restarts) == (True, True, 1)
+
+
+# Nodes and steps of a running job
+
+
+def test_a_job_shrinks_but_keeps_its_batch_host(site: Site, running: str) -> None:
+    first, second = site.slurm.job(running).nodes
+    refused(lambda: site.slurm.drop_nodes(running, [second]))
+    assert site.slurm.job(running).nodes == (first, second)
+    site.slurm.drop_nodes(running, [first])
+    assert (site.slurm.job(running).nodes, site.slurm.job(running).running) == ((first,), True)
+
+
+def test_killing_the_steps_leaves_the_batch_script(site: Site, eventually: Eventually) -> None:
+    job_id = started(site, eventually, site.submit(2, steps=1))
+    eventually(lambda: site.steps(job_id) == 1, "the step runs")
+    site.slurm.kill_steps(job_id)
+    eventually(lambda: site.steps(job_id) == 0, "the step is gone")
+    assert site.slurm.job(job_id).running
+    site.slurm.kill_steps(job_id)
+    assert site.slurm.job(job_id).running, "no steps is no error"
+
+
+# The cluster
+
+
+def test_all_nodes_or_the_named(site: Site) -> None:
+    assert [node.name for node in site.slurm.nodes()] == ["n001", "n002", "n003", "n004"]
+    assert [node.name for node in site.slurm.nodes(["n003", "n002"])].count("n003") == 1
+    assert len(site.slurm.nodes(["n003", "n002"])) == 2
+    node = site.slurm.node("n002")
+    assert (node.state.schedulable, node.reason, node.partitions, node.port > 0) == (True, "", ("main",), True)
+
+
+def test_a_drain_keeps_its_reason_and_leaves_the_job_alone(site: Site, running: str) -> None:
+    name = site.slurm.job(running).nodes[1]
+    site.slurm.drain(name, REASON)
+    node = site.slurm.node(name)
+    assert (node.state.draining, node.state.down, node.state.schedulable) == (True, False, False)
+    assert (node.reason, bool(node.reason_by)) == (REASON, True)
+    assert site.slurm.job(running).running
+    site.slurm.resume(name)
+    assert (site.slurm.node(name).state.draining, site.slurm.node(name).reason) == (False, "")
+
+
+def test_a_node_set_down_gives_its_job_back(site: Site, running: str, eventually: Eventually) -> None:
+    name = site.slurm.job(running).nodes[1]
+    site.slurm.set_down(name, REASON)
+    assert (site.slurm.node(name).state.down, site.slurm.node(name).reason) == (True, REASON)
+    job = settled(site, eventually, running)
+    assert (job.pending, job.restarts) == (True, 1)
+
+
+def test_jobs_on_nodes(site: Site, running: str) -> None:
+    job = site.slurm.job(running)
+    idle = [node.name for node in site.slurm.nodes() if node.name not in job.nodes]
+    assert [found.job_id for found in site.slurm.jobs_on([job.nodes[1]])] == [running]
+    assert site.slurm.jobs_on([job.nodes[1]])[0].nodes == job.nodes
+    assert site.slurm.jobs_on(idle) == ()
+
+
+def test_settings_that_recovery_reads(site: Site) -> None:
+    settings = site.slurm.settings()
+    assert settings["KillWait"].startswith("30")
+    assert settings["Epilog"] in ("", "(null)")
+    assert {"SchedulerParameters", "AccountingStorageType", "SLURM_VERSION"} <= settings.keys()
+
+
+def test_scheduler_passes_only_grow(site: Site, eventually: Eventually) -> None:
+    before = site.slurm.scheduler_passes()
+    assert before is not None
+    site.submit(1)
+    eventually(lambda: site.slurm.scheduler_passes() > before, "a pass of the scheduler")
+
+
+# When Slurm cannot answer
+
+
+def test_a_silent_controller_is_something_for_later_in_the_fake() -> None:
+    slurm = FakeSlurm(SystemClock())
+    slurm.unreachable = lambda: True
+    with pytest.raises(SlurmUnreachable):
+        slurm.nodes()
+
+
+@pytest.fixture
+def conf_of_nobody(lab: cluster.Lab, tmp_path: Path) -> Path:
+    """The lab's slurm.conf with a port where no controller listens."""
+    text = lab.layout.slurm_conf.read_text("utf-8")
+    conf = tmp_path / "slurm.conf"
+    conf.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text), "utf-8")
+    return conf
+
+
+@pytest.mark.slurm
+def test_a_controller_that_is_down_is_something_for_later(lab: cluster.Lab, conf_of_nobody: Path) -> None:
+    slurm = SlurmCli(CommandRunner({**lab.environment, "SLURM_CONF": str(conf_of_nobody)}), timeout_s=3.0)
+    acts: list[Callable[[], object]] = [
+        lambda: slurm.job("1"),
+        slurm.nodes,
+        slurm.settings,
+        slurm.scheduler_passes,
+        lambda: slurm.jobs_on(["n001"]),
+        lambda: slurm.requeue("1"),
+        lambda: slurm.kill_steps("1"),
+        lambda: slurm.update_pending("1", exclude=[], begin=None),
+        lambda: slurm.drain("n001", REASON),
+    ]
+    for act in acts:
+        with pytest.raises(SlurmUnreachable) as caught:
+            act()
+        assert caught.value.exit_code == EXIT_TRY_LATER
+        assert caught.value.hint
+
+
+@pytest.mark.slurm
+def test_no_slurm_conf_is_said_at_once(lab: cluster.Lab, tmp_path: Path) -> None:
+    slurm = SlurmCli(CommandRunner({**lab.environment, "SLURM_CONF": str(tmp_path / "none.conf")}))
+    began = time.monotonic()
+    with pytest.raises(SlurmConfMissing):
+        slurm.nodes()
+    assert time.monotonic() - began < 5
+
+
+def test_no_slurm_commands(tmp_path: Path) -> None:
+    slurm = SlurmCli(CommandRunner(), bin_dir=str(tmp_path))
+    with pytest.raises(CommandMissing):
+        slurm.nodes()
+
+
+class AsNobody(CommandRunner):
+    """Runs commands as an ordinary user."""
+
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **more: Any) -> Completed:
+        return super().run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *argv], env=env, **more)
+
+
+@pytest.mark.slurm
+def test_an_ordinary_user_may_not_change_what_is_not_his(lab: cluster.Lab, site: Site, running: str) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv, to become another user")
+    if isinstance(site.slurm, FakeSlurm):
+        pytest.skip("the fake knows no users")
+    other = SlurmCli(AsNobody(lab.environment))
+    assert other.node("n001").name == "n001"
+    for act in (
+        lambda: other.drain("n001", REASON),
+        lambda: other.set_down("n001", REASON),
+        lambda: other.requeue(running),
+        lambda: other.drop_nodes(running, ["n001"]),
+        lambda: other.cancel(running),
+    ):
+        with pytest.raises(NotPermitted) as caught:
+            act()
+        assert caught.value.exit_code == 3
+    assert site.slurm.job(running).running
+    assert not site.slurm.node("n001").state.draining
