@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -14,7 +15,9 @@ import pytest
 from sovctl.lab import cluster
 
 _LABS = pytest.StashKey[list[Path]]()
-_TELLING = ("error", "fatal", "warning")
+_TELLING = re.compile("error|fatal|warning", re.IGNORECASE)
+_HARMLESS = re.compile("pmix|mpi:", re.IGNORECASE)
+"""slurmd complains at each start about MPI plugins that a lab does not need."""
 Found = TypeVar("Found")
 
 
@@ -32,11 +35,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _last_words(root: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted((root / "log").glob("*")):
-        lines = path.read_text("utf-8", "replace").splitlines()
-        telling = [line for line in lines if any(word in line.lower() for word in _TELLING)]
-        if telling or path.name == "slurmctld.log":
-            yield path, "\n".join(telling[-15:] + ["..."] + lines[-15:] if telling else lines[-15:])
+    for path in sorted((root / "log").glob("*.log")):
+        lines = [line for line in path.read_text("utf-8", "replace").splitlines() if not _HARMLESS.search(line)]
+        telling = [line for line in lines if _TELLING.search(line)][-15:]
+        if path.name == "slurmctld.log":
+            telling += ["...", *lines[-15:]]
+        if telling:
+            yield path, "\n".join(telling)
 
 
 @pytest.fixture(scope="session")

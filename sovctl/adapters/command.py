@@ -35,6 +35,10 @@ class CommandRunner:
         self._env = dict(env or {})
         self._ignore_signals = ignore_signals
 
+    def variable(self, name: str) -> str:
+        """What a child would find in its environment; empty when it would not."""
+        return self._env.get(name, os.environ.get(name, ""))
+
     def run(
         self,
         argv: Sequence[str],

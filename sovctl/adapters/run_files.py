@@ -40,7 +40,7 @@ class RunDirectory:
     def record(self) -> dict[str, Any]:
         """`run.json`, or an empty dict."""
         data = read_bounded(self.root / "run.json", _LARGEST_RECORD)
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             record = json.loads(data or b"")
             if isinstance(record, dict):
                 return record
@@ -89,10 +89,11 @@ class FileTail:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError):
             return ""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            return ""
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return ""
             file.seek(max(0, status.st_size - self._size))
             return file.read(self._size).decode("utf-8", "replace")
 
@@ -110,9 +111,11 @@ def read_bounded(path: Path, longest: int) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    # fdopen refuses a directory with an error.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return None
         data = file.read(longest + 1)
     return data if len(data) <= longest else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -148,6 +149,10 @@ class SlurmCli:
 
     def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
+        conf = self._runner.variable("SLURM_CONF")
+        if conf and not os.path.exists(conf):
+            # Slurm's commands themselves look for it for a minute.
+            raise SlurmConfMissing()
         try:
             done = self._runner.run(argv, timeout_s=self._timeout_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
         except CommandTimeout as error:

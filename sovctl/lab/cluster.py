@@ -18,7 +18,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner, replace_process, spawn
@@ -202,6 +202,17 @@ def start_slurmd(layout: Layout, node: str) -> ProcessMark:
         layout,
         node_environment(layout, node),
     )
+
+
+def restart_slurmctld(lab: Lab) -> Lab:
+    """Start the controller again after it died; it reads its saved state."""
+    fresh = start(
+        ["slurmctld", "-D", "-f", str(lab.layout.slurm_conf)], "slurmctld", lab.layout, client_environment(lab.layout)
+    )
+    kept = tuple(item for item in lab.processes if item.role != "slurmctld")
+    again = replace(lab, processes=(*kept, fresh))
+    save(again)
+    return again
 
 
 def start_watcher(layout: Layout, node: str) -> ProcessMark:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sovctl.errors import SovctlError, TryLaterError
+from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import ExclusionList, choose, exclusions
@@ -30,6 +30,8 @@ _RETRY_S = 0.5
 _LONGEST_RETRY_S = 5.0
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
+_MOST_REFUSALS = 5
+"""So often Slurm may refuse what the look at the job said is next."""
 _OTHERS_WAIT_S = 20.0
 """Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
 _PROVISIONAL_BEGIN_S = 60
@@ -83,7 +85,8 @@ class BringBack:
     def settle(self) -> None:
         """The job was requeued by somebody else: give it its exclusions and spare it the 121 s, unless it is held."""
         job = self._patiently(lambda: self.jobs.job(self.job_id))
-        if job.pending and not job.held:
+        # Held is known by the priority alone: up to 26.05 a job that completes shows nothing else of its next state.
+        if job.restarts > self.restarts and not job.over and not job.running and job.priority != 0:
             self.requeue(exclude_reason="requeued from outside")
 
     def hold(self, why: str) -> None:
@@ -96,26 +99,34 @@ class BringBack:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
     def _choose(self) -> ExclusionList:
-        wanted = exclusions(self.journal.events(), self.clock.now())
+        events = self.journal.events()
         job = self._patiently(lambda: self.jobs.job(self.job_id))
-        blamed = {item.node for item in wanted}
-        own = [node for node in job.excluded if node not in blamed]
         views = self._patiently(self.cluster.nodes)
+        known = {view.name for view in views}
+        # Slurm refuses a whole list for one node that has left the site.
+        wanted = [item for item in exclusions(events, self.clock.now()) if item.node in known]
+        # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
+        blamed = {node for event in events if event["kind"] == "attempt_ended" for node in event.get("blamed", ())}
+        own = [node for node in job.excluded if node not in blamed]
         return choose(wanted, own, views, job.extra.get("Partition", ""), len(self.nodes))
 
     def _reach(self, goal: Goal) -> Step:
         """Give commands until the job is where the goal wants it, or out of our hands."""
+        refused = 0
         while True:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             step = next_step(job, goal)
             if step is Step.REQUEUE:
-                self._patiently(lambda: self.jobs.requeue(self.job_id, hold=goal.hold))
+                taken = self._command(
+                    lambda: self.jobs.requeue(self.job_id, hold=goal.hold), last=refused == _MOST_REFUSALS
+                )
                 self._requeued = self.clock.now()
-            elif step is Step.SET_TERMS:
-                self._set_terms(goal, int(self.clock.now()) + _PROVISIONAL_BEGIN_S)
+            elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
+                taken = self._set_terms(goal, int(self.clock.now()) + _PROVISIONAL_BEGIN_S)
             else:
-                return step
-            self.clock.sleep(0.02)
+                return Step.DONE if step is Step.SET_TERMS else step
+            refused = 0 if taken else refused + 1
+            self.clock.sleep(0.02 if taken else 0.2)
 
     def _takes_no_terms(self) -> bool:
         settings = self._patiently(self.cluster.settings)
@@ -138,14 +149,19 @@ class BringBack:
         )
 
     def _finish(self, goal: Goal, chosen: ExclusionList, step: Step) -> None:
+        begin = None
+        for _ in range(_MOST_REFUSALS):
+            if step is not Step.DONE:
+                break
+            begin = self._begin(self._await_other_nodes())
+            if self._set_terms(goal, begin):
+                break
+            # Cancelled meanwhile, or a slurmctld that came back with an older state and knows nothing of the requeue.
+            step = self._reach(goal)
         if step is Step.GONE:
             self._cancelled()
-            return
-        begin = None
-        if step is Step.DONE:
-            begin = self._begin(self._await_other_nodes())
-            self._set_terms(goal, begin)
-        self._requeued_as(chosen, begin)
+        else:
+            self._requeued_as(chosen, begin)
 
     def _begin(self, measured: Sequence[float]) -> int:
         """When the job shall begin; returns at the moment to say so and leave."""
@@ -173,17 +189,21 @@ class BringBack:
             self.clock.sleep(0.05)
         return [self.clock.now() - began] if len(self.nodes) > 1 else []
 
-    def _set_terms(self, goal: Goal, begin: int) -> None:
-        def update() -> None:
-            try:
-                self.jobs.update_pending(self.job_id, exclude=sorted(goal.exclude or ()), begin=begin)
-            except TryLaterError:
-                raise
-            except SovctlError as error:
-                # The job was cancelled, or started again, between the look and the command: the next look tells.
-                self.journal.append("command_refused", attempt=self.attempt, detail=error.message)
+    def _set_terms(self, goal: Goal, begin: int) -> bool:
+        exclude = sorted(goal.exclude or ())
+        return self._command(lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin))
 
-        self._patiently(update)
+    def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:
+        """Returns whether Slurm took it. It may refuse because the job was cancelled, or started again, between the
+        look and the command: the next look tells. With `last` the refusal is raised."""
+        try:
+            self._patiently(act)
+        except SovctlError as error:
+            self.journal.append("command_refused", attempt=self.attempt, detail=error.message)
+            if last:
+                raise
+            return False
+        return True
 
     def _attempt_once(self, act: Callable[[], None], what: str) -> bool:
         """A shortcut: when it fails, the slow way still works. Returns whether it did not."""
@@ -200,7 +220,8 @@ class BringBack:
         while True:
             try:
                 return act()
-            except TryLaterError as error:
+            # slurm.conf may be gone for a moment: a shared file system, a slurmd that fetches it anew.
+            except (TryLaterError, SlurmConfMissing) as error:
                 if not told:
                     told = True
                     self.journal.append("slurm_silent", attempt=self.attempt, detail=error.message)

@@ -122,7 +122,6 @@ def test_verify_deep_needs_checksums(tmp_path: Path, capfd: pytest.CaptureFixtur
         (["frobnicate"], "no such command 'frobnicate'"),
         (["ls", "--fast"], "no such option: --fast"),
         (["ls", "a", "b"], "unexpected extra argument"),
-        (["ls", "--run", "7"], "--run"),
         ([], "Usage: sovctl ckpt"),
     ],
 )
@@ -137,6 +136,20 @@ def test_usage_errors(argv: list[str], said: str, capfd: pytest.CaptureFixture[s
 def test_a_directory_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run(["ckpt", "ls", str(tmp_path / "none")]) == 1
     assert "cannot list the checkpoint directory" in capfd.readouterr().err
+
+
+def test_the_checkpoints_of_a_run(
+    shelf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    run_dir = tmp_path / ".sovctl/runs/lab-7-100"
+    run_dir.mkdir(parents=True)
+    (run_dir / "run.json").write_text(json.dumps({"job_id": "7", "submitted": 100, "checkpoint_dir": str(shelf)}))
+    assert main.run(["ckpt", "latest", "--run", "7"]) == 0
+    assert capfd.readouterr().out == f"{shelf}/step-40\n"
+    assert main.run(["ckpt", "latest", "--run", "8"]) == 1
+    assert "there is no record of a run 8" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls", "--help"], ["verify", "--help"], ["latest", "--help"]])

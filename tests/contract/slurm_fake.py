@@ -158,7 +158,8 @@ class FakeSlurm:
         self._answer(f"requeue {job_id}")
         job = self._find(job_id)
         if job.state != "RUNNING":
-            raise CommandFailed(["scontrol", "requeue"], 1, "Requested operation not supported on this job")
+            # `scontrol requeue incomplete` passes over it and says nothing.
+            return
         job.restarts += 1
         job.held = job.held or hold
         self._complete(job, "PENDING")

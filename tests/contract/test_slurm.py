@@ -213,10 +213,10 @@ def test_an_exclusion_of_a_node_there_is_not_is_refused(site: Site) -> None:
 
 def test_a_cancelled_job_is_not_brought_back(site: Site, running: str, eventually: Eventually) -> None:
     site.slurm.cancel(running)
-    refused(lambda: site.slurm.requeue(running))
+    site.slurm.requeue(running)
     eventually(lambda: site.slurm.job(running).over, "the job is over")
-    refused(lambda: site.slurm.requeue(running, hold=True))
-    assert site.slurm.job(running).state == "CANCELLED"
+    site.slurm.requeue(running, hold=True)
+    assert (site.slurm.job(running).state, site.slurm.job(running).restarts) == ("CANCELLED", 0)
 
 
 def test_a_cancel_during_the_requeue_ends_the_job(site: Site, running: str, eventually: Eventually) -> None:
@@ -225,10 +225,10 @@ def test_a_cancel_during_the_requeue_ends_the_job(site: Site, running: str, even
     eventually(lambda: site.slurm.job(running).over, "the job is over")
 
 
-def test_a_pending_job_cannot_be_requeued(site: Site) -> None:
+def test_a_pending_job_is_not_requeued(site: Site) -> None:
     job_id = site.submit(1, held=True)
-    refused(lambda: site.slurm.requeue(job_id))
-    assert site.slurm.job(job_id).restarts == 0
+    site.slurm.requeue(job_id)
+    assert (site.slurm.job(job_id).restarts, site.slurm.job(job_id).pending) == (0, True)
 
 
 def test_a_requeue_with_hold_waits_for_a_person(site: Site, running: str, eventually: Eventually) -> None:

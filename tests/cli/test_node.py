@@ -1,0 +1,155 @@
+"""`sovctl node` as an administrator meets it, with a stand-in for scontrol and squeue."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCONTROL = """#!/bin/sh
+if [ -e "$STAND_IN/down" ]; then
+    echo "slurm_load_node error: Unable to contact slurm controller (connect failure)" >&2
+    exit 1
+fi
+case "$*" in
+*" node") cat "$STAND_IN/nodes" ;;
+*) grep "^NodeName=${4} " "$STAND_IN/nodes" || { echo "Node ${4} not found"; exit 1; } ;;
+esac
+"""
+SQUEUE = """#!/bin/sh
+echo "34|34|N/A|RUNNING|1000|n002|n002||None"
+"""
+NODES = """\
+NodeName=n001 Gres=gpu:8 Port=6818 State=IDLE Partitions=main BootTime=1795382673
+NodeName=n002 Gres=gpu:8 State=MIXED+DRAIN Partitions=main Reason=sovctl:261122-221440-n002-ab12 XID79 GPU 5 \
+fell off [root@1795385683]
+NodeName=n003 Gres=gpu:8 State=IDLE Partitions=main BootTime=1795382673
+NodeName=n004 Gres=gpu:8 State=DOWN+NOT_RESPONDING Partitions=main Reason=Not \x1b[31mresponding [slurm@1795385600]
+"""
+
+
+@dataclass
+class Site:
+    """Four nodes: two fine, one drained by sovctl, one that Slurm set down."""
+
+    root: Path
+    env: dict[str, str]
+
+    def node(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sovctl", "node", *argv],
+            capture_output=True,
+            text=True,
+            env={**self.env, **env},
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    (tmp_path / "bin").mkdir()
+    for name, text in (("scontrol", SCONTROL), ("squeue", SQUEUE)):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "nodes").write_text(NODES)
+    (tmp_path / "journal/nodes").mkdir(parents=True)
+    entries = [
+        {
+            "seq": 1,
+            "at": 1795385680.5,
+            "kind": "verdict",
+            "state": "failed",
+            "code": "XID79",
+            "evidence": "GPU 5 is off",
+        },
+        {"seq": 2, "at": 1795385680.6, "kind": "drain-done", "node": "n002", "incident": "i"},
+    ]
+    (tmp_path / "journal/nodes/n002.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SOVCTL_", "XDG_"))}
+    own = {
+        "HOME": str(tmp_path),
+        "STAND_IN": str(tmp_path),
+        "TZ": "UTC",
+        "SOVCTL_CLUSTER_JOURNAL_DIR": str(tmp_path / "journal"),
+        "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
+    }
+    return Site(tmp_path, {**clean, **own})
+
+
+def test_ls_has_the_troubled_first_and_marks_ours(site: Site) -> None:
+    done = site.node("ls")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["STATE", "COUNT", "NODES", "SINCE", "BY", "REASON"]
+    assert rows[1][:3] == ["DOWN+NOT_RESPONDING", "1", "n004"]
+    assert rows[2][:6] == ["MIXED+DRAIN", "1", "n002", "2026-11-22", "22:14:43", "root*"]
+    assert rows[3] == ["IDLE", "2", "n[001,003]", "-", "-", "-"]
+    assert [line.split()[2] for line in site.node("ls", "--all").stdout.splitlines()[1:]] == [
+        "n002",
+        "n004",
+        "n001",
+        "n003",
+    ]
+
+
+def test_ls_as_json(site: Site) -> None:
+    record = json.loads(site.node("ls", "--json").stdout)
+    assert record["schema"] == "sovctl.nodes/1"
+    drained = record["groups"][1]
+    assert (drained["hostlist"], drained["fine"], drained["since"]) == ("n002", False, 1795385683)
+    assert drained["incident"] == {"incident": "261122-221440-n002-ab12", "code": "XID79", "text": "GPU 5 fell off"}
+    assert record["groups"][0]["incident"] is None
+
+
+def test_show(site: Site) -> None:
+    out = site.node("show", "n002").stdout
+    assert "n002: MIXED+DRAIN\n" in out
+    assert "  jobs:       34\n" in out
+    assert "  incident:   261122-221440-n002-ab12 by sovctl, 2026-11-22 22:14:40\n" in out
+    assert "  finding:    XID79 GPU 5 fell off\n" in out
+    assert "    2026-11-22 22:14:40  verdict         failed XID79 GPU 5 is off\n" in out
+    record = json.loads(site.node("show", "n002", "--json").stdout)
+    assert record["schema"] == "sovctl.nodes/1"
+    assert [entry["kind"] for entry in record["nodes"][0]["journal"]] == ["verdict", "drain-done"]
+
+
+def test_show_takes_a_hostlist(site: Site) -> None:
+    done = site.node("show", "n[001,004]", "--json")
+    assert [node["name"] for node in json.loads(done.stdout)["nodes"]] == ["n001", "n004"]
+    out = site.node("show", "n[001,004]").stdout
+    assert "Not \\x1b[31mresponding (slurm, 2026-11-22 22:13:20)" in out
+    assert out.count("nothing is recorded here about this node") == 2
+
+
+@pytest.mark.parametrize(("name", "status"), [("nope", 1), ("../journal", 2), ("", 2), ("n001,$(x)", 2), ("n[", 2)])
+def test_bad_names(site: Site, name: str, status: int) -> None:
+    done = site.node("show", name)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert "sovctl node ls" in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["ls"], ["show", "n001"]])
+def test_slurmctld_down(site: Site, argv: list[str]) -> None:
+    (site.root / "down").touch()
+    done = site.node(*argv)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "slurmctld does not answer" in done.stderr
+
+
+def test_no_slurm(site: Site) -> None:
+    done = site.node("ls", PATH="/nonexistent")
+    assert done.returncode == 1
+    assert "scontrol is not on PATH" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "show"])
+def test_help_ends_with_an_example(site: Site, command: str) -> None:
+    assert f"Example: sovctl node {command}" in site.node(command, "--help").stdout

@@ -1,0 +1,79 @@
+"""Fixtures of the story tests: a fresh cluster a story, an ordinary user, and the losses of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovctl.lab import cluster
+from sovctl.lab.training import Training, TrainingSpec, as_user
+
+STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2)
+TEST_USER = "sovctl-test"
+
+
+@pytest.fixture(scope="session")
+def user() -> str:
+    """Who submits: an ordinary user where we are root, so that no test leans on root's rights in Slurm."""
+    if os.geteuid() != 0:
+        return ""
+    try:
+        pwd.getpwnam(TEST_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--home-dir", "/nonexistent", TEST_USER], check=True)
+    readable = subprocess.run([*as_user(TEST_USER), sys.executable, "-P", "-c", "import sovctl"], cwd="/")
+    return TEST_USER if readable.returncode == 0 else ""
+
+
+@pytest.fixture
+def work_dir(user: str) -> Iterator[Path]:
+    """A directory of the submitting user, with a name that scripts stumble over."""
+    with tempfile.TemporaryDirectory(prefix="sov work ", dir="/var/tmp") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        own = path / "a 'b'"
+        own.mkdir()
+        if user:
+            os.chown(own, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+        yield own
+
+
+@pytest.fixture
+def story_lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[Callable[..., cluster.Lab]]:
+    """Starts an 8-node cluster with everything installed; each story breaks its own."""
+    labs: list[cluster.Lab] = []
+
+    def start(**request: object) -> cluster.Lab:
+        root = new_root()
+        attach_logs(root)
+        labs.append(cluster.up(cluster.Request(root, **request)))  # type: ignore[arg-type]
+        return labs[-1]
+
+    yield start
+    for lab in labs:
+        cluster.down(lab.layout.root)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(new_root: Callable[[], Path], user: str) -> dict[int, str]:
+    """The exact loss of each step of STORY when nothing fails."""
+    lab = cluster.up(cluster.Request(new_root(), health=False))
+    try:
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+            if user:
+                os.chown(name, pwd.getpwnam(user).pw_uid, -1)
+            run = Training(lab, Path(name), STORY, user)
+            run.submit()
+            assert run.await_end()["outcome"] == "finished"
+            curve = run.loss_curve()
+    finally:
+        cluster.down(lab.layout.root)
+    assert sorted(curve) == list(range(1, STORY.steps + 1))
+    return curve

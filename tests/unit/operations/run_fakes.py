@@ -1,0 +1,231 @@
+"""A run in memory: a clock of its own, a script, and Slurm as tests/contract holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slurm_fake import FakeSlurm
+
+from sovctl.model.node import NodeView
+from sovctl.model.progress import Phase, Progress
+from sovctl.operations.bring_back import BringBack
+from sovctl.operations.pass_watch import PassWatch
+from sovctl.operations.supervise import Ports, RunPlan, Supervisor
+from sovctl.recovery.decide import Limits
+
+NOW = 1_795_384_000.0
+XID79 = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
+PLAN = RunPlan(
+    run_id="lab-1-1795384000",
+    cluster="lab",
+    job_id="1",
+    submitted=1795384000,
+    name="train.sh",
+    script=b"#!/bin/sh\n",
+    arguments=("--fast",),
+    run_dir=Path("/runs/lab-1"),
+    checkpoint_dir=Path("/nonexistent/checkpoints"),
+    work_dir="/work",
+    limits=Limits(),
+    nodes=(),
+    batch_host="",
+    restarts=0,
+    environment={"PATH": "/bin", "USER": "alice"},
+)
+
+
+class FakeClock:
+    """Time passes only in waits; what is planned happens on the way."""
+
+    def __init__(self) -> None:
+        self.time = NOW
+        self._planned: list[tuple[float, int, Callable[[], None]]] = []
+
+    def at(self, seconds: float, act: Callable[[], None]) -> None:
+        """`seconds` after NOW."""
+        self._planned.append((NOW + seconds, len(self._planned), act))
+        self._planned.sort(key=lambda item: item[:2])
+
+    def now(self) -> float:
+        # A look costs a moment too, so that nothing can look for ever at the same instant.
+        self.sleep(0.001)
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        until = self.time + max(seconds, 0.0)
+        assert until < NOW + 100_000, "waits for ever"
+        while self._planned and self._planned[0][0] <= until:
+            at, _, act = self._planned.pop(0)
+            self.time = max(self.time, at)
+            act()
+        self.time = max(self.time, until)
+
+
+class FakeChild:
+    """The user's script."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.status: int | None = None
+        self.received: list[int] = []
+        self.pid = 4711
+
+    def end(self, status: int) -> None:
+        if self.status is None:
+            self.status = status
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def wait(self, timeout_s: float) -> int | None:
+        deadline = self._clock.time + timeout_s
+        while self.status is None and self._clock.time < deadline:
+            self._clock.sleep(0.05)
+        return self.status
+
+    def send(self, signum: int) -> None:
+        self.received.append(signum)
+
+    def kill_group(self) -> None:
+        self.end(-9)
+
+
+class FakeJournal:
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.records: list[dict[str, Any]] = []
+
+    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
+        record = {"seq": len(self.records) + 1, "at": self._clock.time, "kind": kind, **fields}
+        self.records.append(record)
+        return record
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(self.records)
+
+
+class Run:
+    """Everything of one run; each `attempt` is one execution of its batch script."""
+
+    def __init__(self, nodes: int = 4, count: int = 2, **slurm: Any) -> None:
+        self.clock = FakeClock()
+        self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
+        self.journal = FakeJournal(self.clock)
+        self.silent_slurmds: set[str] = set()
+        self.output = ""
+        self.words: Progress | None = None
+        self.stops: list[tuple[int, str]] = []
+        self.children: list[FakeChild] = []
+        self.environments: list[dict[str, str]] = []
+        self.pending_signals: list[int] = []
+        self.on_start: Callable[[FakeChild], None] = lambda child: None
+        self.job_id = self.slurm.submit(count, supervised=True)
+        self.slurm.records[self.job_id].stdout = "/out"
+
+    # One life of the supervisor
+
+    @property
+    def job(self) -> Any:
+        return self.slurm.records[self.job_id]
+
+    def attempt(self, **plan: Any) -> int:
+        """Run the supervisor of the job's present execution to its end."""
+        return self.supervisor(**plan)()
+
+    def supervisor(self, **plan: Any) -> Callable[[], int]:
+        job = self.job
+        assert job.state == "RUNNING", f"the job is {job.state}"
+        own = replace(
+            PLAN,
+            job_id=self.job_id,
+            nodes=job.nodes,
+            batch_host=job.nodes[0],
+            restarts=job.restarts,
+            **plan,
+        )
+        ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
+
+        def live() -> int:
+            status = Supervisor(own, ports).run()
+            self.slurm.leave(self.job_id)
+            return status
+
+        return live
+
+    def back(self, nodes: Sequence[str]) -> BringBack:
+        """What the supervisor brings its job back with."""
+        passes = PassWatch(self.slurm, self.clock)
+        return BringBack(
+            self.job_id, 0, self.job.restarts, nodes, nodes[0], 2.0,
+            self.slurm, self.slurm, self.journal, self.clock, passes,
+        )  # fmt: skip
+
+    def await_start(self) -> float:
+        """Let time pass until Slurm runs the job again; returns how long that took."""
+        began = self.clock.time
+        while self.slurm.job(self.job_id).state != "RUNNING":
+            assert self.clock.time < began + 400, f"the job is {self.job}"
+            self.clock.sleep(0.1)
+        return self.clock.time - began
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self.journal.records if record["kind"] == kind]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [record["kind"] for record in self.journal.records]
+
+    def steps(self, step: int, *, attempt: int = 0, at: float | None = None) -> None:
+        """Rank 0 says that it does steps."""
+        when = self.clock.time if at is None else at
+        self.words = Progress(0, "n001", 1, attempt, Phase.RUNNING, when - 5, step=step, step_at=when, step_seconds=0.5)
+
+    # Ports
+
+    def start(self, argv: Sequence[str], env: Mapping[str, str]) -> FakeChild:
+        child = FakeChild(self.clock)
+        self.children.append(child)
+        self.environments.append(dict(env))
+        self.on_start(child)
+        return child
+
+    def wait(self, timeout_s: float) -> tuple[int, ...]:
+        until = self.clock.time + timeout_s
+        while self.clock.time < until and not self.pending_signals:
+            self.clock.sleep(min(0.05, until - self.clock.time) + 1e-6)
+        received, self.pending_signals = tuple(self.pending_signals), []
+        return received
+
+    def ignore_termination(self) -> None:
+        return
+
+    def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return frozenset(node.name for node in nodes) & self.silent_slurmds
+
+    def read(self, path: str) -> str:
+        return self.output
+
+    def size(self, path: str) -> int | None:
+        # It grows all the time: a script without words of its own that is well.
+        return int(self.clock.time * 1000)
+
+    def prepare(self, record: Mapping[str, Any]) -> None:
+        return
+
+    def record(self) -> dict[str, Any]:
+        return {}
+
+    def start_attempt(self, attempt: int, name: str, script: bytes) -> str:
+        return f"/runs/attempts/{attempt}/{name}"
+
+    def ask_stop(self, attempt: int, why: str) -> None:
+        self.stops.append((attempt, why))
+
+    def progress(self, rank: int) -> Progress | None:
+        return self.words
+
+    def all_progress(self) -> tuple[Progress, ...]:
+        return (self.words,) if self.words else ()

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+from run_fakes import NOW, FakeChild, Run
+
+from sovctl.errors import CommandFailed
+
+
+def blamed(run: Run, *nodes: str) -> None:
+    run.journal.append("attempt_ended", attempt=0, culprit="hardware", blamed=list(nodes), evidence="XID79")
+
+
+def test_the_job_comes_back_away_from_the_blamed_node_in_seconds() -> None:
+    run = Run()
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 6
+    assert run.job.starts == [("n001", "n002"), ("n001", "n003")]
+    assert (run.job.excluded, run.job.restarts) == (("n002",), 1)
+    assert run.kinds == ["attempt_ended", "requeue_intent", "requeued"]
+    assert run.of("requeued")[0]["exclude"] == ["n002"]
+
+
+def test_the_begin_is_ahead_when_the_last_epilog_ends() -> None:
+    run = Run()
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    begin = run.of("requeued")[0]["begin"]
+    assert run.clock.time < begin <= run.clock.time + 4
+
+
+def test_the_users_own_exclusions_are_kept() -> None:
+    run = Run()
+    run.job.excluded = ("n004",)
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.job.excluded == ("n002", "n004")
+
+
+def test_a_forgiven_node_is_no_longer_excluded() -> None:
+    run = Run()
+    run.job.excluded = ("n003", "n004")
+    blamed(run, "n003")
+    run.journal.append("forgiven", nodes=["n003"])
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.job.excluded == ("n004",)
+
+
+def test_a_blamed_node_that_left_the_site_does_not_spoil_the_list() -> None:
+    run = Run()
+    blamed(run, "n777")
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.job.excluded == ("n002",)
+    assert "command_refused" not in run.kinds
+
+
+def test_a_controller_that_is_away_for_a_while_is_waited_for() -> None:
+    run = Run()
+    blamed(run, "n002")
+    run.slurm.unreachable = lambda: NOW + 0.01 < run.clock.time < NOW + 90
+    run.clock.at(0.02, lambda: None)
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.kinds.count("requeue_intent") == 1
+    assert "slurm_silent" in run.kinds
+    run.slurm.leave(run.job_id)
+    run.await_start()
+    assert run.job.restarts == 1
+    assert "n002" not in run.job.nodes
+
+
+def test_a_cancel_before_the_requeue_is_respected() -> None:
+    run = Run()
+    run.slurm.cancel(run.job_id)
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    run.slurm.leave(run.job_id)
+    run.clock.sleep(300)
+    assert (run.slurm.job(run.job_id).state, run.job.restarts) == ("CANCELLED", 0)
+    assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    assert "requeued" not in run.kinds
+
+
+def test_a_cancel_between_the_look_and_the_command_is_respected() -> None:
+    run = Run()
+    asked = run.slurm.requeue
+
+    def too_late(job_id: str, *, hold: bool = False) -> None:
+        run.slurm.cancel(job_id)
+        asked(job_id, hold=hold)
+
+    run.slurm.requeue = too_late  # type: ignore[method-assign]
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.job.restarts == 0
+    assert run.kinds == ["requeue_intent", "run_ended"]
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.3, 1.0, 2.0, 3.0])
+def test_a_cancel_at_any_moment_of_the_recovery_is_respected(after_s: float) -> None:
+    run = Run()
+    blamed(run, "n002")
+    run.clock.at(after_s, lambda: run.slurm.cancel(run.job_id))
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    run.slurm.leave(run.job_id)
+    run.clock.sleep(300)
+    assert run.slurm.job(run.job_id).state == "CANCELLED"
+    assert len(run.job.starts) == 1
+    assert len(run.of("run_ended")) + len(run.of("requeued")) == 1
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.5, 1.0, 1.5, 2.0])
+def test_a_controller_that_forgot_the_requeue_is_asked_again(after_s: float) -> None:
+    run = Run()
+    blamed(run, "n002")
+    before = deepcopy(run.job)
+    run.clock.at(after_s, lambda: run.slurm.roll_back(run.job_id, before))
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    if run.clock.time < NOW + after_s:
+        pytest.skip("the job was back before the controller forgot")
+    assert sum(request.startswith("requeue") for request in run.slurm.requests) == 2
+    run.slurm.leave(run.job_id)
+    run.await_start()
+    assert "n002" not in run.job.nodes
+    assert len(run.of("requeued")) == 1
+
+
+def test_a_requeue_that_is_always_refused_ends_with_slurms_words() -> None:
+    run = Run()
+
+    def never(job_id: str, *, hold: bool = False) -> None:
+        raise CommandFailed(["scontrol", "requeue"], 1, "Requested operation is presently disabled")
+
+    run.slurm.requeue = never  # type: ignore[method-assign]
+    with pytest.raises(CommandFailed, match="presently disabled"):
+        run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert 2 <= run.kinds.count("command_refused") <= 10
+
+
+def test_terms_that_are_always_refused_end_the_asking() -> None:
+    run = Run()
+    blamed(run, "n002")
+
+    def never(job_id: str, *, exclude: object, begin: object) -> None:
+        raise CommandFailed(["scontrol", "update"], 1, "Job update not available right now")
+
+    run.slurm.update_pending = never  # type: ignore[method-assign, assignment]
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert 2 <= run.kinds.count("command_refused") <= 60
+    assert run.clock.time < NOW + 60
+    assert run.job.restarts == 1
+
+
+def test_a_held_job_stays_until_somebody_releases_it() -> None:
+    run = Run()
+    run.back(["n001", "n002"]).hold("the same crash at step 40 happened 2 times")
+    run.slurm.leave(run.job_id)
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).held
+    assert run.kinds == ["hold_intent", "held"]
+    run.slurm.release(run.job_id)
+    run.await_start()
+    assert run.job.restarts == 1
+
+
+def test_a_cancel_instead_of_the_hold_is_respected() -> None:
+    run = Run()
+    run.slurm.cancel(run.job_id)
+    run.back(["n001", "n002"]).hold("x")
+    assert run.kinds == ["hold_intent", "run_ended"]
+
+
+def test_a_requeue_by_somebody_else_is_spared_the_121_s() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.settle()
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 6
+    assert run.job.restarts == 1
+
+
+def test_a_hold_by_somebody_else_is_left_alone() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id, hold=True)
+    back.settle()
+    run.slurm.leave(run.job_id)
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).held
+    assert run.journal.records == []
+
+
+def test_a_dead_node_is_cut_out_so_that_the_job_need_not_wait_for_it() -> None:
+    run = Run()
+    run.slurm.version = "24.11.0"
+    child = FakeChild(run.clock)
+    back = run.back(["n001", "n002"])
+    back.kill(child, ["n002"])
+    assert run.job.nodes == ("n001",)
+    assert child.status == -9
+
+
+def test_a_dead_batch_host_cannot_be_cut_out() -> None:
+    run = Run()
+    run.back(["n001", "n002"]).kill(FakeChild(run.clock), ["n001"])
+    assert run.job.nodes == ("n001", "n002")
+    assert not any(request.startswith("drop") for request in run.slurm.requests)
+
+
+def test_a_shrunk_job_that_takes_no_terms_is_requeued_without() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    blamed(run, "n002")
+    back.kill(FakeChild(run.clock), ["n002"])
+    back.requeue(exclude_reason="NODE_DEAD")
+    assert run.job.restarts == 1
+    assert not any(request.startswith("update") for request in run.slurm.requests)
+    assert run.of("requeued")[0]["begin"] is None
+
+
+def test_killing_is_a_shortcut_that_may_fail() -> None:
+    run = Run()
+    run.slurm.unreachable = lambda: True
+    child = FakeChild(run.clock)
+    run.back(["n001", "n002"]).kill(child, ["n002"])
+    assert child.status == -9
+    assert run.kinds == ["command_refused", "command_refused"]

@@ -1,0 +1,329 @@
+"""Finding a run by what a person has at hand, and acting on it only when it is surely the one meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SlurmUnreachable, UsageError
+from sovctl.model.job import JobView
+from sovctl.model.progress import Phase, Progress
+from sovctl.model.submitted import SubmittedRun
+from sovctl.operations import runs
+from sovctl.operations.runs import KnownRun, RunPorts
+from sovctl.recovery.explain import Words
+
+NOW = 1795385600.0
+CWD = "/w"
+ROOT = "/w/.sovctl/runs"
+
+
+class FakeSite:
+    """Every port of `sovctl run` in one; run directories are a dict of (record, events)."""
+
+    def __init__(self) -> None:
+        self.dirs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+        self.entries: list[SubmittedRun] = []
+        self.ranks: list[Progress] = []
+        self.views: dict[str, JobView] = {}
+        self.down = False
+        self.did: list[tuple[Any, ...]] = []
+
+    def ports(self) -> RunPorts:
+        return RunPorts(self, self, self, self, self)  # type: ignore[arg-type]
+
+    def run(self, job_id: str, submitted: int = 100, *, root: str = ROOT, raw: str = "", **record: Any) -> str:
+        run_id = f"lab-{raw or job_id}-{submitted}"
+        known = {"run_id": run_id, "job_id": job_id, "submitted": submitted, "name": "t.sh", "checkpoint_dir": "/ck"}
+        self.dirs[f"{root}/{run_id}"] = ({**known, **record}, [])
+        return f"{root}/{run_id}"
+
+    def event(self, run_dir: str, kind: str, **fields: Any) -> None:
+        events = self.dirs[run_dir][1]
+        events.append({"seq": len(events) + 1, "at": NOW, "kind": kind, **fields})
+
+    def job(self, job_id: str, state: str = "", **fields: Any) -> JobView:
+        """With a state: put it into Slurm; without: the question of ports.JobControl."""
+        if not state:
+            self._answer()
+            if job_id not in self.views:
+                raise JobNotFound(job_id)
+            return self.views[job_id]
+        extra = {"SubmitTime": str(fields.pop("submitted", 100))}
+        self.views[job_id] = JobView(job_id, "t", "u", 1, state, extra=extra, **{"priority": 1, **fields})
+        return self.views[job_id]
+
+    def entry(self, job_id: str, submitted: int = 100, cluster: str = "", root: str = ROOT) -> None:
+        self.entries.append(SubmittedRun(job_id, cluster, submitted, root, CWD, "t.sh"))
+
+    # RunIndex, RunRecords
+
+    def list(self) -> tuple[SubmittedRun, ...]:
+        return tuple(self.entries)
+
+    def below(self, run_root: str) -> tuple[str, ...]:
+        return tuple(path for path in self.dirs if path.rpartition("/")[0] == run_root)
+
+    def record(self, run_dir: str) -> dict[str, Any]:
+        return self.dirs.get(run_dir, ({}, []))[0]
+
+    def events(self, run_dir: str) -> Sequence[dict[str, Any]]:
+        return self.dirs.get(run_dir, ({}, []))[1]
+
+    def progress(self, run_dir: str) -> Sequence[Progress]:
+        return self.ranks
+
+    # JobControl, JobQueue, Clock
+
+    def own_jobs(self) -> tuple[JobView, ...]:
+        """As squeue tells it: no priority, no restarts, nothing extra."""
+        self._answer()
+        return tuple(replace(view, priority=0, restarts=0, extra={}) for view in self.views.values())
+
+    def release(self, job_id: str) -> None:
+        self._answer()
+        self.did.append(("release", job_id))
+
+    def cancel(self, job_id: str) -> None:
+        self._answer()
+        self.did.append(("cancel", job_id))
+
+    def update_pending(self, job_id: str, *, exclude: object, begin: int) -> None:
+        self.did.append(("update", job_id, exclude, begin))
+
+    def now(self) -> float:
+        return NOW
+
+    def _answer(self) -> None:
+        if self.down:
+            raise SlurmUnreachable()
+
+
+@pytest.fixture
+def site() -> FakeSite:
+    return FakeSite()
+
+
+def find(site: FakeSite, name: str) -> KnownRun:
+    return runs.find_run(name, site.ports(), CWD)
+
+
+@pytest.mark.parametrize("name", ["7", "lab-7-100", f"{ROOT}/lab-7-100", ".sovctl/runs/lab-7-100"])
+def test_by_whatever_name(site: FakeSite, name: str) -> None:
+    site.run("7")
+    site.run("8")
+    found = find(site, name)
+    assert (found.run_id, found.job_id, found.run_dir) == ("lab-7-100", "7", f"{ROOT}/lab-7-100")
+
+
+def test_a_run_elsewhere_is_known_from_the_index(site: FakeSite) -> None:
+    site.run("7", root="/far/runs")
+    with pytest.raises(RunNotFound, match="no record of a run 7"):
+        find(site, "7")
+    site.entry("7", root="/far/runs")
+    assert find(site, "7").run_dir == "/far/runs/lab-7-100"
+    assert find(site, "lab-7-100").run_dir == "/far/runs/lab-7-100"
+
+
+def test_job_ids_come_back(site: FakeSite) -> None:
+    site.run("7", 100)
+    site.run("7", 300)
+    site.entry("7", 200)
+    assert find(site, "7").submitted == 300
+    site.entry("7", 400)
+    found = find(site, "7")
+    assert (found.submitted, found.run_dir, found.name) == (400, "", "t.sh")
+
+
+def test_a_directory_whose_record_is_broken(site: FakeSite) -> None:
+    path = site.run("7")
+    site.event(path, "attempt_started", attempt=0)
+    site.dirs[path] = ({}, site.dirs[path][1])
+    found = find(site, path)
+    assert (found.job_id, found.submitted, len(found.events)) == ("7", 100, 1)
+
+
+def test_tasks_of_an_array(site: FakeSite) -> None:
+    site.run("120_1", raw="121")
+    site.run("120_2", raw="122")
+    assert find(site, "120_2").run_id == "lab-122-100"
+    with pytest.raises(UsageError, match="array of 2 runs"):
+        find(site, "120")
+
+
+@pytest.mark.parametrize("name", ["9", "lab-9-9", "/nowhere", "nonsense", "", "../..", "\0/x"])
+def test_no_such_run(site: FakeSite, name: str) -> None:
+    site.run("7")
+    with pytest.raises(RunNotFound):
+        find(site, name)
+
+
+# How it stands
+
+
+def _started(site: FakeSite, job_id: str = "7", submitted: int = 100, restarts: int = 0) -> str:
+    path = site.run(job_id, submitted)
+    site.event(path, "attempt_started", attempt=0, restarts=restarts, nodes=["n001"])
+    return path
+
+
+def words(site: FakeSite, name: str = "7") -> str:
+    """The state as `show` has it; `ls` must not differ."""
+    shown = runs.state_of(find(site, name), site.ports())
+    listed = {item.run.job_id: item.state for item in runs.list_runs(site.ports(), CWD)}
+    assert listed[name].word == shown.word
+    return shown.word
+
+
+def test_record_and_slurm_together(site: FakeSite) -> None:
+    path = _started(site)
+    assert words(site) == "gone"
+    site.job("7", "RUNNING")
+    assert words(site) == "running"
+    site.job("7", "COMPLETED")
+    assert words(site) == "finished"
+    site.event(path, "attempt_ended", attempt=0, culprit="hardware", action="requeue")
+    site.job("7", "PENDING", restarts=1, reason="Resources")
+    assert words(site) == "restarting"
+    site.event(path, "held", attempt=0)
+    site.job("7", "PENDING", restarts=1, reason="job_requeued_in_held_state", priority=0)
+    assert words(site) == "held"
+    site.event(path, "run_ended", outcome="cancelled")
+    site.views.clear()
+    assert words(site) == "cancelled"
+
+
+def test_waiting_for_the_first_time(site: FakeSite) -> None:
+    site.entry("7")
+    site.job("7", "PENDING", reason="Resources")
+    assert words(site) == "waiting"
+    site.job("7", "PENDING", reason="JobHeldUser", priority=0)
+    assert words(site) == "held"
+    site.job("7", "CANCELLED")
+    assert words(site) == "cancelled"
+
+
+def test_without_slurm_the_record_speaks(site: FakeSite) -> None:
+    _started(site)
+    site.down = True
+    assert words(site) == "running"
+    state = runs.state_of(find(site, "7"), site.ports())
+    assert state.problem == "slurmctld does not answer"
+
+
+def test_a_run_on_another_cluster_is_not_mixed_up(site: FakeSite) -> None:
+    site.entry("7", cluster="far")
+    site.job("7", "RUNNING")
+    state = runs.state_of(find(site, "7"), site.ports())
+    assert (state.word, state.problem) == ("waiting", "its job is on the cluster far")
+    for act in (runs.stop_run, runs.resume_run):
+        with pytest.raises(RefusedError, match="on the cluster far"):
+            act(find(site, "7"), site.ports())
+    assert site.did == []
+
+
+def test_ls_gives_a_job_to_the_newest_run_of_its_id(site: FakeSite) -> None:
+    _started(site, submitted=100)
+    _started(site, submitted=900)
+    site.job("7", "RUNNING", submitted=900)
+    assert [item.state.word for item in runs.list_runs(site.ports(), CWD)] == ["running", "gone"]
+
+
+def test_old_runs_that_are_over_are_left_out(site: FakeSite) -> None:
+    for number in range(1, 30):
+        path = _started(site, str(number), number)
+        if number != 2:
+            site.event(path, "run_ended", outcome="finished")
+    site.job("2", "RUNNING", submitted=2)
+    shown = [item.run.job_id for item in runs.worth_listing(runs.list_runs(site.ports(), CWD))]
+    assert shown == [*(str(number) for number in range(29, 9, -1)), "2"]
+
+
+def test_progress_of_an_earlier_attempt_does_not_count(site: FakeSite) -> None:
+    _started(site)
+    site.ranks = [Progress(rank, "n001", 1, attempt, Phase.RUNNING, 0.0) for rank, attempt in ((0, 0), (1, 1))]
+    assert [item.rank for item in runs.progress_of(find(site, "7"), site.ports())] == [0]
+
+
+def test_an_attempt_that_never_ended_cannot_be_explained(site: FakeSite) -> None:
+    _started(site)
+    with pytest.raises(UsageError, match="the end of an attempt 0 is not recorded"):
+        runs.explain_run(find(site, "7"), Words(), 0)
+
+
+# Acting
+
+
+def test_stop(site: FakeSite) -> None:
+    _started(site)
+    site.job("7", "RUNNING")
+    assert runs.stop_run(find(site, "7"), site.ports(), dry_run=True).commands == (("scancel", "7"),)
+    assert site.did == []
+    assert runs.stop_run(find(site, "7"), site.ports()).commands == (("scancel", "7"),)
+    assert site.did == [("cancel", "7")]
+
+
+@pytest.mark.parametrize("state", ["", "CANCELLED"])
+def test_stop_of_a_run_that_is_over(site: FakeSite, state: str) -> None:
+    _started(site)
+    if state:
+        site.job("7", state)
+    act = runs.stop_run(find(site, "7"), site.ports())
+    assert (act.commands, site.did) == ((), [])
+    assert "over already" in act.said
+
+
+def test_a_later_job_with_the_same_id_is_left_alone(site: FakeSite) -> None:
+    _started(site)
+    site.job("7", "RUNNING", submitted=500_000)
+    assert runs.state_of(find(site, "7"), site.ports()).word == "gone"
+    assert runs.stop_run(find(site, "7"), site.ports()).commands == ()
+    site.job("7", "PENDING", submitted=500_000, priority=0)
+    with pytest.raises(RunGone):
+        runs.resume_run(find(site, "7"), site.ports())
+    assert site.did == []
+
+
+def test_resume_of_a_held_run(site: FakeSite) -> None:
+    _started(site)
+    site.job("7", "PENDING", priority=0, restarts=1)
+    assert runs.resume_run(find(site, "7"), site.ports()).commands == (("scontrol", "release", "7"),)
+    assert site.did == [("release", "7")]
+
+
+def test_resume_does_not_wait_for_the_rest_of_slurms_delay(site: FakeSite) -> None:
+    _started(site)
+    site.job("7", "PENDING", priority=0, restarts=1, eligible_at=int(NOW) + 100)
+    commands = (("scontrol", "release", "7"), ("scontrol", "update", "JobId=7", f"StartTime=uts{int(NOW) + 1}"))
+    assert runs.resume_run(find(site, "7"), site.ports(), dry_run=True).commands == commands
+    assert site.did == []
+    assert runs.resume_run(find(site, "7"), site.ports()).commands == commands
+    assert site.did == [("release", "7"), ("update", "7", None, int(NOW) + 1)]
+
+
+def test_resume_of_a_run_that_is_not_held(site: FakeSite) -> None:
+    _started(site)
+    site.job("7", "RUNNING")
+    assert runs.resume_run(find(site, "7"), site.ports()).commands == ()
+    assert site.did == []
+
+
+@pytest.mark.parametrize(("state", "how"), [("", "Slurm no longer knows it"), ("CANCELLED", "it is CANCELLED")])
+def test_resume_of_a_job_that_is_gone_says_how_to_go_on(site: FakeSite, state: str, how: str) -> None:
+    _started(site)
+    if state:
+        site.job("7", state)
+    with pytest.raises(RunGone, match=how) as caught:
+        runs.resume_run(find(site, "7"), site.ports())
+    assert "sovctl submit --checkpoint-dir=/ck SCRIPT" in caught.value.hint
+
+
+def test_acting_needs_slurm(site: FakeSite) -> None:
+    _started(site)
+    site.down = True
+    for act in (runs.stop_run, runs.resume_run):
+        with pytest.raises(SlurmUnreachable):
+            act(find(site, "7"), site.ports())

@@ -1,0 +1,407 @@
+"""Whole attempts of a run, from the start of the script to the job's return, without a real Slurm."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from run_fakes import NOW, XID79, FakeChild, Run
+
+from sovctl.recovery.decide import Limits
+
+CRASH = 'Traceback (most recent call last):\n  File "train.py", line 3\nValueError: document 7 is empty\n'
+
+
+def fault(run: Run, node: str = "n002", at: float = 20.0) -> None:
+    run.clock.at(at, lambda: run.slurm.drain(node, XID79))
+
+
+def ends(run: Run, status: int, after_s: float = 10.0) -> None:
+    """Every script that starts from now on ends so."""
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + after_s, lambda: child.end(status))
+
+
+def whole(run: Run) -> None:
+    """No attempt lost or doubled: each started once and ended at most once, in order, the last perhaps still open."""
+    started = [record["attempt"] for record in run.of("attempt_started")]
+    ended = [record["attempt"] for record in run.of("attempt_ended")]
+    assert started == list(range(len(started)))
+    assert ended == started[: len(ended)]
+    assert len(started) - len(ended) <= 1
+    assert [record["seq"] for record in run.journal.records] == list(range(1, len(run.journal.records) + 1))
+
+
+# The straight way
+
+
+def test_a_script_that_finishes_ends_the_run() -> None:
+    run = Run()
+    ends(run, 0)
+    assert run.attempt() == 0
+    assert run.kinds == ["attempt_started", "attempt_ended", "run_ended"]
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    assert run.slurm.job(run.job_id).restarts == 0
+    whole(run)
+
+
+def test_the_script_knows_its_run() -> None:
+    run = Run()
+    ends(run, 0)
+    run.attempt()
+    environment = run.environments[0]
+    assert environment["SOVCTL_RUN_ID"] == "lab-1-1795384000"
+    assert (environment["SOVCTL_ATTEMPT"], environment["SOVCTL_RESUME_FROM"]) == ("0", "")
+    assert (environment["SLURM_KILL_BAD_EXIT"], environment["PATH"]) == ("1", "/bin")
+
+
+def test_progress_is_written_down_once() -> None:
+    run = Run()
+    ends(run, 0, 8.0)
+    run.clock.at(2.0, lambda: run.steps(3))
+    run.clock.at(4.0, lambda: run.steps(6))
+    run.attempt()
+    assert run.kinds.count("rank_up") == 1
+    assert run.of("attempt_ended")[0]["step"] == 6
+
+
+# Hardware
+
+
+def test_a_drained_node_moves_the_run_away_from_it() -> None:
+    run = Run()
+    fault(run)
+    run.clock.at(19.9, lambda: run.steps(31))
+    assert run.attempt() == 0
+    detected = run.of("detected")[0]
+    assert detected["nodes"] == ["n002"]
+    assert detected["at"] < NOW + 21.5
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"], ended["step"]) == ("hardware", ["n002"], 31)
+    assert ended["evidence"] == "n002: XID79 GPU 5 fell off the bus"
+    assert run.children[0].status == -9
+    assert run.await_start() < 6
+    assert run.job.nodes == ("n001", "n003")
+    ends(run, 0)
+    run.attempt()
+    assert run.of("attempt_started")[1]["excluded"] == ["n002"]
+    assert run.environments[1]["SOVCTL_EXCLUDED_NODES"] == "n002"
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    whole(run)
+
+
+def test_somebody_elses_drain_moves_nothing() -> None:
+    run = Run()
+    run.clock.at(5.0, lambda: run.slurm.drain("n002", "kernel update on Friday"))
+    ends(run, 0, 30.0)
+    run.attempt()
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    assert "detected" not in run.kinds
+
+
+def test_a_controller_that_is_away_in_the_middle_changes_nothing() -> None:
+    run = Run()
+    fault(run, at=20.0)
+    run.slurm.unreachable = lambda: NOW + 20.4 < run.clock.time < NOW + 80
+    run.attempt()
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+    assert "slurm_silent" in run.kinds
+    run.await_start()
+    assert "n002" not in run.job.nodes
+    assert run.job.restarts == 1
+    whole(run)
+
+
+@pytest.mark.parametrize("away_s", [5.0, 120.0, 3600.0])
+def test_a_script_runs_on_while_the_controller_is_away(away_s: float) -> None:
+    run = Run()
+    run.slurm.unreachable = lambda: NOW + 10 < run.clock.time < NOW + 10 + away_s
+    ends(run, 0, 20 + away_s)
+    run.attempt()
+    assert run.kinds.count("slurm_silent") == 1
+    assert run.kinds.count("slurm_back") == 1
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+
+
+def test_a_silent_slurmd_with_silent_ranks_is_a_dead_node() -> None:
+    run = Run()
+    run.clock.at(9.9, lambda: run.steps(12))
+    run.clock.at(10.0, lambda: run.silent_slurmds.add("n002"))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
+    assert ended["at"] < NOW + 20
+    whole(run)
+
+
+def test_a_slurmd_that_restarts_while_ranks_step_on_is_none() -> None:
+    run = Run()
+    for second in range(1, 40):
+        run.clock.at(second, lambda at=second: run.steps(at))  # type: ignore[misc]
+    run.clock.at(10.0, lambda: run.silent_slurmds.add("n002"))
+    run.clock.at(25.0, lambda: run.silent_slurmds.clear())
+    ends(run, 0, 35.0)
+    run.attempt()
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+
+
+def test_a_crash_whose_node_turns_out_sick_is_the_nodes() -> None:
+    run = Run()
+    ends(run, 1, 10.0)
+    fault(run, at=10.6)
+    run.attempt()
+    assert run.of("attempt_ended")[0]["culprit"] == "hardware"
+
+
+# Crashes
+
+
+def test_the_same_crash_twice_is_held_with_an_explanation() -> None:
+    run = Run()
+    run.output = CRASH
+    ends(run, 1)
+    run.attempt()
+    run.await_start()
+    run.attempt()
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).held
+    first, second = run.of("attempt_ended")
+    assert (first["action"], second["action"]) == ("requeue", "hold")
+    assert "ValueError: document N is empty" in second["evidence"]
+    assert "happened 2 times" in run.of("held")[0]["why"]
+    assert first["blamed"] == []
+    assert run.job.excluded == ()
+    whole(run)
+
+
+def test_a_crash_is_judged_within_seconds() -> None:
+    run = Run()
+    run.output = CRASH
+    ends(run, 1, 10.0)
+    run.attempt()
+    assert run.of("attempt_ended")[0]["at"] < NOW + 13
+
+
+def test_no_requeue_ends_the_job_with_the_scripts_status() -> None:
+    run = Run()
+    run.job.requeue = False
+    ends(run, 7)
+    assert run.attempt() == 7
+    assert run.of("run_ended")[0]["outcome"] == "failed"
+    assert run.slurm.job(run.job_id).restarts == 0
+
+
+def test_hardware_faults_have_a_budget_too() -> None:
+    run = Run(nodes=9, count=1)
+    for number in range(1, 5):
+        run.clock.at(0.5 + run.clock.time - NOW, lambda: run.slurm.drain(run.job.nodes[0], XID79))
+        run.attempt(limits=Limits(hardware=3))
+        if number < 4:
+            run.await_start()
+    assert [record["action"] for record in run.of("attempt_ended")] == ["requeue"] * 3 + ["hold"]
+    assert run.of("attempt_ended")[-1]["blamed"] == ["n004"]
+    whole(run)
+
+
+# Wishes of people
+
+
+def term(run: Run, at: float) -> None:
+    run.clock.at(at, lambda: run.pending_signals.append(signal.SIGTERM))
+
+
+def test_scancel_ends_the_run_and_it_never_comes_back() -> None:
+    run = Run()
+    run.clock.at(15.0, lambda: run.slurm.cancel(run.job_id))
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    run.attempt()
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).state == "CANCELLED"
+    assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    assert run.of("attempt_ended")[0]["culprit"] == "stopped"
+    assert len(run.job.starts) == 1
+    whole(run)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 0.7, 1.5, 2.5, 4.0])
+def test_scancel_in_the_middle_of_a_recovery_is_respected(after_s: float) -> None:
+    run = Run()
+    fault(run, at=20.0)
+    run.clock.at(20.55 + after_s, lambda: run.slurm.cancel(run.job_id))
+    run.attempt()
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).state == "CANCELLED"
+    assert len(run.job.starts) == 1
+    whole(run)
+
+
+def test_a_preemption_by_requeue_waits_for_room_without_blame() -> None:
+    run = Run()
+
+    def preempt() -> None:
+        run.job.preempted_at = int(run.clock.time)
+        run.slurm.requeue(run.job_id)
+
+    run.clock.at(15.0, preempt)
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["culprit"] == "preempted"
+    assert run.await_start() < 10
+    assert run.job.restarts == 1
+    whole(run)
+
+
+def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
+    run = Run()
+    term(run, 15.0)
+    run.clock.at(18.0, lambda: run.children[0].end(75))
+    run.attempt()
+    assert run.stops == [(0, "SIGTERM")]
+    assert signal.SIGTERM in run.children[0].received
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("stopped", "requeue")
+    run.await_start()
+    whole(run)
+
+
+def test_other_signals_reach_the_script() -> None:
+    run = Run()
+    run.clock.at(5.0, lambda: run.pending_signals.append(signal.SIGUSR1))
+    ends(run, 0)
+    run.attempt()
+    assert run.children[0].received == [signal.SIGUSR1]
+
+
+def test_near_the_time_limit_the_ranks_are_asked_to_save() -> None:
+    run = Run()
+    run.job.ends_at = int(NOW) + 600
+    run.clock.at(545.0, lambda: run.children[0].end(75))
+    run.attempt()
+    assert run.stops == [(0, "time limit")]
+    assert run.of("stop_asked")[0]["at"] < NOW + 543
+    assert run.of("attempt_ended")[0]["action"] == "requeue"
+
+
+def test_a_script_that_does_not_stop_at_the_time_limit_is_brought_back_all_the_same() -> None:
+    run = Run()
+    run.job.ends_at = int(NOW) + 600
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("time-limit", "requeue")
+    assert ended["at"] < NOW + 600
+
+
+# Taking over
+
+
+def lost(run: Run, node_words: Callable[[], Any]) -> None:
+    """The batch host dies with its supervisor; Slurm notices and requeues."""
+
+    def die() -> None:
+        node_words()
+        raise _Dead
+
+    run.clock.at(20.0, die)
+    with pytest.raises(_Dead):
+        run.attempt()
+    run.job.present = False
+
+
+class _Dead(BaseException):
+    """This supervisor is gone with its host."""
+
+
+def test_an_attempt_lost_with_its_host_is_closed_with_the_right_blame() -> None:
+    run = Run()
+    lost(run, lambda: run.slurm.set_down("n001", "sovctl:20261122-1a2b NODE_DEAD silent for 6 s"))
+    assert "attempt_ended" not in run.kinds
+    run.await_start()
+    ends(run, 0)
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["attempt"], ended["culprit"], ended["blamed"]) == (0, "hardware", ["n001"])
+    assert ended["evidence"] == "n001: NODE_DEAD silent for 6 s"
+    assert run.of("attempt_started")[1]["excluded"] == ["n001"]
+    whole(run)
+
+
+def test_an_attempt_lost_without_a_trace_blames_nobody() -> None:
+    run = Run()
+    lost(run, lambda: run.slurm.requeue(run.job_id))
+    run.await_start()
+    ends(run, 0)
+    run.attempt()
+    assert (run.of("attempt_ended")[0]["culprit"], run.of("attempt_ended")[0]["blamed"]) == ("unknown", [])
+    whole(run)
+
+
+def test_an_allocation_on_a_blamed_node_is_left_at_once() -> None:
+    run = Run()
+    lost(run, lambda: run.slurm.set_down("n001", XID79))
+    run.slurm.resume("n001")
+    run.journal.append("attempt_ended", attempt=0, culprit="hardware", blamed=["n001"], evidence="XID79")
+    run.await_start()
+    assert "n001" in run.job.nodes
+    run.attempt()
+    assert run.of("misplaced")[0]["nodes"] == ["n001"]
+    assert len(run.children) == 1, "no script started there"
+    run.await_start()
+    assert "n001" not in run.job.nodes
+    ends(run, 0)
+    run.attempt()
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    whole(run)
+
+
+def test_a_cancelled_run_that_somebody_requeues_goes_on() -> None:
+    run = Run()
+    run.journal.append("run_ended", outcome="cancelled", job_id="1")
+    ends(run, 0)
+    run.attempt()
+    assert run.kinds[1] == "run_reopened"
+    assert run.of("run_ended")[-1]["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.8, 1.5, 2.5])
+def test_a_controller_that_loses_the_requeue_is_asked_again(after_s: float) -> None:
+    from copy import deepcopy
+
+    run = Run()
+    fault(run, at=20.0)
+    before = deepcopy(run.job)
+
+    def restart() -> None:
+        if run.job.state == "COMPLETING":
+            run.slurm.roll_back(run.job_id, before)
+
+    run.clock.at(20.55 + after_s, restart)
+    run.attempt()
+    run.await_start()
+    assert "n002" not in run.job.nodes
+    assert run.job.restarts == 1
+    assert len(run.of("requeued")) == 1
+    whole(run)
+
+
+def test_three_faults_in_a_row_three_moves() -> None:
+    run = Run(nodes=6)
+    for number in range(3):
+        bad = run.job.nodes[1]
+        run.clock.at(run.clock.time - NOW + 5, lambda bad=bad: run.slurm.drain(bad, XID79))  # type: ignore[misc]
+        run.attempt()
+        run.await_start()
+        assert run.job.restarts == number + 1
+    assert len({node for record in run.of("attempt_ended") for node in record["blamed"]}) == 3
+    assert not set(run.job.nodes) & set(run.job.excluded)
+    whole(run)
+
+
+def test_a_child_leaves_nothing_behind() -> None:
+    run = Run()
+    fault(run)
+    run.attempt()
+    child: FakeChild = run.children[0]
+    assert child.status is not None
