@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -150,7 +149,7 @@ class SlurmCli:
     def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
         conf = self._runner.variable("SLURM_CONF")
-        if conf and not os.path.exists(conf):
+        if conf and not Path(conf).exists():
             # Slurm's commands themselves look for it for a minute.
             raise SlurmConfMissing()
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,9 @@ class Supervisor:
             return
         last = started[-1]
         blame = self._blame_lost(last)
+        word = self._ports.files.progress(0)
+        if word is not None and word.attempt == last["attempt"]:
+            blame = replace(blame, step=word.step)
         self._append_end(last["attempt"], blame, Decision(Action.REQUEUE, "Slurm requeued the job"), self._newest())
 
     def _blame_lost(self, last: Mapping[str, Any]) -> Blame:
@@ -363,6 +366,7 @@ class Supervisor:
             self._watch.job, self._watch.ended_by_slurm = job, job.state
             return self._on_ended_by_slurm(child)
         end = ScriptEnd(status, self._signature(job, status), self._progress.step)
+        self._ports.journal.append("script_ended", attempt=self._attempt, exit_status=status, signature=end.signature)
         blame = blame_end(end, (), stop_asked=self._watch.stop_asked)
         if blame.culprit is Culprit.USER_CODE:
             blame = self._settle_crash(end)

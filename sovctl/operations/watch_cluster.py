@@ -21,7 +21,7 @@ from sovctl.ports import Clock, Journal, NodePing
 
 _PING_SILENCE_S = 1.0
 _REMEMBER_S = 120.0
-"""How long a job is remembered with the nodes it was on: a run's supervisor may cut a dead node out of its job before
+"""How long it is remembered which job was on which node: a run's supervisor may cut a dead node out of its job before
 the node is declared dead here."""
 _TAKE_OVER_S = 600.0
 
@@ -60,14 +60,6 @@ class WatchPorts:
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A job and the nodes it was last seen on."""
-
-    nodes: tuple[str, ...]
-    at: float
-
-
-@dataclass(slots=True)
 class _Orphan:
     """A run that lost a node and has to come back without it."""
 
@@ -84,7 +76,8 @@ class ClusterWatch:
     settings: WatchSettings
     say: Callable[[str], None]
     _suspicion: NodeSuspicion = field(init=False)
-    _jobs: dict[str, _Seen] = field(default_factory=dict)
+    _places: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When each (job, node) was last seen together."""
     _orphans: dict[str, _Orphan] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
@@ -154,9 +147,9 @@ class ClusterWatch:
     def _remember_jobs(self) -> None:
         now = self.ports.clock.now()
         for job in self.ports.site.jobs():
-            if job.running and job.nodes:
-                self._jobs[job.job_id] = _Seen(job.nodes, now)
-        self._jobs = {job_id: seen for job_id, seen in self._jobs.items() if now - seen.at < _REMEMBER_S}
+            if job.running:
+                self._places |= {(job.job_id, node): now for node in job.nodes}
+        self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
 
     def _adopt_runs_of_down_nodes(self, nodes: Sequence[NodeView]) -> None:
         """Nodes that Slurm itself declared down lose their jobs in the same way."""
@@ -166,10 +159,9 @@ class ClusterWatch:
 
     def _adopt(self, node: str) -> None:
         now = self.ports.clock.now()
-        for job_id, seen in self._jobs.items():
-            if node in seen.nodes:
-                orphan = self._orphans.setdefault(job_id, _Orphan(set(), now))
-                orphan.exclude.add(node)
+        for job_id, place in list(self._places):
+            if place == node:
+                self._orphans.setdefault(job_id, _Orphan(set(), now)).exclude.add(node)
 
     def _bring_back(self, job_id: str) -> None:
         orphan = self._orphans[job_id]
@@ -216,8 +208,9 @@ class ClusterWatch:
         return orphan.ours
 
     def _forget(self, job_id: str) -> None:
-        self._orphans.pop(job_id, None)
-        self._jobs.pop(job_id, None)
+        orphan = self._orphans.pop(job_id, None)
+        for node in orphan.exclude if orphan else ():
+            self._places.pop((job_id, node), None)
 
     def _tell(self, key: str, words: str) -> None:
         """Say a thing once, until it changes."""

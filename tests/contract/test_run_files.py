@@ -52,7 +52,7 @@ def test_a_record_that_is_a_link_or_a_pipe_is_none(run: RunDirectory, tmp_path: 
 
 def test_an_unusable_directory_is_one_clear_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirUnusable, match="cannot write the run directory .*Not a directory") as caught:
+    with pytest.raises(RunDirUnusable, match=r"cannot write the run directory .*Not a directory") as caught:
         RunDirectory(tmp_path / "file" / "x").prepare(RECORD)
     assert caught.value.hint
     with pytest.raises(RunDirUnusable):

@@ -42,7 +42,11 @@ child.wait()
 
 
 def test_the_end_of_a_child_ends_the_wait() -> None:
-    code = "subprocess.Popen(['/bin/true'])\nbegan = time.monotonic()\nprint(*queue.wait(30.0), time.monotonic() - began < 20)"
+    code = """
+began = time.monotonic()
+subprocess.Popen(["/bin/true"])
+print(*queue.wait(30.0), time.monotonic() - began < 20)
+"""
     assert run(code) == ["17", "True"]
 
 

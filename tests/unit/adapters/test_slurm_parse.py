@@ -13,7 +13,10 @@ from sovctl.model.job import JobView
 from sovctl.model.node import NodeState
 
 DATA = Path(__file__).parents[2] / "data" / "slurm" / "22.05"
-REST = "UserId=alice(1001) GroupId=alice(1001) MCS_label=N/A Priority=7 JobState=PENDING Reason=Priority Restarts=2 Requeue=1"
+REST = (
+    "UserId=alice(1001) GroupId=alice(1001) MCS_label=N/A Priority=7 JobState=PENDING "
+    "Reason=Priority Restarts=2 Requeue=1"
+)
 
 
 def recorded(name: str) -> str:
