@@ -149,7 +149,7 @@ class SlurmCli:
     def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
         conf = self._runner.variable("SLURM_CONF")
-        if conf and not Path(conf).exists():
+        if conf and _absent(Path(conf)):
             # Slurm's commands themselves look for it for a minute.
             raise SlurmConfMissing()
         try:
@@ -159,6 +159,14 @@ class SlurmCli:
         if done.status != 0 and (check or _transport_failed(done.stderr)):
             raise slurm_error(argv, done, about)
         return done
+
+
+def _absent(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except OSError:
+        # It may not be ours to look at; Slurm has words of its own for that.
+        return False
 
 
 def pending_update(job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> list[str]:

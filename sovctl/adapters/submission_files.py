@@ -50,6 +50,14 @@ def _find(name: str, work_dir: str) -> Path:
         return Path(name)
     for directory in [work_dir, *filter(None, os.environ.get("PATH", "").split(":"))]:
         path = Path(work_dir, directory, name) if directory.startswith(".") else Path(directory, name)
-        if path.exists() and not path.is_dir():
+        if _is_file(path):
             return path
     return Path(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:
+        # PATH may name a directory we may not look into (root's, after su without -l).
+        return False

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sovctl.cli.typer_app import run_app
+from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.operations import checkpoints
@@ -88,11 +89,6 @@ def latest(directory: Directory = None, run: Run = None, as_json: Json = False) 
         sys.stdout.flush()
         os.write(sys.stdout.fileno(), os.fsencode(found.path) + b"\n")  # a path is bytes, and scripts need them all
     return EXIT_DONE
-
-
-def printable(text: str) -> str:
-    """External text must not move the cursor or forge a line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _directory(directory: Path | None, run: str | None) -> Path:

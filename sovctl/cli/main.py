@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sovctl.cli.words import printable
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
 
@@ -54,13 +55,19 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if os.environ.get("SOVCTL_DEBUG"):
+            raise
+        words = f"unexpected {type(error).__name__}: {error}"
+        print_error(SovctlError(words, hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where."))
+        return EXIT_FAILED
 
 
 def print_error(error: SovctlError) -> None:
     """One sentence on what failed, then what to type next."""
-    print(f"sovctl: {_printable(error.message)}", file=sys.stderr)
+    print(f"sovctl: {printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"        {_printable(error.hint)}", file=sys.stderr)
+        print(f"        {printable(error.hint)}", file=sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -74,7 +81,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     group = GROUPS.get(argv[0])
     if group is None:
-        print(f"sovctl: there is no command {_printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
+        print(f"sovctl: there is no command {printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
         print("        See what there is: sovctl --help", file=sys.stderr)
         return EXIT_USAGE
     status = importlib.import_module(group.module).run(argv[1:])
@@ -101,8 +108,3 @@ def _nearest(name: str) -> str:
 
     close = difflib.get_close_matches(name, [key for key, group in GROUPS.items() if group.listed], n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _printable(text: str) -> str:
-    """External text must not move the cursor or forge a second line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from sovctl import __version__
 from sovctl.cli import wiring
+from sovctl.cli.words import printable
 from sovctl.errors import SbatchRefusal
 from sovctl.operations import submit as operation
 from sovctl.operations.submit import Prepared, Submitted
@@ -55,9 +56,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         return _submit(line)
     except SbatchRefusal as error:
-        _say(f"sbatch: error: {_printable(error.message)}")
+        _say(f"sbatch: error: {printable(error.message)}")
         if error.hint:
-            _say(f"sovctl: {_printable(error.hint)}")
+            _say(f"sovctl: {printable(error.hint)}")
         return error.exit_code
 
 
@@ -81,7 +82,7 @@ def _show(prepared: Prepared) -> int:
     command = ["sbatch", *prepared.options, prepared.name, *prepared.arguments]
     sys.stdout.buffer.write(prepared.text)
     sys.stdout.flush()
-    _say(_printable(shlex.join(command)))
+    _say(printable(shlex.join(command)))
     return 0
 
 
@@ -97,14 +98,10 @@ def _pass_on(outcome: SubmitOutcome) -> int:
 
 def _follow(done: Submitted) -> None:
     if done.index_problem:
-        _say(f"sovctl: the run is submitted, but not in your list of runs: {_printable(done.index_problem)}")
+        _say(f"sovctl: the run is submitted, but not in your list of runs: {printable(done.index_problem)}")
     if done.outcome.stdout.startswith("Submitted batch job"):
         _say(f"sovctl: follow it with `sovctl run show {done.job_id}`")
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +97,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         signals=SignalQueue(),
         output=FileTail(),
         clock=SystemClock(),
+        say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 
 def printable(text: str) -> str:
     """External text must not move the cursor or forge a line."""
@@ -12,6 +10,8 @@ def printable(text: str) -> str:
 
 def clock_time(at: float | None) -> str:
     """`2026-11-22 22:14:43` on the reader's clock; `-` when it is not known."""
+    from datetime import datetime  # not needed by the commands that must start fast
+
     return "-" if at is None else datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 

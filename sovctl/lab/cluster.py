@@ -6,15 +6,16 @@ started is recorded by process id and start time, and exactly that is stopped.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import socket
 import stat
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -124,23 +125,38 @@ def up(request: Request) -> Lab:
     prepare_root(layout.root)
     _write_files(spec, layout)
     started: list[ProcessMark] = []
-    # A terminated `lab up` must take down what it started, like an interrupted one.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A terminated or interrupted `lab up` takes down what it started; it looks between two starts, never inside one.
+    main = threading.current_thread() is threading.main_thread()
+    watched = (signal.SIGTERM, signal.SIGINT) if main else ()
+    before = {signum: signal.signal(signum, _note_interrupt) for signum in watched}
+    _interrupted.clear()
     try:
         _start_daemons(spec, layout, started)
-        _await_idle(spec, layout)
+        _await_idle(spec, layout, started)
         if spec.health:
             start_health(spec, layout, started)
+        _leave_if_interrupted()
     except BaseException:
         stop(started)
         raise
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
     lab = Lab(layout, spec.node_names, spec.gpus, spec.port, spec.accounting, tuple(started))
     save(lab)
     return lab
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+_interrupted: list[int] = []
+
+
+def _note_interrupt(signum: int, _frame: object) -> None:
+    _interrupted.append(signum)
+
+
+def _leave_if_interrupted() -> None:
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def down(root: Path, *, keep: bool = False) -> int:
@@ -283,7 +299,7 @@ def _spec(request: Request) -> LabSpec:
         nodes=request.nodes,
         gpus=request.gpus,
         port=_ports(request.port, count),
-        user=getpass.getuser(),
+        user=pwd.getpwuid(os.geteuid()).pw_name,
         host=socket.gethostname().split(".")[0],
         device_files=os.geteuid() == 0,
         accounting=request.accounting,
@@ -394,7 +410,7 @@ def _start_munge(layout: Layout, started: list[ProcessMark]) -> None:
     _await("munged's socket", layout.munge_socket.exists, layout, [daemon], 10.0)
 
 
-def _await_idle(spec: LabSpec, layout: Layout) -> None:
+def _await_idle(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
     cluster = slurm(layout)
 
     def all_idle() -> bool:
@@ -404,13 +420,14 @@ def _await_idle(spec: LabSpec, layout: Layout) -> None:
             return False
         return len(nodes) == spec.nodes and all(node.state.base == "IDLE" and node.state.responding for node in nodes)
 
-    _await(f"all {spec.nodes} nodes to be idle", all_idle, layout, [], 60.0)
+    _await(f"all {spec.nodes} nodes to be idle", all_idle, layout, started, 60.0)
 
 
 def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable[ProcessMark], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     needed = list(alive)
     while not ready():
+        _leave_if_interrupted()
         dead = next((item for item in needed if not item.alive), None)
         if dead is not None or time.monotonic() > deadline:
             role = dead.role if dead is not None else "slurmctld"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,4 +85,5 @@ class Layout:
 
 def default_root() -> Path:
     """Outside the home directory, so that jobs of other users can read slurm.conf."""
-    return Path(os.environ.get("SOVCTL_LAB_DIR") or f"/var/tmp/sovctl-lab-{getpass.getuser()}")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return Path(os.environ.get("SOVCTL_LAB_DIR") or f"/var/tmp/sovctl-lab-{user}")

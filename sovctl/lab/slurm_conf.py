@@ -122,14 +122,18 @@ def _settings(spec: LabSpec, layout: Layout) -> dict[str, str]:
 
 
 def gres_conf(spec: LabSpec, layout: Layout) -> str:
-    """gres.conf: real character devices where they can be made, else a count."""
+    """gres.conf: character devices of the lab's own where they can be made."""
     if not spec.gpus:
         return ""
-    if not spec.device_files:
-        return "".join(f"NodeName={node} Name=gpu Count={spec.gpus}\n" for node in spec.node_names)
     last = spec.gpus - 1
-    files = "nvidia0" if last == 0 else f"nvidia[0-{last}]"
-    return "".join(f"NodeName={node} Name=gpu File={layout.device_dir}/{node}/{files}\n" for node in spec.node_names)
+    numbers = "0" if last == 0 else f"[0-{last}]"
+    if not spec.device_files:
+        # slurmd 22.05 finds none of the GPUs of a line with a bare Count. It looks at the files' type only, so the
+        # consoles, which every machine has and nobody needs to open, stand in for devices we may not make.
+        return "".join(f"NodeName={node} Name=gpu File=/dev/tty{numbers}\n" for node in spec.node_names)
+    return "".join(
+        f"NodeName={node} Name=gpu File={layout.device_dir}/{node}/nvidia{numbers}\n" for node in spec.node_names
+    )
 
 
 def slurmdbd_conf(spec: LabSpec, layout: Layout, password: str) -> str:

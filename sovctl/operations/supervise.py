@@ -8,13 +8,13 @@ bringing the job back is in operations/bring_back.py.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sovctl.checkpoint.find import latest_complete
-from sovctl.errors import SovctlError, TryLaterError
+from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
@@ -22,6 +22,7 @@ from sovctl.operations.bring_back import BringBack
 from sovctl.operations.follow_progress import ProgressFollower, Quiet
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.operations.suspicion import NodeSuspicion
+from sovctl.operations.tolerant_journal import TolerantJournal
 from sovctl.ports import (
     ChildProcess,
     Clock,
@@ -42,6 +43,8 @@ from sovctl.recovery.signature import crash_signature
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _JOB_CHECK_S = 5.0
+_CHECKPOINTS_PATIENCE_S = 60.0
+"""How long a checkpoint directory that cannot be listed is tried again before the run is held."""
 _SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 _SILENCE_WITHOUT_RANKS_S = 20.0
@@ -76,6 +79,10 @@ class RunPlan:
     epilog_s: float = 2.0
 
 
+def _unsaid(_words: str) -> None:
+    """For callers without an output."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The outside of the supervisor."""
@@ -89,6 +96,8 @@ class Ports:
     signals: Signals
     output: OutputTail
     clock: Clock
+    say: Callable[[str], None] = _unsaid
+    """One line into the job's own output."""
 
 
 @dataclass(slots=True)
@@ -108,7 +117,7 @@ class Supervisor:
 
     def __init__(self, plan: RunPlan, ports: Ports) -> None:
         self._plan = plan
-        self._ports = ports
+        self._ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
         self._attempt = 0
         self._watch = _Watch()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -129,8 +138,18 @@ class Supervisor:
         misplaced = self._misplaced(events)
         if misplaced:
             return self._move_away(misplaced)
-        child = self._start_script(events)
-        return self._follow(child)
+        try:
+            newest = self._newest(_CHECKPOINTS_PATIENCE_S)
+        except CheckpointDirUnreadable as error:
+            return self._hold_unstarted(error.message)
+        return self._follow(self._start_script(events, newest))
+
+    def _hold_unstarted(self, why: str) -> int:
+        """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
+        self._ports.say(f"{why}; the run is held and not started from step 0")
+        self._ports.signals.ignore_termination()
+        self._bring_back().hold(why)
+        return 0
 
     # Taking over
 
@@ -179,9 +198,8 @@ class Supervisor:
 
     # The script
 
-    def _start_script(self, events: Sequence[Mapping[str, Any]]) -> ChildProcess:
+    def _start_script(self, events: Sequence[Mapping[str, Any]], newest: Checkpoint | None) -> ChildProcess:
         plan, ports = self._plan, self._ports
-        newest = self._newest()
         path = ports.files.start_attempt(self._attempt, plan.name, plan.script)
         excluded = [item.node for item in exclusions(events, ports.clock.now())]
         ports.journal.append(
@@ -320,7 +338,8 @@ class Supervisor:
         """The nodes of the allocation; `silence_s`: also ask slurmd, and count it as gone after so long."""
         try:
             views = self._ports.cluster.nodes(self._plan.nodes)
-        except TryLaterError as error:
+        except SovctlError as error:
+            # Nobody's training ends because Slurm, its configuration or its commands are away for a while.
             if not self._watch.slurm_silent:
                 self._ports.journal.append("slurm_silent", attempt=self._attempt, detail=error.message)
             self._watch.slurm_silent = True
@@ -441,8 +460,20 @@ class Supervisor:
             self._passes,
         )
 
-    def _newest(self) -> Checkpoint | None:
-        return latest_complete(self._plan.checkpoint_dir)
+    def _newest(self, patience_s: float = 0.0) -> Checkpoint | None:
+        """The newest complete checkpoint. A directory that cannot be listed is not an empty one: it is looked at again
+        for `patience_s`, then CheckpointDirUnreadable is raised; without patience it counts as unknown (None)."""
+        deadline = self._ports.clock.now() + patience_s
+        while True:
+            try:
+                return latest_complete(self._plan.checkpoint_dir)
+            except CheckpointDirUnreadable as error:
+                if self._ports.clock.now() >= deadline:
+                    if patience_s:
+                        raise
+                    self._ports.say(error.message)
+                    return None
+            self._ports.clock.sleep(1.0)
 
     def _append_end(
         self, attempt: int, blame: Blame, decision: Decision, newest: Checkpoint | None, status: int | None = None

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +25,7 @@ from sovctl.model.progress import FINISHED, STOPPED
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _STOP_FILE_INTERVAL_S = 1.0
-_FIRST_PORT, _PORTS = 12000, 20000
+_FIRST_PORT, _PORTS = 12000, 8000
 """Below the range from which the kernel gives out ports by itself (32768 and up)."""
 
 
@@ -186,8 +187,10 @@ def master_port(env: Mapping[str, str], attempt: int) -> int:
     """The TCP port of rank 0: another one for the next attempt, the next step and the next job."""
     if env.get("MASTER_PORT"):
         return _count(env, "MASTER_PORT", 0)
-    job, step = _count(env, "SLURM_JOB_ID", 0), _count(env, "SLURM_STEP_ID", 0)
-    return _FIRST_PORT + (job * 257 + step * 31 + attempt) % _PORTS
+    # The run's id holds cluster and second of submission: jobs of two clusters may meet on one machine, as in a lab.
+    run = env.get("SOVCTL_RUN_ID") or env.get("SLURM_JOB_ID", "")
+    name = f"{run}/{env.get('SLURM_STEP_ID', '')}/{attempt}"
+    return _FIRST_PORT + zlib.crc32(name.encode("utf-8", "surrogateescape")) % _PORTS
 
 
 def _ranks(env: Mapping[str, str]) -> tuple[int, int, int]:

@@ -373,11 +373,10 @@ class AsNobody(CommandRunner):
 
 
 @pytest.mark.slurm
+@pytest.mark.parametrize("site", ["real"], indirect=True)
 def test_an_ordinary_user_may_not_change_what_is_not_his(lab: cluster.Lab, site: Site, running: str) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv, to become another user")
-    if isinstance(site.slurm, FakeSlurm):
-        pytest.skip("the fake knows no users")
     other = SlurmCli(AsNobody(lab.environment))
     assert other.node("n001").name == "n001"
     for act in (

@@ -46,7 +46,9 @@ def work_dir(user: str) -> Iterator[Path]:
 
 
 @pytest.fixture
-def story_lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[Callable[..., cluster.Lab]]:
+def story_lab(
+    new_root: Callable[[], Path], attach_logs: Callable[[Path], None]
+) -> Iterator[Callable[..., cluster.Lab]]:
     """Starts an 8-node cluster with everything installed; each story breaks its own."""
     labs: list[cluster.Lab] = []
 

@@ -87,9 +87,7 @@ def test_xid_79(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dic
     assert victim in why
 
 
-def test_xid_79_on_the_batch_host(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
-) -> None:
+def test_xid_79_on_the_batch_host(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]) -> None:
     lab = story_lab()
     run = start_run(lab, work_dir, user)
     victim = nodes_of(run, 0)[0]

@@ -11,6 +11,7 @@ from run_fakes import NOW, XID79, FakeChild, Run
 
 from sovctl.recovery.decide import Limits
 
+STORY = ["attempt_started", "attempt_ended", "run_ended"]
 CRASH = 'Traceback (most recent call last):\n  File "train.py", line 3\nValueError: document 7 is empty\n'
 
 
@@ -40,7 +41,7 @@ def test_a_script_that_finishes_ends_the_run() -> None:
     run = Run()
     ends(run, 0)
     assert run.attempt() == 0
-    assert run.kinds == ["attempt_started", "attempt_ended", "run_ended"]
+    assert [kind for kind in run.kinds if kind in STORY] == STORY
     assert run.of("run_ended")[0]["outcome"] == "finished"
     assert run.slurm.job(run.job_id).restarts == 0
     whole(run)

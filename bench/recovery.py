@@ -1,0 +1,180 @@
+"""How long until the script runs again after XID 79, side by side: sovctl, plain Slurm with its commands typed the very
+second, and the floor (sbatch to first line on an idle cluster). Same lab, same script, same fault.
+
+    make bench NAME=recovery        BENCH_QUICK=1 leaves the long plain-Slurm runs out
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report import Figure, figure, publish
+
+from sovctl.adapters.command import CommandRunner
+from sovctl.lab import cluster, faults
+
+SCRIPT = """#!/bin/bash
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+echo "started $(date +%s.%N)"
+srun sleep 10000
+"""
+QUICK = bool(os.environ.get("BENCH_QUICK"))
+SIZES = ((8, 6, 6.0), (64, 60, 8.0))
+"""Nodes of the cluster, nodes of the job, target in seconds."""
+
+
+class Bench:
+    """One lab and the same script over and over."""
+
+    def __init__(self, lab: cluster.Lab, directory: Path, job_nodes: int) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.job_nodes = job_nodes
+        self.slurm = cluster.slurm(lab.layout)
+        self.runner = CommandRunner(lab.environment)
+        self.script = directory / "script.sh"
+        self.script.write_text(SCRIPT)
+
+    def submit(self, *program: str) -> str:
+        """Submit with sbatch or sovctl submit; returns the job id."""
+        options = ["--parsable", f"--nodes={self.job_nodes}", f"--chdir={self.directory}", str(self.script)]
+        return self.runner.run([*program, *options], timeout_s=60).stdout.strip()
+
+    def starts(self, job: str) -> list[float]:
+        """When the script started, each time."""
+        path = self.directory / f"slurm-{job}.out"
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        return [float(at) for at in re.findall(r"^started (\d+\.\d+)$", text, re.MULTILINE)]
+
+    def await_starts(self, job: str, count: int, seconds: float) -> float:
+        """Wait for the count-th start; its time."""
+        deadline = time.monotonic() + seconds
+        while len(self.starts(job)) < count:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"job {job} did not start {count} times within {seconds:g} s")
+            time.sleep(0.05)
+        return self.starts(job)[count - 1]
+
+    def settle(self) -> None:
+        """No job, every node in service again."""
+        self.runner.run(["scancel", "--user", str(os.geteuid())], timeout_s=30, check=False)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            nodes = self.slurm.nodes()
+            for node in nodes:
+                if node.state.draining and "COMPLETING" not in node.state.flags:
+                    faults.heal(self.lab, node.name)
+                    self.slurm.resume(node.name)
+            if all(node.state.base == "IDLE" and not node.state.flags & {"DRAIN", "COMPLETING"} for node in nodes):
+                # What ran before must not lend this run its scheduler passes: wait until they are over.
+                time.sleep(5.0)
+                return
+            time.sleep(0.2)
+        raise SystemExit("the cluster did not come to rest")
+
+    def floor(self) -> float:
+        """Seconds from sbatch to the script's first line, nothing else running."""
+        self.settle()
+        began = time.time()
+        return self.await_starts(self.submit("sbatch"), 1, 60) - began
+
+    def strike(self, job: str) -> tuple[str, float]:
+        """XID 79 on a node of the job that is not its batch host; the node and the time."""
+        # Any moment of the scheduler's second.
+        time.sleep(4.0 + random.random() * 2)
+        held = self.slurm.job(job).nodes
+        injected = faults.inject(self.lab, "xid:79", held[1], 5)
+        return held[1], injected.at
+
+    def sovctl(self) -> float:
+        """Seconds from the fault to the script running again, by sovctl alone."""
+        self.settle()
+        job = self.submit(sys.executable, "-P", "-m", "sovctl", "submit")
+        self.await_starts(job, 1, 60)
+        node, at = self.strike(job)
+        again = self.await_starts(job, 2, 120) - at
+        if node in self.slurm.job(job).nodes:
+            raise SystemExit(f"the job came back to {node}")
+        return again
+
+    def plain(self) -> float:
+        """The same with Slurm's own commands, typed the second the fault is known."""
+        self.settle()
+        job = self.submit("sbatch")
+        self.await_starts(job, 1, 60)
+        node, at = self.strike(job)
+        self.slurm.drain(node, "XID 79, by hand")
+        self.slurm.requeue(job)
+        return self.await_starts(job, 2, 400) - at
+
+
+@contextmanager
+def bench(nodes: int, job_nodes: int) -> Iterator[Bench]:
+    """A lab of this size for the length of the block."""
+    with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        lab = cluster.up(cluster.Request(Path(name) / "lab", nodes=nodes))
+        try:
+            yield Bench(lab, Path(name), job_nodes)
+        finally:
+            cluster.down(lab.layout.root)
+
+
+def measure(nodes: int, job_nodes: int, target: float) -> list[Figure]:
+    """All figures of one cluster size."""
+    with bench(nodes, job_nodes) as run:
+        floor = [run.floor() for _ in range(3)]
+        ours = [run.sovctl() for _ in range(5)]
+        theirs = [] if QUICK else [run.plain()]
+    where = f"{nodes} nodes, job on {job_nodes}"
+    print(f"{where}: sovctl {[round(item, 2) for item in ours]}", file=sys.stderr)
+    return [
+        figure(
+            f"XID 79 to script running again, {where}",
+            ours,
+            "s",
+            target=target,
+            versus="plain Slurm, drain and requeue by hand at once",
+            versus_samples=theirs,
+        ),
+        figure(f"slowest of them, {where}", [max(ours)], "s", target=target),
+        figure(f"floor: sbatch to first line on the idle cluster, {where}", floor, "s"),
+    ]
+
+
+def main() -> None:
+    """Measure both sizes and print."""
+    figures = [item for nodes, job_nodes, target in SIZES for item in measure(nodes, job_nodes, target)]
+    publish(
+        "recovery",
+        figures,
+        {
+            "slurm_conf_defaults_kept": ["KillWait", "SlurmdTimeout", "cred_expire", "SchedulerParameters"],
+            "slurm_conf_differs": {
+                "ProctrackType": "proctrack/linuxproc",
+                "TaskPlugin": "task/none",
+                "SelectType": "select/cons_tres with CR_Core",
+                "SlurmdParameters": "config_overrides",
+                "HealthCheckInterval": "60",
+                "nodes": "all slurmd on one machine, loopback",
+            },
+            "cores": os.cpu_count(),
+            "fault": "XID 79 line in the node's kernel log and the GPU gone from NVML; detection and drain included",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

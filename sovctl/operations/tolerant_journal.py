@@ -1,0 +1,50 @@
+"""A journal that a full disk does not stop.
+
+Losing a line of the record is bad; losing the run because a line could not be written is worse. What could not be
+written is kept in memory, so that this process decides as if it had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sovctl.errors import SovctlError
+from sovctl.ports import Clock, Journal
+
+
+class TolerantJournal:
+    """ports.Journal over another one; says once what is wrong, and again when it works again and fails anew."""
+
+    def __init__(self, journal: Journal, clock: Clock, complain: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._complain = complain
+        self._kept: list[dict[str, Any]] = []
+        self._known: list[dict[str, Any]] = []
+        self._failing = False
+
+    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Write it, or remember it."""
+        try:
+            record = self._journal.append(kind, **fields)
+        except (SovctlError, ValueError) as error:
+            self._failed(str(error))
+            record = {"seq": 0, "at": self._clock.now(), "kind": kind, **fields}
+            self._kept.append(record)
+            return record
+        self._failing = False
+        return record
+
+    def events(self) -> list[dict[str, Any]]:
+        """What is on disk, and what should be."""
+        try:
+            self._known = self._journal.events()
+        except SovctlError as error:
+            self._failed(str(error))
+        return [*self._known, *self._kept]
+
+    def _failed(self, words: str) -> None:
+        if not self._failing:
+            self._complain(f"{words}; the run goes on without that part of its record")
+        self._failing = True
