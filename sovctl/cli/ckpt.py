@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Directory = Annotated[
@@ -82,7 +83,7 @@ def latest(directory: Directory = None, run: Run = None, as_json: Json = False) 
 
     Example: python train.py --resume "$(sovctl ckpt latest ./checkpoints)"
     """
-    found = checkpoints.latest_checkpoint(_directory(directory, run))
+    found = checkpoints.latest_checkpoint(_directory(directory, run).absolute())
     if as_json:
         _print_json({"checkpoints": [checkpoints.checkpoint_record(found)]})
     else:

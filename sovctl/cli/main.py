@@ -32,7 +32,9 @@ GROUPS = {
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show."),
     "health": Group("sovctl.cli.health", "On a node: check, watch."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
-    "lab": Group("sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, shell, demo."),
+    "lab": Group(
+        "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
+    ),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }
 

@@ -155,7 +155,7 @@ def _fault(
     return Finding(
         f"{name}{code}",
         severity,
-        f'{evidence} (kernel log {first.sequence}: "{_quote(first.text)}")',
+        f'{evidence} (kernel record {first.sequence}: "{_quote(first.text)}")',
         gpu_uuid=gpu.uuid if gpu else "",
         gpu_index=gpu.index if gpu else None,
         repair=repair,

@@ -218,7 +218,7 @@ def _show(story: Story, record: Mapping[str, Any]) -> None:
     console.print(table)
     facts = Table(show_header=False, box=None, padding=(0, 1))
     facts.add_row("blamed", f"{', '.join(story.blamed) or 'nobody'} (injected: {story.injected_node})")
-    facts.add_row("because", escape(story.evidence[:160]))
+    facts.add_row("because", escape(story.evidence))
     facts.add_row("ran on", f"{', '.join(story.nodes_before)}; then {', '.join(story.nodes_after)}")
     resumed = f"step {story.resume_step}, checkpoint {Path(story.resume_from).name}"
     facts.add_row("resumed from", f"{resumed}; {story.steps_lost} steps done again")

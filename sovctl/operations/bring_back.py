@@ -34,7 +34,7 @@ _MOST_REFUSALS = 5
 """So often Slurm may refuse what the look at the job said is next."""
 _OTHERS_WAIT_S = 20.0
 """Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
-_PROVISIONAL_BEGIN_S = 60
+_PROVISIONAL_BEGIN_S = 90
 """Begin time until the epilogs are measured: if the supervisor is killed meanwhile, this still beats 121 s."""
 
 
@@ -61,12 +61,13 @@ class BringBack:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
 
         A node that does not answer is first cut out of the job: a completing job waits for every one of its nodes,
-        and for one that does not answer until SlurmdTimeout (300 s).
+        and for one that does not answer until SlurmdTimeout (300 s). While slurmctld is away nothing is ended: a step
+        that ends then keeps its nodes for a minute more, because slurmstepd repeats its report so seldom.
         """
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
-            self._shrunk = self._attempt_once(lambda: self.jobs.drop_nodes(self.job_id, keep), "drop_nodes")
-        self._attempt_once(lambda: self.jobs.kill_steps(self.job_id), "kill_steps")
+            self._shrunk = self._command(lambda: self.jobs.drop_nodes(self.job_id, keep))
+        self._command(lambda: self.jobs.kill_steps(self.job_id))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
@@ -163,8 +164,14 @@ class BringBack:
         else:
             self._requeued_as(chosen, begin)
 
-    def _begin(self, measured: Sequence[float]) -> int:
-        """When the job shall begin; returns at the moment to say so and leave."""
+    def _begin(self, measured: Sequence[float] | None) -> int:
+        """When the job shall begin; returns at the moment to say so and leave.
+
+        `measured`: how long the other nodes took to end, None: they have not, and we cannot wait longer. Then the
+        begin time is put far enough ahead for slow ones (a slurmstepd whose report was lost tries again after 60 s).
+        """
+        if measured is None:
+            return int(self.clock.now()) + _PROVISIONAL_BEGIN_S
         settings = self._patiently(self.cluster.settings)
         has_epilog = settings.get("Epilog", "") not in ("", "(null)")
         epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
@@ -179,15 +186,16 @@ class BringBack:
                 return begin or earliest
             self.clock.sleep(0.03)
 
-    def _await_other_nodes(self) -> list[float]:
-        """Wait until only the batch host is left completing; returns how long the others took, in seconds."""
+    def _await_other_nodes(self) -> list[float] | None:
+        """Wait until only the batch host is left completing; returns how long the others took, in seconds; None when
+        they are not done in time."""
         began = self.clock.now()
         while self.clock.now() - began < _OTHERS_WAIT_S:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             if not job.completing or set(job.nodes) <= {self.batch_host}:
-                break
+                return [self.clock.now() - began] if len(self.nodes) > 1 else []
             self.clock.sleep(0.05)
-        return [self.clock.now() - began] if len(self.nodes) > 1 else []
+        return None
 
     def _set_terms(self, goal: Goal, begin: int) -> bool:
         exclude = sorted(goal.exclude or ())
@@ -202,15 +210,6 @@ class BringBack:
             self.journal.append("command_refused", attempt=self.attempt, detail=error.message)
             if last:
                 raise
-            return False
-        return True
-
-    def _attempt_once(self, act: Callable[[], None], what: str) -> bool:
-        """A shortcut: when it fails, the slow way still works. Returns whether it did not."""
-        try:
-            act()
-        except SovctlError as error:
-            self.journal.append("command_refused", attempt=self.attempt, detail=f"{what}: {error.message}")
             return False
         return True
 

@@ -22,7 +22,7 @@ class Quiet(Enum):
     RANKS = "ranks"
     """The ranks were stepping and have not been heard of for a few steps' time."""
     OUTPUT = "output"
-    """Its ranks say nothing of themselves, and its output has not grown for a while."""
+    """Its ranks say nothing of themselves, or only that they start or save, for a while."""
 
 
 class ProgressFollower:
@@ -39,6 +39,7 @@ class ProgressFollower:
         self._seen_step: int | None = None
         self._output_size: int | None = None
         self._output_grew = clock.now()
+        self._heard = clock.now()
 
     @property
     def step(self) -> int | None:
@@ -55,7 +56,7 @@ class ProgressFollower:
         progress = self._files.progress(0)
         if progress is None or progress.attempt != self._attempt or progress == self._last:
             return
-        self._last = progress
+        self._last, self._heard = progress, self._clock.now()
         if progress.step is not None:
             self._seen_step = progress.step
         self._tell("rank_up", progress.started_at, rank=0, node=progress.node)
@@ -75,7 +76,8 @@ class ProgressFollower:
         if last is None:
             return Quiet.OUTPUT if now - self._output_grew > _QUIET_OUTPUT_S else Quiet.NO
         if last.phase is not Phase.RUNNING or last.step_at is None:
-            return Quiet.NO
+            # Starting, loading and saving take their time; a node that dies meanwhile leaves the others waiting.
+            return Quiet.OUTPUT if now - self._heard > _QUIET_OUTPUT_S else Quiet.NO
         longest = max(_QUIET_S, _QUIET_STEPS * (last.step_seconds or 0.0))
         return Quiet.RANKS if now - last.step_at > longest else Quiet.NO
 

@@ -238,13 +238,13 @@ def resume_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
     # Slurm lets a requeued job wait 121 s; who releases it sooner does not want to wait for the rest of that.
     now = int(ports.clock.now())
     early = bool(job.restarts and job.eligible_at and job.eligible_at > now + _SOON_S)
-    begin = f"StartTime=uts{now + 1}"
+    begin = f"StartTime=uts{now + 2}"
     commands: list[tuple[str, ...]] = [("scontrol", "release", run.job_id)]
     commands += [("scontrol", "update", f"JobId={run.job_id}", begin)] if early else []
     if not dry_run:
         ports.jobs.release(run.job_id)
         if early:
-            ports.jobs.update_pending(run.job_id, exclude=None, begin=now + 1)
+            ports.jobs.update_pending(run.job_id, exclude=None, begin=now + 2)
     return Act(tuple(commands), f"job {run.job_id} is released and starts as soon as there is room")
 
 

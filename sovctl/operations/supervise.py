@@ -39,7 +39,7 @@ from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_node
 from sovctl.recovery.decide import Action, Decision, Limits, decide, past_stops
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.requeue import ended_for_good
-from sovctl.recovery.signature import crash_signature
+from sovctl.recovery.signature import crash_signature, says_preempted
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _JOB_CHECK_S = 5.0
@@ -299,9 +299,10 @@ class Supervisor:
             child.wait(30.0)
             return 0
         self._ports.signals.ignore_termination()
+        child.wait(1.0)
         blame = blame_nodes(self._evidence(None)) or (
             Blame(Culprit.PREEMPTED, evidence="the job was preempted", step=self._progress.step)
-            if job.preempted_at
+            if job.preempted_at or says_preempted(self._ports.output.read(job.stderr))
             else Blame(Culprit.STOPPED, evidence="the job was requeued from outside", step=self._progress.step)
         )
         self._append_end(self._attempt, blame, Decision(Action.REQUEUE, "the job was requeued"), self._newest())
@@ -503,7 +504,7 @@ class Supervisor:
             "submitted": plan.submitted,
             "name": plan.name,
             "arguments": list(plan.arguments),
-            "user": plan.environment.get("USER", ""),
+            "user": plan.environment.get("SLURM_JOB_USER") or plan.environment.get("USER", ""),
             "work_dir": plan.work_dir,
             "run_dir": str(plan.run_dir),
             "checkpoint_dir": str(plan.checkpoint_dir),

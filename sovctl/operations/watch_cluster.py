@@ -24,6 +24,8 @@ _REMEMBER_S = 120.0
 """How long it is remembered which job was on which node: a run's supervisor may cut a dead node out of its job before
 the node is declared dead here."""
 _TAKE_OVER_S = 600.0
+_LOOK_AGAIN_S = 5.0
+_BEGIN_IN_S = 2
 
 
 class Site(Protocol):
@@ -80,6 +82,8 @@ class ClusterWatch:
     """When each (job, node) was last seen together."""
     _orphans: dict[str, _Orphan] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
+    _looked: dict[str, float] = field(default_factory=dict)
+    """When a job that waits for its begin time was last looked at."""
 
     def __post_init__(self) -> None:
         self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
@@ -147,9 +151,20 @@ class ClusterWatch:
     def _remember_jobs(self) -> None:
         now = self.ports.clock.now()
         for job in self.ports.site.jobs():
+            if job.pending and job.reason == "BeginTime":
+                self._look_at_waiting(job.job_id)
             if job.running:
                 self._places |= {(job.job_id, node): now for node in job.nodes}
         self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
+
+    def _look_at_waiting(self, job_id: str) -> None:
+        """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
+        start only."""
+        now = self.ports.clock.now()
+        self._looked = {key: at for key, at in self._looked.items() if now - at < _LOOK_AGAIN_S}
+        if job_id not in self._looked:
+            self._looked[job_id] = now
+            self._orphans.setdefault(job_id, _Orphan(set(), now))
 
     def _adopt_runs_of_down_nodes(self, nodes: Sequence[NodeView]) -> None:
         """Nodes that Slurm itself declared down lose their jobs in the same way."""
@@ -172,7 +187,8 @@ class ClusterWatch:
         if job is None or job.over or job.held or self.ports.clock.now() - orphan.since > _TAKE_OVER_S:
             self._forget(job_id)
             return
-        if not self._is_run(job_id, orphan):
+        waits_by_itself = job.pending and job.restarts == 0
+        if waits_by_itself or not self._is_run(job_id, orphan):
             self._forget(job_id)
             return
         if job.running and not orphan.exclude & set(job.nodes):
@@ -185,16 +201,18 @@ class ClusterWatch:
     def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
         """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
         exclude = sorted(set(job.excluded) | orphan.exclude)
-        now = int(self.ports.clock.now())
-        late = job.eligible_at is not None and job.eligible_at > now + 5
+        # Not at once: slurmd refuses a credential made in the second in which it revoked the last one, and slurmctld
+        # then fails the job for good ("Killing non-startable batch", 22.05).
+        begin = int(self.ports.clock.now()) + _BEGIN_IN_S
+        late = job.eligible_at is not None and job.eligible_at > begin + 3
         if not late and set(exclude) == set(job.excluded):
             return
-        words = f"job {job.job_id}: exclude {','.join(sorted(orphan.exclude))}, begin now"
+        words = f"job {job.job_id}: exclude {','.join(exclude) or 'nothing'}, begin now"
         if not self.settings.act:
             self._tell(f"observe:{job.job_id}", f"would change {words}")
             return
         self.ports.journal.append("takeover-intended", job_id=job.job_id, exclude=exclude)
-        self.ports.site.update_pending(job.job_id, exclude=exclude, begin=now)
+        self.ports.site.update_pending(job.job_id, exclude=exclude, begin=begin)
         self.ports.journal.append("takeover-done", job_id=job.job_id)
         self.say(words)
 

@@ -82,10 +82,10 @@ def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str 
         )
     words = describe_status(end.status)
     at = f" at step {end.step}" if end.step is not None else ""
-    detail = f": {end.signature}" if end.signature else ""
+    said = f": {end.signature}" if end.signature else ""
     return Blame(
         Culprit.USER_CODE,
-        evidence=f"the script {words}{at} and no node shows a fault{detail}",
+        evidence=f"the script {words}{at} and no node shows a fault{said}",
         signature=f"{words}|{end.signature}",
         step=end.step,
     )

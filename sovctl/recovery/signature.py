@@ -18,6 +18,7 @@ _OTHER_ERRORS = (
 _ECHO = re.compile(
     r"Connection (?:reset|closed|refused)|Broken pipe|\bgloo\b|DistBackendError|DistNetworkError|Socket Timeout"
 )
+_SLURMSTEPD = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ DUE TO (PREEMPTION|JOB REQUEUE|TIME LIMIT)")
 _VARIABLE = (
     (re.compile(r"0x[0-9a-fA-F]+"), "ADDR"),
     (re.compile(r"(?<![\w.])/[^\s:'\"]+"), "PATH"),
@@ -39,6 +40,13 @@ def crash_signature(output_tail: str) -> str:
     for line in causes or _others(lines) or python:
         return _normalise(line)
     return ""
+
+
+def says_preempted(output_tail: str) -> bool:
+    """Whether slurmstepd's last word on the job is that it was preempted; after the requeue nothing else tells
+    (PreemptTime is cleared, 22.05)."""
+    words = _SLURMSTEPD.findall(output_tail)
+    return bool(words) and words[-1] == "PREEMPTION"
 
 
 def _others(lines: list[str]) -> list[str]:

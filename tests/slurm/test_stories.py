@@ -23,9 +23,16 @@ StartLab = Callable[..., cluster.Lab]
 STRIKE_AT = 14
 
 
-def start_run(lab: cluster.Lab, work_dir: Path, user: str, *extra: str, strike_at: int = STRIKE_AT) -> Training:
+def start_run(
+    lab: cluster.Lab,
+    work_dir: Path,
+    user: str,
+    *extra: str,
+    strike_at: int = STRIKE_AT,
+    step_seconds: float = STORY.step_seconds,
+) -> Training:
     """Submit the story's training and wait until it is some steps past its first checkpoint."""
-    run = Training(lab, work_dir, replace(STORY, extra=extra), user)
+    run = Training(lab, work_dir, replace(STORY, extra=extra, step_seconds=step_seconds), user)
     run.submit()
     if strike_at:
         run.await_step(strike_at)
@@ -189,7 +196,8 @@ def test_slurmctld_dies_in_the_middle_of_a_recovery(
     story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
 ) -> None:
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    # Slow steps: the ranks go on without a controller, and must not be done before it is back.
+    run = start_run(lab, work_dir, user, step_seconds=0.8)
     victim = nodes_of(run, 0)[1]
     faults.inject(lab, "xid:79", victim, 5)
     run.await_event("attempt_ended")

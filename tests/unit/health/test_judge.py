@@ -107,7 +107,7 @@ def test_the_evidence_names_the_gpu_and_quotes_the_kernel() -> None:
     assert finding is not None
     assert (finding.gpu_uuid, finding.gpu_index) == ("GPU-5", 5)
     assert finding.evidence.startswith("GPU 5 at 0000:64:00: GPU has fallen off the bus")
-    assert "kernel log 42" in finding.evidence
+    assert "kernel record 42" in finding.evidence
     assert finding.evidence.isprintable()
 
 

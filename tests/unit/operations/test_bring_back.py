@@ -219,10 +219,13 @@ def test_a_shrunk_job_that_takes_no_terms_is_requeued_without() -> None:
     assert run.of("requeued")[0]["begin"] is None
 
 
-def test_killing_is_a_shortcut_that_may_fail() -> None:
+def test_nothing_is_killed_before_slurmctld_is_back() -> None:
+    """A step that ends without a controller keeps its nodes for a minute."""
     run = Run()
-    run.slurm.unreachable = lambda: True
+    back_at = run.clock.now() + 30
+    run.slurm.unreachable = lambda: run.clock.now() < back_at
     child = FakeChild(run.clock)
-    run.back(["n001", "n002"]).kill(child, ["n002"])
+    run.back(["n001", "n002"]).kill(child, [])
     assert child.status == -9
-    assert run.kinds == ["command_refused", "command_refused"]
+    assert run.clock.now() >= back_at
+    assert run.kinds == ["slurm_silent"]

@@ -297,11 +297,11 @@ def test_resume_of_a_held_run(site: FakeSite) -> None:
 def test_resume_does_not_wait_for_the_rest_of_slurms_delay(site: FakeSite) -> None:
     _started(site)
     site.job("7", "PENDING", priority=0, restarts=1, eligible_at=int(NOW) + 100)
-    commands = (("scontrol", "release", "7"), ("scontrol", "update", "JobId=7", f"StartTime=uts{int(NOW) + 1}"))
+    commands = (("scontrol", "release", "7"), ("scontrol", "update", "JobId=7", f"StartTime=uts{int(NOW) + 2}"))
     assert runs.resume_run(find(site, "7"), site.ports(), dry_run=True).commands == commands
     assert site.did == []
     assert runs.resume_run(find(site, "7"), site.ports()).commands == commands
-    assert site.did == [("release", "7"), ("update", "7", None, int(NOW) + 1)]
+    assert site.did == [("release", "7"), ("update", "7", None, int(NOW) + 2)]
 
 
 def test_resume_of_a_run_that_is_not_held(site: FakeSite) -> None:
