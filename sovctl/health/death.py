@@ -38,14 +38,13 @@ def suspects(nodes: Sequence[NodeView], alive: Mapping[str, float], now: float, 
     ]
 
 
-def decide_dead(
-    node: NodeView, silent_s: float, incident: str, dead_last_hour: int, limit_per_hour: int
-) -> Down | Left:
-    """What to do about a node both of whose witnesses are silent."""
-    if dead_last_hour >= limit_per_hour:
+def decide_dead(node: NodeView, silent_s: float, incident: str, other_dead: int, limit_per_hour: int) -> Down | Left:
+    """What to do about a node both of whose witnesses are silent. `other_dead`: further nodes that look dead now or
+    were declared dead within the hour."""
+    if other_dead >= limit_per_hour:
         return Left(
             node.name,
-            f"{dead_last_hour} nodes were declared dead within an hour (watch.dead_limit_per_hour); "
+            f"{other_dead} other nodes look dead or were declared dead within the hour (watch.dead_limit_per_hour); "
             "this looks like a switch or a mistake, and a person has to look",
         )
     if node.state.draining and node.reason and not is_ours(node.reason):

@@ -104,8 +104,11 @@ class ClusterWatch:
         nodes = self.ports.site.nodes()
         self._remember_jobs()
         self._adopt_runs_of_down_nodes(nodes)
-        for node, silent_s in self._dead(nodes):
-            self._declare(node, silent_s, nodes)
+        dead = self._dead(nodes)
+        # All that look dead in one pass count together: a failed switch must not cost even the first of them.
+        others = self._dead_last_hour(nodes) + len(dead) - 1
+        for node, silent_s in dead:
+            self._declare(node, silent_s, others)
         for job_id in list(self._orphans):
             self._bring_back(job_id)
 
@@ -122,10 +125,10 @@ class ClusterWatch:
         gone = self._suspicion.silent_for(_PING_SILENCE_S)
         return [(node, now - alive[node.name]) for node in under_suspicion if node.name in gone]
 
-    def _declare(self, node: NodeView, silent_s: float, nodes: Sequence[NodeView]) -> None:
+    def _declare(self, node: NodeView, silent_s: float, others: int) -> None:
         now = self.ports.clock.now()
         incident = incident_id(node.name, str(node.boot_time or 0), now)
-        decision = decide_dead(node, silent_s, incident, self._dead_last_hour(nodes), self.settings.dead_limit_per_hour)
+        decision = decide_dead(node, silent_s, incident, others, self.settings.dead_limit_per_hour)
         if not isinstance(decision, Down):
             self._tell(
                 f"left:{node.name}:{decision.why}", f"{node.name} looks dead and is left as it is: {decision.why}"
