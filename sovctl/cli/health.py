@@ -28,6 +28,16 @@ examples:
   sovctl health watch                drain this node within a second of a fatal kernel line
   sovctl health watch --observe      only say what would be judged
 """
+_EXPLAIN_EXAMPLES = """\
+examples:
+  dmesg | sovctl health explain
+  sovctl health explain /var/log/kern.log
+  journalctl -k -b -1 | sovctl health explain --json
+
+classes: ignore, app (the program's own mistake), sympathetic (follows from another fault), count (one says nothing),
+warn, soft (the job is over, the node goes on), reset (no job on this GPU before a reset), drain (reboot or hands).
+Needs neither root nor Slurm nor a GPU. Prints nothing for lines that are no fault.
+"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(action=_check)
     watch = _verb(verbs, "watch", "Stay and look at every line of the driver at once.", _WATCH_EXAMPLES)
     watch.set_defaults(action=_watch)
+    explain = _verb(verbs, "explain", "Say what the driver's fault lines in a log mean.", _EXPLAIN_EXAMPLES)
+    explain.add_argument("file", nargs="?", default="-", metavar="FILE", help="a log; - or nothing: standard input")
+    explain.add_argument("--json", action="store_true", help="one JSON object a fault line")
+    explain.set_defaults(action=_explain)
     for verb in (check, watch):
         verb.add_argument("--observe", action="store_true", help="judge only, never drain (health.act = false)")
     return parser
@@ -58,6 +72,12 @@ def _verb(verbs: Any, name: str, words: str, examples: str) -> argparse.Argument
         name, help=words, description=words, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     return parser
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from sovctl.cli.explain import run_explain
+
+    return run_explain(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
