@@ -71,6 +71,45 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SshConfig:
+    """How `sovctl sweep` and `sovctl node check` reach the nodes. What is empty comes from the OpenSSH files."""
+
+    user: str = ""
+    port: int = 0
+    """0: of config_file, else 22."""
+    key_file: str = ""
+    config_file: str = "~/.ssh/config"
+    known_hosts: str = ""
+    """File of host keys; empty: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. A key that is not there is refused."""
+    at_once: int = 64
+    """Nodes that are talked to at the same time."""
+    timeout_s: float = 20.0
+    """From the first packet to the last byte of a node's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """One pass over the cluster."""
+
+    check_command: str = "sovctl health check --json --observe"
+    """Run on a node whose stored verdict is missing or too old."""
+    retest_command: str = ""
+    """A loaded test, run on a node that sovctl drained and that looks healthy again; status 0: it is given back.
+    Empty: nothing is ever given back by itself."""
+    retest_timeout_s: float = 900.0
+    resume_limit_per_day: int = 2
+    """So often a node is given back by itself; after that a person decides."""
+    drain_share_per_hour: float = 0.1
+    """At most this share of the nodes (and health.drain_limit_per_hour) for one and the same finding, at least one."""
+    completing_s: float = 900.0
+    """A job that completes for so long on one node only is freed by setting that node down."""
+    clock_offset_s: float = 2.0
+    """A clock that differs by so much from most others is shown."""
+    drain_codes: str = ""
+    """Findings of the comparison with peers that drain, with blanks in between (`PCIE_WIDTH`); the others only warn."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """How a run is supervised."""
 
@@ -103,6 +142,8 @@ class Config:
     health: HealthConfig = field(default_factory=HealthConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    ssh: SshConfig = field(default_factory=SshConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 

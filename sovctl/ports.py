@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from sovctl.model.gpu import GpuSample, XidEvent
@@ -250,6 +251,45 @@ class OutputTail(Protocol):
 
     def size(self, path: str) -> int | None:
         """Bytes; None when it cannot be known."""
+        ...
+
+
+class SshFailure(StrEnum):
+    """Why a node could not be heard; the value is the code of the finding."""
+
+    UNREACHABLE = "SSH_UNREACHABLE"
+    TIMEOUT = "SSH_TIMEOUT"
+    HOST_KEY = "SSH_HOST_KEY"
+    REFUSED = "SSH_REFUSED"
+    FLOOD = "SSH_FLOOD"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAnswer:
+    """What one node said to one command."""
+
+    stdout: bytes = b""
+    """Bounded; what was read before a failure is kept."""
+    stderr: bytes = b""
+    status: int | None = None
+    """Exit status; None when the command did not end."""
+    sent_at: float = 0.0
+    """When the command was sent; seconds since the epoch, here."""
+    answered_at: float = 0.0
+    """When its first byte arrived."""
+    failure: SshFailure | None = None
+    problem: str = ""
+    """The failure in words."""
+
+
+class RemoteShell(Protocol):
+    """Runs a command on many nodes, each with its own deadline."""
+
+    def ask(self, nodes: Mapping[str, str], command: str, timeout_s: float) -> dict[str, RemoteAnswer]:
+        """`nodes`: address by name. Every node is in the answer; nothing is raised for one that fails.
+
+        Raises SovctlError when the SSH configuration itself cannot be used.
+        """
         ...
 
 
