@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from sovctl.errors import ConfigError
+from sovctl.model.probe import ProbeSetting, ProbeState
 
 SITE_FILE = Path("/etc/sovctl/sovctl.toml")
 
@@ -33,7 +35,11 @@ class NodeConfig:
     run_dir: str = "/run/sovctl"
     state_dir: str = "/var/lib/sovctl"
     expected_gpus: int = -1
-    """GPUs this node must have; -1: not known, so a missing GPU shows only in the kernel log."""
+    """GPUs this node must have; -1: what the inventory says, or not known."""
+    host_root: str = "/"
+    """Where /sys, /proc and /run are read; another directory for a simulated node."""
+    inventory: str = ""
+    """What nodes of this kind must have (`sovctl health probes --learn`); empty: inventory.json in state_dir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,11 @@ class HealthConfig:
     act: bool = True
     """False: observe only; findings are journaled, nothing is drained."""
     probe_timeout_s: float = 10.0
+    """Of NVML; a driver in trouble takes seconds."""
+    source_timeout_s: float = 2.0
+    """Of each other source (adapters, mounts, memory, ...)."""
+    prolog_timeout_s: float = 2.0
+    """Of each source in the prolog, where every job waits."""
     verdict_valid_s: float = 300.0
     drain_limit_per_hour: int = 4
     """At most so many nodes drained by sovctl in an hour over the cluster; then stop and say so."""
@@ -135,6 +146,13 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbesConfig:
+    """`[probes]`: the state of single probes, by name. The names are checked where the probes are known."""
+
+    settings: tuple[ProbeSetting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set; frozen."""
 
@@ -146,6 +164,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -177,27 +196,61 @@ def _there(path: Path) -> bool:
 
 def _merge_file(config: Config, path: Path) -> Config:
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
     for section, values in table.items():
+        where = _Place(path, text, section)
         if section not in _SECTIONS:
-            raise ConfigError(str(path), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
+            raise ConfigError(where(), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
         if not isinstance(values, dict):
-            raise ConfigError(str(path), f"[{section}] must be a table")
-        config = _merge_section(config, section, values, str(path))
+            raise ConfigError(where(), f"[{section}] must be a table")
+        config = _merge_section(config, section, values, where)
     return config
 
 
-def _merge_section(config: Config, section: str, values: Mapping[str, Any], source: str) -> Config:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """File and line of a section or of a key in it."""
+
+    path: Path
+    text: str
+    section: str
+
+    def __call__(self, key: str = "") -> str:
+        inside = False
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+                inside = header[1].strip("\"'") == self.section
+                if inside and not key:
+                    return f"{self.path}:{number}"
+            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return f"{self.path}:{number}"
+        return str(self.path)
+
+
+def _merge_section(config: Config, section: str, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+    if section == "probes":
+        return _merge_probes(config, values, where)
     current = getattr(config, section)
     hints = get_type_hints(type(current))
     checked = {}
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(source, f"unknown key {section}.{key}{_nearest(key, hints)}")
-        checked[key] = _typed(value, hints[key], f"{section}.{key}", source)
+            raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
+        checked[key] = _typed(value, hints[key], f"{section}.{key}", where(key))
     return replace(config, **{section: replace(current, **checked)})
+
+
+def _merge_probes(config: Config, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+    settings = list(config.probes.settings)
+    for name, value in values.items():
+        if value not in [*ProbeState]:
+            known = ", ".join(ProbeState)
+            raise ConfigError(where(name), f"probes.{name} must be one of {known}, not {value!r}")
+        settings.append(ProbeSetting(name, ProbeState(value), where(name)))
+    return replace(config, probes=ProbesConfig(tuple(settings)))
 
 
 def _typed(value: Any, kind: type, name: str, source: str) -> Any:
@@ -209,14 +262,22 @@ def _typed(value: Any, kind: type, name: str, source: str) -> Any:
 
 
 def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
-    for section in _SECTIONS:
+    for section in _SECTIONS - {"probes"}:
         hints = get_type_hints(type(getattr(config, section)))
         for key, kind in hints.items():
             name = f"SOVCTL_{section}_{key}".upper()
             if name in env:
                 value = _from_text(env[name], kind, name)
-                config = _merge_section(config, section, {key: value}, name)
+                config = _merge_section(config, section, {key: value}, _variable(name))
+    prefix = "SOVCTL_PROBES_"
+    for name in sorted(name for name in env if name.startswith(prefix)):
+        probe = name.removeprefix(prefix).lower().replace("_", "-")
+        config = _merge_probes(config, {probe: env[name].lower()}, _variable(name))
     return config
+
+
+def _variable(name: str) -> Callable[[str], str]:
+    return lambda _: name
 
 
 def _from_text(text: str, kind: type, name: str) -> Any:

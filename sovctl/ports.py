@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from sovctl.model.gpu import GpuSample, XidEvent
+from sovctl.model.host import HostFacts
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
@@ -75,6 +76,32 @@ class VerdictStore(Protocol):
         ...
 
     def save_cursor(self, boot_id: str, sequence: int) -> None: ...
+
+
+class HostProbe(Protocol):
+    """Reads everything of this node but the GPUs and the kernel log."""
+
+    def read(self, sources: frozenset[str]) -> HostFacts:
+        """Ask the named sources; one that fails or hangs is told in `readings`, never raised."""
+        ...
+
+
+class NodeRecords(Protocol):
+    """The small files of this node: `memory` (of this boot), `ledger`, `probes`, `inventory`, and `job-<id>`."""
+
+    def load(self, name: str) -> Any:
+        """The JSON in it; None when absent, not root's or not JSON."""
+        ...
+
+    def present(self, name: str) -> bool:
+        """Whether there is a file at all, usable or not."""
+        ...
+
+    def save(self, name: str, record: dict[str, Any]) -> None: ...
+    def drop(self, name: str) -> None: ...
+    def jobs(self) -> tuple[str, ...]:
+        """Ids of the jobs with a record."""
+        ...
 
 
 class NodeControl(Protocol):

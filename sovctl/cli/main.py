@@ -29,7 +29,7 @@ GROUPS = {
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show."),
-    "health": Group("sovctl.cli.health", "On a node: check, watch."),
+    "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
     "lab": Group("sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, shell, demo."),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),

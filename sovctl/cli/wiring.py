@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.ports import AliveMark, Journal, RunIndex, SubmissionFiles, Submitter
+from sovctl.ports import AliveMark, GpuProbe, HostProbe, Journal, NodeRecords, RunIndex, SubmissionFiles, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
     from sovctl.operations.watch_cluster import ClusterWatch
@@ -102,8 +103,11 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
 # A node looks at itself
 
 
-def node_ports(config: Config, *, wake: int = -1) -> NodePorts:
-    """What `health check` and `health watch` touch; `wake`: a descriptor that ends a wait for the kernel log."""
+def node_ports(config: Config, *, wake: int = -1, host: bool = True) -> NodePorts:
+    """What `health check` and `health watch` touch; `wake`: a descriptor that ends a wait for the kernel log.
+
+    `host` False: a look at the GPUs and the kernel log only.
+    """
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.journal import FileJournal, FileTurn
@@ -125,11 +129,87 @@ def node_ports(config: Config, *, wake: int = -1) -> NodePorts:
         journal=FileJournal(journal_dir / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0),
         turn=FileTurn(journal_dir / "drain.lock"),
         clock=SystemClock(),
+        host=host_probe(config, config.health.source_timeout_s) if host else None,
+        records=node_records(config),
+    )
+
+
+def host_probe(config: Config, timeout_s: float) -> HostProbe:
+    """Adapters, mounts, memory and services of this node."""
+    from sovctl.adapters.host_probe import HostFiles
+
+    return HostFiles(config.node.host_root, timeout_s)
+
+
+def node_records(config: Config) -> NodeRecords:
+    """What this node learnt, counted and remembered."""
+    from sovctl.adapters.node_records import NodeRecordFiles
+
+    inventory = Path(config.node.inventory) if config.node.inventory else None
+    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory)
+
+
+def inventory_path(config: Config) -> Path:
+    """Where `health probes --learn` writes."""
+    return Path(config.node.inventory or Path(config.node.state_dir) / "inventory.json")
+
+
+def own_journal(config: Config) -> Journal:
+    """This node's part of the cluster journal."""
+    from sovctl.adapters.journal import FileJournal
+
+    return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0)
+
+
+def job_ports(config: Config, *, prolog: bool) -> JobPorts:
+    """What prolog and epilog touch; the prolog asks NVML only which GPUs there are."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.kmsg import KernelLogFile
+    from sovctl.adapters.verdict_file import VerdictFile
+    from sovctl.operations.guard_job import JobPorts
+
+    kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file))
+    timeout_s = config.health.prolog_timeout_s
+    return JobPorts(
+        gpus=_gpu_count(config, timeout_s) if prolog else _nvml(config, timeout_s),
+        kernel_log=kernel_log,
+        verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
+        clock=SystemClock(),
+        host=host_probe(config, timeout_s),
+        records=node_records(config),
+    )
+
+
+def _gpu_count(config: Config, timeout_s: float) -> GpuProbe:
+    from sovctl.adapters.gpu_count import GpuCount
+
+    return GpuCount(timeout_s, config.node.nvml_library)
+
+
+def _nvml(config: Config, timeout_s: float) -> GpuProbe:
+    from sovctl.adapters.nvml import NvmlProbe
+
+    return NvmlProbe(timeout_s, config.node.nvml_library)
+
+
+def job_settings(config: Config, job_id: str) -> JobSettings:
+    """How the prolog and the epilog of one job judge."""
+    from sovctl.health.probes import resolve
+    from sovctl.operations.guard_job import JobSettings
+
+    return JobSettings(
+        node=node_name(config),
+        job_id=job_id,
+        act=config.health.act,
+        expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
+        probes=resolve(config.probes.settings),
+        verdict_valid_s=config.health.verdict_valid_s,
     )
 
 
 def check_settings(config: Config, *, observe: bool, dry_run: bool = False) -> CheckSettings:
     """How far a look at this node may go."""
+    from sovctl.health.probes import resolve
     from sovctl.operations.check_node import CheckSettings
 
     return CheckSettings(
@@ -140,6 +220,7 @@ def check_settings(config: Config, *, observe: bool, dry_run: bool = False) -> C
         expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
         drain_limit_per_hour=config.health.drain_limit_per_hour,
         verdict_valid_s=config.health.verdict_valid_s,
+        probes=resolve(config.probes.settings),
     )
 
 

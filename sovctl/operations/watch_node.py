@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
-from sovctl.operations.check_node import CheckOutcome, CheckSettings, GpuReading, NodePorts, check_node
+from sovctl.operations.check_node import CheckOutcome, CheckSettings, NodePorts, check_node
+from sovctl.operations.look import GpuReading
 from sovctl.ports import AliveMark
 
 
