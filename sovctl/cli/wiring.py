@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.ports import AliveMark, GpuProbe, HostProbe, Journal, NodeRecords, RunIndex, SubmissionFiles, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
+    from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
+    from sovctl.ports import (
+        AliveMark,
+        GpuProbe,
+        HostProbe,
+        Journal,
+        NodeRecords,
+        RemoteShell,
+        RunIndex,
+        SubmissionFiles,
+        Submitter,
+    )
 
 
 def submitter() -> Submitter:
@@ -273,3 +285,90 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         dead_limit_per_hour=config.watch.dead_limit_per_hour,
     )
     return ClusterWatch(ports, settings, say)
+
+
+# The whole cluster from one place
+
+
+def remote_shell(config: Config) -> RemoteShell:
+    """SSH; inside `sovctl lab shell` without SSH settings of its own, the nodes are directories of this machine."""
+    from sovctl.adapters.ssh import SshSettings, SshShell
+    from sovctl.config import SshConfig
+
+    lab = os.environ.get("SOVCTL_LAB_DIR")
+    if lab and config.ssh == SshConfig():
+        from sovctl.adapters.lab_shell import LabShell
+
+        return LabShell(Path(lab))
+    ssh = config.ssh
+    return SshShell(SshSettings(ssh.user, ssh.port, ssh.key_file, ssh.config_file, ssh.known_hosts, ssh.at_once))
+
+
+@contextmanager
+def sweep_turn(config: Config, *, act: bool) -> Iterator[None]:
+    """One sweep at a time. Raises RefusedError when another runs. Who may not write there only looks, and may."""
+    from sovctl.adapters.single_instance import claim
+    from sovctl.errors import RefusedError, SovctlError
+
+    descriptor = -1
+    try:
+        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep")
+    except RefusedError:
+        raise
+    except SovctlError:
+        if act:
+            raise
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def sweep_ports(config: Config) -> SweepPorts:
+    """What a sweep touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.journal import FileTurn
+    from sovctl.operations.sweep import SweepPorts
+
+    return SweepPorts(
+        site=slurm(),
+        shell=remote_shell(config),
+        journal=cluster_journal(config, "sweep"),
+        turn=FileTurn(cluster_journal_dir(config) / "drain.lock"),
+        clock=SystemClock(),
+    )
+
+
+def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> SweepSettings:
+    """How far a sweep goes."""
+    from sovctl.health.sweep import SweepPolicy
+    from sovctl.operations.sweep import SweepSettings, stored_command
+
+    chosen = config.sweep
+    policy = SweepPolicy(
+        drain_limit_per_hour=config.health.drain_limit_per_hour,
+        drain_share_per_hour=chosen.drain_share_per_hour,
+        retest=bool(chosen.retest_command.strip()),
+        resume_limit_per_day=chosen.resume_limit_per_day,
+        completing_s=chosen.completing_s,
+        drain_codes=frozenset(chosen.drain_codes.split()),
+    )
+    return SweepSettings(
+        act=act,
+        policy=policy,
+        stored_command=stored_command(config.node.boot_id_file, config.node.run_dir),
+        check_command=chosen.check_command,
+        retest_command=chosen.retest_command,
+        ask_timeout_s=config.ssh.timeout_s,
+        retest_timeout_s=chosen.retest_timeout_s,
+        clock_offset_s=chosen.clock_offset_s,
+        only=only,
+    )
+
+
+def cluster_journal(config: Config, writer: str) -> Journal:
+    """The part of the cluster journal that one writer keeps: `sweep`, `watch`, `hand`."""
+    from sovctl.adapters.journal import FileJournal
+
+    return FileJournal(cluster_journal_dir(config) / f"{writer}.jsonl", lock_wait_s=2.0)
