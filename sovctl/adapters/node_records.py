@@ -17,6 +17,7 @@ class NodeRecordFiles:
         """`inventory`: a file of the site's own, in place of the one in `state_dir`."""
         self._paths = {
             "memory": run_dir / "memory.json",
+            "facts": run_dir / "facts.json",
             "ledger": state_dir / "ledger.json",
             "probes": state_dir / "probes.json",
             "inventory": inventory or state_dir / "inventory.json",

@@ -343,7 +343,7 @@ def sweep_ports(config: Config) -> SweepPorts:
 def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> SweepSettings:
     """How far a sweep goes."""
     from sovctl.health.sweep import SweepPolicy
-    from sovctl.operations.sweep import SweepSettings, stored_command
+    from sovctl.operations.sweep import SweepSettings, check_command, stored_command
 
     chosen = config.sweep
     policy = SweepPolicy(
@@ -358,7 +358,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         act=act,
         policy=policy,
         stored_command=stored_command(config.node.boot_id_file, config.node.run_dir),
-        check_command=chosen.check_command,
+        check_command=check_command(chosen.check_command, config.node.run_dir),
         retest_command=chosen.retest_command,
         ask_timeout_s=config.ssh.timeout_s,
         retest_timeout_s=chosen.retest_timeout_s,

@@ -123,6 +123,11 @@ def stored_command(boot_id_file: str, run_dir: str) -> str:
     return f"date +%s.%N; exec cat {shlex.join(files)} 2>/dev/null"
 
 
+def check_command(command: str, run_dir: str) -> str:
+    """A check made now, and the facts it left."""
+    return f"{command}; cat {shlex.quote(run_dir + '/facts.json')} 2>/dev/null"
+
+
 def sweep(ports: SweepPorts, settings: SweepSettings) -> SweepOutcome:
     """Look once at every node and do what there is to do. Raises SovctlError when Slurm does not answer."""
     began = ports.clock.now()
