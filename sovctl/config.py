@@ -7,7 +7,6 @@ the file and the nearest known name.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -262,7 +261,10 @@ def _typed(value: Any, kind: type, name: str, source: str) -> Any:
 
 
 def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
+    named = [name for name in env if name.startswith("SOVCTL_")]
     for section in _SECTIONS - {"probes"}:
+        if not any(name.startswith(f"SOVCTL_{section.upper()}_") for name in named):
+            continue
         hints = get_type_hints(type(getattr(config, section)))
         for key, kind in hints.items():
             name = f"SOVCTL_{section}_{key}".upper()
@@ -294,6 +296,8 @@ def _from_text(text: str, kind: type, name: str) -> Any:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(known))})"
 

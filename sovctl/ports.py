@@ -9,22 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sovctl.model.gpu import GpuSample, XidEvent
+from sovctl.model.gpu import GpuSample
+from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class KernelLogRead:
-    """The driver's fault lines since a cursor, and the cursor to read from next time."""
-
-    events: tuple[XidEvent, ...]
-    next_sequence: int
-    """The first sequence number not read yet."""
 
 
 class Clock(Protocol):
@@ -99,6 +91,10 @@ class NodeRecords(Protocol):
 
     def save(self, name: str, record: dict[str, Any]) -> None: ...
     def drop(self, name: str) -> None: ...
+    def notice(self, line: str) -> None:
+        """What the tasks of the job that starts are told (plugins/slurmd/task_prolog); empty: nothing."""
+        ...
+
     def jobs(self) -> tuple[str, ...]:
         """Ids of the jobs with a record."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sovctl.adapters.verdict_file import read_trusted, replace_json
+from sovctl.adapters.verdict_file import read_trusted, replace_json, replace_text
 
 _JOB = "job-"
 
@@ -42,6 +42,11 @@ class NodeRecordFiles:
             self.path(name).unlink()
         except OSError:
             return
+
+    def notice(self, line: str) -> None:
+        path = self._jobs.parent / "notice"
+        if line or path.exists():
+            replace_text(path, line)
 
     def jobs(self) -> tuple[str, ...]:
         try:

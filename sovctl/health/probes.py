@@ -6,7 +6,6 @@ hard fault that no healthy node shows; the others warn or wait in shadow until a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -88,6 +87,8 @@ def resolve(settings: Iterable[ProbeSetting]) -> Mapping[str, ProbeState]:
     states = dict(DEFAULT_STATES)
     for setting in settings:
         if setting.name not in states:
+            import difflib
+
             close = difflib.get_close_matches(setting.name, states, n=1)
             nearest = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(

@@ -26,6 +26,7 @@ _BURST_S = {13: 15.0}
 _LONGEST_BURST_S = 180.0
 """Lines of one code within so many seconds are one fault (NVSentinel: 15 s for 13, 3 minutes for 31)."""
 _DAY_S = 86400.0
+_PROCESS = re.compile(r"pid=\d+")
 _SM_PLACE = re.compile(r"\(GPC \d+, TPC \d+")
 """XID 13 names the processor; a second one counts only there."""
 
@@ -82,23 +83,32 @@ def _first_of_each(events: tuple[XidEvent, ...]) -> list[XidEvent]:
 
 def _repeats(event: XidEvent, serial: str, snapshot: NodeSnapshot) -> int:
     """How many separate faults like `event` this GPU had within a day, this one included; 0 when others had it too."""
-    now = snapshot.observed_at
-    alike = [fault for fault in snapshot.past if fault.code == event.code and fault.at > now - _DAY_S]
-    here = {gpu.serial for gpu in snapshot.gpus} - {serial}
-    others = {seen.pci_bus_id for seen in snapshot.xids if seen.code == event.code and not seen.switch}
-    if any(fault.serial in here for fault in alike) or len(others) > 1:
+    alike = [fault for fault in snapshot.past if fault.code == event.code and fault.at > snapshot.observed_at - _DAY_S]
+    others = {gpu.serial for gpu in snapshot.gpus} - {serial}
+    own = [seen for seen in snapshot.xids if seen.code == event.code and not seen.switch]
+    if any(fault.serial in others for fault in alike) or len({seen.pci_bus_id for seen in own}) > 1:
         return 0
+    newest = max(seen.since_boot_s for seen in snapshot.xids)
+    faults = [(snapshot.observed_at - newest + seen.since_boot_s, seen.text) for seen in own]
+    faults += [(fault.at, fault.text) for fault in alike if fault.serial == serial]
+    return _bursts(event, faults)
+
+
+def _bursts(event: XidEvent, faults: list[tuple[float, str]]) -> int:
+    """Faults at the same place of the processor, those of one process and those shortly after each other as one."""
     place = _SM_PLACE.search(event.text)
-    times = [
-        fault.at
-        for fault in alike
-        if fault.serial == serial and (place is None or place[0] in fault.text or not _SM_PLACE.search(fault.text))
-    ]
     apart = _BURST_S.get(event.code, _LONGEST_BURST_S)
-    count, last = 1, now
-    for at in sorted(times, reverse=True):
-        if last - at > apart:
-            count, last = count + 1, at
+    count, last, processes = 0, 0.0, set[str]()
+    for at, text in sorted(faults):
+        there, process = _SM_PLACE.search(text), _PROCESS.search(text)
+        if place is not None and there is not None and there[0] != place[0]:
+            continue
+        new = process is None or process[0] not in processes
+        if new and (count == 0 or at - last > apart):
+            count += 1
+        last = at
+        if process is not None:
+            processes.add(process[0])
     return count
 
 

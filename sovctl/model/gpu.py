@@ -80,3 +80,12 @@ class XidEvent:
     """The message as the kernel has it, undecodable bytes replaced."""
     switch: bool = False
     """True for an SXid (NVSwitch) line."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLogRead:
+    """The driver's fault lines since a cursor, and the cursor to read from next time."""
+
+    events: tuple[XidEvent, ...]
+    next_sequence: int
+    """The first sequence number not read yet."""

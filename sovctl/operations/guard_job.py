@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import SovctlError
 from sovctl.health.judge import judge
@@ -18,7 +18,9 @@ from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Verdict, VerdictState
 from sovctl.model.verdict_json import finding_record
 from sovctl.operations.look import Look, LookSettings, look
-from sovctl.ports import Clock, GpuProbe, HostProbe, Journal, KernelLog, NodeRecords, VerdictStore
+
+if TYPE_CHECKING:
+    from sovctl.ports import Clock, GpuProbe, HostProbe, Journal, KernelLog, NodeRecords, VerdictStore
 
 _MOST_XIDS = 50
 _JOB_MARK_KEPT_S = 30 * 86400.0
@@ -76,10 +78,11 @@ def start_job(ports: JobPorts, settings: JobSettings) -> Guarded:
     failed = live.state is VerdictState.FAILED
     if stored is not None and stored.state is VerdictState.FAILED and not failed:
         worst, failed = stored.worst, True
-    notes = (*seen.notes, *_mark_start(ports, settings, boot_id, seen))
     checks = 1 + sum(1 for probe in PROBES if probe.quick and settings.probes.get(probe.name) is not ProbeState.OFF)
     fit = not (failed and settings.act)
-    return Guarded(fit, _line(settings.node, worst, fit), live, checks, notes)
+    line = _line(settings.node, worst, fit)
+    notes = (*seen.notes, *_mark_start(ports, settings, boot_id, seen, line))
+    return Guarded(fit, line, live, checks, notes)
 
 
 def end_job(ports: JobPorts, settings: JobSettings, journal: Journal) -> Guarded:
@@ -114,13 +117,14 @@ def _line(node: str, worst: Finding | None, fit: bool) -> str:
     return f"sovctl: node {node} is not fit for this job, Slurm starts it elsewhere: {worst.code} {worst.evidence}"
 
 
-def _mark_start(ports: JobPorts, settings: JobSettings, boot_id: str, seen: Look) -> tuple[str, ...]:
-    """From where on in the kernel log the faults are this job's."""
+def _mark_start(ports: JobPorts, settings: JobSettings, boot_id: str, seen: Look, line: str) -> tuple[str, ...]:
+    """From where on in the kernel log the faults are this job's, and what its tasks are told."""
     if ports.records is None or not settings.job_id.isdigit():
         return ()
     mark = {"boot_id": boot_id, "sequence": seen.next_sequence, "at": seen.snapshot.observed_at}
     try:
         ports.records.save(f"job-{settings.job_id}", mark)
+        ports.records.notice(line)
     except SovctlError as error:
         return (error.message,)
     return ()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sovctl.errors import SovctlError
 from sovctl.health.ledger import Ledger, ledger_from_record, ledger_record, past_faults, recorded
 from sovctl.health.memory import advance, memory_from_record, memory_record
 from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources
 from sovctl.health.tally import counted, tallies_from_record, tallies_record
-from sovctl.model.gpu import GpuSample
+from sovctl.model.facts import facts_of, facts_record
+from sovctl.model.gpu import GpuSample, KernelLogRead
 from sovctl.model.host import HostFacts
 from sovctl.model.inventory import Inventory, inventory_from_record
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Verdict
-from sovctl.ports import Clock, GpuProbe, HostProbe, KernelLog, KernelLogRead, NodeRecords
+
+if TYPE_CHECKING:
+    # Types only: the prolog, for which every job waits, does not import the ports.
+    from sovctl.ports import Clock, GpuProbe, HostProbe, KernelLog, NodeRecords
 
 GPU_SOURCES = frozenset({"nvml", "kernel-log"})
 
@@ -127,6 +131,9 @@ def keep(
         if states.get(probe.name) is not ProbeState.OFF and seen.asked.issuperset(probe.sources)
     }
     notes = _attempt(records, "memory", memory_record(seen.snapshot.memory))
+    if not seen.asked <= GPU_SOURCES:
+        # What `sovctl sweep` compares this node with its peers by.
+        notes += _attempt(records, "facts", facts_record(facts_of(seen.snapshot)))
     if ledger != seen.ledger:
         notes += _attempt(records, "ledger", ledger_record(ledger))
     return notes + _attempt(records, "probes", tallies_record(counted(tallies, verdict, earlier, costs)))
