@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
@@ -290,6 +291,13 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
 # The whole cluster from one place
 
 
+def local_shell() -> RemoteShell:
+    """This machine, for the node it is."""
+    from sovctl.adapters.local_shell import LocalShell
+
+    return LocalShell()
+
+
 def remote_shell(config: Config) -> RemoteShell:
     """SSH; inside `sovctl lab shell` without SSH settings of its own, the nodes are directories of this machine."""
     from sovctl.adapters.ssh import SshSettings, SshShell
@@ -297,11 +305,26 @@ def remote_shell(config: Config) -> RemoteShell:
 
     lab = os.environ.get("SOVCTL_LAB_DIR")
     if lab and config.ssh == SshConfig():
-        from sovctl.adapters.lab_shell import LabShell
+        from sovctl.adapters.local_shell import LocalShell
 
-        return LabShell(Path(lab))
+        return LocalShell(Path(lab))
     ssh = config.ssh
     return SshShell(SshSettings(ssh.user, ssh.port, ssh.key_file, ssh.config_file, ssh.known_hosts, ssh.at_once))
+
+
+def check_command(config: Config) -> str:
+    """What a node runs to check itself now."""
+    from sovctl.operations.sweep import check_command
+
+    return check_command(config.sweep.check_command, config.node.run_dir)
+
+
+def hand_ports(config: Config) -> HandPorts:
+    """What a person's command on a node touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.operations.node_by_hand import HandPorts
+
+    return HandPorts(slurm(), cluster_journal(config, "hand"), SystemClock())
 
 
 @contextmanager
@@ -343,7 +366,7 @@ def sweep_ports(config: Config) -> SweepPorts:
 def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> SweepSettings:
     """How far a sweep goes."""
     from sovctl.health.sweep import SweepPolicy
-    from sovctl.operations.sweep import SweepSettings, check_command, stored_command
+    from sovctl.operations.sweep import SweepSettings, stored_command
 
     chosen = config.sweep
     policy = SweepPolicy(
@@ -358,7 +381,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         act=act,
         policy=policy,
         stored_command=stored_command(config.node.boot_id_file, config.node.run_dir),
-        check_command=check_command(chosen.check_command, config.node.run_dir),
+        check_command=check_command(config),
         retest_command=chosen.retest_command,
         ask_timeout_s=config.ssh.timeout_s,
         retest_timeout_s=chosen.retest_timeout_s,

@@ -149,10 +149,12 @@ def sweep(ports: SweepPorts, settings: SweepSettings) -> SweepOutcome:
     return SweepOutcome(tuple(sorted(rows, key=lambda row: row.view.name)), alarms, (*notes, *acts.notes), took_s)
 
 
-def ask_node(node: NodeView, shell: RemoteShell, check_command: str, timeout_s: float) -> Assessed:
-    """Have one node check itself now."""
-    answer = shell.ask({node.name: node.address}, check_command, timeout_s)[node.name]
-    return _assessed(answer, read_checked(node.name, answer.stdout), confirmed=True)
+def ask_nodes(nodes: Sequence[NodeView], shell: RemoteShell, command: str, timeout_s: float) -> dict[str, Assessed]:
+    """Have nodes check themselves now."""
+    answers = shell.ask({node.name: node.address for node in nodes}, command, timeout_s)
+    return {
+        name: _assessed(answer, read_checked(name, answer.stdout), confirmed=True) for name, answer in answers.items()
+    }
 
 
 def _chosen(nodes: Sequence[NodeView], only: tuple[str, ...]) -> list[NodeView]:

@@ -1,4 +1,4 @@
-"""A lab's nodes without SSH: each is a directory of this machine, and a command for it runs here with its settings."""
+"""Nodes that need no SSH: this machine itself, and those of a lab, which are directories of this machine."""
 
 from __future__ import annotations
 
@@ -16,29 +16,25 @@ from sovctl.ports import RemoteAnswer, SshFailure
 _AT_ONCE = 4
 
 
-class LabShell:
-    """`RemoteShell` on the directory of a lab."""
+class LocalShell:
+    """`RemoteShell` on this machine."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, lab: Path | None = None) -> None:
+        """`lab`: directory of a lab, each of whose nodes has settings of its own; None: the node is this machine."""
+        self._lab = lab
 
     def ask(self, nodes: Mapping[str, str], command: str, timeout_s: float) -> dict[str, RemoteAnswer]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return dict(zip(nodes, pool.map(lambda name: self._ask(name, command, timeout_s), nodes), strict=True))
 
     def _ask(self, name: str, command: str, timeout_s: float) -> RemoteAnswer:
-        config = self._root / "nodes" / name / "sovctl.toml"
-        if not config.exists():
-            return RemoteAnswer(failure=SshFailure.UNREACHABLE, problem=f"{config} is not there")
-        own = str(Path(sys.executable).parent)
-        runner = CommandRunner(
-            {
-                "SOVCTL_CONFIG": str(config),
-                "SOVCTL_LAB_NODE": name,
-                "SLURMD_NODENAME": name,
-                "PATH": f"{own}:{os.environ.get('PATH', '')}",
-            }
-        )
+        env = {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
+        if self._lab is not None:
+            config = self._lab / "nodes" / name / "sovctl.toml"
+            if not config.exists():
+                return RemoteAnswer(failure=SshFailure.UNREACHABLE, problem=f"{config} is not there")
+            env |= {"SOVCTL_CONFIG": str(config), "SOVCTL_LAB_NODE": name, "SLURMD_NODENAME": name}
+        runner = CommandRunner(env)
         sent_at = time.time()
         try:
             # What sshd does at the other end.
