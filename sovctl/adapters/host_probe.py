@@ -6,6 +6,7 @@ with the next source. So a healthy node pays for one fork, and a stuck file serv
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -223,8 +224,10 @@ def _write_probe(path: str) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         directory = os.open(f"{path}/{_WRITE_DIR}", flags)
-    except FileNotFoundError:
-        return
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return
+        raise
     try:
         if os.fstat(directory).st_uid != os.geteuid():
             return

@@ -21,6 +21,7 @@ _STEP_S = 900.0
 """Points of one counter lie at least so far apart, so that a day has at most 96 of them."""
 _MOST_POINTS = 100
 _MOST_NAMES = 4096
+_LONGEST_GAP_S = 1800.0
 
 BAD_THROTTLE = 0x8 | 0x20 | 0x40 | 0x80
 """NVML's clocks-event bits: hardware slowdown, software thermal, hardware thermal, hardware power brake."""
@@ -33,11 +34,11 @@ def advance(memory: LookMemory, snapshot: NodeSnapshot) -> NodeSnapshot:
     counters = dict(kept.counters)
     for name, value in _counters(snapshot):
         counters[name] = _add(counters.get(name, ()), now, value)
-    present = dict.fromkeys(_conditions(snapshot), now)
-    unseen = {name: at for name, at in kept.since.items() if not _looked_at(name, snapshot)}
-    since = {**unseen, **{name: min(kept.since.get(name, at), at) for name, at in present.items()}}
+    since = {name: at for name, at in kept.since.items() if not _looked_at(name, snapshot)}
+    since |= {name: _since(kept, name, now) for name in _conditions(snapshot)}
+    looked = {**kept.looked, **{source: now for source in {*_SOURCE_OF.values()} if _answered(source, snapshot)}}
     bounded = dict(list(counters.items())[-_MOST_NAMES:])
-    return replace(snapshot, memory=LookMemory(snapshot.boot_id, bounded, since))
+    return replace(snapshot, memory=LookMemory(snapshot.boot_id, bounded, since, looked))
 
 
 def rose(snapshot: NodeSnapshot, name: str, within_s: float) -> float:
@@ -63,6 +64,7 @@ def memory_record(memory: LookMemory) -> dict[str, Any]:
         "boot_id": memory.boot_id,
         "counters": {name: [list(point) for point in points] for name, points in memory.counters.items()},
         "since": dict(memory.since),
+        "looked": dict(memory.looked),
     }
 
 
@@ -75,11 +77,19 @@ def memory_from_record(record: Any) -> LookMemory:
             str(name): tuple((float(at), float(value)) for at, value in points)
             for name, points in record["counters"].items()
         }
-        return LookMemory(
-            str(record["boot_id"]), counters, {str(name): float(at) for name, at in record["since"].items()}
-        )
+        return LookMemory(str(record["boot_id"]), counters, _times(record["since"]), _times(record["looked"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         return LookMemory()
+
+
+def _times(record: Any) -> dict[str, float]:
+    return {str(name): float(at) for name, at in record.items()}
+
+
+def _since(memory: LookMemory, name: str, now: float) -> float:
+    """Two looks hours apart that find the same say nothing about the time between them."""
+    last = memory.looked.get(_source_of(name), now)
+    return min(memory.since.get(name, now), now) if 0 <= now - last <= _LONGEST_GAP_S else now
 
 
 def _add(points: tuple[tuple[float, float], ...], now: float, value: float) -> tuple[tuple[float, float], ...]:
@@ -176,9 +186,16 @@ _SOURCE_OF = {
 }
 
 
+def _source_of(name: str) -> str:
+    return _SOURCE_OF.get(name.partition("/")[0], "")
+
+
 def _looked_at(name: str, snapshot: NodeSnapshot) -> bool:
     """Whether this look could have seen that a condition is over."""
-    source = _SOURCE_OF.get(name.partition("/")[0], "")
+    return _answered(_source_of(name), snapshot)
+
+
+def _answered(source: str, snapshot: NodeSnapshot) -> bool:
     if source == "nvml":
         return not any(blind.startswith("nvml") for blind in snapshot.blind)
     return snapshot.host.outcome(source) in (Outcome.SEEN, Outcome.ABSENT)

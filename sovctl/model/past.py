@@ -27,3 +27,5 @@ class LookMemory:
     """By name: (seconds since the epoch, value) whenever the value changed, oldest first."""
     since: Mapping[str, float] = field(default_factory=dict)
     """Since when a condition holds, in seconds since the epoch; one that ended is not listed."""
+    looked: Mapping[str, float] = field(default_factory=dict)
+    """When each source was last asked, in seconds since the epoch."""

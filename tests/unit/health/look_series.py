@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from node_builders import NOW, gpu, snapshot
+
 from sovctl.health.judge import judge
 from sovctl.health.learn import learn
 from sovctl.health.memory import advance
@@ -28,7 +29,19 @@ from sovctl.model.node import NodeSnapshot
 from sovctl.model.past import LookMemory
 from sovctl.model.verdict import Verdict
 
-SOURCES = ("infiniband", "ethernet", "edac", "mounts", "answers", "nfs", "ram", "services", "clock", "processes", "shared")
+SOURCES = (
+    "infiniband",
+    "ethernet",
+    "edac",
+    "mounts",
+    "answers",
+    "nfs",
+    "ram",
+    "services",
+    "clock",
+    "processes",
+    "shared",
+)
 
 
 def whole_gpu(index: int, **changes: Any) -> GpuSample:

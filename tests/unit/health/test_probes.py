@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-
 from node_builders import NOW, gpu, snapshot, xid
+
 from sovctl.errors import ConfigError
 from sovctl.health.judge import judge, not_asked
 from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources, resolve

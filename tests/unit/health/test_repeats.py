@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from node_builders import NOW, gpu, snapshot, xid
+
 from sovctl.health.judge import judge
 from sovctl.health.ledger import (
     LEMON,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from look_series import Series, healthy_host, port, whole_gpu, whole_node
+
 from sovctl.health.learn import learn
 from sovctl.health.memory import advance, held_s, memory_from_record, memory_record, rose
 from sovctl.model.host import (
@@ -120,7 +120,7 @@ def test_warnings_that_need_time(series: Series) -> None:
 
 def test_nothing_is_missed_without_an_inventory(series: Series) -> None:
     series.inventory = Inventory()
-    bare = HostFacts(**{name: () for name in ("ports", "ethernets", "mounts", "services", "ram")})
+    bare = HostFacts(**dict.fromkeys(("ports", "ethernets", "mounts", "services", "ram"), ()))
     assert series.codes(host=bare, expected_gpus=None, gpus=()) == []
 
 
@@ -173,7 +173,13 @@ def test_an_inventory_survives_its_file_and_junk_is_none() -> None:
     learnt = learn(whole_node())
     assert learnt.gpus == 8 and learnt.mounts == {"/": "rw", "/data": "rw"} and learnt.nvlinks == 18
     assert inventory_from_record(inventory_record(learnt, "n003", 1.0)) == learnt
-    for junk in (None, 3, {}, {"schema": "sovctl.inventory/1", "gpus": "8"}, {"schema": "sovctl.inventory/1", "ports": 1}):
+    for junk in (
+        None,
+        3,
+        {},
+        {"schema": "sovctl.inventory/1", "gpus": "8"},
+        {"schema": "sovctl.inventory/1", "ports": 1},
+    ):
         assert inventory_from_record(junk) is None
 
 
