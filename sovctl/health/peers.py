@@ -8,8 +8,9 @@ and a floor below which a difference is no difference. All of it warns; a site n
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from statistics import median
 from typing import TypeVar
 
@@ -58,57 +59,65 @@ class _Measure:
 
 
 _MEASURES = (
-    _Measure("GPU_CLOCK", "SM clock", "MHz", lambda gpu: gpu.sm_clock_mhz, 0.10),
-    _Measure("GPU_POWER", "power", "W", lambda gpu: gpu.power_w, 0.30),
+    _Measure("GPU_CLOCK", "SM clock", "MHz", attrgetter("sm_clock_mhz"), 0.10),
+    _Measure("GPU_POWER", "power", "W", attrgetter("power_w"), 0.30),
 )
+
+
+@dataclass(slots=True)
+class _Kind:
+    """All GPUs of one name, column by column: there may be 80,000 of them."""
+
+    nodes: list[str] = field(default_factory=list)
+    gpus: list[GpuFacts] = field(default_factory=list)
 
 
 def compare(
     facts: Sequence[NodeFacts], clocks: Mapping[str, ClockReading], clock_limit_s: float
 ) -> tuple[PeerFinding, ...]:
     """Everything odd, in the order of the nodes as given."""
-    kinds: dict[str, list[tuple[str, GpuFacts]]] = defaultdict(list)
+    kinds: dict[str, _Kind] = defaultdict(_Kind)
     for node in facts:
         for gpu in node.gpus:
-            kinds[gpu.name].append((node.node, gpu))
+            kind = kinds[gpu.name]
+            kind.nodes.append(node.node)
+            kind.gpus.append(gpu)
     found: list[PeerFinding] = []
-    for gpus in kinds.values():
-        found += _odd_values(gpus, "DRIVER_SKEW", "driver", lambda gpu: gpu.driver)
-        found += _odd_values(gpus, "VBIOS_SKEW", "VBIOS", lambda gpu: gpu.vbios)
-        found += _narrow_links(gpus)
-        for measure in _MEASURES:
-            found += _low(gpus, measure)
+    for kind in kinds.values():
+        if len(set(kind.nodes)) >= FEWEST_NODES:
+            found += _odd_versions(kind, "DRIVER_SKEW", "driver", attrgetter("driver"))
+            found += _odd_versions(kind, "VBIOS_SKEW", "VBIOS", attrgetter("vbios"))
+            found += _narrow_links(kind)
+            found += _low(kind)
     found += _slow_storage(facts)
     found += _clock_offsets(clocks, clock_limit_s)
     order = {node.node: index for index, node in enumerate(facts)}
     return tuple(sorted(found, key=lambda item: order.get(item.node, len(order))))
 
 
-def _odd_values(
-    gpus: Sequence[tuple[str, GpuFacts]], code: str, words: str, value: Callable[[GpuFacts], str | None]
-) -> list[PeerFinding]:
+def _odd_versions(kind: _Kind, code: str, words: str, value: Callable[[GpuFacts], str | None]) -> list[PeerFinding]:
     """A version that only a minority has. Without a clear majority (an update under way) nobody is odd."""
-    seen = [(node, said) for node, gpu in gpus if (said := value(gpu)) is not None]
-    common = _common(seen)
+    values = list(map(value, kind.gpus))
+    common = _common(values)
     if common is None:
         return []
-    odd: dict[str, str] = {node: said for node, said in seen if said != common}
-    nodes = len({node for node, _ in seen})
+    odd = {node: said for node, said in zip(kind.nodes, values, strict=True) if said not in (common, None)}
+    nodes = len(set(kind.nodes)) if odd else 0
     return [
         _finding(node, code, f"{words} {said}, while {nodes - len(odd)} of {nodes} nodes have {common}")
         for node, said in odd.items()
     ]
 
 
-def _narrow_links(gpus: Sequence[tuple[str, GpuFacts]]) -> list[PeerFinding]:
+def _narrow_links(kind: _Kind) -> list[PeerFinding]:
     """PCIe width does not change with load, so every GPU counts, busy or not."""
-    seen = [(node, gpu.pcie_width) for node, gpu in gpus if gpu.pcie_width]
-    common = _common(seen)
+    widths = [gpu.pcie_width for gpu in kind.gpus]
+    common = _common(widths)
     if common is None:
         return []
     narrow: dict[str, list[GpuFacts]] = defaultdict(list)
-    for node, gpu in gpus:
-        if gpu.pcie_width and gpu.pcie_width < common:
+    for node, gpu, width in zip(kind.nodes, kind.gpus, widths, strict=True):
+        if width and width < common:
             narrow[node].append(gpu)
     return [
         _finding(
@@ -120,26 +129,31 @@ def _narrow_links(gpus: Sequence[tuple[str, GpuFacts]]) -> list[PeerFinding]:
     ]
 
 
-def _low(gpus: Sequence[tuple[str, GpuFacts]], measure: _Measure) -> list[PeerFinding]:
+def _low(kind: _Kind) -> list[PeerFinding]:
     """Among busy GPUs, those that do far less than the others: a slow one makes all others wait."""
-    seen = [
-        (node, gpu, value)
-        for node, gpu in gpus
-        if (gpu.utilization_percent or 0) >= _BUSY_PERCENT and (value := measure.value(gpu)) is not None
-    ]
-    if len({node for node, _, _ in seen}) < FEWEST_NODES:
+    busy = [index for index, gpu in enumerate(kind.gpus) if (gpu.utilization_percent or 0) >= _BUSY_PERCENT]
+    nodes, gpus = [kind.nodes[index] for index in busy], [kind.gpus[index] for index in busy]
+    if len(set(nodes)) < FEWEST_NODES:
         return []
-    middle, lowest = _lower_bound([value for _, _, value in seen], measure.floor)
+    return [finding for measure in _MEASURES for finding in _low_in(measure, nodes, gpus)]
+
+
+def _low_in(measure: _Measure, nodes: Sequence[str], gpus: Sequence[GpuFacts]) -> list[PeerFinding]:
+    values = list(map(measure.value, gpus))
+    known = [value for value in values if value is not None]
+    if not known:
+        return []
+    middle, lowest = _lower_bound(known, measure.floor)
     low: dict[str, list[tuple[GpuFacts, float]]] = defaultdict(list)
-    for node, gpu, value in seen:
-        if value < lowest:
+    for node, gpu, value in zip(nodes, gpus, values, strict=True):
+        if value is not None and value < lowest:
             low[node].append((gpu, value))
     return [
         _finding(
             node,
             measure.code,
             f"{_named([gpu for gpu, _ in odd])}: busy at {min(value for _, value in odd):.0f} {measure.unit} "
-            f"{measure.words}, while the median of {len(seen)} busy GPUs is {middle:.0f}",
+            f"{measure.words}, while the median of {len(known)} busy GPUs is {middle:.0f}",
         )
         for node, odd in low.items()
     ]
@@ -182,13 +196,14 @@ def _clock_offsets(clocks: Mapping[str, ClockReading], limit_s: float) -> list[P
     return found
 
 
-def _common(seen: Iterable[tuple[str, _Value]]) -> _Value | None:
-    """The value that two thirds of at least FEWEST_NODES nodes agree on."""
-    by_node = dict(seen)
-    if len(by_node) < FEWEST_NODES:
+def _common(values: Sequence[_Value | None]) -> _Value | None:
+    """The value that two thirds of those that are known agree on."""
+    counts = Counter(values)
+    unknown = counts.pop(None, 0)
+    if not counts:
         return None
-    value, count = Counter(by_node.values()).most_common(1)[0]
-    return value if count >= _MAJORITY * len(by_node) else None
+    value, count = counts.most_common(1)[0]
+    return value if count >= _MAJORITY * (len(values) - unknown) else None
 
 
 def _lower_bound(values: Sequence[float], floor: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A real sshd on loopback that stands for many nodes: one port a node, and a directory a node to run commands in."""
+"""A real sshd on loopback that stands for nodes: one port a node, and a directory a node to run commands in."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-_MOST_PORTS = 200
-"""sshd takes 256 Port lines."""
+_PORTS_EACH = 16
+"""sshd listens on no more (MAX_LISTEN_SOCKS), so many nodes need a few of them."""
 
 
 class LoopbackSshd:
@@ -25,32 +25,34 @@ class LoopbackSshd:
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        if len(names) > _MOST_PORTS:
-            raise ValueError("too many nodes for one sshd")
         self.root = root
         self.names = tuple(names)
         self.ports = dict(zip(self.names, _free_ports(len(names)), strict=True))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> LoopbackSshd:
         assert SSHD, "sshd is not installed"
         self._write_files()
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         with open(self.root / "sshd.log", "wb") as log:
-            self._process = subprocess.Popen(
-                [SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            for conf in sorted(self.root.glob("sshd_config.*")):
+                self._processes.append(
+                    subprocess.Popen(
+                        [SSHD, "-D", "-e", "-f", str(conf)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
         self._await_listening()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(10)
 
     def node(self, name: str) -> Path:
         """The directory that commands for this node run in."""
@@ -86,7 +88,10 @@ class LoopbackSshd:
             'exec sh -c "$SSH_ORIGINAL_COMMAND"\n',
             "utf-8",
         )
-        (self.root / "sshd_config").write_text(self._sshd_config(command), "utf-8")
+        ports = list(self.ports.values())
+        for first in range(0, len(ports), _PORTS_EACH):
+            text = self._sshd_config(command, ports[first : first + _PORTS_EACH])
+            (self.root / f"sshd_config.{first:03d}").write_text(text, "utf-8")
         blocks = [
             f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n  HostKeyAlias {name}\n"
             for name, port in self.ports.items()
@@ -94,12 +99,12 @@ class LoopbackSshd:
         common = f"Host *\n  IdentityFile {self.root / 'id'}\n  User {getpass.getuser()}\n"
         (self.root / "ssh_config").write_text("".join(blocks) + common, "utf-8")
 
-    def _sshd_config(self, command: Path) -> str:
+    def _sshd_config(self, command: Path, ports: Sequence[int]) -> str:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-        lines = [f"Port {port}" for port in self.ports.values()] + [
+        lines = [f"Port {port}" for port in ports] + [
             "ListenAddress 127.0.0.1",
             f"HostKey {self.root / 'host'}",
-            f"PidFile {self.root / 'sshd.pid'}",
+            "PidFile none",
             f"AuthorizedKeysFile {self.root / 'authorized_keys'}",
             f"ForceCommand sh {command}",
             # A home without start-up files: what a person's shell does at login is no business of a measurement.
