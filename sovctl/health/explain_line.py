@@ -49,6 +49,8 @@ class LogExplainer:
 
     def read(self, line: str) -> Explanation | None:
         """`line` as it was pasted; None when it is no fault line of the driver."""
+        if "NVRM" not in line and "SXid" not in line:
+            return None
         message = kernel_message(line)
         if not message:
             return None

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sovctl.health.by_hand import CODE as BY_HAND
 from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, incident_time, recent_drains
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
@@ -257,6 +258,8 @@ def _decide_out(node: NodeView, state: Assessed, resumed: int, policy: SweepPoli
     if reason is None:
         by = node.reason_by or "somebody"
         return Left(node.name, f"drained by {by}, their reason stays: {node.reason or 'none given'}")
+    if reason.code == BY_HAND:
+        return Left(node.name, f"drained by hand: {reason.text or 'no reason given'}; who did it gives it back")
     if state.state not in (VerdictState.HEALTHY, VerdictState.DEGRADED) or not state.confirmed:
         return Left(node.name, f"drained by sovctl, the verdict is {state.state}")
     if node.state.base in ("ALLOCATED", "MIXED") or "COMPLETING" in node.state.flags:

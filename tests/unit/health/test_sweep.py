@@ -106,6 +106,8 @@ def test_ours_is_retested_and_others_are_left() -> None:
         assert isinstance(decide(ours, heard(state=state, code="X"), policy), Left)
     assert isinstance(decide(ours, Assessed(), policy), Left)
     assert isinstance(decide(ours, heard(confirmed=False), policy), Left)
+    by_hand = view("n001", "IDLE", "DRAIN", reason=OURS.replace("XID79", "BY_HAND"))
+    assert isinstance(decide(by_hand, heard(), policy), Left)
     left = decide(view("n001", "IDLE", "DRAIN", reason="new fan"), heard(), policy)
     assert left == Left("n001", "drained by alice, their reason stays: new fan")
 
