@@ -192,8 +192,8 @@ node="$SLURMD_NODENAME"
 export SLURM_CONF="{layout.slurm_conf}" SOVCTL_CONFIG="{layout.root}/nodes/$node/sovctl.toml"
 export SOVCTL_LAB_DIR="{layout.root}" SOVCTL_LAB_NODE="$node" LD_LIBRARY_PATH="{layout.lib_dir}"
 # slurmd starts it with an empty environment.
-export PATH="{path}"
-{_START[verb].format(python=python, package_dir=package_dir, verb=verb)}
+export PATH="{path}" PYTHONPATH="{package_dir}"
+{_START[verb].format(python=python, verb=verb)}
 """
 
 
@@ -208,7 +208,7 @@ os._exit(status)'
 exit 0"""
 _START = {
     "check": 'exec "{python}" -P -m sovctl health check',
-    "prolog": 'PYTHONPATH="{package_dir}" ' + _JUDGE.replace("{options}", "-SP"),
+    "prolog": _JUDGE.replace("{options}", "-SP"),
     "epilog": _JUDGE.replace("{options}", "-P"),
 }
 """As the scripts in plugins/slurmd do it."""
