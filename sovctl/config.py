@@ -7,15 +7,16 @@ the file and the nearest known name.
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from sovctl.errors import ConfigError
+from sovctl.model.probe import ProbeSetting, ProbeState
 
 SITE_FILE = Path("/etc/sovctl/sovctl.toml")
 
@@ -33,7 +34,11 @@ class NodeConfig:
     run_dir: str = "/run/sovctl"
     state_dir: str = "/var/lib/sovctl"
     expected_gpus: int = -1
-    """GPUs this node must have; -1: not known, so a missing GPU shows only in the kernel log."""
+    """GPUs this node must have; -1: what the inventory says, or not known."""
+    host_root: str = "/"
+    """Where /sys, /proc and /run are read; another directory for a simulated node."""
+    inventory: str = ""
+    """What nodes of this kind must have (`sovctl health probes --learn`); empty: inventory.json in state_dir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,11 @@ class HealthConfig:
     act: bool = True
     """False: observe only; findings are journaled, nothing is drained."""
     probe_timeout_s: float = 10.0
+    """Of NVML; a driver in trouble takes seconds."""
+    source_timeout_s: float = 2.0
+    """Of each other source (adapters, mounts, memory, ...)."""
+    prolog_timeout_s: float = 2.0
+    """Of each source in the prolog, where every job waits."""
     verdict_valid_s: float = 300.0
     drain_limit_per_hour: int = 4
     """At most so many nodes drained by sovctl in an hour over the cluster; then stop and say so."""
@@ -71,6 +81,45 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SshConfig:
+    """How `sovctl sweep` and `sovctl node check` reach the nodes. What is empty comes from the OpenSSH files."""
+
+    user: str = ""
+    port: int = 0
+    """0: of config_file, else 22."""
+    key_file: str = ""
+    config_file: str = "~/.ssh/config"
+    known_hosts: str = ""
+    """File of host keys; empty: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. A key that is not there is refused."""
+    at_once: int = 64
+    """Nodes that are talked to at the same time."""
+    timeout_s: float = 20.0
+    """From the first packet to the last byte of a node's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """One pass over the cluster."""
+
+    check_command: str = "sovctl health check --json --observe"
+    """Run on a node whose stored verdict is missing or too old."""
+    retest_command: str = ""
+    """A loaded test, run on a node that sovctl drained and that looks healthy again; status 0: it is given back.
+    Empty: nothing is ever given back by itself."""
+    retest_timeout_s: float = 900.0
+    resume_limit_per_day: int = 2
+    """So often a node is given back by itself; after that a person decides."""
+    drain_share_per_hour: float = 0.1
+    """At most this share of the nodes (and health.drain_limit_per_hour) for one and the same finding, at least one."""
+    completing_s: float = 900.0
+    """A job that completes for so long on one node only is freed by setting that node down."""
+    clock_offset_s: float = 2.0
+    """A clock that differs by so much from most others is shown."""
+    drain_codes: str = ""
+    """Findings of the comparison with peers that drain, with blanks in between (`PCIE_WIDTH`); the others only warn."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """How a run is supervised."""
 
@@ -96,6 +145,13 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbesConfig:
+    """`[probes]`: the state of single probes, by name. The names are checked where the probes are known."""
+
+    settings: tuple[ProbeSetting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set; frozen."""
 
@@ -103,8 +159,11 @@ class Config:
     health: HealthConfig = field(default_factory=HealthConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    ssh: SshConfig = field(default_factory=SshConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -136,27 +195,61 @@ def _there(path: Path) -> bool:
 
 def _merge_file(config: Config, path: Path) -> Config:
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
     for section, values in table.items():
+        where = _Place(path, text, section)
         if section not in _SECTIONS:
-            raise ConfigError(str(path), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
+            raise ConfigError(where(), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
         if not isinstance(values, dict):
-            raise ConfigError(str(path), f"[{section}] must be a table")
-        config = _merge_section(config, section, values, str(path))
+            raise ConfigError(where(), f"[{section}] must be a table")
+        config = _merge_section(config, section, values, where)
     return config
 
 
-def _merge_section(config: Config, section: str, values: Mapping[str, Any], source: str) -> Config:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """File and line of a section or of a key in it."""
+
+    path: Path
+    text: str
+    section: str
+
+    def __call__(self, key: str = "") -> str:
+        inside = False
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+                inside = header[1].strip("\"'") == self.section
+                if inside and not key:
+                    return f"{self.path}:{number}"
+            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return f"{self.path}:{number}"
+        return str(self.path)
+
+
+def _merge_section(config: Config, section: str, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+    if section == "probes":
+        return _merge_probes(config, values, where)
     current = getattr(config, section)
     hints = get_type_hints(type(current))
     checked = {}
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(source, f"unknown key {section}.{key}{_nearest(key, hints)}")
-        checked[key] = _typed(value, hints[key], f"{section}.{key}", source)
+            raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
+        checked[key] = _typed(value, hints[key], f"{section}.{key}", where(key))
     return replace(config, **{section: replace(current, **checked)})
+
+
+def _merge_probes(config: Config, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+    settings = list(config.probes.settings)
+    for name, value in values.items():
+        if value not in [*ProbeState]:
+            known = ", ".join(ProbeState)
+            raise ConfigError(where(name), f"probes.{name} must be one of {known}, not {value!r}")
+        settings.append(ProbeSetting(name, ProbeState(value), where(name)))
+    return replace(config, probes=ProbesConfig(tuple(settings)))
 
 
 def _typed(value: Any, kind: type, name: str, source: str) -> Any:
@@ -168,14 +261,25 @@ def _typed(value: Any, kind: type, name: str, source: str) -> Any:
 
 
 def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
-    for section in _SECTIONS:
+    named = [name for name in env if name.startswith("SOVCTL_")]
+    for section in _SECTIONS - {"probes"}:
+        if not any(name.startswith(f"SOVCTL_{section.upper()}_") for name in named):
+            continue
         hints = get_type_hints(type(getattr(config, section)))
         for key, kind in hints.items():
             name = f"SOVCTL_{section}_{key}".upper()
             if name in env:
                 value = _from_text(env[name], kind, name)
-                config = _merge_section(config, section, {key: value}, name)
+                config = _merge_section(config, section, {key: value}, _variable(name))
+    prefix = "SOVCTL_PROBES_"
+    for name in sorted(name for name in env if name.startswith(prefix)):
+        probe = name.removeprefix(prefix).lower().replace("_", "-")
+        config = _merge_probes(config, {probe: env[name].lower()}, _variable(name))
     return config
+
+
+def _variable(name: str) -> Callable[[str], str]:
+    return lambda _: name
 
 
 def _from_text(text: str, kind: type, name: str) -> Any:
@@ -192,6 +296,8 @@ def _from_text(text: str, kind: type, name: str) -> Any:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(known))})"
 

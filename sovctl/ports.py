@@ -6,23 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
-from sovctl.model.gpu import GpuSample, XidEvent
+from sovctl.model.gpu import GpuSample
+from sovctl.model.gpu import KernelLogRead as KernelLogRead
+from sovctl.model.host import HostFacts
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class KernelLogRead:
-    """The driver's fault lines since a cursor, and the cursor to read from next time."""
-
-    events: tuple[XidEvent, ...]
-    next_sequence: int
-    """The first sequence number not read yet."""
 
 
 class Clock(Protocol):
@@ -74,6 +68,36 @@ class VerdictStore(Protocol):
         ...
 
     def save_cursor(self, boot_id: str, sequence: int) -> None: ...
+
+
+class HostProbe(Protocol):
+    """Reads everything of this node but the GPUs and the kernel log."""
+
+    def read(self, sources: frozenset[str]) -> HostFacts:
+        """Ask the named sources; one that fails or hangs is told in `readings`, never raised."""
+        ...
+
+
+class NodeRecords(Protocol):
+    """The small files of this node: `memory` (of this boot), `ledger`, `probes`, `inventory`, and `job-<id>`."""
+
+    def load(self, name: str) -> Any:
+        """The JSON in it; None when absent, not root's or not JSON."""
+        ...
+
+    def present(self, name: str) -> bool:
+        """Whether there is a file at all, usable or not."""
+        ...
+
+    def save(self, name: str, record: dict[str, Any]) -> None: ...
+    def drop(self, name: str) -> None: ...
+    def notice(self, line: str) -> None:
+        """What the tasks of the job that starts are told (plugins/slurmd/task_prolog); empty: nothing."""
+        ...
+
+    def jobs(self) -> tuple[str, ...]:
+        """Ids of the jobs with a record."""
+        ...
 
 
 class NodeControl(Protocol):
@@ -250,6 +274,45 @@ class OutputTail(Protocol):
 
     def size(self, path: str) -> int | None:
         """Bytes; None when it cannot be known."""
+        ...
+
+
+class SshFailure(StrEnum):
+    """Why a node could not be heard; the value is the code of the finding."""
+
+    UNREACHABLE = "SSH_UNREACHABLE"
+    TIMEOUT = "SSH_TIMEOUT"
+    HOST_KEY = "SSH_HOST_KEY"
+    REFUSED = "SSH_REFUSED"
+    FLOOD = "SSH_FLOOD"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAnswer:
+    """What one node said to one command."""
+
+    stdout: bytes = b""
+    """Bounded; what was read before a failure is kept."""
+    stderr: bytes = b""
+    status: int | None = None
+    """Exit status; None when the command did not end."""
+    sent_at: float = 0.0
+    """When the command was sent; seconds since the epoch, here."""
+    answered_at: float = 0.0
+    """When its first byte arrived."""
+    failure: SshFailure | None = None
+    problem: str = ""
+    """The failure in words."""
+
+
+class RemoteShell(Protocol):
+    """Runs a command on many nodes, each with its own deadline."""
+
+    def ask(self, nodes: Mapping[str, str], command: str, timeout_s: float) -> dict[str, RemoteAnswer]:
+        """`nodes`: address by name. Every node is in the answer; nothing is raised for one that fails.
+
+        Raises SovctlError when the SSH configuration itself cannot be used.
+        """
         ...
 
 

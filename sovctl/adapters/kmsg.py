@@ -18,9 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sovctl.errors import SovctlError
-from sovctl.model.gpu import XidEvent
+from sovctl.model.gpu import KernelLogRead, XidEvent
 from sovctl.model.xid_line import parse_kernel_message
-from sovctl.ports import KernelLogRead
 
 _RECORD_SIZE = 16 * 1024
 """Bytes; the kernel refuses a smaller read than the record (EINVAL), and no record is larger than 8 KiB."""

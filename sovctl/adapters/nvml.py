@@ -1,24 +1,16 @@
-"""NVIDIA GPUs through NVML (the `pynvml` module of nvidia-ml-py), read in a child process with a deadline.
+"""NVIDIA GPUs through NVML (the `pynvml` module of nvidia-ml-py), read in a forked child with a deadline (forked.py).
 
-A driver in trouble blocks inside the library call where no signal of ours arrives, often in uninterruptible sleep. So a
-forked child makes the calls and writes one line a GPU; the parent never waits longer than the deadline and leaves
-behind, rather than waits for, a child that cannot be killed. A fork and not a new interpreter: that takes 2 ms instead
-of 60, and neither `health check` nor the watcher has threads.
+The child writes one line a GPU, so that a driver that hangs on one leaves the others known.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import os
-import select
-import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from sovctl.adapters.forked import Forked, Nursery
 from sovctl.errors import SovctlError
 from sovctl.model.gpu import GpuSample
 
@@ -42,8 +34,8 @@ class NvmlProbe:
         """`library`: path of libnvidia-ml.so.1 where the loader does not find it by itself."""
         self._timeout_s = timeout_s
         self._library = library
-        self._reading: _Reading | None = None
-        self._left_behind: set[int] = set()
+        self._reading: Forked | None = None
+        self._nursery = Nursery()
 
     def read(self) -> tuple[GpuSample, ...]:
         """Raises NvmlUnavailable. A GPU on which the driver hangs comes back with `error`, those behind it too."""
@@ -56,66 +48,16 @@ class NvmlProbe:
         """Nothing happens while an earlier reading goes on."""
         if self._reading is not None:
             return
-        self._reap()
         _load_binding()
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reader)
-            _child(writer, self._library)
-        os.close(writer)
-        self._reading = _Reading(pid, reader, time.monotonic() + self._timeout_s)
+        self._reading = self._nursery.start(lambda: _read_gpus(self._library), self._timeout_s)
 
     def collect(self, wait_s: float) -> tuple[GpuSample, ...] | None:
         reading = self._reading
-        if reading is None:
-            return None
-        if not reading.receive(wait_s) and time.monotonic() < reading.deadline:
+        if reading is None or not (reading.receive(wait_s) or reading.overdue):
             return None
         self._reading = None
-        os.close(reading.pipe)
-        self._end(reading.pid)
-        return _samples(_messages(reading.data), reading.ended, self._timeout_s)
-
-    def _end(self, pid: int) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self._left_behind.add(pid)
-        self._reap()
-
-    def _reap(self) -> None:
-        """Collect children that are gone by now; one stuck in the driver is asked for again at the next read."""
-        for pid in tuple(self._left_behind):
-            with suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    continue
-            self._left_behind.discard(pid)
-
-
-@dataclass
-class _Reading:
-    """A child at work."""
-
-    pid: int
-    pipe: int
-    deadline: float
-    """On the monotonic clock."""
-    data: bytes = b""
-    ended: bool = False
-
-    def receive(self, wait_s: float) -> bool:
-        """Take in what the child says for at most `wait_s` seconds, and never past the deadline; True at its end."""
-        until = min(self.deadline, time.monotonic() + wait_s)
-        poller = select.poll()
-        poller.register(self.pipe, select.POLLIN | select.POLLHUP)
-        while not self.ended:
-            left = max(0.0, until - time.monotonic())
-            if not poller.poll(left * 1000):
-                break
-            chunk = os.read(self.pipe, 64 * 1024)
-            self.data += chunk
-            self.ended = not chunk
-        return self.ended
+        self._nursery.end(reading)
+        return _samples(reading.messages(), reading.ended, self._timeout_s)
 
 
 def _load_binding() -> None:
@@ -124,26 +66,6 @@ def _load_binding() -> None:
         import pynvml  # noqa: F401
     except ImportError as error:
         raise NvmlUnavailable("cannot be used: the module pynvml is missing", "pip install nvidia-ml-py") from error
-
-
-def _child(writer: int, library: str) -> None:
-    """Never returns: nothing of the parent (buffers, exit handlers, test runners) may run a second time."""
-    status = 1
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        for message in _read_gpus(library):
-            os.write(writer, json.dumps(message).encode() + b"\n")
-        status = 0
-    except BaseException as error:
-        with suppress(BaseException):
-            os.write(writer, json.dumps({"fatal": f"{type(error).__name__}: {error}"}).encode() + b"\n")
-    finally:
-        os._exit(status)
-
-
-def _messages(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 
 def _samples(messages: list[dict[str, Any]], ended: bool, timeout_s: float) -> tuple[GpuSample, ...]:
@@ -195,7 +117,7 @@ def _read_gpu(nvml: Any, index: int) -> GpuSample:
         bus_id = str(nvml.nvmlDeviceGetPciInfo(handle).busId)
         name = str(nvml.nvmlDeviceGetName(handle))
         serial = _ask(nvml, nvml.nvmlDeviceGetSerial, handle) or ""
-        values = _sensors(nvml, handle) | _memory_health(nvml, handle) | _links(nvml, handle)
+        values = _sensors(nvml, handle) | _memory_health(nvml, handle) | _links(nvml, handle) | _setup(nvml, handle)
         return GpuSample(index, uuid, serial or None, name, bus_id, **values)
     except nvml.NVMLError as error:
         lost = getattr(error, "value", None) in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_GPU_NOT_FOUND)
@@ -235,6 +157,18 @@ def _sensors(nvml: Any, handle: Any) -> dict[str, Any]:
     }
 
 
+def _setup(nvml: Any, handle: Any) -> dict[str, Any]:
+    limit_mw = _ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    persistence = _ask(nvml, nvml.nvmlDeviceGetPersistenceMode, handle)
+    return {
+        "sm_clock_max_mhz": _ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+        "power_limit_w": None if limit_mw is None else limit_mw / 1000,
+        "persistence_mode": None if persistence is None else bool(persistence),
+        "driver_version": _ask(nvml, nvml.nvmlSystemGetDriverVersion),
+        "vbios_version": _ask(nvml, nvml.nvmlDeviceGetVbiosVersion, handle),
+    }
+
+
 def _temperature(nvml: Any, handle: Any) -> Any:
     """Drivers before 560 have only the old call, and the binding is about to drop that."""
     sensor = nvml.NVML_TEMPERATURE_GPU
@@ -271,6 +205,7 @@ def _links(nvml: Any, handle: Any) -> dict[str, Any]:
         "nvlink_errors": errors,
         "pcie_generation": _ask(nvml, nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
         "pcie_generation_max": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+        "pcie_replays": _ask(nvml, nvml.nvmlDeviceGetPcieReplayCounter, handle),
         "pcie_width": _ask(nvml, nvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
         "pcie_width_max": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
     }

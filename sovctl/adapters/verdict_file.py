@@ -53,6 +53,11 @@ class VerdictFile:
 
 
 def replace_json(path: Path, record: dict[str, Any], *, durable: bool = True) -> None:
+    """Write one JSON object, see replace_text."""
+    replace_text(path, json.dumps(record, ensure_ascii=False), durable=durable)
+
+
+def replace_text(path: Path, line: str, *, durable: bool = False) -> None:
     """Write a file of mode 0644 in one step: readers see the old content or the new. Raises NodeFileUnusable."""
     temporary = ""
     try:
@@ -60,8 +65,7 @@ def replace_json(path: Path, record: dict[str, Any], *, durable: bool = True) ->
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
             os.fchmod(stream.fileno(), 0o644)
-            json.dump(record, stream, ensure_ascii=False)
-            stream.write("\n")
+            stream.write(f"{line}\n" if line else "")
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

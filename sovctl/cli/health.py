@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
+    import argparse
+
     from sovctl.operations.check_node import CheckOutcome
 
 _CHECK_EXAMPLES = """\
@@ -28,16 +29,48 @@ examples:
   sovctl health watch                drain this node within a second of a fatal kernel line
   sovctl health watch --observe      only say what would be judged
 """
+_PROLOG_EXAMPLES = """\
+examples:
+  sovctl health prolog               before a job starts here; plugins/slurmd/prolog runs it for slurmd
+  sovctl health epilog               after a job ended here
+
+exit status: 10 only when the node has explicitly failed, otherwise 0, also when the checker cannot run. slurmctld is
+never asked. The job is taken from SLURM_JOB_ID.
+"""
+_PROBES_EXAMPLES = """\
+examples:
+  sovctl health probes               state, cost and record of every probe on this node
+  sovctl health probes --learn       write down what this healthy node has; copy the file to its peers
+
+States (off, shadow, warn, drain) are set in sovctl.toml:  [probes]  nvlink = "shadow"
+"""
+_EXPLAIN_EXAMPLES = """\
+examples:
+  dmesg | sovctl health explain
+  sovctl health explain /var/log/kern.log
+  journalctl -k -b -1 | sovctl health explain --json
+
+classes: ignore, app (the program's own mistake), sympathetic (follows from another fault), count (one says nothing),
+warn, soft (the job is over, the node goes on), reset (no job on this GPU before a reset), drain (reboot or hands).
+Needs neither root nor Slurm nor a GPU. Prints nothing for lines that are no fault.
+"""
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one `sovctl health ...` command line."""
+    if list(argv) in (["prolog"], ["epilog"]):
+        # As slurmd starts it: not even the time to build a parser is spent.
+        from sovctl.cli import guard
+
+        return guard.prolog() if argv[0] == "prolog" else guard.epilog()
     arguments = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = arguments.action
     return action(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="sovctl health", description="Judge this node from its driver and kernel log."
     )
@@ -48,16 +81,53 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(action=_check)
     watch = _verb(verbs, "watch", "Stay and look at every line of the driver at once.", _WATCH_EXAMPLES)
     watch.set_defaults(action=_watch)
+    for name, words in (("prolog", "Before a job starts here."), ("epilog", "After a job ended here.")):
+        verb = _verb(verbs, name, words, _PROLOG_EXAMPLES)
+        verb.add_argument("--job", default="", metavar="ID", help="job id; default: SLURM_JOB_ID")
+        verb.add_argument("--quiet", action="store_true", help="say nothing, only the exit status")
+        verb.set_defaults(action=_guard, verb=name)
+    probes = _verb(verbs, "probes", "The probes and their record on this node.", _PROBES_EXAMPLES)
+    probes.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    probes.add_argument("--learn", action="store_true", help="write down what this healthy node has")
+    probes.add_argument("--dry-run", action="store_true", help="with --learn: show it, write nothing")
+    probes.set_defaults(action=_probes)
+    explain = _verb(verbs, "explain", "Say what the driver's fault lines in a log mean.", _EXPLAIN_EXAMPLES)
+    explain.add_argument("file", nargs="?", default="-", metavar="FILE", help="a log; - or nothing: standard input")
+    explain.add_argument("--json", action="store_true", help="one JSON object a fault line")
+    explain.set_defaults(action=_explain)
     for verb in (check, watch):
         verb.add_argument("--observe", action="store_true", help="judge only, never drain (health.act = false)")
     return parser
 
 
 def _verb(verbs: Any, name: str, words: str, examples: str) -> argparse.ArgumentParser:
+    import argparse
+
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=words, description=words, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     return parser
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from sovctl.cli.explain import run_explain
+
+    return run_explain(arguments)
+
+
+def _guard(arguments: argparse.Namespace) -> int:
+    from sovctl.cli import guard
+
+    act = guard.prolog if arguments.verb == "prolog" else guard.epilog
+    return act(arguments.job, quiet=arguments.quiet)
+
+
+def _probes(arguments: argparse.Namespace) -> int:
+    from sovctl.cli import probes
+
+    if arguments.learn:
+        return probes.learn(as_json=arguments.json, dry_run=arguments.dry_run)
+    return probes.show(as_json=arguments.json)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -120,7 +190,7 @@ def _watch(arguments: argparse.Namespace) -> int:
             print(_printable(line), flush=True)
 
     watch_node(
-        wiring.node_ports(config, wake=stop.descriptor),
+        wiring.node_ports(config, wake=stop.descriptor, host=False),
         wiring.check_settings(config, observe=arguments.observe),
         WatchPace(alive_s=config.watch.alive_interval_s),
         wiring.alive_mark(config),

@@ -41,6 +41,9 @@ def up(
     dir: Dir = None,
     port: Annotated[int | None, typer.Option(help="First port to use (default: free ones are found).")] = None,
     accounting: Annotated[bool, typer.Option("--accounting", help="Also slurmdbd with a MariaDB of its own.")] = False,
+    job_checks: Annotated[
+        bool, typer.Option("--job-checks", help="Prolog and Epilog judge the node around each job.")
+    ] = False,
     no_health: Annotated[bool, typer.Option("--no-health", help="Plain Slurm: no checks, no watchers.")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A slurm.conf parameter.")
@@ -55,7 +58,14 @@ def up(
 
     began = time.monotonic()
     request = cluster.Request(
-        _root(dir), nodes, gpus, port, accounting, health=not no_health, overrides=_pairs(set_ or [])
+        _root(dir),
+        nodes,
+        gpus,
+        port,
+        accounting,
+        health=not no_health,
+        job_checks=job_checks,
+        overrides=_pairs(set_ or []),
     )
     lab = cluster.up(request)
     seconds = time.monotonic() - began

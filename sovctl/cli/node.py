@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -15,9 +18,15 @@ from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
-from sovctl.errors import EXIT_DONE, UsageError
-from sovctl.operations import nodes
+from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, EXIT_TRY_LATER, UsageError
+from sovctl.health.sweep import Assessed
+from sovctl.model.node import NodeView
+from sovctl.model.verdict import VerdictState
+from sovctl.model.verdict_json import finding_record
+from sovctl.operations import node_by_hand, nodes
+from sovctl.operations.node_by_hand import HandOutcome
 from sovctl.operations.nodes import NodeGroup, ShownNode
+from sovctl.operations.sweep import ask_nodes
 from sovctl.recovery.attempts import seconds, text
 from sovctl.recovery.event_words import event_words
 
@@ -30,6 +39,8 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
+Names = Annotated[str, typer.Argument(metavar="NODE", help="A node, or several as n[001-003].")]
 _SCHEMA = "sovctl.nodes/1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -85,6 +96,141 @@ def show(
     return EXIT_DONE
 
 
+@app.command()
+def check(name: Names, as_json: Json = False) -> int:
+    """Have nodes check themselves now, here or over SSH; nothing is drained.
+
+    Exit status: 0; 10 when one failed; 75 when one could not be asked.
+
+    Example: sovctl node check n003
+    """
+    config, slurm = load_config(), wiring.slurm()
+    views = [node_by_hand.view(item, slurm) for item in _expanded(name)]
+    here = [view for view in views if view.name == wiring.node_name(config)]
+    there = [view for view in views if view not in here]
+    command, timeout_s = wiring.check_command(config), config.ssh.timeout_s
+    assessed = ask_nodes(here, wiring.local_shell(), command, timeout_s) if here else {}
+    assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
+    checked = [(view, assessed[view.name]) for view in views]
+    if as_json:
+        print(json.dumps({"schema": _SCHEMA, "nodes": [_check_record(*item) for item in checked]}))
+    else:
+        print("\n".join(printable(line) for item in checked for line in _check_lines(*item)))
+    states = {item.state for item in assessed.values()}
+    if VerdictState.FAILED in states:
+        return EXIT_NODE_FAILED
+    return EXIT_TRY_LATER if VerdictState.UNKNOWN in states else EXIT_DONE
+
+
+@app.command()
+def drain(
+    name: Names,
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a few words; kept with the node.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Take nodes out of service; what runs there goes on. Somebody else's drain is left as it is.
+
+    Example: sovctl node drain n003 --reason 'new cable'
+    """
+    if not reason.strip():
+        raise UsageError("--reason is empty", hint="Say why, for those who find the node drained.")
+    ports, who = wiring.hand_ports(load_config()), _who()
+    return _told([node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in _expanded(name)], as_json)
+
+
+@app.command()
+def resume(
+    name: Names,
+    force: Annotated[bool, typer.Option("--force", help="Also a node that does not answer Slurm.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Give back nodes that sovctl took out of service, and only those.
+
+    Example: sovctl node resume n003
+    """
+    ports, who = wiring.hand_ports(load_config()), _who()
+    done = [node_by_hand.resume(item, who, ports, force=force, dry_run=dry_run) for item in _expanded(name)]
+    return _told(done, as_json)
+
+
+@app.command()
+def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node.")], as_json: Json = False) -> int:
+    """Show everything the cluster journal has about a node: checks, drains, deaths, repairs, and by whom.
+
+    Example: sovctl node history n003
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} names no node", hint="List the nodes with `sovctl node ls`.")
+    config = load_config()
+    shared = [wiring.cluster_journal(config, writer) for writer in ("sweep", "watch", "hand")]
+    entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
+    if as_json:
+        print(json.dumps({"schema": "sovctl.history/1", "node": name, "entries": entries, "problems": problems}))
+        return EXIT_DONE
+    for entry in entries:
+        print(printable(_entry_line(entry)).rstrip())
+    if not entries:
+        print(f"nothing is recorded about {printable(name)}")
+    for problem in problems:
+        print(f"sovctl: {printable(problem)}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _expanded(hostlist: str) -> tuple[str, ...]:
+    names = wiring.expand_hostlist(hostlist)
+    if not names or not all(_NAME.fullmatch(item) for item in names):
+        raise UsageError(f"{hostlist!r} names no node", hint="List the nodes with `sovctl node ls`.")
+    return names
+
+
+def _who() -> str:
+    """Who types: behind sudo the person, not root."""
+    import getpass
+
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"schema": _SCHEMA, "nodes": [asdict(outcome) for outcome in outcomes]}))
+        return EXIT_DONE
+    for outcome in outcomes:
+        # stdout has what changes Slurm, so that a dry run can be read by a script.
+        line = shlex.join(outcome.command) if outcome.command else ""
+        if line and not outcome.done:
+            print(printable(line))
+        elif not line:
+            print(f"sovctl: {printable(outcome.why)}", file=sys.stderr)
+        for note in outcome.notes:
+            print(f"sovctl: {printable(note)}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _check_lines(view: NodeView, assessed: Assessed) -> list[str]:
+    own = assessed.verdict.findings if assessed.verdict else ()
+    blind = assessed.verdict.blind if assessed.verdict else ()
+    repair = assessed.verdict.repair if assessed.verdict else "none"
+    lines = [f"{view.name}: {assessed.state}" + (f", repair: {repair}" if own else "")]
+    lines += [f"  {item.severity:<4} {item.code}: {item.evidence}" for item in (*own, *assessed.findings)]
+    return lines + [f"  not seen: {source}" for source in blind]
+
+
+def _check_record(view: NodeView, assessed: Assessed) -> dict[str, Any]:
+    verdict = assessed.verdict
+    return {
+        "node": view.name,
+        "state": str(view.state),
+        "verdict": str(assessed.state),
+        "repair": str(verdict.repair) if verdict else None,
+        "observed_at": verdict.observed_at if verdict else None,
+        "boot_id": verdict.boot_id if verdict else None,
+        "findings": [finding_record(item) for item in (*(verdict.findings if verdict else ()), *assessed.findings)],
+        "blind": list(verdict.blind) if verdict else [],
+    }
+
+
 def _fold(names: Sequence[str]) -> str:
     return wiring.fold_hostlist(names)
 
@@ -117,10 +263,12 @@ def _journal_lines(shown: ShownNode) -> list[str]:
         return ["  journal:    nothing is recorded here about this node"]
     lines = ["  journal:"]
     for entry in shown.entries:
-        lines.append(
-            f"    {clock_time(seconds(entry, 'at'))}  {text(entry, 'kind'):<15} {_entry_words(entry)}".rstrip()
-        )
+        lines.append(f"    {_entry_line(entry)}".rstrip())
     return lines
+
+
+def _entry_line(entry: dict[str, Any]) -> str:
+    return f"{clock_time(seconds(entry, 'at'))}  {text(entry, 'kind'):<15} {_entry_words(entry)}"
 
 
 def _entry_words(entry: dict[str, Any]) -> str:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.ports import AliveMark, Journal, RunIndex, SubmissionFiles, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
+    from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
+    from sovctl.ports import (
+        AliveMark,
+        GpuProbe,
+        HostProbe,
+        Journal,
+        NodeRecords,
+        RemoteShell,
+        RunIndex,
+        SubmissionFiles,
+        Submitter,
+    )
 
 
 def submitter() -> Submitter:
@@ -104,8 +118,11 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
 # A node looks at itself
 
 
-def node_ports(config: Config, *, wake: int = -1) -> NodePorts:
-    """What `health check` and `health watch` touch; `wake`: a descriptor that ends a wait for the kernel log."""
+def node_ports(config: Config, *, wake: int = -1, host: bool = True) -> NodePorts:
+    """What `health check` and `health watch` touch; `wake`: a descriptor that ends a wait for the kernel log.
+
+    `host` False: a look at the GPUs and the kernel log only.
+    """
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.journal import FileJournal, FileTurn
@@ -127,11 +144,87 @@ def node_ports(config: Config, *, wake: int = -1) -> NodePorts:
         journal=FileJournal(journal_dir / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0),
         turn=FileTurn(journal_dir / "drain.lock"),
         clock=SystemClock(),
+        host=host_probe(config, config.health.source_timeout_s) if host else None,
+        records=node_records(config),
+    )
+
+
+def host_probe(config: Config, timeout_s: float) -> HostProbe:
+    """Adapters, mounts, memory and services of this node."""
+    from sovctl.adapters.host_probe import HostFiles
+
+    return HostFiles(config.node.host_root, timeout_s)
+
+
+def node_records(config: Config) -> NodeRecords:
+    """What this node learnt, counted and remembered."""
+    from sovctl.adapters.node_records import NodeRecordFiles
+
+    inventory = Path(config.node.inventory) if config.node.inventory else None
+    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory)
+
+
+def inventory_path(config: Config) -> Path:
+    """Where `health probes --learn` writes."""
+    return Path(config.node.inventory or Path(config.node.state_dir) / "inventory.json")
+
+
+def own_journal(config: Config) -> Journal:
+    """This node's part of the cluster journal."""
+    from sovctl.adapters.journal import FileJournal
+
+    return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0)
+
+
+def job_ports(config: Config, *, prolog: bool) -> JobPorts:
+    """What prolog and epilog touch; the prolog asks NVML only which GPUs there are."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.kmsg import KernelLogFile
+    from sovctl.adapters.verdict_file import VerdictFile
+    from sovctl.operations.guard_job import JobPorts
+
+    kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file))
+    timeout_s = config.health.prolog_timeout_s
+    return JobPorts(
+        gpus=_gpu_count(config, timeout_s) if prolog else _nvml(config, timeout_s),
+        kernel_log=kernel_log,
+        verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
+        clock=SystemClock(),
+        host=host_probe(config, timeout_s),
+        records=node_records(config),
+    )
+
+
+def _gpu_count(config: Config, timeout_s: float) -> GpuProbe:
+    from sovctl.adapters.gpu_count import GpuCount
+
+    return GpuCount(timeout_s, config.node.nvml_library)
+
+
+def _nvml(config: Config, timeout_s: float) -> GpuProbe:
+    from sovctl.adapters.nvml import NvmlProbe
+
+    return NvmlProbe(timeout_s, config.node.nvml_library)
+
+
+def job_settings(config: Config, job_id: str) -> JobSettings:
+    """How the prolog and the epilog of one job judge."""
+    from sovctl.health.probes import resolve
+    from sovctl.operations.guard_job import JobSettings
+
+    return JobSettings(
+        node=node_name(config),
+        job_id=job_id,
+        act=config.health.act,
+        expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
+        probes=resolve(config.probes.settings),
+        verdict_valid_s=config.health.verdict_valid_s,
     )
 
 
 def check_settings(config: Config, *, observe: bool, dry_run: bool = False) -> CheckSettings:
     """How far a look at this node may go."""
+    from sovctl.health.probes import resolve
     from sovctl.operations.check_node import CheckSettings
 
     return CheckSettings(
@@ -142,6 +235,7 @@ def check_settings(config: Config, *, observe: bool, dry_run: bool = False) -> C
         expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
         drain_limit_per_hour=config.health.drain_limit_per_hour,
         verdict_valid_s=config.health.verdict_valid_s,
+        probes=resolve(config.probes.settings),
     )
 
 
@@ -194,3 +288,112 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         dead_limit_per_hour=config.watch.dead_limit_per_hour,
     )
     return ClusterWatch(ports, settings, say)
+
+
+# The whole cluster from one place
+
+
+def local_shell() -> RemoteShell:
+    """This machine, for the node it is."""
+    from sovctl.adapters.local_shell import LocalShell
+
+    return LocalShell()
+
+
+def remote_shell(config: Config) -> RemoteShell:
+    """SSH; inside `sovctl lab shell` without SSH settings of its own, the nodes are directories of this machine."""
+    from sovctl.adapters.ssh import SshSettings, SshShell
+    from sovctl.config import SshConfig
+
+    lab = os.environ.get("SOVCTL_LAB_DIR")
+    if lab and config.ssh == SshConfig():
+        from sovctl.adapters.local_shell import LocalShell
+
+        return LocalShell(Path(lab))
+    ssh = config.ssh
+    return SshShell(SshSettings(ssh.user, ssh.port, ssh.key_file, ssh.config_file, ssh.known_hosts, ssh.at_once))
+
+
+def check_command(config: Config) -> str:
+    """What a node runs to check itself now."""
+    from sovctl.operations.sweep import check_command
+
+    return check_command(config.sweep.check_command, config.node.run_dir)
+
+
+def hand_ports(config: Config) -> HandPorts:
+    """What a person's command on a node touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.operations.node_by_hand import HandPorts
+
+    return HandPorts(slurm(), cluster_journal(config, "hand"), SystemClock())
+
+
+@contextmanager
+def sweep_turn(config: Config, *, act: bool) -> Iterator[None]:
+    """One sweep at a time. Raises RefusedError when another runs. Who may not write there only looks, and may."""
+    from sovctl.adapters.single_instance import claim
+    from sovctl.errors import RefusedError, SovctlError
+
+    descriptor = -1
+    try:
+        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep")
+    except RefusedError:
+        raise
+    except SovctlError:
+        if act:
+            raise
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def sweep_ports(config: Config) -> SweepPorts:
+    """What a sweep touches."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.journal import FileTurn
+    from sovctl.operations.sweep import SweepPorts
+
+    return SweepPorts(
+        site=slurm(),
+        shell=remote_shell(config),
+        journal=cluster_journal(config, "sweep"),
+        turn=FileTurn(cluster_journal_dir(config) / "drain.lock"),
+        clock=SystemClock(),
+    )
+
+
+def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> SweepSettings:
+    """How far a sweep goes."""
+    from sovctl.health.sweep import SweepPolicy
+    from sovctl.operations.sweep import SweepSettings, stored_command
+
+    chosen = config.sweep
+    policy = SweepPolicy(
+        drain_limit_per_hour=config.health.drain_limit_per_hour,
+        drain_share_per_hour=chosen.drain_share_per_hour,
+        retest=bool(chosen.retest_command.strip()),
+        resume_limit_per_day=chosen.resume_limit_per_day,
+        completing_s=chosen.completing_s,
+        drain_codes=frozenset(chosen.drain_codes.split()),
+    )
+    return SweepSettings(
+        act=act,
+        policy=policy,
+        stored_command=stored_command(config.node.boot_id_file, config.node.run_dir),
+        check_command=check_command(config),
+        retest_command=chosen.retest_command,
+        ask_timeout_s=config.ssh.timeout_s,
+        retest_timeout_s=chosen.retest_timeout_s,
+        clock_offset_s=chosen.clock_offset_s,
+        only=only,
+    )
+
+
+def cluster_journal(config: Config, writer: str) -> Journal:
+    """The part of the cluster journal that one writer keeps: `sweep`, `watch`, `hand`."""
+    from sovctl.adapters.journal import FileJournal
+
+    return FileJournal(cluster_journal_dir(config) / f"{writer}.jsonl", lock_wait_s=2.0)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from sovctl.health.rules import ALL_RULES
+from collections.abc import Mapping
+
+from sovctl.health.probes import DEFAULT_STATES, apply, sources_of
 from sovctl.model.node import NodeSnapshot
+from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Repair, Severity, Verdict, VerdictState
 
 _MILDEST_FIRST = tuple(Repair)
 
 
-def judge(snapshot: NodeSnapshot, carried: tuple[Finding, ...] = ()) -> Verdict:
-    """Apply every rule. `carried`: findings of an earlier look at this boot that still hold (see `still_holds`)."""
-    seen = [finding for rule in ALL_RULES for finding in rule(snapshot)]
+def judge(
+    snapshot: NodeSnapshot,
+    carried: tuple[Finding, ...] = (),
+    states: Mapping[str, ProbeState] = DEFAULT_STATES,
+    *,
+    quick: bool = False,
+) -> Verdict:
+    """Apply every probe. `carried`: findings of an earlier look at this boot that still hold (see `still_holds`).
+
+    `quick`: only what the prolog asks. The snapshot's memory must include this look (see `memory.advance`).
+    """
+    seen, shadow = apply(snapshot, states, quick=quick)
     known = {(finding.code, finding.gpu_uuid) for finding in seen}
     findings = (*(old for old in carried if (old.code, old.gpu_uuid) not in known), *seen)
     return Verdict(
@@ -22,6 +34,7 @@ def judge(snapshot: NodeSnapshot, carried: tuple[Finding, ...] = ()) -> Verdict:
         repair=_repair(findings),
         findings=findings,
         blind=snapshot.blind,
+        shadow=shadow,
     )
 
 
@@ -36,6 +49,22 @@ def still_holds(earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
         finding
         for finding in earlier.findings
         if finding.severity is Severity.FAIL and finding.code.startswith(("XID", "SXID"))
+    )
+
+
+def not_asked(
+    earlier: Verdict | None, boot_id: str, asked: frozenset[str], now: float, valid_s: float
+) -> tuple[Finding, ...]:
+    """Findings of a fresh earlier look whose sources this look leaves out: the watcher asks the GPUs only.
+
+    Without this the watcher would call a node healthy whose storage the health check just found missing.
+    """
+    if earlier is None or earlier.boot_id != boot_id or not 0 <= now - earlier.observed_at <= valid_s:
+        return ()
+    return tuple(
+        finding
+        for finding in earlier.findings
+        if (sources := sources_of(finding.probe)) and not asked.intersection(sources)
     )
 
 

@@ -26,12 +26,13 @@ from sovctl.adapters.command import CommandRunner, replace_process, spawn
 from sovctl.adapters.slurm_cli import SlurmCli
 from sovctl.errors import RefusedError, SovctlError
 from sovctl.lab import database, gpus
+from sovctl.lab.host import write_healthy_host
 from sovctl.lab.layout import Layout
 from sovctl.lab.processes import ProcessMark, mark, stop
 from sovctl.lab.slurm_conf import (
     LabSpec,
     gres_conf,
-    health_check_script,
+    node_script,
     node_toml,
     site_toml,
     slurm_conf,
@@ -82,6 +83,7 @@ class Request:
     port: int | None = None
     accounting: bool = False
     health: bool = True
+    job_checks: bool = False
     overrides: dict[str, str] = field(default_factory=dict)
 
 
@@ -304,6 +306,7 @@ def _spec(request: Request) -> LabSpec:
         device_files=os.geteuid() == 0,
         accounting=request.accounting,
         health=request.health,
+        job_checks=request.health and request.job_checks,
         overrides=request.overrides,
     )
 
@@ -355,9 +358,10 @@ def _write_files(spec: LabSpec, layout: Layout) -> None:
     layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=False), "utf-8")
     layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
     layout.site_config.write_text(site_toml(layout), "utf-8")
-    script = health_check_script(layout, sys.executable, SYSTEM_PATH)
-    layout.health_check.write_text(script, "utf-8")
-    layout.health_check.chmod(0o755)
+    package_dir = str(Path(__file__).parents[2])
+    for path, verb in ((layout.health_check, "check"), (layout.prolog, "prolog"), (layout.epilog, "epilog")):
+        path.write_text(node_script(layout, sys.executable, SYSTEM_PATH, package_dir, verb), "utf-8")
+        path.chmod(0o755)
     gpus.build_nvml(layout.lib_dir, CommandRunner())
     for node in spec.node_names:
         _write_node(spec, layout, node)
@@ -371,6 +375,7 @@ def _write_node(spec: LabSpec, layout: Layout, node: str) -> None:
     (own / "kmsg").touch()
     layout.node_config(node).write_text(node_toml(spec, layout, node), "utf-8")
     gpus.write_healthy_state(own / "nvml.state", node, spec.gpus)
+    write_healthy_host(own / "host")
     if spec.device_files and spec.gpus:
         devices = layout.device_dir / node
         devices.mkdir(parents=True)

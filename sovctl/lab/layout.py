@@ -75,6 +75,14 @@ class Layout:
     def health_check(self) -> Path:
         return self.root / "bin" / "health_check"
 
+    @property
+    def prolog(self) -> Path:
+        return self.root / "bin" / "prolog"
+
+    @property
+    def epilog(self) -> Path:
+        return self.root / "bin" / "epilog"
+
     def node_dir(self, node: str) -> Path:
         """What a real node would have of its own: kernel log, boot id, NVML state, verdict."""
         return self.root / "nodes" / node

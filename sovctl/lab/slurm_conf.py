@@ -29,6 +29,8 @@ class LabSpec:
     accounting: bool = False
     health: bool = True
     """HealthCheckProgram, a watcher a node and the watch on the controller."""
+    job_checks: bool = False
+    """Prolog and Epilog judge the node around each job."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """slurm.conf parameters by name."""
 
@@ -62,6 +64,8 @@ def slurm_conf(spec: LabSpec, layout: Layout, *, health_checks: bool) -> str:
             "HealthCheckInterval": "60",
             "HealthCheckNodeState": "ANY,CYCLE",
         }
+    if spec.job_checks:
+        settings |= {"Prolog": str(layout.prolog), "Epilog": str(layout.epilog)}
     known = {key.lower(): key for key in settings}
     for key, value in spec.overrides.items():
         settings[known.get(key.lower(), key)] = value
@@ -168,6 +172,7 @@ kernel_log = "{own}/kmsg"
 boot_id_file = "{own}/boot_id"
 run_dir = "{own}/run"
 state_dir = "{own}/state"
+host_root = "{own}/host"
 expected_gpus = {spec.gpus if spec.gpus else -1}
 
 [cluster]
@@ -182,15 +187,32 @@ journal_dir = "{layout.journal_dir}"
 """
 
 
-def health_check_script(layout: Layout, python: str, path: str) -> str:
-    """HealthCheckProgram: slurmd tells which node it is; everything else is in the node's own sovctl.toml."""
+def node_script(layout: Layout, python: str, path: str, package_dir: str, verb: str) -> str:
+    """HealthCheckProgram, Prolog or Epilog: slurmd tells which node it is; the rest is in the node's sovctl.toml."""
     return f"""#!/bin/sh
-# Run by slurmd as HealthCheckProgram. A checker that cannot run must never look like a sick node.
+# Run by slurmd. A checker that cannot run must never look like a sick node: only status 10, failed, is an error.
 node="$SLURMD_NODENAME"
 [ -n "$node" ] || exit 0
 export SLURM_CONF="{layout.slurm_conf}" SOVCTL_CONFIG="{layout.root}/nodes/$node/sovctl.toml"
 export SOVCTL_LAB_DIR="{layout.root}" SOVCTL_LAB_NODE="$node" LD_LIBRARY_PATH="{layout.lib_dir}"
 # slurmd starts it with an empty environment.
-export PATH="{path}"
-exec "{python}" -P -m sovctl health check
+export PATH="{path}" PYTHONPATH="{package_dir}"
+{_START[verb].format(python=python, verb=verb)}
 """
+
+
+_JUDGE = """"{python}" {options} -c '
+import gc, os, sys
+gc.disable()
+from sovctl.cli.main import run
+status = run(["health", "{verb}"])
+sys.stdout.flush()
+os._exit(status)'
+[ $? -eq 10 ] && exit 1
+exit 0"""
+_START = {
+    "check": 'exec "{python}" -P -m sovctl health check',
+    "prolog": _JUDGE.replace("{options}", "-SP"),
+    "epilog": _JUDGE.replace("{options}", "-P"),
+}
+"""As the scripts in plugins/slurmd do it."""

@@ -48,6 +48,13 @@ class GpuSample:
     """Replay, recovery and CRC errors of all links together, since the driver loaded."""
     throttle_reasons: int | None = None
     """NVML's clocks-event bit mask."""
+    pcie_replays: int | None = None
+    """Since the driver loaded."""
+    sm_clock_max_mhz: int | None = None
+    power_limit_w: float | None = None
+    persistence_mode: bool | None = None
+    driver_version: str | None = None
+    vbios_version: str | None = None
     process_ids: tuple[int, ...] = ()
     recovery_action: int | None = None
     """NVML's own advice: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset, 5 recover IMEX domain,
@@ -73,3 +80,12 @@ class XidEvent:
     """The message as the kernel has it, undecodable bytes replaced."""
     switch: bool = False
     """True for an SXid (NVSwitch) line."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLogRead:
+    """The driver's fault lines since a cursor, and the cursor to read from next time."""
+
+    events: tuple[XidEvent, ...]
+    next_sequence: int
+    """The first sequence number not read yet."""

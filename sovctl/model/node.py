@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sovctl.model.gpu import GpuSample, XidEvent
+from sovctl.model.host import HostFacts
+from sovctl.model.inventory import Inventory
+from sovctl.model.past import LookMemory, PastFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +75,14 @@ class NodeSnapshot:
     xids: tuple[XidEvent, ...] = ()
     """Kernel log events since the cursor of this boot."""
     expected_gpus: int | None = None
+    host: HostFacts = field(default_factory=HostFacts)
+    inventory: Inventory | None = None
+    """What the node must have; None: nothing learnt yet, so nothing is missed."""
+    memory: LookMemory = field(default_factory=LookMemory)
+    """What earlier looks of this boot saw, this look included."""
+    past: tuple[PastFault, ...] = ()
+    """Faults of this node's GPUs within the last days, on whichever node and boot, without those in `xids`."""
+    epilog: bool = False
+    """A job just ended and no other is here: nothing may be left on the GPUs."""
     blind: tuple[str, ...] = field(default=())
     """Sources that could not be read ("nvml: ...", "kernel-log: ..."): never shown as empty."""

@@ -44,6 +44,8 @@ class Finding:
     gpu_uuid: str = ""
     gpu_index: int | None = None
     repair: Repair = Repair.NONE
+    probe: str = ""
+    """The probe that found it (`sovctl health probes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Verdict:
     repair: Repair = Repair.NONE
     findings: tuple[Finding, ...] = ()
     blind: tuple[str, ...] = ()
+    shadow: tuple[Finding, ...] = ()
+    """What probes in state `shadow` found: recorded and counted, without weight."""
 
     @property
     def worst(self) -> Finding | None:

@@ -21,6 +21,7 @@ def verdict_record(verdict: Verdict, valid_for_s: float) -> dict[str, Any]:
         "repair": str(verdict.repair),
         "findings": [finding_record(finding) for finding in verdict.findings],
         "blind": list(verdict.blind),
+        "shadow": [finding_record(finding) for finding in verdict.shadow],
     }
 
 
@@ -33,6 +34,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "gpu_uuid": finding.gpu_uuid,
         "gpu_index": finding.gpu_index,
         "repair": str(finding.repair),
+        "probe": finding.probe,
     }
 
 
@@ -49,6 +51,7 @@ def verdict_from_record(record: Any) -> Verdict | None:
             repair=Repair(record["repair"]),
             findings=tuple(_finding(item) for item in record["findings"]),
             blind=tuple(_text(item) for item in record["blind"]),
+            shadow=tuple(_finding(item) for item in record.get("shadow", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -63,6 +66,7 @@ def _finding(record: dict[str, Any]) -> Finding:
         gpu_uuid=_text(record["gpu_uuid"]),
         gpu_index=None if index is None else int(index),
         repair=Repair(record["repair"]),
+        probe=_text(record.get("probe", "")),
     )
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sovctl.errors import SovctlError
 from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, recent_drains
-from sovctl.health.judge import judge, still_holds
-from sovctl.model.gpu import GpuSample
-from sovctl.model.node import NodeSnapshot
+from sovctl.health.judge import judge, not_asked, still_holds
+from sovctl.health.probes import DEFAULT_STATES
+from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Verdict, VerdictState
 from sovctl.model.verdict_json import finding_record
+from sovctl.operations.look import GpuReading, Look, LookSettings, keep, look
 from sovctl.ports import (
     Clock,
     ClusterView,
     GpuProbe,
+    HostProbe,
     Journal,
     KernelLog,
-    KernelLogRead,
     NodeControl,
+    NodeRecords,
     Turn,
     VerdictStore,
 )
@@ -39,6 +41,9 @@ class NodePorts:
     journal: Journal
     turn: Turn
     clock: Clock
+    host: HostProbe | None = None
+    """None: this look is at the GPUs only; what an earlier one found on the host stands while it is fresh."""
+    records: NodeRecords | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +60,7 @@ class CheckSettings:
     expected_gpus: int | None = None
     drain_limit_per_hour: int = 4
     verdict_valid_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class GpuReading:
-    """What NVML said last, or why it said nothing."""
-
-    gpus: tuple[GpuSample, ...] = ()
-    blind: str = ""
+    probes: Mapping[str, ProbeState] = field(default_factory=lambda: DEFAULT_STATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,47 +76,31 @@ class CheckOutcome:
     """What went wrong on the side of the checker; never a reason to drain."""
 
 
-def read_gpus(probe: GpuProbe) -> GpuReading:
-    """Ask NVML and wait for the answer; a failure is a value."""
-    try:
-        return GpuReading(probe.read())
-    except SovctlError as error:
-        return GpuReading(blind=f"nvml: {error.message}")
-
-
 def check_node(ports: NodePorts, settings: CheckSettings, reading: GpuReading | None = None) -> CheckOutcome:
     """Look once. `reading`: NVML's answer where the caller has one already. Idempotent."""
     boot_id = ports.kernel_log.boot_id()
-    snapshot, next_sequence = _snapshot(ports, settings, boot_id, reading or read_gpus(ports.gpus))
+    wanted = LookSettings(settings.node, settings.expected_gpus, settings.probes)
+    seen = look(ports, wanted, boot_id, ports.verdicts.cursor(boot_id), reading)
     earlier = ports.verdicts.load()
-    verdict = judge(snapshot, _carried(ports, settings, earlier, boot_id))
-    notes = [] if settings.dry_run else _remember(ports, settings, verdict, earlier)
+    verdict = judge(seen.snapshot, _standing(ports, settings, earlier, seen), settings.probes)
+    notes = [*seen.notes]
+    if not settings.dry_run:
+        kept = keep(ports.records, seen, verdict, earlier, settings.probes)
+        notes += kept if settings.uid == 0 else []
+        notes += _remember(ports, settings, verdict, earlier)
     outcome = _decide(ports, settings, verdict, earlier)
     if outcome.settled and not settings.dry_run:
         # Only now: a fault that could not be acted on (slurmctld down, budget spent) is read again next time, also by
         # another process after this one died.
-        notes += _attempt(settings, lambda: ports.verdicts.save_cursor(boot_id, next_sequence))
+        notes += _attempt(settings, lambda: ports.verdicts.save_cursor(boot_id, seen.next_sequence))
     return replace(outcome, notes=(*notes, *outcome.notes))
 
 
-def _snapshot(ports: NodePorts, settings: CheckSettings, boot_id: str, reading: GpuReading) -> tuple[NodeSnapshot, int]:
-    blind = [reading.blind] if reading.blind else []
-    cursor = ports.verdicts.cursor(boot_id)
-    log = KernelLogRead((), cursor)
-    try:
-        log = ports.kernel_log.read(cursor)
-    except SovctlError as error:
-        blind.append(f"kernel-log: {error.message}")
-    snapshot = NodeSnapshot(
-        node=settings.node,
-        boot_id=boot_id,
-        observed_at=ports.clock.now(),
-        gpus=reading.gpus,
-        xids=log.events,
-        expected_gpus=settings.expected_gpus,
-        blind=tuple(blind),
-    )
-    return snapshot, log.next_sequence
+def _standing(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, seen: Look) -> tuple[Finding, ...]:
+    """What earlier looks found and this one cannot see again."""
+    boot_id, now = seen.snapshot.boot_id, seen.snapshot.observed_at
+    left_out = not_asked(earlier, boot_id, seen.asked, now, settings.verdict_valid_s)
+    return (*_carried(ports, settings, earlier, boot_id), *left_out)
 
 
 def _carried(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
@@ -260,6 +242,7 @@ def explain(outcome: CheckOutcome) -> Sequence[str]:
     verdict = outcome.verdict
     lines = [f"{verdict.node}: {verdict.state}" + (f", repair: {verdict.repair}" if verdict.findings else "")]
     lines += [f"  {finding.severity:<4} {finding.code}: {finding.evidence}" for finding in verdict.findings]
+    lines += [f"  shadow {finding.code}: {finding.evidence}" for finding in verdict.shadow]
     lines += [f"  not seen: {source}" for source in verdict.blind]
     if isinstance(outcome.decision, Drain):
         verb = "drained" if outcome.drained else "would drain"

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
-from sovctl.operations.check_node import CheckOutcome, CheckSettings, GpuReading, NodePorts, check_node
+from sovctl.model.verdict import VerdictState
+from sovctl.operations.check_node import CheckOutcome, CheckSettings, NodePorts, check_node
+from sovctl.operations.look import GpuReading
 from sovctl.ports import AliveMark
 
 
@@ -38,6 +40,9 @@ def watch_node(
         watch.turn()
 
 
+_NOT_READ_YET = GpuReading(blind="nvml: not read yet")
+
+
 class _Watch:
     def __init__(
         self,
@@ -54,7 +59,7 @@ class _Watch:
         self._alive = alive
         self._report = report
         self._complain = complain
-        self._reading = GpuReading(blind="nvml: not read yet")
+        self._reading = _NOT_READ_YET
         self._probing = False
         self._alive_due = self._nvml_due = ports.clock.now()
         self._retry_due: float | None = None
@@ -131,7 +136,8 @@ class _Watch:
         for note in outcome.notes:
             self._say(note, note)
         gist = (outcome.verdict.state, outcome.verdict.findings, outcome.decision)
-        if gist != self._last:
+        starting = self._reading is _NOT_READ_YET and outcome.verdict.state is VerdictState.UNKNOWN
+        if gist != self._last and not starting:
             self._last = gist
             self._report(outcome)
         self._plan_retry(failed=self._settings.act and not outcome.settled)

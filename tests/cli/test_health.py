@@ -16,6 +16,7 @@ import pytest
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab.gpus import build_nvml, inject_xid, update_state, write_boot_id, write_healthy_state
+from sovctl.lab.host import write_healthy_host
 
 SCONTROL = """#!/bin/sh
 echo "$*" >> "{dir}/scontrol.log"
@@ -47,12 +48,14 @@ class Node:
             made.mkdir(parents=True)
         write_healthy_state(self.dir / "nvml.state", "n003", 8)
         write_boot_id(self.dir / "boot_id")
+        write_healthy_host(self.dir / "host")
         (self.dir / "kmsg").touch()
         (self.bin / "scontrol").write_text(SCONTROL.format(dir=directory))
         (self.bin / "scontrol").chmod(0o755)
         (self.dir / "sovctl.toml").write_text(
             f'[node]\nname = "n003"\nkernel_log = "{self.dir}/kmsg"\nboot_id_file = "{self.dir}/boot_id"\n'
             f'run_dir = "{self.dir}/run"\nstate_dir = "{self.dir}/state"\nexpected_gpus = 8\n'
+            f'host_root = "{self.dir}/host"\n'
             f'[cluster]\njournal_dir = "{directory}/journal"\n[slurm]\nbin_dir = "{self.bin}"\n'
         )
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SOVCTL_", "SLURM"))}

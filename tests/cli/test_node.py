@@ -17,6 +17,7 @@ if [ -e "$STAND_IN/down" ]; then
     exit 1
 fi
 case "$*" in
+update*) echo "$*" >> "$STAND_IN/acts" ;;
 *" node") cat "$STAND_IN/nodes" ;;
 *) grep "^NodeName=${4} " "$STAND_IN/nodes" || { echo "Node ${4} not found"; exit 1; } ;;
 esac
@@ -150,6 +151,96 @@ def test_no_slurm(site: Site) -> None:
     assert "scontrol is not on PATH" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["ls", "show"])
+@pytest.mark.parametrize("command", ["ls", "show", "check", "drain", "resume", "history"])
 def test_help_ends_with_an_example(site: Site, command: str) -> None:
     assert f"Example: sovctl node {command}" in site.node(command, "--help").stdout
+
+
+def _hand(site: Site) -> list[dict[str, object]]:
+    path = site.root / "journal" / "hand.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def test_drain_by_hand(site: Site) -> None:
+    dry = site.node("drain", "n[001,003]", "--reason", "new cable", "--dry-run")
+    lines = dry.stdout.splitlines()
+    assert [line.split(" 'Reason=")[0] for line in lines] == [
+        f"scontrol update NodeName={name} State=DRAIN" for name in ("n001", "n003")
+    ]
+    assert lines[0].endswith(" BY_HAND new cable'")
+    assert not (site.root / "acts").exists() and not _hand(site)
+    done = site.node("drain", "n001", "--reason", "new cable", SUDO_USER="alice")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (act,) = (site.root / "acts").read_text("utf-8").splitlines()
+    assert act.startswith("update NodeName=n001 State=DRAIN Reason=sovctl:")
+    assert [entry["kind"] for entry in _hand(site)] == ["drain-intended", "drain-done"]
+    assert _hand(site)[0]["by"] == "alice"
+
+
+def test_a_drain_of_ours_is_done_already(site: Site) -> None:
+    done = site.node("drain", "n002", "--reason", "x")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "n002 is drained by sovctl already" in done.stderr
+    assert not (site.root / "acts").exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [["drain", "n004", "--reason", "x"], ["resume", "n004"], ["resume", "--force", "n004"]]
+)
+def test_a_foreign_drain_is_nobodys_to_touch(site: Site, argv: list[str]) -> None:
+    done = site.node(*argv)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "by slurm" in done.stderr and "Not \\x1b[31mresponding" in done.stderr
+    assert not (site.root / "acts").exists()
+
+
+def test_resume_by_hand(site: Site) -> None:
+    assert site.node("resume", "n002", "--dry-run").stdout == "scontrol update NodeName=n002 State=RESUME\n"
+    done = site.node("resume", "n002", "--json")
+    assert (done.returncode, json.loads(done.stdout)["nodes"][0]["done"]) == (0, True)
+    assert (site.root / "acts").read_text("utf-8") == "update NodeName=n002 State=RESUME\n"
+    assert [entry["kind"] for entry in _hand(site)] == ["resume-intended", "resume-done"]
+    assert "n001 is in service: IDLE" in site.node("resume", "n001").stderr
+
+
+def test_history_is_one_record_of_all_writers(site: Site) -> None:
+    site.node("resume", "n002", SUDO_USER="alice")
+    out = site.node("history", "n002").stdout.splitlines()
+    assert [line.split()[2] for line in out] == ["verdict", "drain-done", "resume-intended", "resume-done"]
+    record = json.loads(site.node("history", "n002", "--json").stdout)
+    assert record["entries"][-1]["by"] == "alice"
+    assert site.node("history", "n003").stdout == "nothing is recorded about n003\n"
+
+
+def test_check_of_this_machine_needs_no_ssh(site: Site) -> None:
+    verdict = {
+        "schema": "sovctl.verdict/1",
+        "node": "n003",
+        "boot_id": "b",
+        "observed_at": 1.0,
+        "state": "failed",
+        "repair": "reboot",
+        "findings": [
+            {
+                "code": "XID79",
+                "severity": "fail",
+                "evidence": "GPU 5 is off",
+                "gpu_uuid": "",
+                "gpu_index": 5,
+                "repair": "reboot",
+            }
+        ],
+        "blind": [],
+    }
+    (site.root / "says").write_text(json.dumps(verdict) + "\n", "utf-8")
+    env = {"SOVCTL_NODE_NAME": "n003", "SOVCTL_SWEEP_CHECK_COMMAND": f"cat {site.root}/says"}
+    done = site.node("check", "n003", **env)
+    assert (done.returncode, done.stderr) == (10, "")
+    assert done.stdout == "n003: failed, repair: reboot\n  fail XID79: GPU 5 is off\n"
+    assert json.loads(site.node("check", "n003", "--json", **env).stdout)["nodes"][0]["verdict"] == "failed"
+
+
+def test_check_of_a_node_that_cannot_be_reached(site: Site) -> None:
+    done = site.node("check", "n001", SOVCTL_SSH_TIMEOUT_S="2", HOME=str(site.root))
+    assert done.returncode == 75
+    assert "n001: unknown" in done.stdout and "SSH_HOST_KEY" in done.stdout

@@ -1,14 +1,15 @@
-"""One function a rule: a snapshot in, findings out. No I/O, no clock, nothing but what was seen."""
+"""What the driver wrote to the kernel log: all faults of one device are judged together, by cause and not by count."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 
+from sovctl.health.rules_gpu import action_of
 from sovctl.health.xid import (
     CAUSES_MEMORY_CODES,
     MEMORY_FOLLOWERS,
-    RECOVERY_ACTIONS,
     XidClass,
     XidMeaning,
     meaning_of,
@@ -20,79 +21,95 @@ from sovctl.model.xid_line import recovery_action, says_fatal
 
 _LONGEST_QUOTE = 160
 _ACTION_CODE = 154
+_REPEATS = 2
+_BURST_S = {13: 15.0}
+_LONGEST_BURST_S = 180.0
+"""Lines of one code within so many seconds are one fault (NVSentinel: 15 s for 13, 3 minutes for 31)."""
+_DAY_S = 86400.0
+_PROCESS = re.compile(r"pid=\d+")
+_SM_PLACE = re.compile(r"\(GPC \d+, TPC \d+")
+"""XID 13 names the processor; a second one counts only there."""
 
 
-def gpu_count(snapshot: NodeSnapshot) -> list[Finding]:
-    """Fewer GPUs than the node must have fail it; more are a mistake of the configuration."""
-    expected, seen = snapshot.expected_gpus, len(snapshot.gpus)
-    if expected is None or seen == expected or _sees_no_gpus(snapshot):
-        return []
-    evidence = f"NVML enumerates {seen} of {expected} GPUs"
-    if seen > expected:
-        return [Finding("GPU_COUNT", Severity.WARN, evidence)]
-    return [Finding("GPU_COUNT", Severity.FAIL, evidence, repair=Repair.REBOOT)]
+def gpu_faults(snapshot: NodeSnapshot) -> list[Finding]:
+    """All XIDs since the cursor, judged together a GPU; the cause stands before what followed from it."""
+    return _faults(tuple(event for event in snapshot.xids if not event.switch), snapshot)
 
 
-def gpu_unreadable(snapshot: NodeSnapshot) -> list[Finding]:
-    """A GPU the driver calls lost fails the node; one that could only not be read is shown."""
+def switch_faults(snapshot: NodeSnapshot) -> list[Finding]:
+    """All SXids of NVSwitches since the cursor."""
+    return _faults(tuple(event for event in snapshot.xids if event.switch), snapshot)
+
+
+def repeated_faults(snapshot: NodeSnapshot) -> list[Finding]:
+    """What a program is blamed for once is the GPU's when it comes back on the same GPU and nowhere else.
+
+    A broken program fails on many GPUs, a broken GPU under many programs (NVIDIA's workflow for 13 and 31). Counted by
+    serial number over boots and node names, one burst as one.
+    """
     findings = []
-    for gpu in snapshot.gpus:
-        if gpu.lost:
-            findings.append(_about(gpu, "GPU_LOST", Severity.FAIL, f"NVML: {gpu.error}", Repair.REBOOT))
-        elif gpu.error:
-            findings.append(_about(gpu, "GPU_UNREADABLE", Severity.WARN, f"NVML: {gpu.error}"))
+    for event in _first_of_each(snapshot.xids):
+        gpu = _gpu_at(event.pci_bus_id, snapshot.gpus)
+        if gpu is None or not gpu.serial:
+            continue
+        times = _repeats(event, gpu.serial, snapshot)
+        if times >= _REPEATS:
+            evidence = (
+                f"GPU {gpu.index} serial {gpu.serial}: XID {event.code} ({meaning_of(event.code).meaning}) "
+                f"{times} times within a day, on no other GPU of this node"
+            )
+            findings.append(
+                Finding(f"XID{event.code}_REPEATED", Severity.FAIL, evidence, gpu.uuid, gpu.index, Repair.RESET_GPU)
+            )
     return findings
 
 
-def ecc_uncorrected(snapshot: NodeSnapshot) -> list[Finding]:
-    """Uncorrected memory errors since the last reset: the GPU's memory is not to be trusted until the next one."""
-    return [
-        _about(
-            gpu,
-            "ECC_UNCORRECTED",
-            Severity.FAIL,
-            f"NVML counts {gpu.ecc_volatile_uncorrected} uncorrected ECC errors since the last reset",
-            Repair.RESET_GPU,
-        )
-        for gpu in _readable(snapshot)
-        if gpu.ecc_volatile_uncorrected
-    ]
-
-
-def row_remap(snapshot: NodeSnapshot) -> list[Finding]:
-    """A failed remap means no spare rows are left; a pending one waits for the next reset."""
-    findings = []
-    for gpu in _readable(snapshot):
-        if gpu.remap_failed:
-            evidence = "NVML reports a failed row remap"
-            findings.append(_about(gpu, "REMAP_FAILED", Severity.FAIL, evidence, Repair.RMA))
-        elif gpu.remap_pending:
-            evidence = "NVML reports a row remap that waits for a GPU reset"
-            findings.append(_about(gpu, "REMAP_PENDING", Severity.WARN, evidence, Repair.RESET_GPU))
-    return findings
-
-
-def nvml_recovery(snapshot: NodeSnapshot) -> list[Finding]:
-    """The recovery the driver itself asks for."""
-    findings = []
-    for gpu in _readable(snapshot):
-        severity, repair, words = _action(gpu.recovery_action or 0)
-        if severity is not Severity.INFO:
-            findings.append(_about(gpu, "GPU_RECOVERY", severity, f"NVML asks to {words}", repair))
-    return findings
-
-
-def kernel_faults(snapshot: NodeSnapshot) -> list[Finding]:
-    """All XIDs and SXids since the cursor, judged together a GPU; the cause stands before what followed from it."""
-    by_device = sorted(snapshot.xids, key=lambda event: (event.switch, event.pci_bus_id, event.sequence))
+def _faults(events: tuple[XidEvent, ...], snapshot: NodeSnapshot) -> list[Finding]:
+    by_device = sorted(events, key=lambda event: (event.switch, event.pci_bus_id, event.sequence))
     findings: list[tuple[int, Finding]] = []
     for _, burst in groupby(by_device, key=lambda event: (event.switch, event.pci_bus_id)):
         findings += _judge_burst(tuple(burst), snapshot)
     return [finding for _, finding in sorted(findings, key=lambda item: item[0])]
 
 
-ALL_RULES = (kernel_faults, gpu_count, gpu_unreadable, ecc_uncorrected, row_remap, nvml_recovery)
-"""In the order in which their findings are shown: the kernel names the cause, NVML mostly the consequence."""
+def _first_of_each(events: tuple[XidEvent, ...]) -> list[XidEvent]:
+    """The first line of each application code on each GPU."""
+    first: dict[tuple[int, str], XidEvent] = {}
+    for event in events:
+        if not event.switch and meaning_of(event.code).kind is XidClass.APP:
+            first.setdefault((event.code, event.pci_bus_id), event)
+    return list(first.values())
+
+
+def _repeats(event: XidEvent, serial: str, snapshot: NodeSnapshot) -> int:
+    """How many separate faults like `event` this GPU had within a day, this one included; 0 when others had it too."""
+    alike = [fault for fault in snapshot.past if fault.code == event.code and fault.at > snapshot.observed_at - _DAY_S]
+    others = {gpu.serial for gpu in snapshot.gpus} - {serial}
+    own = [seen for seen in snapshot.xids if seen.code == event.code and not seen.switch]
+    if any(fault.serial in others for fault in alike) or len({seen.pci_bus_id for seen in own}) > 1:
+        return 0
+    newest = max(seen.since_boot_s for seen in snapshot.xids)
+    faults = [(snapshot.observed_at - newest + seen.since_boot_s, seen.text) for seen in own]
+    faults += [(fault.at, fault.text) for fault in alike if fault.serial == serial]
+    return _bursts(event, faults)
+
+
+def _bursts(event: XidEvent, faults: list[tuple[float, str]]) -> int:
+    """Faults at the same place of the processor, those of one process and those shortly after each other as one."""
+    place = _SM_PLACE.search(event.text)
+    apart = _BURST_S.get(event.code, _LONGEST_BURST_S)
+    count, last, processes = 0, 0.0, set[str]()
+    for at, text in sorted(faults):
+        there, process = _SM_PLACE.search(text), _PROCESS.search(text)
+        if place is not None and there is not None and there[0] != place[0]:
+            continue
+        new = process is None or process[0] not in processes
+        if new and (count == 0 or at - last > apart):
+            count += 1
+        last = at
+        if process is not None:
+            processes.add(process[0])
+    return count
 
 
 def _judge_burst(burst: tuple[XidEvent, ...], snapshot: NodeSnapshot) -> list[tuple[int, Finding]]:
@@ -120,7 +137,7 @@ def _weigh(events: tuple[XidEvent, ...]) -> tuple[Severity, Repair]:
         fatal = any(says_fatal(event.text) for event in events)
         return (Severity.FAIL, Repair.REBOOT) if fatal else (Severity.INFO, Repair.NONE)
     if meaning.kind is XidClass.ACTION:
-        severity, repair, _ = _action(_last_action(events))
+        severity, repair, _ = action_of(_last_action(events))
         return severity, repair
     if meaning.kind is XidClass.LINK:
         fatal = any(says_fatal(event.text) for event in events)
@@ -131,7 +148,7 @@ def _weigh(events: tuple[XidEvent, ...]) -> tuple[Severity, Repair]:
 
 def _overrule(code: int, severity: Severity, repair: Repair, action: int) -> tuple[Severity, Repair]:
     """XID 154 on the same GPU is the driver's own conclusion: its repair counts, and `none` withdraws a reset."""
-    asked_severity, asked_repair, _ = _action(action)
+    asked_severity, asked_repair, _ = action_of(action)
     if severity is not Severity.FAIL:
         return severity, repair
     if asked_severity is Severity.FAIL:
@@ -166,14 +183,8 @@ def _words(meaning: XidMeaning, events: tuple[XidEvent, ...]) -> str:
     if events[0].switch:
         return "NVSwitch fault"
     if meaning.kind is XidClass.ACTION:
-        return f"the driver asks to {_action(_last_action(events))[2]}"
+        return f"the driver asks to {action_of(_last_action(events))[2]}"
     return meaning.meaning
-
-
-def _action(number: int | None) -> tuple[Severity, Repair, str]:
-    """An action newer than this table is shown, not guessed."""
-    unknown = (Severity.WARN, Repair.NONE, f"take an action we do not know ({number})")
-    return unknown if number is None else RECOVERY_ACTIONS.get(number, unknown)
 
 
 def _last_action(events: Iterable[XidEvent]) -> int | None:
@@ -191,19 +202,6 @@ def _gpu_at(pci_bus_id: str, gpus: tuple[GpuSample, ...]) -> GpuSample | None:
     if address is None:
         return None
     return next((gpu for gpu in gpus if pci_address(gpu.pci_bus_id) == address), None)
-
-
-def _readable(snapshot: NodeSnapshot) -> list[GpuSample]:
-    return [gpu for gpu in snapshot.gpus if not gpu.error]
-
-
-def _sees_no_gpus(snapshot: NodeSnapshot) -> bool:
-    return any(source.startswith("nvml:") for source in snapshot.blind)
-
-
-def _about(gpu: GpuSample, code: str, severity: Severity, evidence: str, repair: Repair = Repair.NONE) -> Finding:
-    where = f"GPU {gpu.index}" + (f" at {gpu.pci_bus_id}" if gpu.pci_bus_id else "")
-    return Finding(code, severity, f"{where}: {evidence}", gpu.uuid, gpu.index, repair)
 
 
 def _quote(text: str) -> str:

@@ -1,0 +1,91 @@
+"""`sovctl health explain`: what the fault lines of a log mean. Neither typer nor rich: it reads logs of any size."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import IO, Any
+
+from sovctl.cli.words import printable
+from sovctl.errors import EXIT_DONE, SovctlError
+from sovctl.health.explain_line import Explanation, LogExplainer
+from sovctl.model.verdict import Repair
+
+_LONGEST_LINE = 16 * 1024
+"""Bytes; no record of the kernel is longer than 8 KiB."""
+_LONGEST_SHOWN = 200
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Read a file or stdin line by line, print what is a fault; exit status 0 whether or not there was one."""
+    seen, explainer = 0, LogExplainer()
+    with _opened(arguments.file) as stream:
+        for number, line in _lines(stream):
+            explanation = explainer.read(line)
+            if explanation is None:
+                continue
+            seen += 1
+            if arguments.json:
+                print(json.dumps(_record(explanation, line, number)), flush=True)
+            else:
+                print("\n".join(_words(explanation, line)), flush=True)
+    if not seen and not arguments.json:
+        print("sovctl: no XID or SXID in this log", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _opened(name: str) -> Any:
+    if name == "-":
+        if sys.stdin.isatty():
+            print("sovctl: reading from the terminal; end with Ctrl-D", file=sys.stderr)
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise SovctlError(
+            f"cannot read {name}: {error.strerror}", hint="Pipe it instead: sudo dmesg | sovctl health explain"
+        ) from error
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """(line number, text); of an overlong line only the beginning, bytes that are not UTF-8 replaced."""
+    number, start = 1, True
+    while True:
+        try:
+            piece = stream.readline(_LONGEST_LINE)
+        except OSError as error:
+            raise SovctlError(f"cannot read the log: {error.strerror}") from error
+        if not piece:
+            return
+        if start:
+            yield number, piece.rstrip(b"\r\n\0").decode("utf-8", "replace")
+        start = piece.endswith(b"\n")
+        number += start
+
+
+def _record(explanation: Explanation, line: str, number: int) -> dict[str, Any]:
+    key = "sxid" if explanation.switch else "xid"
+    return {
+        key: explanation.number,
+        "class": str(explanation.kind),
+        "repair": str(explanation.repair),
+        "meaning": explanation.meaning,
+        "blame": explanation.blame,
+        "pci": explanation.pci,
+        "link": explanation.link,
+        "number": number,
+        "line": line,
+    }
+
+
+def _words(explanation: Explanation, line: str) -> list[str]:
+    shown = line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 3] + "..."
+    repair = "nothing to repair" if explanation.repair is Repair.NONE else f"repair: {explanation.repair}"
+    return [
+        printable(shown),
+        f"  {explanation.name} ({explanation.kind}): {explanation.meaning}",
+        f"  {repair}; to blame: {explanation.blame}",
+    ]

@@ -1,0 +1,79 @@
+"""`sovctl health probes`: which probes there are, how far each goes, and how often each was right on this node."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from sovctl.cli import wiring
+from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.config import load_config
+from sovctl.errors import EXIT_DONE
+from sovctl.health.probes import resolve
+from sovctl.operations.probes import SCHEMA, ProbeRow, learn_inventory, probe_rows
+
+
+def show(*, as_json: bool) -> int:
+    """The table of probes."""
+    config = load_config()
+    rows = probe_rows(wiring.node_records(config), resolve(config.probes.settings))
+    if as_json:
+        print(
+            json.dumps({"schema": SCHEMA, "node": wiring.node_name(config), "probes": [_record(row) for row in rows]})
+        )
+        return EXIT_DONE
+    table = text_table("PROBE", "STATE", "COST MS", "HITS", "WOULD DRAIN", "CONFIRMED", "WHY", folded=("WHY",))
+    for row in rows:
+        tally = row.tally
+        state = str(row.state) + ("" if row.state is row.default else "*")
+        counts = (f"{tally.cost_ms:.1f}", str(tally.hits), str(tally.would_have_drained), str(tally.confirmed))
+        add_row(table, (row.name, state, *counts, row.why))
+    print_table(table)
+    if any(row.state is not row.default for row in rows):
+        print("* set in [probes] of sovctl.toml", file=sys.stderr)
+    return EXIT_DONE
+
+
+def learn(*, as_json: bool, dry_run: bool) -> int:
+    """Write down what this healthy node has."""
+    config = load_config()
+    ports = wiring.node_ports(config)
+    expected = config.node.expected_gpus if config.node.expected_gpus >= 0 else None
+    records = wiring.node_records(config)
+    inventory = learn_inventory(ports, records, wiring.node_name(config), expected, dry_run=dry_run)
+    values: dict[str, Any] = asdict(inventory)
+    if as_json:
+        print(json.dumps(values))
+    else:
+        for name, value in values.items():
+            print(f"{name}: {_words(value)}")
+    print(f"sovctl: {'would write' if dry_run else 'wrote'} {wiring.inventory_path(config)}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _record(row: ProbeRow) -> dict[str, Any]:
+    tally = row.tally
+    return {
+        "name": row.name,
+        "state": str(row.state),
+        "default": str(row.default),
+        "sources": list(row.sources),
+        "prolog": row.quick,
+        "why": row.why,
+        "cost_ms": tally.cost_ms,
+        "hits": tally.hits,
+        "would_have_drained": tally.would_have_drained,
+        "confirmed": tally.confirmed,
+    }
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name} {item:g}" if isinstance(item, float) else f"{name} {item}" for name, item in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,391 @@
+"""`sovctl sweep`: one idempotent pass over the cluster, for cron or a timer. It needs nothing of an earlier pass."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from sovctl.errors import NodeNotFound, SovctlError
+from sovctl.health.drain import Drain, Nothing
+from sovctl.health.node_reply import NodeReply, read_checked, read_stored
+from sovctl.health.peers import compare
+from sovctl.health.sweep import (
+    Assessed,
+    Decision,
+    Free,
+    Left,
+    Plan,
+    Retest,
+    SweepPolicy,
+    judge_peers,
+    needs_confirmation,
+    plan_pass,
+    reason_not_to_ask,
+    stuck_jobs,
+)
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+from sovctl.model.reason import DrainReason, parse_reason
+from sovctl.model.verdict import Finding, Severity, VerdictState
+from sovctl.model.verdict_json import finding_record
+from sovctl.ports import Clock, Journal, RemoteAnswer, RemoteShell, Turn
+
+_DAY_S = 86400.0
+
+
+class SweptSite(Protocol):
+    """What a sweep needs of Slurm; the last three as root or SlurmUser."""
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
+    def jobs(self) -> tuple[JobView, ...]: ...
+    def job(self, job_id: str) -> JobView: ...
+    def drain(self, node: str, reason: str) -> None: ...
+    def set_down(self, node: str, reason: str) -> None: ...
+    def resume(self, node: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPorts:
+    """The outside of a sweep."""
+
+    site: SweptSite
+    shell: RemoteShell
+    journal: Journal
+    turn: Turn
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """What to ask, and how far to go."""
+
+    act: bool
+    """False: say what would be done; nothing is changed and nothing recorded."""
+    policy: SweepPolicy
+    stored_command: str
+    check_command: str
+    retest_command: str = ""
+    ask_timeout_s: float = 20.0
+    retest_timeout_s: float = 900.0
+    clock_offset_s: float = 2.0
+    only: tuple[str, ...] = ()
+    """Look at these nodes only; empty: at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What came of one decision."""
+
+    did: str = ""
+    """What was done or would be done, in words; empty: nothing."""
+    command: tuple[str, ...] = ()
+    """The literal command behind it."""
+    done: bool = False
+    why: str = ""
+    """Why the node is left as it is, where that is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptNode:
+    """What the pass found on one node, and what came of it."""
+
+    view: NodeView
+    assessed: Assessed
+    deed: Deed = field(default_factory=Deed)
+    not_asked: str = ""
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing about this node needs a person's eye."""
+        return self.assessed.state is VerdictState.HEALTHY and self.deed == Deed()
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """One pass."""
+
+    nodes: tuple[SweptNode, ...]
+    alarms: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    took_s: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return any(node.assessed.state is VerdictState.FAILED for node in self.nodes)
+
+
+def stored_command(boot_id_file: str, run_dir: str) -> str:
+    """Two programs and no more, because a node runs this once a minute: its time, its boot, what it knows."""
+    files = (boot_id_file, f"{run_dir}/verdict.json", f"{run_dir}/facts.json")
+    return f"date +%s.%N; exec cat {shlex.join(files)} 2>/dev/null"
+
+
+def check_command(command: str, run_dir: str) -> str:
+    """A check made now, and the facts it left."""
+    return f"{command}; cat {shlex.quote(run_dir + '/facts.json')} 2>/dev/null"
+
+
+def sweep(ports: SweepPorts, settings: SweepSettings) -> SweepOutcome:
+    """Look once at every node and do what there is to do. Raises SovctlError when Slurm does not answer."""
+    began = ports.clock.now()
+    everything = ports.site.nodes()
+    chosen = _chosen(everything, settings.only)
+    not_asked = {node.name: why for node in chosen if (why := reason_not_to_ask(node))}
+    assessed = _ask([node for node in chosen if node.name not in not_asked], ports, settings)
+    assessed |= {name: Assessed() for name in not_asked}
+    stuck, notes = _stuck(ports, settings, set(assessed))
+    acts = _Acts(ports, settings)
+    plan, deeds = acts.decide_and_act(assessed, stuck)
+    deeds |= acts.retest(plan)
+    views = {node.name: node for node in chosen}
+    rows = [
+        SweptNode(views[name], assessed[name], deeds.get(name, Deed()), not_asked.get(name, "")) for name in assessed
+    ]
+    alarms = acts.raise_alarms(plan)
+    took_s = ports.clock.now() - began
+    return SweepOutcome(tuple(sorted(rows, key=lambda row: row.view.name)), alarms, (*notes, *acts.notes), took_s)
+
+
+def ask_nodes(nodes: Sequence[NodeView], shell: RemoteShell, command: str, timeout_s: float) -> dict[str, Assessed]:
+    """Have nodes check themselves now."""
+    answers = shell.ask({node.name: node.address for node in nodes}, command, timeout_s)
+    return {
+        name: _assessed(answer, read_checked(name, answer.stdout), confirmed=True) for name, answer in answers.items()
+    }
+
+
+def _chosen(nodes: Sequence[NodeView], only: tuple[str, ...]) -> list[NodeView]:
+    known = {node.name for node in nodes}
+    for name in only:
+        if name not in known:
+            raise NodeNotFound(name)
+    return [node for node in nodes if not only or node.name in only]
+
+
+# Asking
+
+
+def _ask(nodes: Sequence[NodeView], ports: SweepPorts, settings: SweepSettings) -> dict[str, Assessed]:
+    """Stored verdicts first, they cost a node nothing; then a check where that is not enough."""
+    addresses = {node.name: node.address for node in nodes}
+    answers = ports.shell.ask(addresses, settings.stored_command, settings.ask_timeout_s)
+    replies = {name: _stored(name, answer) for name, answer in answers.items()}
+    odd = _peer_findings(replies, settings)
+    unsure = {
+        node.name: node.address
+        for node in nodes
+        if answers[node.name].failure is None
+        and not replies[node.name].garbage
+        and (
+            needs_confirmation(node, replies[node.name].verdict, replies[node.name].fresh)
+            or any(finding.severity is Severity.FAIL for finding in odd.get(node.name, ()))
+        )
+    }
+    checked = ports.shell.ask(unsure, settings.check_command, settings.ask_timeout_s)
+    for name, answer in checked.items():
+        answers[name] = answer
+        replies[name] = _with_clock(read_checked(name, answer.stdout), replies[name])
+    odd = _peer_findings(replies, settings)
+    return {
+        name: _assessed(answers[name], replies[name], confirmed=name in checked, odd=odd.get(name, ()))
+        for name in replies
+    }
+
+
+def _stored(name: str, answer: RemoteAnswer) -> NodeReply:
+    if answer.failure is not None:
+        return NodeReply()
+    return read_stored(name, answer.stdout, answer.sent_at, answer.answered_at)
+
+
+def _with_clock(reply: NodeReply, earlier: NodeReply) -> NodeReply:
+    return NodeReply(reply.verdict, reply.fresh, reply.facts or earlier.facts, earlier.clock, reply.garbage)
+
+
+def _peer_findings(replies: Mapping[str, NodeReply], settings: SweepSettings) -> dict[str, tuple[Finding, ...]]:
+    facts = [reply.facts for reply in replies.values() if reply.facts is not None]
+    clocks = {name: reply.clock for name, reply in replies.items() if reply.clock is not None}
+    by_node: dict[str, list[Finding]] = {}
+    for item in compare(facts, clocks, settings.clock_offset_s):
+        by_node.setdefault(item.node, []).append(item.finding)
+    return {name: judge_peers(findings, settings.policy) for name, findings in by_node.items()}
+
+
+def _assessed(answer: RemoteAnswer, reply: NodeReply, *, confirmed: bool, odd: tuple[Finding, ...] = ()) -> Assessed:
+    """A node that is not heard, or that talks garbage, is unknown with a finding that says why."""
+    if answer.failure is not None:
+        return Assessed(findings=(Finding(answer.failure, Severity.WARN, answer.problem), *odd))
+    if reply.garbage or reply.verdict is None:
+        said = reply.garbage or "it has no verdict"
+        if answer.status not in (0, None) and answer.stderr:
+            said += f"; it says: {' '.join(answer.stderr[:200].decode('utf-8', 'replace').split())}"
+        return Assessed(findings=(Finding("SSH_GARBAGE", Severity.WARN, said), *odd))
+    return Assessed(reply.verdict if reply.fresh else None, confirmed, odd)
+
+
+# Jobs that hang
+
+
+def _stuck(
+    ports: SweepPorts, settings: SweepSettings, chosen: set[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    hanging = [job for job in ports.site.jobs() if job.completing]
+    ended: dict[str, float] = {}
+    for job in hanging:
+        try:
+            ends_at = ports.site.job(job.job_id).ends_at
+        except SovctlError:
+            continue
+        if ends_at is not None:
+            ended[job.job_id] = ends_at
+    by_node, notes = stuck_jobs(hanging, ended, settings.policy, ports.clock.now())
+    return {node: jobs for node, jobs in by_node.items() if node in chosen}, notes
+
+
+# Acting
+
+
+@dataclass(slots=True)
+class _Acts:
+    """Carries decisions out, each with its intent in the journal before and its outcome after."""
+
+    ports: SweepPorts
+    settings: SweepSettings
+    notes: list[str] = field(default_factory=list)
+
+    def decide_and_act(
+        self, assessed: Mapping[str, Assessed], stuck: Mapping[str, tuple[str, ...]]
+    ) -> tuple[Plan, dict[str, Deed]]:
+        """Under the turn, with Slurm read again: while the nodes were asked, others may have drained some."""
+        with self.ports.turn.take():
+            nodes = self.ports.site.nodes()
+            now = self.ports.clock.now()
+            resumed = self._resumed_today(now)
+            policy = self.settings.policy if resumed is not None else replace(self.settings.policy, retest=False)
+            plan = plan_pass(nodes, assessed, stuck, resumed or {}, policy, now)
+            deeds = {name: self._carry_out(decision, assessed[name]) for name, decision in plan.decisions.items()}
+        return plan, deeds
+
+    def retest(self, plan: Plan) -> dict[str, Deed]:
+        """Give back those of ours that pass under load. Outside the turn: it takes minutes."""
+        wanted = {name: item for name, item in plan.decisions.items() if isinstance(item, Retest)}
+        if not self.settings.act:
+            return {name: Deed("would re-test and resume", resume_command(name)) for name in wanted}
+        addresses = {node.name: node.address for node in self.ports.site.nodes() if node.name in wanted}
+        answers = self.ports.shell.ask(addresses, self.settings.retest_command, self.settings.retest_timeout_s)
+        return {name: self._resume_if_passed(wanted[name], answer) for name, answer in answers.items()}
+
+    def raise_alarms(self, plan: Plan) -> tuple[str, ...]:
+        for words in plan.alarms if self.settings.act else ():
+            self._journal("alarm", words=words)
+        return plan.alarms
+
+    def _carry_out(self, decision: Decision, assessed: Assessed) -> Deed:
+        match decision:
+            case Drain():
+                return self._drain(decision, assessed)
+            case Free():
+                return self._free(decision)
+            case Left():
+                return Deed(why=decision.why)
+            case Nothing(settled=False):
+                return Deed(why=decision.why)
+        return Deed()
+
+    def _drain(self, decision: Drain, assessed: Assessed) -> Deed:
+        verdict = assessed.verdict
+        findings = [finding_record(item) for item in (*(verdict.findings if verdict else ()), *assessed.findings)]
+        details = {
+            "code": decision.reason.code,
+            "repair": str(verdict.repair) if verdict else "",
+            "detected_at": verdict.observed_at if verdict else None,
+            "findings": findings,
+        }
+        return self._act(
+            "drain",
+            "drain",
+            decision.node,
+            decision.reason,
+            decision.argv,
+            lambda: self.ports.site.drain(decision.node, str(decision.reason)),
+            details,
+        )
+
+    def _free(self, decision: Free) -> Deed:
+        return self._act(
+            "down",
+            f"free {', '.join(decision.jobs)} by setting it down",
+            decision.node,
+            decision.reason,
+            decision.argv,
+            lambda: self.ports.site.set_down(decision.node, str(decision.reason)),
+            {"code": decision.reason.code, "jobs": list(decision.jobs)},
+        )
+
+    def _act(
+        self,
+        kind: str,
+        words: str,
+        node: str,
+        reason: DrainReason,
+        argv: tuple[str, ...],
+        effect: Callable[[], None],
+        details: Mapping[str, object],
+    ) -> Deed:
+        if not self.settings.act:
+            return Deed(f"would {words}", argv)
+        common = {"incident": reason.incident, "node": node}
+        self._journal(f"{kind}-intended", **common, **details, reason=str(reason), command=shlex.join(argv))
+        try:
+            effect()
+        except SovctlError as error:
+            self._journal(f"{kind}-failed", **common, error=error.message)
+            return Deed(command=argv, why=f"could not {words}: {error.message}")
+        self._journal(f"{kind}-done", **common)
+        return Deed(words, argv, done=True)
+
+    def _resume_if_passed(self, wanted: Retest, answer: RemoteAnswer) -> Deed:
+        if answer.failure is not None or answer.status != 0:
+            why = answer.problem or f"exit status {answer.status}"
+            self._journal("retest-failed", node=wanted.node, incident=wanted.incident, why=why)
+            return Deed(why=f"the loaded re-test did not pass: {why}")
+        try:
+            reason = parse_reason(self.ports.site.nodes([wanted.node])[0].reason)
+        except SovctlError as error:
+            return Deed(why=f"passed the re-test, but: {error.message}")
+        if reason is None or reason.incident != wanted.incident:
+            return Deed(why="passed the re-test, but its reason changed meanwhile")
+        return self._act(
+            "resume",
+            "resume after a passed re-test",
+            wanted.node,
+            reason,
+            resume_command(wanted.node),
+            lambda: self.ports.site.resume(wanted.node),
+            {"retest": self.settings.retest_command},
+        )
+
+    def _resumed_today(self, now: float) -> Counter[str] | None:
+        """How often each node was given back within a day; None: the record cannot be read, so nobody knows."""
+        try:
+            events = self.ports.journal.events()
+        except SovctlError as error:
+            self.notes.append(error.message)
+            return None
+        done = (item for item in events if item.get("kind") == "resume-done" and item.get("at", 0) > now - _DAY_S)
+        return Counter(str(event.get("node")) for event in done)
+
+    def _journal(self, kind: str, **fields: object) -> None:
+        """A full shared file system must not keep a sick node in service: say it and go on."""
+        try:
+            self.ports.journal.append(kind, **fields)
+        except SovctlError as error:
+            self.notes.append(error.message)
+
+
+def resume_command(node: str) -> tuple[str, ...]:
+    """The literal command."""
+    return ("scontrol", "update", f"NodeName={node}", "State=RESUME")
