@@ -141,7 +141,7 @@ def up(request: Request) -> Lab:
     return lab
 
 
-def _interrupt(_signum: int, _frame: object) -> None:
+def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
