@@ -3,7 +3,7 @@
 # usage: packages.sh [PACKAGE...]    default: what the tests and the demo need
 set -eu
 
-default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make'
+default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make openssh-server openssh-client'
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2

@@ -54,17 +54,20 @@ def still_holds(earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
 
 def not_asked(
     earlier: Verdict | None, boot_id: str, asked: frozenset[str], now: float, valid_s: float
-) -> tuple[Finding, ...]:
-    """Findings of a fresh earlier look whose sources this look leaves out: the watcher asks the GPUs only.
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Findings (and those in shadow) of a fresh earlier look whose sources this look leaves out.
 
-    Without this the watcher would call a node healthy whose storage the health check just found missing.
+    The watcher asks the GPUs only. Without this it would call a node healthy whose storage the health check just found
+    missing, and what stays in shadow would count as new at every look.
     """
     if earlier is None or earlier.boot_id != boot_id or not 0 <= now - earlier.observed_at <= valid_s:
-        return ()
+        return (), ()
+    return _left_out(earlier.findings, asked), _left_out(earlier.shadow, asked)
+
+
+def _left_out(findings: tuple[Finding, ...], asked: frozenset[str]) -> tuple[Finding, ...]:
     return tuple(
-        finding
-        for finding in earlier.findings
-        if (sources := sources_of(finding.probe)) and not asked.intersection(sources)
+        finding for finding in findings if (sources := sources_of(finding.probe)) and not asked.intersection(sources)
     )
 
 

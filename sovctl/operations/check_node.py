@@ -14,7 +14,7 @@ from sovctl.health.probes import DEFAULT_STATES
 from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Verdict, VerdictState
 from sovctl.model.verdict_json import finding_record
-from sovctl.operations.look import GpuReading, Look, LookSettings, keep, look
+from sovctl.operations.look import GpuReading, LookSettings, keep, look
 from sovctl.ports import (
     Clock,
     ClusterView,
@@ -82,7 +82,9 @@ def check_node(ports: NodePorts, settings: CheckSettings, reading: GpuReading | 
     wanted = LookSettings(settings.node, settings.expected_gpus, settings.probes)
     seen = look(ports, wanted, boot_id, ports.verdicts.cursor(boot_id), reading)
     earlier = ports.verdicts.load()
-    verdict = judge(seen.snapshot, _standing(ports, settings, earlier, seen), settings.probes)
+    left_out, shadow = not_asked(earlier, boot_id, seen.asked, seen.snapshot.observed_at, settings.verdict_valid_s)
+    verdict = judge(seen.snapshot, (*_carried(ports, settings, earlier, boot_id), *left_out), settings.probes)
+    verdict = replace(verdict, shadow=(*shadow, *verdict.shadow))
     notes = [*seen.notes]
     if not settings.dry_run:
         kept = keep(ports.records, seen, verdict, earlier, settings.probes)
@@ -94,13 +96,6 @@ def check_node(ports: NodePorts, settings: CheckSettings, reading: GpuReading | 
         # another process after this one died.
         notes += _attempt(settings, lambda: ports.verdicts.save_cursor(boot_id, seen.next_sequence))
     return replace(outcome, notes=(*notes, *outcome.notes))
-
-
-def _standing(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, seen: Look) -> tuple[Finding, ...]:
-    """What earlier looks found and this one cannot see again."""
-    boot_id, now = seen.snapshot.boot_id, seen.snapshot.observed_at
-    left_out = not_asked(earlier, boot_id, seen.asked, now, settings.verdict_valid_s)
-    return (*_carried(ports, settings, earlier, boot_id), *left_out)
 
 
 def _carried(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:

@@ -29,7 +29,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 WRITERS = {
     "Events of a run": ("supervise", "bring_back", "follow_progress"),
-    "Events of a node": ("check_node",),
+    "Events of a node": ("check_node", "guard_job"),
     "Events of the watch": ("watch_cluster",),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""

@@ -12,7 +12,7 @@ from sovctl.health.judge import judge, not_asked
 from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources, resolve
 from sovctl.health.tally import ProbeTally, Tallies, counted, tallies_from_record, tallies_record
 from sovctl.model.probe import ProbeSetting, ProbeState
-from sovctl.model.verdict import Severity, Verdict, VerdictState
+from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 
 ECC = snapshot(gpus=(gpu(0), gpu(1, ecc_volatile_uncorrected=3)), expected_gpus=2)
 
@@ -84,8 +84,12 @@ def test_tallies_of_another_shape_count_from_zero(junk: object) -> None:
 def test_a_look_at_the_gpus_alone_keeps_what_was_found_on_the_host() -> None:
     earlier = judge(ECC)
     host_only = frozenset({"mounts"})
-    assert [finding.code for finding in not_asked(earlier, "boot-1", host_only, NOW + 10, 300)] == ["ECC_UNCORRECTED"]
-    assert not_asked(earlier, "boot-1", frozenset({"nvml"}), NOW + 10, 300) == ()
-    assert not_asked(earlier, "boot-1", host_only, NOW + 301, 300) == ()
-    assert not_asked(earlier, "boot-2", host_only, NOW + 10, 300) == ()
-    assert not_asked(None, "boot-1", host_only, NOW, 300) == ()
+    kept, _ = not_asked(earlier, "boot-1", host_only, NOW + 10, 300)
+    assert [finding.code for finding in kept] == ["ECC_UNCORRECTED"]
+    in_shadow = judge(ECC, (), states(gpu_ecc=ProbeState.SHADOW))
+    assert not_asked(in_shadow, "boot-1", host_only, NOW + 10, 300) == ((), in_shadow.shadow)
+    nothing: tuple[tuple[Finding, ...], tuple[Finding, ...]] = ((), ())
+    assert not_asked(earlier, "boot-1", frozenset({"nvml"}), NOW + 10, 300) == nothing
+    assert not_asked(earlier, "boot-1", host_only, NOW + 301, 300) == nothing
+    assert not_asked(earlier, "boot-2", host_only, NOW + 10, 300) == nothing
+    assert not_asked(None, "boot-1", host_only, NOW, 300) == nothing

@@ -179,3 +179,32 @@ class FakeNode:
     @property
     def kinds(self) -> list[str]:
         return [record["kind"] for record in self.records]
+
+
+class Records:
+    """The node's small files in memory."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Any] = {}
+        self.said: list[str] = []
+        self.full = False
+
+    def load(self, name: str) -> Any:
+        return self.files.get(name)
+
+    def present(self, name: str) -> bool:
+        return name in self.files
+
+    def save(self, name: str, record: dict[str, Any]) -> None:
+        if self.full:
+            raise SovctlError("no space left")
+        self.files[name] = record
+
+    def drop(self, name: str) -> None:
+        self.files.pop(name, None)
+
+    def notice(self, line: str) -> None:
+        self.said.append(line)
+
+    def jobs(self) -> tuple[str, ...]:
+        return tuple(name.removeprefix("job-") for name in self.files if name.startswith("job-"))

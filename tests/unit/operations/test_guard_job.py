@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from node_fakes import NODE, NOW, FakeNode
+from node_fakes import NODE, NOW, FakeNode, Records
 
 from sovctl.errors import SovctlError
 from sovctl.health.probes import DEFAULT_STATES
@@ -19,35 +19,6 @@ from sovctl.operations.guard_job import Guarded, JobPorts, JobSettings, end_job,
 FAILED = Verdict(
     NODE, "boot-1", NOW - 60, VerdictState.FAILED, findings=(Finding("XID79", Severity.FAIL, "GPU 5 fell off"),)
 )
-
-
-class Records:
-    """The node's small files in memory."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, Any] = {}
-        self.said: list[str] = []
-        self.full = False
-
-    def load(self, name: str) -> Any:
-        return self.files.get(name)
-
-    def present(self, name: str) -> bool:
-        return name in self.files
-
-    def save(self, name: str, record: dict[str, Any]) -> None:
-        if self.full:
-            raise SovctlError("no space left")
-        self.files[name] = record
-
-    def drop(self, name: str) -> None:
-        self.files.pop(name, None)
-
-    def notice(self, line: str) -> None:
-        self.said.append(line)
-
-    def jobs(self) -> tuple[str, ...]:
-        return tuple(name.removeprefix("job-") for name in self.files if name.startswith("job-"))
 
 
 class Host:
