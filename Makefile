@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check lint bench packages venv install clean
+.PHONY: help demo test check lint bench packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
@@ -18,7 +18,7 @@ help:
 demo: packages $(STAMP)
 	@$(BIN)/sovctl lab demo $(ARGS)
 
-test: packages check
+test: test-packages check
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 	$(BIN)/python -m pytest tests --ignore=tests/unit $(PYTEST_ARGS)
 
@@ -33,6 +33,9 @@ bench: packages $(STAMP)
 
 packages:
 	@sh scripts/packages.sh
+
+test-packages:
+	@sh scripts/packages.sh tests
 
 venv: $(STAMP)
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs the Debian packages that are not there yet, without starting any service.
-# usage: packages.sh [PACKAGE...]    default: what the tests and the demo need
+# usage: packages.sh [tests | PACKAGE...]    default: what the demo needs; tests: also what only the tests need
 set -eu
 
-default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make openssh-server openssh-client'
+default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make'
+for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client'
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2
@@ -44,10 +45,11 @@ install() {
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 $missing >&2
 }
 
-[ "$#" -gt 0 ] || {
-    # shellcheck disable=SC2086 # a list of words
-    set -- $default
-}
+# shellcheck disable=SC2086 # lists of words
+case "${1-}" in
+    '') set -- $default ;;
+    tests) set -- $default $for_tests ;;
+esac
 command -v dpkg-query >/dev/null || check_programs
 
 missing=
