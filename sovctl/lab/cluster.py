@@ -455,7 +455,6 @@ def _last_words(layout: Layout, role: str) -> str:
 
 def _kill_steps(lab: Lab) -> None:
     """slurmstepds outlive their slurmd by design; in a lab that goes down they are leftovers."""
-    from sovctl.lab.faults import node_processes
+    from sovctl.lab.faults import lab_processes
 
-    for node in lab.nodes:
-        stop(mark("step", pid) for pid in node_processes(lab.layout, node))
+    stop([mark("step", pid) for pid in lab_processes(lab.layout)], term_s=1.0)

@@ -76,6 +76,17 @@ def node_processes(layout: Layout, node: str) -> set[int]:
     return found
 
 
+def lab_processes(layout: Layout) -> set[int]:
+    """What still runs on any node of the lab: one look, however many nodes there are."""
+    found = processes.holders_of_sockets_below(layout.spool_dir)
+    conf = str(layout.slurm_conf)
+    for pid in processes.all_pids():
+        env = processes.environment(pid)
+        if env.get("SLURM_CONF") == conf and "SLURMD_NODENAME" in env:
+            found.add(pid)
+    return found
+
+
 def rank_processes(layout: Layout, node: str) -> list[int]:
     """The training processes of srun's tasks on a node: the innermost single descendant of each task."""
     tasks = []
