@@ -12,6 +12,7 @@ import pytest
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster
 from sovctl.lab.gpus import update_state
+from sovctl.lab.processes import stop
 
 pytestmark = pytest.mark.slurm
 
@@ -47,6 +48,12 @@ def test_a_gpu_that_is_gone_sends_the_job_elsewhere(
     checked_lab: cluster.Lab, eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     bad, good = checked_lab.nodes
+    slurm = cluster.slurm(checked_lab.layout)
+    # Only the prolog of this job may find it: neither the watcher nor the epilog of the job before.
+    stop([item for item in checked_lab.processes if item.role == f"watcher:{bad}"])
+    eventually(
+        lambda: all("COMPLETING" not in node.state.flags for node in slurm.nodes()), "the last job's epilogs end"
+    )
     update_state(checked_lab.layout.node_dir(bad) / "nvml.state", **{"gpu1.present": 0})
     output = checked_lab.layout.root / "job.out"
     submit = (
@@ -62,7 +69,6 @@ def test_a_gpu_that_is_gone_sends_the_job_elsewhere(
         "echo line of the job",
     )
     job = run(checked_lab, *submit)
-    slurm = cluster.slurm(checked_lab.layout)
     drained = eventually(lambda: slurm.nodes([bad])[0].state.draining and slurm.nodes([bad])[0], "the node is drained")
     assert not output.exists() or "line of the job" not in output.read_text(), "nothing of it ran there"
     assert drained.reason
