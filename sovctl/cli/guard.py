@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ def _guarded(job_id: str, *, starting: bool, quiet: bool) -> int:
     except Exception as error:
         return _broken(starting, f"{type(error).__name__}: {error}")
     if outcome.line and not quiet:
-        line = _printable(outcome.line)
+        line = printable(outcome.line)
         if starting:
             print(f"print {line}", flush=True)
         print(line, file=sys.stderr)
     for note in outcome.notes:
-        print(f"sovctl: {_printable(note)}", file=sys.stderr)
+        print(f"sovctl: {printable(note)}", file=sys.stderr)
     return EXIT_DONE if outcome.fit else EXIT_NODE_FAILED
 
 
@@ -58,10 +59,5 @@ def _look(job_id: str, starting: bool) -> Guarded:
 
 def _broken(starting: bool, message: str) -> int:
     which = "prolog" if starting else "epilog"
-    print(f"sovctl: health {which} could not run, the node is not judged: {_printable(message)}", file=sys.stderr)
+    print(f"sovctl: health {which} could not run, the node is not judged: {printable(message)}", file=sys.stderr)
     return EXIT_DONE
-
-
-def _printable(text: str) -> str:
-    """External text must not move the cursor or forge a second line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

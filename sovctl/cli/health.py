@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
         print(json.dumps(_record(outcome, valid_s)))
     else:
         for line in explain(outcome):
-            print(_printable(line))
+            print(printable(line))
     for note in outcome.notes:
-        print(f"sovctl: {_printable(note)}", file=sys.stderr)
+        print(f"sovctl: {printable(note)}", file=sys.stderr)
 
 
 def _record(outcome: CheckOutcome, valid_s: float) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
     def report(outcome: CheckOutcome) -> None:
         for line in explain(outcome):
-            print(_printable(line), flush=True)
+            print(printable(line), flush=True)
 
     watch_node(
         wiring.node_ports(config, wake=stop.descriptor, host=False),
@@ -196,7 +197,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         wiring.alive_mark(config),
         lambda: stop.arrived,
         report,
-        lambda words: print(f"sovctl: {_printable(words)}", file=sys.stderr, flush=True),
+        lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
     )
     return EXIT_DONE
 
@@ -216,12 +217,7 @@ class _StopSignals:
 
 
 def _broken(message: str, hint: str) -> int:
-    print(f"sovctl: health check could not run, the node is not judged: {_printable(message)}", file=sys.stderr)
+    print(f"sovctl: health check could not run, the node is not judged: {printable(message)}", file=sys.stderr)
     if hint:
-        print(f"        {_printable(hint)}", file=sys.stderr)
+        print(f"        {printable(hint)}", file=sys.stderr)
     return EXIT_DONE
-
-
-def _printable(text: str) -> str:
-    """External text must not move the cursor or forge a second line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sovctl.errors import SovctlError, UsageError
 from sovctl.lab import cluster, gpus, processes
@@ -67,22 +68,21 @@ def heal(lab: cluster.Lab, node: str) -> str:
 
 def node_processes(layout: Layout, node: str) -> set[int]:
     """Every process that would be gone if the node lost power: its daemons, its steps and what they started."""
-    found = processes.holders_of_sockets_below(layout.spool_dir / node)
-    conf = str(layout.slurm_conf)
-    for pid in processes.all_pids():
-        env = processes.environment(pid)
-        if env.get("SLURMD_NODENAME") == node and env.get("SLURM_CONF") == conf:
-            found.add(pid)
-    return found
+    return _processes(layout, layout.spool_dir / node, lambda name: name == node)
 
 
 def lab_processes(layout: Layout) -> set[int]:
     """What still runs on any node of the lab: one look, however many nodes there are."""
-    found = processes.holders_of_sockets_below(layout.spool_dir)
+    return _processes(layout, layout.spool_dir, lambda name: name is not None)
+
+
+def _processes(layout: Layout, spool: Path, belongs: Callable[[str | None], bool]) -> set[int]:
+    """Holders of sockets below `spool`, and processes of this lab whose SLURMD_NODENAME (None: unset) belongs."""
+    found = processes.holders_of_sockets_below(spool)
     conf = str(layout.slurm_conf)
     for pid in processes.all_pids():
         env = processes.environment(pid)
-        if env.get("SLURM_CONF") == conf and "SLURMD_NODENAME" in env:
+        if env.get("SLURM_CONF") == conf and belongs(env.get("SLURMD_NODENAME")):
             found.add(pid)
     return found
 
