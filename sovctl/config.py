@@ -134,6 +134,8 @@ class RunConfig:
     """So long before the time limit the script is asked to save and stop."""
     epilog_s: float = 2.0
     """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
+    preemptible_qos: str = "preemptible"
+    """The QOS that `sovctl submit --preemptible` asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,12 +132,24 @@ class JobControl(Protocol):
         """Requeue the job only if it is running now: a job that was cancelled meanwhile is not brought back."""
         ...
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
-        """Replace the job's ExcNodeList and set its begin time (seconds since the epoch), in one request."""
+    def update_pending(
+        self,
+        job_id: str,
+        *,
+        exclude: Sequence[str] | None,
+        begin: int | None,
+        nodes: tuple[int, int] | None = None,
+    ) -> None:
+        """Replace the job's ExcNodeList and set its begin time (seconds since the epoch), in one request; `nodes`:
+        also the least and the most nodes it asks for."""
         ...
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
         """Shrink a running job to the nodes in `keep`; the batch host cannot be dropped."""
+        ...
+
+    def steps(self, job_id: str) -> tuple[str, ...]:
+        """Ids of the job's steps, without the batch script's own."""
         ...
 
     def kill_steps(self, job_id: str) -> None:
@@ -218,6 +230,15 @@ class RunFiles(Protocol):
 
     def start_attempt(self, attempt: int, name: str, script: bytes) -> str:
         """Make the attempt's directory and put the user's script there; returns its path. Raises RunDirUnusable."""
+        ...
+
+    def guard_requeue(self, attempt: int) -> str:
+        """Make the directory for the front of the script's PATH in which `scontrol requeue` of its own job is a wish
+        told to the supervisor; empty when it cannot be made."""
+        ...
+
+    def requeue_asked(self, attempt: int) -> bool:
+        """Whether the script told that wish."""
         ...
 
     def ask_stop(self, attempt: int, why: str) -> None:

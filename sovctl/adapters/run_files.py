@@ -20,6 +20,33 @@ _LARGEST_RECORD = 256 * 1024
 _MOST_RANKS = 65536
 
 
+_SCONTROL = r"""#!/bin/sh
+# Stands before Slurm's scontrol in the PATH of a script that sovctl supervises. Lightning, submitit and NeMo-Run
+# requeue their own job with `scontrol requeue JOBID`; two owners of one requeue kill each other's attempts. That one
+# request is passed to sovctl, everything else to Slurm.
+here=$(cd "$(dirname "$0")" && pwd)
+PATH=$(printf '%s' "$PATH" | tr ':' '
+' | grep -vxF "$here" | tr '
+' ':')
+PATH=${PATH%:}
+export PATH
+own=" $SLURM_JOB_ID ${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID }"
+asked=
+for word; do
+    case $word in
+        requeue | requeuehold) asked=yes ;;
+        *) case $own in *" $word "*) [ "$asked" ] && asked=own ;; esac ;;
+    esac
+done
+if [ "$asked" = own ]; then
+    echo "sovctl: the requeue of job $SLURM_JOB_ID is left to sovctl, which supervises it" >&2
+    : >"${here%/bin}/requeue" || exit 1
+    exit 0
+fi
+exec scontrol "$@"
+"""
+
+
 class RunDirectory:
     """ports.RunFiles on a real directory."""
 
@@ -56,6 +83,20 @@ class RunDirectory:
         except OSError as error:
             raise RunDirUnusable(str(directory), error.strerror or str(error)) from error
         return str(path)
+
+    def guard_requeue(self, attempt: int) -> str:
+        """Put our `scontrol` into the attempt's directory; a full disk must not keep the script from running."""
+        directory = self.root / "attempts" / str(attempt) / "bin"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(directory / "scontrol", _SCONTROL.encode(), mode=0o755)
+        except OSError:
+            return ""
+        return str(directory)
+
+    def requeue_asked(self, attempt: int) -> bool:
+        """The mark that our `scontrol` leaves."""
+        return (self.root / "attempts" / str(attempt) / "requeue").exists()
 
     def ask_stop(self, attempt: int, why: str) -> None:
         """Leave the mark that RunContext.stop_requested looks for; a full disk must not stop the supervisor."""

@@ -104,19 +104,25 @@ class SlurmCli:
         a plain requeue would bring a cancelled job back to life (22.05 to 26.05)."""
         self._slurm("scontrol", "requeuehold" if hold else "requeue", "incomplete", job_id, about=job_id)
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
-        """Replace ExcNodeList and the begin time in one request."""
-        self._slurm(*pending_update(job_id, exclude=exclude, begin=begin), about=job_id)
+    def update_pending(
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+    ) -> None:
+        """Replace ExcNodeList, the begin time and the number of nodes in one request."""
+        self._slurm(*pending_update(job_id, exclude=exclude, begin=begin, nodes=nodes), about=job_id)
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
         """Shrink a running job to `keep`; slurmctld refuses to drop the batch host."""
         self._slurm("scontrol", "update", f"JobId={job_id}", f"NodeList={parse.fold(keep)}", about=job_id)
 
+    def steps(self, job_id: str) -> tuple[str, ...]:
+        """Ids of the steps but the batch script's and the extern step."""
+        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
+        return tuple(parse.parse_step_ids(listed.stdout))
+
     def kill_steps(self, job_id: str) -> None:
         """SIGKILL every step but the batch script. Never name the bare job id here: on a job that is being
         requeued, `scancel -s KILL JOBID` cancels the requeue (22.05)."""
-        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
-        steps = parse.parse_step_ids(listed.stdout)
+        steps = self.steps(job_id)
         if steps:
             self._slurm("scancel", "-Q", "-s", "KILL", *steps, about=job_id, check=False)
 
@@ -169,11 +175,16 @@ def _absent(path: Path) -> bool:
         return False
 
 
-def pending_update(job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> list[str]:
+def pending_update(
+    job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+) -> list[str]:
     """The scontrol command that changes a pending job; also what a dry run prints."""
     argv = ["scontrol", "update", f"JobId={job_id}"]
     if exclude is not None:
         argv.append(f"ExcNodeList={parse.fold(exclude)}")
+    if nodes is not None:
+        least, most = nodes
+        argv.append(f"NumNodes={least}" if least == most else f"NumNodes={least}-{most}")
     if begin is not None:
         # Absolute and free of time zones; `now+N` would be counted from the moment scontrol runs.
         argv.append(f"StartTime=uts{begin}")

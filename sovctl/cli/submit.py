@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from sovctl import __version__
 from sovctl.cli import wiring
 from sovctl.cli.words import printable
+from sovctl.config import load_config
 from sovctl.errors import SbatchRefusal
 from sovctl.operations import submit as operation
 from sovctl.operations.submit import Prepared, Submitted
@@ -37,6 +38,11 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --checkpoint-dir DIR     Where the checkpoints are; passed to the script as SOVCTL_CHECKPOINT_DIR.
   --max-hardware-faults N  So many hardware faults without a new checkpoint in between: hold and explain.
   --same-crash-limit N     The same crash at the same step so many times: hold and explain.
+  --spare-nodes K          Ask for K nodes more than the script runs on (fewer when they are not free). A node that
+                           fails is dropped from the job and a spare takes its place, without the queue.
+  --min-nodes M            Go on with as few as M nodes while no replacement is free; back to all of them at a
+                           checkpoint when one is.
+  --preemptible            Submit with the site's preemptible QOS, unless --qos says another.
 
 Options on the command line only:
   --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.
@@ -67,7 +73,9 @@ def _submit(line: SubmitLine) -> int:
         return _pass_on(operation.answer(line, wiring.submitter()))
     launch = Launch(sys.executable, __version__, int(time.time()))
     files = wiring.submission_files()
-    prepared = operation.prepare(line, files, os.environ, os.getcwd(), launch)  # noqa: PTH109 - text, as sbatch has it
+    cwd = os.getcwd()  # noqa: PTH109 - text, as sbatch has it
+    qos = load_config(os.environ).run.preemptible_qos if line.own.preemptible else ""
+    prepared = operation.prepare(line, files, os.environ, cwd, launch, preemptible_qos=qos or "preemptible")
     if prepared.warning:
         _say(f"sovctl: {prepared.warning}")
     if prepared.own.dry_run:

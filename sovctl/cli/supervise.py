@@ -17,7 +17,17 @@ from sovctl.recovery.decide import Limits
 
 _SCRIPT_FD = 3
 _OPTIONS = frozenset(
-    {"--submitted", "--name", "--run-dir", "--checkpoint-dir", "--max-hardware-faults", "--same-crash-limit"}
+    {
+        "--submitted",
+        "--name",
+        "--run-dir",
+        "--checkpoint-dir",
+        "--max-hardware-faults",
+        "--same-crash-limit",
+        "--nodes",
+        "--spare-nodes",
+        "--min-nodes",
+    }
 )
 
 
@@ -71,6 +81,9 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         poll_s=config.run.poll_s,
         stop_lead_s=config.run.stop_lead_s,
         epilog_s=config.run.epilog_s,
+        size=int(options.get("--nodes", 0)),
+        spares=int(options.get("--spare-nodes", 0)),
+        least=int(options.get("--min-nodes", 0)),
     )
 
 

@@ -112,6 +112,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         output=FileTail(),
         clock=SystemClock(),
         say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
+        fold=fold_hostlist,
     )
 
 

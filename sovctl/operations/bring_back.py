@@ -28,6 +28,9 @@ from sovctl.recovery.requeue import (
 _Result = TypeVar("_Result")
 _RETRY_S = 0.5
 _LONGEST_RETRY_S = 5.0
+_STEPS_END_S = 10.0
+"""So long steps that were killed may take to end, before the queue is the quicker way."""
+_STEPS_LOOK_S = 0.05
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
@@ -54,8 +57,11 @@ class BringBack:
     journal: Journal
     clock: Clock
     passes: PassWatch
+    ask_for: tuple[int, int] | None = None
+    """The least and the most nodes the job asks for from now on; None: as it was submitted."""
+    shrunk: bool = False
+    """Nodes were dropped from the job."""
     _requeued: float = 0.0
-    _shrunk: bool = False
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
@@ -66,19 +72,43 @@ class BringBack:
         """
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
-            self._shrunk = self._command(lambda: self.jobs.drop_nodes(self.job_id, keep))
+            self.drop(dead_nodes)
         self._command(lambda: self.jobs.kill_steps(self.job_id))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
         child.wait(5.0)
 
+    def drop(self, nodes: Sequence[str]) -> bool:
+        """Cut nodes out of the running job; returns whether Slurm did."""
+        keep = [node for node in self.nodes if node not in nodes]
+        if not self._command(lambda: self.jobs.drop_nodes(self.job_id, keep)):
+            return False
+        self.nodes, self.shrunk = keep, True
+        return True
+
+    def clear(self, child: ChildProcess, drop: Sequence[str]) -> bool:
+        """Make the allocation ready for the script to start again in it: without `drop`, and with no step left.
+
+        Returns False when that cannot be had; the job is then to be requeued.
+        """
+        if drop and not self.drop(drop):
+            return False
+        self.kill(child, ())
+        deadline = self.clock.now() + _STEPS_END_S
+        while self.clock.now() < deadline:
+            if not self._patiently(lambda: self.jobs.steps(self.job_id)):
+                job = self._patiently(lambda: self.jobs.job(self.job_id))
+                return job.running and job.restarts == self.restarts
+            self.clock.sleep(_STEPS_LOOK_S)
+        return False
+
     def requeue(self, *, exclude_reason: str) -> None:
         """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
         chosen = self._choose()
         self.journal.append("requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason)
         goal = Goal(self.restarts, frozenset(chosen.nodes))
-        if self._shrunk and self._takes_no_terms():
+        if self.shrunk and self._takes_no_terms():
             self._leave_terms_to_others(chosen)
             return
         self._finish(goal, chosen, self._reach(goal))
@@ -109,7 +139,10 @@ class BringBack:
         # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
         blamed = {node for event in events if event["kind"] == "attempt_ended" for node in event.get("blamed", ())}
         own = [node for node in job.excluded if node not in blamed]
-        return choose(wanted, own, views, job.extra.get("Partition", ""), len(self.nodes))
+        return choose(wanted, own, views, job.extra.get("Partition", ""), self._needed())
+
+    def _needed(self) -> int:
+        return self.ask_for[0] if self.ask_for else len(self.nodes)
 
     def _reach(self, goal: Goal) -> Step:
         """Give commands until the job is where the goal wants it, or out of our hands."""
@@ -199,7 +232,9 @@ class BringBack:
 
     def _set_terms(self, goal: Goal, begin: int) -> bool:
         exclude = sorted(goal.exclude or ())
-        return self._command(lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin))
+        return self._command(
+            lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, nodes=self.ask_for)
+        )
 
     def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:
         """Returns whether Slurm took it. It may refuse because the job was cancelled, or started again, between the

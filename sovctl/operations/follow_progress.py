@@ -46,10 +46,17 @@ class ProgressFollower:
         """The last step known of this run, also from before this attempt's first."""
         return self._seen_step
 
+    @property
+    def saved_step(self) -> int | None:
+        """The last checkpoint this attempt says it completed."""
+        return self._saved_step
+
     def begin(self, attempt: int, resume_step: int) -> None:
         """A new attempt starts: what the ranks of the last one left behind does not count."""
         self._attempt = attempt
         self._seen_step = resume_step or None
+        self._saved_step, self._last, self._told = None, None, set()
+        self._heard = self._output_grew = self._clock.now()
 
     def follow(self) -> None:
         """Read rank 0 once and write what is new into the journal, with the rank's own times."""

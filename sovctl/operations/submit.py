@@ -11,6 +11,7 @@ from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, Slu
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.submit import directives, options
+from sovctl.submit.nodes import node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
 from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
 
@@ -63,7 +64,15 @@ def answer(line: SubmitLine, submitter: Submitter) -> SubmitOutcome:
     return submitter.answer(_without_wrap(line))
 
 
-def prepare(line: SubmitLine, files: SubmissionFiles, environ: Mapping[str, str], cwd: str, launch: Launch) -> Prepared:
+def prepare(
+    line: SubmitLine,
+    files: SubmissionFiles,
+    environ: Mapping[str, str],
+    cwd: str,
+    launch: Launch,
+    *,
+    preemptible_qos: str = "preemptible",
+) -> Prepared:
     """Read the script and decide what goes to sbatch. Touches nothing."""
     script = _user_script(line, files, cwd)
     said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
@@ -72,10 +81,13 @@ def prepare(line: SubmitLine, files: SubmissionFiles, environ: Mapping[str, str]
     work_dir = Path(cwd, chosen.chdir or "")
     own = _absolute(options.merge(said, line.own), work_dir)
     arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
+    nodes = node_plan(own, chosen)
+    qos = (f"--qos={preemptible_qos}",) if own.preemptible and chosen.qos is None else ()
     return Prepared(
-        options=(*chosen.defaults(), *_without_wrap(line)),
+        # The range comes last: of two --nodes, sbatch takes the later one.
+        options=(*chosen.defaults(), *qos, *_without_wrap(line), *nodes.words),
         name=script.name,
-        text=batch_script(script, own, launch, arguments),
+        text=batch_script(script, own, launch, arguments, nodes),
         arguments=arguments,
         own=own,
         choices=chosen,

@@ -8,7 +8,7 @@ bringing the job back is in operations/bring_back.py.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
+from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.follow_progress import ProgressFollower, Quiet
 from sovctl.operations.pass_watch import PassWatch
@@ -35,14 +36,21 @@ from sovctl.ports import (
     Signals,
     StartScript,
 )
+from sovctl.recovery.allocation_view import view
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision, Limits, decide, past_stops
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.place import How, Place, choose_place, may_grow
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import crash_signature, says_preempted
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _JOB_CHECK_S = 5.0
+_ROOM_CHECK_S = 5.0
+"""How often a run on fewer nodes looks for a new checkpoint and free nodes."""
+_SPARES_CHECK_S = 10.0
+_STOP_PATIENCE_S = 60.0
+"""How long a script that was asked to stop may take, when nothing but a wish is behind it."""
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
 _SILENCE_S = 1.0
@@ -77,6 +85,22 @@ class RunPlan:
     poll_s: float = 0.5
     stop_lead_s: float = 60.0
     epilog_s: float = 2.0
+    size: int = 0
+    """Nodes the script runs on, where the job may hold spares beyond them; 0: every node of the job."""
+    spares: int = 0
+    """Spares the job asks for (--spare-nodes)."""
+    least: int = 0
+    """Nodes it is content with where no replacement is free (--min-nodes); 0: no fewer than `size`."""
+
+    def allocation(self) -> Allocation:
+        """The nodes Slurm gave this execution."""
+        size = self.size or len(self.nodes)
+        return Allocation(self.nodes, self.batch_host, size, self.least or size)
+
+    @property
+    def ask_for(self) -> tuple[int, int] | None:
+        """Least and most nodes to ask Slurm for; None: it is left as submitted."""
+        return (self.least or self.size, self.size + self.spares) if self.size else None
 
 
 def _unsaid(_words: str) -> None:
@@ -98,6 +122,8 @@ class Ports:
     clock: Clock
     say: Callable[[str], None] = _unsaid
     """One line into the job's own output."""
+    fold: Callable[[Iterable[str]], str] = ",".join
+    """Node names as one hostlist."""
 
 
 @dataclass(slots=True)
@@ -109,6 +135,9 @@ class _Watch:
     nodes_checked: float = 0.0
     slurm_silent: bool = False
     stop_asked: str = ""
+    stop_asked_at: float = 0.0
+    room_checked: float = 0.0
+    spares_checked: float = 0.0
     ended_by_slurm: str = ""
 
 
@@ -119,7 +148,9 @@ class Supervisor:
         self._plan = plan
         self._ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
         self._attempt = 0
+        self._resumed_at = 0
         self._watch = _Watch()
+        self._allocation = plan.allocation()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
         self._passes = PassWatch(ports.cluster, ports.clock)
         self._suspicion = NodeSuspicion(ports.ping, ports.clock)
@@ -134,15 +165,20 @@ class Supervisor:
             ports.journal.append("run_reopened", job_id=plan.job_id)
         self._attempt = sum(event["kind"] == "attempt_started" for event in events)
         self._close_lost_attempt(events)
-        events = ports.journal.events()
-        misplaced = self._misplaced(events)
-        if misplaced:
+        misplaced = self._misplaced(ports.journal.events())
+        if misplaced and not self._leave_out(misplaced):
             return self._move_away(misplaced)
-        try:
-            newest = self._newest(_CHECKPOINTS_PATIENCE_S)
-        except CheckpointDirUnreadable as error:
-            return self._hold_unstarted(error.message)
-        return self._follow(self._start_script(events, newest))
+        while True:
+            try:
+                newest = self._newest(_CHECKPOINTS_PATIENCE_S)
+            except CheckpointDirUnreadable as error:
+                return self._hold_unstarted(error.message)
+            status = self._follow(self._start_script(ports.journal.events(), newest))
+            if status is not None:
+                return status
+            self._attempt += 1
+            self._watch = _Watch()
+            self._suspicion.clear()
 
     def _hold_unstarted(self, why: str) -> int:
         """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
@@ -189,6 +225,16 @@ class Supervisor:
         given_up = {node for event in events if event["kind"] == "requeued" for node in event.get("given_up", ())}
         return tuple(node for node in self._plan.nodes if node in blamed - given_up)
 
+    def _leave_out(self, nodes: tuple[str, ...]) -> bool:
+        """Run on spares of the allocation in place of nodes that were blamed before, where there are enough."""
+        here = self._allocation
+        fit = [node for node in here.nodes if node not in nodes]
+        if here.batch_host in nodes or len(fit) < here.size or not self._bring_back().drop(nodes):
+            return False
+        here.dropped(nodes)
+        here.running_on = here.nodes[: here.size]
+        return True
+
     def _move_away(self, nodes: tuple[str, ...]) -> int:
         self._ports.journal.append(
             "misplaced", nodes=list(nodes), why="the allocation holds a node that was blamed before; no script started"
@@ -207,19 +253,23 @@ class Supervisor:
             attempt=self._attempt,
             job_id=plan.job_id,
             restarts=plan.restarts,
-            nodes=list(plan.nodes),
+            nodes=list(self._allocation.running_on),
+            spares=[node for node in self._allocation.nodes if node not in self._allocation.running_on],
             batch_host=plan.batch_host,
             resume_from=str(newest.path) if newest else "",
             resume_step=newest.step if newest else 0,
             excluded=excluded,
         )
-        self._progress.begin(self._attempt, newest.step if newest else 0)
+        self._resumed_at = newest.step if newest else 0
+        self._progress.begin(self._attempt, self._resumed_at)
         return ports.start([path, *plan.arguments], self._script_environment(newest, excluded))
 
     def _script_environment(self, newest: Checkpoint | None, excluded: Sequence[str]) -> dict[str, str]:
         plan = self._plan
+        here = self._allocation
         env = {
             **plan.environment,
+            **view(plan.environment, here.granted, here.running_on, self._ports.fold),
             "SOVCTL_RUN_ID": plan.run_id,
             "SOVCTL_RUN_DIR": str(plan.run_dir),
             "SOVCTL_ATTEMPT": str(self._attempt),
@@ -228,12 +278,15 @@ class Supervisor:
             "SOVCTL_RESUME_STEP": str(newest.step if newest else 0),
             "SOVCTL_EXCLUDED_NODES": ",".join(excluded),
         }
+        guard = self._ports.files.guard_requeue(self._attempt)
+        if guard:
+            env["PATH"] = f"{guard}:{env['PATH']}" if env.get("PATH") else guard
         # A rank that dies must not leave the others waiting; srun's own default is to let them (KillOnBadExit=0).
         env.setdefault("SLURM_KILL_BAD_EXIT", "1")
         return env
 
-    def _follow(self, child: ChildProcess) -> int:
-        """Watch until the script ends or has to be ended."""
+    def _follow(self, child: ChildProcess) -> int | None:
+        """Watch until the script ends or has to be ended. None: it is to run again in this allocation."""
         while True:
             received = self._ports.signals.wait(0.0 if child.poll() is not None else self._poll_s())
             self._on_signals(received, child)
@@ -246,9 +299,9 @@ class Supervisor:
             condemned = self._look_at_nodes()
             if condemned is not None:
                 return self._recover(child, condemned)
-            late = self._look_at_time()
-            if late is not None:
-                return self._recover(child, late)
+            wanted = self._look_at_time() or self._look_for_room() or self._look_for_requests()
+            if wanted is not None:
+                return self._recover(child, wanted)
 
     def _poll_s(self) -> float:
         # Nobody polls a controller twice a second for a thousand nodes: the answer grows with the job.
@@ -281,7 +334,7 @@ class Supervisor:
 
     def _ask_stop(self, why: str) -> None:
         if not self._watch.stop_asked:
-            self._watch.stop_asked = why
+            self._watch.stop_asked, self._watch.stop_asked_at = why, self._ports.clock.now()
             self._ports.files.ask_stop(self._attempt, why)
             self._ports.journal.append("stop_asked", attempt=self._attempt, why=why)
 
@@ -319,6 +372,7 @@ class Supervisor:
             return None
         self._watch.nodes_checked = now
         self._passes.look()
+        self._look_at_spares(now)
         quiet = self._progress.quiet(self._output_size(), now)
         if quiet is Quiet.NO:
             self._suspicion.clear()
@@ -331,6 +385,23 @@ class Supervisor:
             return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._progress.step)
         return None
 
+    def _look_at_spares(self, now: float) -> None:
+        """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""
+        here = self._allocation
+        spares = [node for node in here.nodes if node not in here.running_on]
+        if not spares or now - self._watch.spares_checked < _SPARES_CHECK_S:
+            return
+        self._watch.spares_checked = now
+        try:
+            lost = blame_nodes([NodeEvidence(item) for item in self._ports.cluster.nodes(spares)])
+        except SovctlError:
+            return
+        if lost is not None and self._bring_back().drop(lost.nodes):
+            here.dropped(lost.nodes)
+            self._ports.journal.append(
+                "spare_lost", attempt=self._attempt, nodes=list(lost.nodes), evidence=lost.evidence
+            )
+
     def _output_size(self) -> int | None:
         job = self._watch.job
         return self._ports.output.size(job.stdout) if job is not None and job.stdout else None
@@ -338,7 +409,7 @@ class Supervisor:
     def _evidence(self, silence_s: float | None) -> list[NodeEvidence]:
         """The nodes of the allocation; `silence_s`: also ask slurmd, and count it as gone after so long."""
         try:
-            views = self._ports.cluster.nodes(self._plan.nodes)
+            views = self._ports.cluster.nodes(self._allocation.running_on)
         except SovctlError as error:
             # Nobody's training ends because Slurm, its configuration or its commands are away for a while.
             if not self._watch.slurm_silent:
@@ -371,6 +442,29 @@ class Supervisor:
             return Blame(Culprit.TIME_LIMIT, evidence="the time limit was near", step=self._progress.step)
         return None
 
+    def _look_for_room(self) -> Blame | None:
+        """A run on fewer nodes than it wants goes back to all of them right after a checkpoint, when they are free."""
+        here, now = self._allocation, self._ports.clock.now()
+        if len(here.running_on) >= here.size or now - self._watch.room_checked < _ROOM_CHECK_S:
+            return None
+        self._watch.room_checked = now
+        if self._watch.stop_asked:
+            late = now - self._watch.stop_asked_at > _STOP_PATIENCE_S
+            return Blame(Culprit.STOPPED, evidence=self._watch.stop_asked, step=self._progress.step) if late else None
+        newest = self._newest()
+        if newest is None or newest.step <= self._resumed_at:
+            return None
+        if may_grow(here.room(self._free_elsewhere((), self._watch.job), self._watch.job, now)):
+            self._ask_stop(f"{here.size} nodes are free again")
+        return None
+
+    def _look_for_requests(self) -> Blame | None:
+        """A framework that wants to requeue the job itself: there is one owner of the requeue, and it is this one."""
+        if not self._ports.files.requeue_asked(self._attempt):
+            return None
+        self._ports.say("the script asked Slurm to requeue this job; sovctl does it, with its exclusions")
+        return Blame(Culprit.STOPPED, evidence="the script asked for a requeue", step=self._progress.step)
+
     def _ask_job(self) -> JobView | None:
         try:
             return self._ports.jobs.job(self._plan.job_id)
@@ -379,7 +473,7 @@ class Supervisor:
 
     # The end
 
-    def _on_script_end(self, child: ChildProcess, status: int) -> int:
+    def _on_script_end(self, child: ChildProcess, status: int) -> int | None:
         self._progress.follow()
         job = self._ask_job()
         if job is not None and ended_for_good(job, self._plan.restarts):
@@ -415,35 +509,86 @@ class Supervisor:
         tails = [self._ports.output.read(path) for path in dict.fromkeys([job.stderr, job.stdout]) if path]
         return next((found for tail in tails if (found := crash_signature(tail))), "")
 
-    def _recover(self, child: ChildProcess, blame: Blame, status: int | None = None) -> int:
-        events = self._ports.journal.events()
+    def _recover(self, child: ChildProcess, blame: Blame, status: int | None = None) -> int | None:
+        """Decide, write down, act. None: the script is to run again in this allocation."""
         newest = self._newest()
         job = self._watch.job or self._ask_job()
+        free = self._free_elsewhere(blame.nodes, job)
         decision = decide(
             blame,
-            past_stops(events),
+            past_stops(self._ports.journal.events()),
             newest.step if newest else 0,
             self._plan.limits,
             may_requeue=job is None or job.requeue,
+            ran_on=self._allocation.running_on,
+            replacements=(free or 0) + len(self._allocation.nodes) - len(self._allocation.running_on),
         )
+        place = self._place(blame, decision, free, job)
         self._append_end(self._attempt, blame, decision, newest, status)
         if decision.action in (Action.FINISH, Action.END):
-            outcome = "finished" if decision.action is Action.FINISH else "failed"
-            self._ports.journal.append("run_ended", outcome=outcome, job_id=self._plan.job_id, why=decision.why)
-            if decision.action is Action.END:
-                child.kill_group()
-                child.wait(10.0)
-                return status if status is not None and status > 0 else 1
-            return 0
-        self._ports.signals.ignore_termination()
+            return self._end_run(child, decision, status)
         back = self._bring_back()
+        if place.how is not How.QUEUE and self._restart_here(child, back, place):
+            return None
+        self._ports.signals.ignore_termination()
         gone = self._suspicion.silent_for(0.0)
-        back.kill(child, [node for node in blame.nodes if node in gone])
+        back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
         if decision.action is Action.HOLD:
             back.hold(decision.why)
         else:
             back.requeue(exclude_reason=blame.evidence)
         return 0
+
+    def _end_run(self, child: ChildProcess, decision: Decision, status: int | None) -> int:
+        finished = decision.action is Action.FINISH
+        self._ports.journal.append(
+            "run_ended", outcome="finished" if finished else "failed", job_id=self._plan.job_id, why=decision.why
+        )
+        if finished:
+            return 0
+        child.kill_group()
+        child.wait(10.0)
+        return status if status is not None and status > 0 else 1
+
+    def _place(self, blame: Blame, decision: Decision, free: int | None, job: JobView | None) -> Place:
+        if decision.action is not Action.RESTART:
+            return Place(How.QUEUE)
+        room = self._allocation.room(free, job, self._ports.clock.now())
+        return choose_place(blame, self._unfit({*decision.exclude, *decision.suspects}), room)
+
+    def _unfit(self, avoid: set[str]) -> frozenset[str]:
+        """Nodes of the job the next attempt must not get: those given, and spares with something against them."""
+        try:
+            views = self._ports.cluster.nodes(self._allocation.nodes)
+        except SovctlError:
+            return frozenset(avoid)
+        silent = self._ports.ping.silent(views) if self._suspicion.any else frozenset()
+        bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
+        return frozenset(avoid) | frozenset(bad.nodes if bad else ())
+
+    def _free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
+        excluded = [item.node for item in exclusions(self._ports.journal.events(), self._ports.clock.now())]
+        partition = job.extra.get("Partition", "") if job is not None else ""
+        try:
+            return free_nodes(self._ports.cluster.nodes(), partition, [*avoid, *excluded, *self._allocation.nodes])
+        except SovctlError:
+            return None
+
+    def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
+        """Make this allocation ready for the next attempt; False: only the queue is left."""
+        here, journal = self._allocation, self._ports.journal
+        journal.append("restart_intent", attempt=self._attempt, how=place.how.value, because=place.why)
+        ready = back.clear(child, place.drop)
+        if back.shrunk:
+            here.dropped(place.drop)
+        if not ready:
+            journal.append("restart_refused", attempt=self._attempt, how=place.how.value)
+            return False
+        here.running_on = place.nodes
+        journal.append(
+            "restarted", attempt=self._attempt, how=place.how.value, nodes=list(place.nodes), dropped=list(place.drop)
+        )
+        return True
 
     def _bring_back(self) -> BringBack:
         plan, ports = self._plan, self._ports
@@ -451,7 +596,7 @@ class Supervisor:
             plan.job_id,
             self._attempt,
             plan.restarts,
-            plan.nodes,
+            self._allocation.nodes,
             plan.batch_host,
             plan.epilog_s,
             ports.jobs,
@@ -459,6 +604,8 @@ class Supervisor:
             ports.journal,
             ports.clock,
             self._passes,
+            ask_for=plan.ask_for,
+            shrunk=self._allocation.shrunk,
         )
 
     def _newest(self, patience_s: float = 0.0) -> Checkpoint | None:
@@ -484,6 +631,7 @@ class Supervisor:
             attempt=attempt,
             culprit=blame.culprit.value,
             blamed=list(blame.nodes),
+            suspects=list(decision.suspects),
             evidence=blame.evidence,
             signature=blame.signature,
             step=blame.step,

@@ -19,7 +19,10 @@ class Action(StrEnum):
     """What the supervisor does with the job."""
 
     FINISH = "finish"
+    RESTART = "restart"
+    """Again; recovery/place.py says where: in this allocation or through the queue."""
     REQUEUE = "requeue"
+    """Slurm has requeued the job already, or must."""
     HOLD = "hold"
     END = "end"
     """Let the job end with the script's own status: the user ended it, or forbade requeueing."""
@@ -45,6 +48,7 @@ class PastStop:
     step: int | None = None
     checkpoint_step: int = 0
     """The newest complete checkpoint when it ended; 0: none."""
+    ran_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,26 @@ class Decision:
     action: Action
     why: str
     exclude: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+    """Nodes that are left out once, to find out by halves which one stops the run."""
+
+
+FAULTS = frozenset({Culprit.HARDWARE, Culprit.FABRIC, Culprit.STORAGE})
+"""Not the code's doing; they share the large budget."""
 
 
 def decide(
-    blame: Blame, past: Sequence[PastStop], checkpoint_step: int, limits: Limits, *, may_requeue: bool = True
+    blame: Blame,
+    past: Sequence[PastStop],
+    checkpoint_step: int,
+    limits: Limits,
+    *,
+    may_requeue: bool = True,
+    ran_on: Sequence[str] = (),
+    replacements: int = 0,
 ) -> Decision:
-    """`past`: earlier stops, oldest first; `checkpoint_step`: the newest complete checkpoint, 0 if there is none."""
+    """`past`: earlier stops, oldest first; `checkpoint_step`: the newest complete checkpoint, 0 if there is none.
+    `ran_on`: nodes of the attempt that stopped; `replacements`: fit nodes that could take the place of some."""
     if blame.culprit is Culprit.NONE:
         return Decision(Action.FINISH, "the script finished")
     if blame.culprit is Culprit.STOPPED and not blame.evidence:
@@ -69,12 +87,32 @@ def decide(
     over = _over_budget(blame, past, checkpoint_step, limits)
     if over:
         return Decision(Action.HOLD, over, blame.nodes)
-    return Decision(Action.REQUEUE, _reason(blame), blame.nodes)
+    suspects = (
+        swap_half(blame, [*_stuck(past, checkpoint_step)], ran_on, replacements)
+        if blame.culprit is Culprit.UNKNOWN and not blame.nodes
+        else ()
+    )
+    why = f"find the culprit: try without {', '.join(suspects)}" if suspects else _reason(blame)
+    return Decision(Action.RESTART, why, blame.nodes, suspects)
+
+
+def swap_half(blame: Blame, stuck: Sequence[PastStop], ran_on: Sequence[str], replacements: int) -> tuple[str, ...]:
+    """Half of the nodes that took part in every stop without a culprit since the last progress; empty the first time
+    (it may never come back), when nobody can take their place, and when no node took part in all."""
+    unknown = [stop for stop in stuck if stop.culprit is blame.culprit and stop.ran_on]
+    if not unknown or replacements < 1:
+        return ()
+    common = [node for node in ran_on if all(node in stop.ran_on for stop in unknown)]
+    return tuple(common[len(common) - min(max(1, len(common) // 2), replacements) :]) if common else ()
+
+
+def _stuck(past: Sequence[PastStop], checkpoint_step: int) -> list[PastStop]:
+    """Stops since the last gain: the newest checkpoint then was no older than it is now."""
+    return [stop for stop in past if stop.checkpoint_step >= checkpoint_step]
 
 
 def _over_budget(blame: Blame, past: Sequence[PastStop], checkpoint_step: int, limits: Limits) -> str:
-    # Stops since the last gain: the newest checkpoint then was no older than it is now.
-    stuck = [stop for stop in past if stop.checkpoint_step >= checkpoint_step]
+    stuck = _stuck(past, checkpoint_step)
     alike = 1 + sum(stop.culprit is blame.culprit for stop in stuck)
     if blame.culprit is Culprit.USER_CODE:
         return _crash_over_budget(blame, past, stuck, limits)
@@ -82,8 +120,9 @@ def _over_budget(blame: Blame, past: Sequence[PastStop], checkpoint_step: int, l
         return f"the run stopped {alike} times without a new checkpoint and without a culprit"
     if blame.culprit in (Culprit.TIME_LIMIT, Culprit.STOPPED) and alike > limits.unknown:
         return f"{alike} time slices passed without a new checkpoint"
-    if blame.culprit is Culprit.HARDWARE and alike > limits.hardware:
-        return f"{alike} hardware faults stopped the run without a new checkpoint in between"
+    faults = 1 + sum(stop.culprit in FAULTS for stop in stuck)
+    if blame.culprit in FAULTS and faults > limits.hardware:
+        return f"{faults} {blame.culprit.value} faults stopped the run without a new checkpoint in between"
     return ""
 
 
@@ -109,13 +148,18 @@ def _reason(blame: Blame) -> str:
         Culprit.STOPPED: "run on from the checkpoint it just saved",
         Culprit.PREEMPTED: "run on when there is room again",
         Culprit.TIME_LIMIT: "run on in a new time slice",
+        Culprit.FABRIC: "try again: the network between the nodes failed",
+        Culprit.STORAGE: "try again: the storage failed",
     }.get(blame.culprit, "try again from the last checkpoint")
 
 
 def past_stops(events: Sequence[Mapping[str, Any]]) -> list[PastStop]:
     """The earlier stops in a run's journal, oldest first."""
     stops = []
+    ran_on: dict[Any, tuple[str, ...]] = {}
     for event in events:
+        if event.get("kind") == "attempt_started":
+            ran_on[event.get("attempt")] = tuple(event.get("nodes", ()))
         if event.get("kind") != "attempt_ended":
             continue
         stops.append(
@@ -126,6 +170,7 @@ def past_stops(events: Sequence[Mapping[str, Any]]) -> list[PastStop]:
                 signature=str(event.get("signature", "")),
                 step=event.get("step"),
                 checkpoint_step=int(event.get("checkpoint_step") or 0),
+                ran_on=ran_on.get(event.get("attempt"), ()),
             )
         )
     return stops

@@ -46,6 +46,12 @@ def _requeued(event: Event, fold: Fold) -> str:
     return words + (f"; allowed again: {fold(given_up)}" if given_up else "")
 
 
+def _restarted(event: Event, fold: Fold) -> str:
+    dropped = names(event, "dropped")
+    words = f"{text(event, 'how')} on {fold(names(event, 'nodes'))}"
+    return words + (f", {fold(dropped)} dropped from the job" if dropped else "")
+
+
 def _step(event: Event, _fold: Fold) -> str:
     step = whole(event, "step")
     return f"step {step}" if step is not None else ""
@@ -62,6 +68,10 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "detected": lambda event, _fold: text(event, "evidence"),
     "requeue_intent": lambda event, _fold: text(event, "because"),
     "requeued": _requeued,
+    "restart_intent": lambda event, _fold: f"{text(event, 'how')}: {text(event, 'because')}",
+    "restarted": _restarted,
+    "restart_refused": lambda event, _fold: f"{text(event, 'how')} was not to be had; requeue instead",
+    "spare_lost": lambda event, fold: f"{fold(names(event, 'nodes'))}: {text(event, 'evidence')}",
     "hold_intent": lambda event, _fold: text(event, "why"),
     "held": lambda event, _fold: text(event, "why"),
     "run_ended": _run_ended,

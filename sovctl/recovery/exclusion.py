@@ -14,6 +14,8 @@ from sovctl.model.node import NodeView
 
 FORGET_AFTER_S = 7 * 24 * 3600.0
 """A node blamed longer ago than this may be tried again: by then somebody has looked at it."""
+FORGET_SUSPECT_S = 6 * 3600.0
+"""The same for a node that was only left out to find a culprit, or was slower than its peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Exclusion:
     since: float
     """Seconds since the epoch."""
     evidence: str = ""
+    suspected: bool = False
+    """Nothing speaks against it by itself; given up before any node that was blamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,43 @@ class ExclusionList:
 
 
 def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusion]:
-    """Nodes a run's journal blames, oldest first, one entry a node with its newest date."""
+    """Nodes a run's journal speaks against, oldest first, one entry a node with its newest date; suspects first, so
+    that they are the first to be given up."""
     newest: dict[str, Exclusion] = {}
     for event in events:
         if event.get("kind") == "forgiven":
             for node in event.get("nodes", ()):
                 newest.pop(node, None)
-        if event.get("kind") == "attempt_ended" and event.get("culprit") == "hardware":
-            for node in event.get("blamed", ()):
-                newest[node] = Exclusion(node, float(event.get("at", now)), str(event.get("evidence", "")))
-    return sorted((item for item in newest.values() if now - item.since < FORGET_AFTER_S), key=lambda item: item.since)
+        for found in _against(event, now):
+            known = newest.get(found.node)
+            if known is None or known.suspected or not found.suspected:
+                newest[found.node] = found
+    kept = [item for item in newest.values() if now - item.since < _life_s(item)]
+    return sorted(kept, key=lambda item: (not item.suspected, item.since))
+
+
+def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
+    at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
+    if event.get("kind") == "straggler":
+        return [Exclusion(node, at, evidence, suspected=True) for node in event.get("nodes", ())]
+    if event.get("kind") != "attempt_ended":
+        return []
+    culprit = event.get("culprit")
+    blamed = event.get("blamed", ()) if culprit in _SPEAKS_AGAINST else ()
+    found = [Exclusion(node, at, evidence, suspected=culprit != "hardware") for node in blamed]
+    return found + [
+        Exclusion(node, at, "left out to find the culprit", suspected=True)
+        for node in event.get("suspects", ())
+        if node not in blamed
+    ]
+
+
+_SPEAKS_AGAINST = frozenset({"hardware", "fabric", "unknown"})
+"""Culprits with which a named node is to be avoided; a crash of the code next to a node is no word against it."""
+
+
+def _life_s(item: Exclusion) -> float:
+    return FORGET_SUSPECT_S if item.suspected else FORGET_AFTER_S
 
 
 def choose(
@@ -58,13 +89,13 @@ def choose(
     }
     keep = list(wanted)
     given_up: list[str] = []
+    latest = max((item.since for item in wanted), default=0.0)
     while keep and len(usable - {item.node for item in keep} - set(own)) < needed:
         usable_kept = [item for item in keep if item.node in usable]
-        if not usable_kept:
-            break
         # Never the newest: those are the nodes just blamed, and going straight back to them is the one thing to avoid.
-        if usable_kept[0].since >= wanted[-1].since:
+        oldest = next((item for item in usable_kept if item.since < latest), None)
+        if oldest is None:
             break
-        keep.remove(usable_kept[0])
-        given_up.append(usable_kept[0].node)
+        keep.remove(oldest)
+        given_up.append(oldest.node)
     return ExclusionList(tuple(dict.fromkeys([*own, *(item.node for item in keep)])), tuple(given_up))

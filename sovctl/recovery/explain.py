@@ -203,12 +203,22 @@ class _Teller:
         return "; ".join(parts)
 
     def _requeued(self, found: Timeline) -> str:
+        if found.how:
+            return self._stayed(found)
         without = f" without {self._words.fold(found.excluded)}" if found.excluded else ""
         if found.held:
             return "held, and released by a person"
         if not found.by_supervisor:
             return f"Slurm requeued it{without}"
         return f"requeued{without}" if found.requeued_at or found.resumed else f"the requeue{without} was begun"
+
+    def _stayed(self, found: Timeline) -> str:
+        dropped = f"{self._words.fold(found.dropped)} was dropped from the job" if found.dropped else ""
+        if found.how == "spare":
+            return f"{dropped or 'a node was left out'} and a spare of the allocation took over"
+        if found.how == "fewer-nodes":
+            return f"{dropped or 'a node was left out'}; no replacement was free, so it went on with fewer nodes"
+        return "restarted in place, in the same allocation"
 
     def _ran_again(self, found: Timeline) -> str:
         again = found.resumed

@@ -31,6 +31,11 @@ class Timeline:
     """When the fault was seen. None where no supervisor lived to see it."""
     decided_at: float | None
     requeued_at: float | None
+    """When its job was back in the queue, or its allocation ready for it again."""
+    how: str
+    """`in-place`, `spare`, `fewer-nodes`: it went on in its allocation; empty: through the queue."""
+    dropped: tuple[str, ...]
+    """Nodes that left the allocation."""
     excluded: tuple[str, ...]
     given_up: tuple[str, ...]
     """Nodes blamed before that had to be allowed again, because too few were left."""
@@ -83,7 +88,7 @@ class Timeline:
         marks = (
             ("detected", self.detected_at),
             ("decided", self.decided_at),
-            ("requeued", self.requeued_at),
+            ("allocation ready" if self.how else "requeued", self.requeued_at),
             ("started again", self.started_at),
             ("first rank up", resumed.rank_up_at if resumed else None),
             ("checkpoint loaded", resumed.loaded_at if resumed else None),
@@ -107,7 +112,8 @@ def timeline(events: Sequence[Event], attempt: int) -> Timeline | None:
 
 def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event]) -> Timeline:
     requeued = [event for event in after if event.get("kind") == "requeued"]
-    acted = any(event.get("kind") in ("requeue_intent", "hold_intent") for event in after)
+    here = [event for event in after if event.get("kind") == "restarted"]
+    acted = any(event.get("kind") in ("requeue_intent", "hold_intent", "restart_intent") for event in after)
     decided = stopped.stop.at if stopped.stop else None
     return Timeline(
         stopped=stopped,
@@ -115,7 +121,9 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event])
         # The next attempt closes one whose supervisor died: that time is no time of a fault.
         detected_at=stopped.detected_at or (decided if acted else None),
         decided_at=decided if acted or stopped.detected_at else None,
-        requeued_at=seconds(requeued[-1], "at") if requeued else None,
+        requeued_at=seconds((requeued or here)[-1], "at") if requeued or here else None,
+        how=text(here[-1], "how") if here and not requeued else "",
+        dropped=names(here[-1], "dropped") if here and not requeued else (),
         excluded=_excluded(requeued, resumed),
         given_up=names(requeued[-1], "given_up") if requeued else (),
         by_supervisor=acted,

@@ -21,6 +21,9 @@ class OwnOptions:
     checkpoint_dir: str | None = None
     max_hardware_faults: int | None = None
     same_crash_limit: int | None = None
+    spare_nodes: int | None = None
+    min_nodes: int | None = None
+    preemptible: bool = False
     dry_run: bool = False
     help: bool = False
 
@@ -82,6 +85,12 @@ class Choices:
     chdir: str | None = None
     wait: bool = False
     test_only: bool = False
+    nodes: str | None = None
+    """--nodes as typed."""
+    totals: tuple[str, ...] = ()
+    """Options that give a figure for the whole job, which does not say what a node gets."""
+    qos: str | None = None
+    signal: str | None = None
 
     def defaults(self) -> tuple[str, ...]:
         """The options that sovctl adds: only what the user left open."""
@@ -90,7 +99,8 @@ class Choices:
 
 
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
-_OWN_FLAGS = frozenset({"dry-run", "help"})
+_COMMAND_LINE_ONLY = frozenset({"dry-run", "help"})
+_OWN_FLAGS = _COMMAND_LINE_ONLY | {"preemptible"}
 
 
 def split(argv: Sequence[str]) -> SubmitLine:
@@ -131,7 +141,7 @@ def script_options(directives: Sequence[Directive]) -> OwnOptions:
             raise UsageError(f"{line.where}: {line.problem}", hint="Correct the #SOVCTL line.")
         reader = _Reader(line.words)
         options = reader.options(only_own=True)
-        stray = [option.words[0] for option in options if option.name in _OWN_FLAGS or option.name not in _OWN]
+        stray = [option.words[0] for option in options if option.name in _COMMAND_LINE_ONLY or option.name not in _OWN]
         if stray or reader.rest():
             raise _not_for_script(line.where, (stray or list(reader.rest()))[0])
         own_options(options, line.where)
@@ -142,7 +152,8 @@ def script_options(directives: Sequence[Directive]) -> OwnOptions:
 def merge(script: OwnOptions, line: OwnOptions) -> OwnOptions:
     """The command line wins over the script, option by option."""
     said = {item.name: getattr(line, item.name) for item in fields(OwnOptions)}
-    return replace(script, **{name: value for name, value in said.items() if value is not None})
+    # A flag that was not given is False, which must not undo the script's.
+    return replace(script, **{name: value for name, value in said.items() if value is not None and value is not False})
 
 
 def script_sbatch_options(directives: Sequence[Directive]) -> tuple[Option, ...]:
@@ -263,6 +274,12 @@ def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
             return replace(own, run_dir=_text(option, where))
         case "checkpoint-dir":
             return replace(own, checkpoint_dir=_text(option, where))
+        case "preemptible":
+            return replace(own, preemptible=_flag(option, where))
+        case "spare-nodes":
+            return replace(own, spare_nodes=_number(option, where))
+        case "min-nodes":
+            return replace(own, min_nodes=_number(option, where))
         case "max-hardware-faults":
             return replace(own, max_hardware_faults=_number(option, where))
         case _:
@@ -290,7 +307,7 @@ def _number(option: Option, where: str) -> int:
 
 def _not_for_script(where: str, word: str) -> UsageError:
     typed = word.lstrip("-").partition("=")[0]
-    if typed in _OWN_FLAGS:
+    if typed in _COMMAND_LINE_ONLY:
         return UsageError(f"{where}: --{typed} belongs on the command line, not in the script")
     near = nearest_own(typed)
     hint = "Options of sbatch go on #SBATCH lines." if resolve(typed) else _SEE_HELP
@@ -317,6 +334,14 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, wait=True)
         case "test-only":
             return replace(chosen, test_only=True)
+        case "nodes":
+            return replace(chosen, nodes=value)
+        case "qos":
+            return replace(chosen, qos=value)
+        case "signal":
+            return replace(chosen, signal=value)
+        case "ntasks" | "gpus":
+            return replace(chosen, totals=(*chosen.totals, name))
         case _:
             return chosen
 
@@ -324,8 +349,11 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
 _SEE_HELP = "See sovctl submit --help."
 _VARIABLES = {
     "SBATCH_NO_REQUEUE": "no-requeue",
+    "SBATCH_GPUS": "gpus",
     "SBATCH_OPEN_MODE": "open-mode",
+    "SBATCH_QOS": "qos",
     "SBATCH_REQUEUE": "requeue",
+    "SBATCH_SIGNAL": "signal",
     "SBATCH_WAIT": "wait",
 }
 """Variables that sbatch reads, in the order it reads them."""

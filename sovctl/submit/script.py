@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovctl.submit.directives import leading_block
+from sovctl.submit.nodes import NodePlan
 from sovctl.submit.options import OwnOptions
 
 SCRIPT_FD = 3
@@ -55,7 +56,13 @@ def command_script(program: str) -> UserScript:
     return UserScript(program.rpartition("/")[2] or program, b'#!/bin/sh\nexec "$@"\n')
 
 
-def batch_script(script: UserScript, own: OwnOptions, launch: Launch, arguments: Sequence[str] = ()) -> bytes:
+def batch_script(
+    script: UserScript,
+    own: OwnOptions,
+    launch: Launch,
+    arguments: Sequence[str] = (),
+    nodes: NodePlan | None = None,
+) -> bytes:
     """The text for sbatch.
 
     A script that sbatch is going to refuse for its missing first line is returned as it is, so that sbatch says so in
@@ -72,7 +79,7 @@ def batch_script(script: UserScript, own: OwnOptions, launch: Launch, arguments:
         % (_bytes(launch.version), _line(script.name)),
         *_interpreter_check(launch.python),
         *_lost_arguments(arguments),
-        _supervise(script, own, launch) + b" %d<<'%s'" % (SCRIPT_FD, mark),
+        _supervise(script, own, launch, nodes or NodePlan()) + b" %d<<'%s'" % (SCRIPT_FD, mark),
     ]
     return b"\n".join(lines) + b"\n" + body + mark + b"\n"
 
@@ -113,13 +120,16 @@ def _lost_arguments(arguments: Sequence[str]) -> list[bytes]:
     return [b"set -- " + b" ".join(map(quoted, arguments))] if ":" in arguments else []
 
 
-def _supervise(script: UserScript, own: OwnOptions, launch: Launch) -> bytes:
+def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodePlan) -> bytes:
     words = ["--submitted", str(launch.submitted), "--name", script.name]
     for option, value in (
         ("--run-dir", own.run_dir),
         ("--checkpoint-dir", own.checkpoint_dir),
         ("--max-hardware-faults", own.max_hardware_faults),
         ("--same-crash-limit", own.same_crash_limit),
+        ("--nodes", nodes.size or None),
+        ("--spare-nodes", nodes.spares or None),
+        ("--min-nodes", nodes.least or None),
     ):
         if value is not None:
             words += [option, str(value)]

@@ -42,6 +42,8 @@ class FakeJob:
     requeue: bool = True
     reason: str = "None"
     steps: int = 0
+    least: int = 0
+    """It starts with as few nodes; 0: with `count` only."""
     supervised: bool = False
     """Its batch script stays until `leave`, as a supervisor does; else it dies when it is told to."""
     present: bool = False
@@ -164,7 +166,9 @@ class FakeSlurm:
         job.held = job.held or hold
         self._complete(job, "PENDING")
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+    def update_pending(
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+    ) -> None:
         self._answer(f"update {job_id}")
         job = self._find(job_id)
         if job.state != "PENDING" and job.becomes != "PENDING":
@@ -176,6 +180,8 @@ class FakeSlurm:
             job.excluded = tuple(sorted(exclude))
         if begin is not None:
             job.begin = float(begin)
+        if nodes is not None:
+            job.least, job.count = nodes
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
         self._answer(f"drop {job_id}")
@@ -185,6 +191,10 @@ class FakeSlurm:
         if job.batch_host not in keep:
             raise CommandFailed(["scontrol", "update"], 1, "Requested operation not supported on this job")
         job.nodes = tuple(name for name in job.nodes if name in keep)
+
+    def steps(self, job_id: str) -> tuple[str, ...]:
+        self._answer(f"steps {job_id}")
+        return tuple(f"{job_id}.{number}" for number in range(self._find(job_id).steps))
 
     def kill_steps(self, job_id: str) -> None:
         self._answer(f"kill_steps {job_id}")
@@ -240,7 +250,7 @@ class FakeSlurm:
 
     def _start(self, job: FakeJob, now: float) -> None:
         free = [name for name in self._free() if name not in job.excluded]
-        if len(free) < job.count:
+        if len(free) < (job.least or job.count):
             job.reason = "Resources"
             return
         job.state, job.nodes, job.reason = "RUNNING", tuple(free[: job.count]), "None"

@@ -118,6 +118,7 @@ class Run:
         self.output = ""
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
+        self.requeues_asked: set[int] = set()
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -220,6 +221,12 @@ class Run:
 
     def start_attempt(self, attempt: int, name: str, script: bytes) -> str:
         return f"/runs/attempts/{attempt}/{name}"
+
+    def guard_requeue(self, attempt: int) -> str:
+        return f"/runs/attempts/{attempt}/bin"
+
+    def requeue_asked(self, attempt: int) -> bool:
+        return attempt in self.requeues_asked
 
     def ask_stop(self, attempt: int, why: str) -> None:
         self.stops.append((attempt, why))

@@ -141,7 +141,7 @@ def test_terms_that_are_always_refused_end_the_asking() -> None:
     run = Run()
     blamed(run, "n002")
 
-    def never(job_id: str, *, exclude: object, begin: object) -> None:
+    def never(job_id: str, **terms: object) -> None:
         raise CommandFailed(["scontrol", "update"], 1, "Job update not available right now")
 
     run.slurm.update_pending = never  # type: ignore[method-assign, assignment]

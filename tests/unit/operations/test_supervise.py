@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from run_fakes import NOW, XID79, FakeChild, Run
 
+from sovctl.errors import CommandFailed
 from sovctl.recovery.decide import Limits
 
 STORY = ["attempt_started", "attempt_ended", "run_ended"]
@@ -54,7 +55,7 @@ def test_the_script_knows_its_run() -> None:
     environment = run.environments[0]
     assert environment["SOVCTL_RUN_ID"] == "lab-1-1795384000"
     assert (environment["SOVCTL_ATTEMPT"], environment["SOVCTL_RESUME_FROM"]) == ("0", "")
-    assert (environment["SLURM_KILL_BAD_EXIT"], environment["PATH"]) == ("1", "/bin")
+    assert (environment["SLURM_KILL_BAD_EXIT"], environment["PATH"]) == ("1", "/runs/attempts/0/bin:/bin")
 
 
 def test_progress_is_written_down_once() -> None:
@@ -163,12 +164,11 @@ def test_the_same_crash_twice_is_held_with_an_explanation() -> None:
     run.output = CRASH
     ends(run, 1)
     run.attempt()
-    run.await_start()
-    run.attempt()
     run.clock.sleep(1000)
     assert run.slurm.job(run.job_id).held
     first, second = run.of("attempt_ended")
-    assert (first["action"], second["action"]) == ("requeue", "hold")
+    assert (first["action"], second["action"]) == ("restart", "hold")
+    assert [event["how"] for event in run.of("restarted")] == ["in-place"]
     assert "ValueError: document N is empty" in second["evidence"]
     assert "happened 2 times" in run.of("held")[0]["why"]
     assert first["blamed"] == []
@@ -200,7 +200,7 @@ def test_hardware_faults_have_a_budget_too() -> None:
         run.attempt(limits=Limits(hardware=3))
         if number < 4:
             run.await_start()
-    assert [record["action"] for record in run.of("attempt_ended")] == ["requeue"] * 3 + ["hold"]
+    assert [record["action"] for record in run.of("attempt_ended")] == ["restart"] * 3 + ["hold"]
     assert run.of("attempt_ended")[-1]["blamed"] == ["n004"]
     whole(run)
 
@@ -263,7 +263,7 @@ def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     assert run.stops == [(0, "SIGTERM")]
     assert signal.SIGTERM in run.children[0].received
     ended = run.of("attempt_ended")[0]
-    assert (ended["culprit"], ended["action"]) == ("stopped", "requeue")
+    assert (ended["culprit"], ended["action"]) == ("stopped", "restart")
     run.await_start()
     whole(run)
 
@@ -283,7 +283,7 @@ def test_near_the_time_limit_the_ranks_are_asked_to_save() -> None:
     run.attempt()
     assert run.stops == [(0, "time limit")]
     assert run.of("stop_asked")[0]["at"] < NOW + 543
-    assert run.of("attempt_ended")[0]["action"] == "requeue"
+    assert run.of("attempt_ended")[0]["action"] == "restart"
 
 
 def test_a_script_that_does_not_stop_at_the_time_limit_is_brought_back_all_the_same() -> None:
@@ -291,7 +291,7 @@ def test_a_script_that_does_not_stop_at_the_time_limit_is_brought_back_all_the_s
     run.job.ends_at = int(NOW) + 600
     run.attempt()
     ended = run.of("attempt_ended")[0]
-    assert (ended["culprit"], ended["action"]) == ("time-limit", "requeue")
+    assert (ended["culprit"], ended["action"]) == ("time-limit", "restart")
     assert ended["at"] < NOW + 600
 
 
@@ -406,3 +406,122 @@ def test_a_child_leaves_nothing_behind() -> None:
     run.attempt()
     child: FakeChild = run.children[0]
     assert child.status is not None
+
+
+# Again in the same allocation
+
+
+def test_a_crash_starts_again_in_place_within_a_second_of_its_judgement() -> None:
+    run = Run()
+    run.output = CRASH
+    scripts = iter((1, 0))
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 10, lambda code=next(scripts): child.end(code))
+    assert run.attempt() == 0
+    first, second = run.of("attempt_started")
+    assert (first["nodes"], second["nodes"]) == (["n001", "n002"], ["n001", "n002"])
+    assert (first["restarts"], second["restarts"]) == (0, 0)
+    assert second["at"] - run.of("attempt_ended")[0]["at"] < 1.0
+    assert run.environments[1]["SOVCTL_ATTEMPT"] == "1"
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    whole(run)
+
+
+def with_spares(run: Run, count: int) -> dict[str, Any]:
+    run.job.count = count
+    return {"size": 2, "spares": count - 2}
+
+
+def test_a_spare_takes_over_without_the_scheduler() -> None:
+    run = Run(nodes=4, count=3)
+    fault(run)
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=2, spares=1)
+    first, second = run.of("attempt_started")
+    assert (first["nodes"], first["spares"]) == (["n001", "n002"], ["n003"])
+    assert (second["nodes"], second["spares"]) == (["n001", "n003"], [])
+    assert run.of("restarted")[0]["dropped"] == ["n002"]
+    assert run.job.restarts == 0
+    assert "n002" not in run.job.starts[-1] or run.of("requeued") == []
+    assert second["at"] < NOW + 20 + 3
+    whole(run)
+
+
+def test_the_script_sees_only_the_nodes_it_runs_on() -> None:
+    run = Run(nodes=4, count=3)
+    ends(run, 0)
+    slurm = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "n[001-003]", "PATH": "/bin"}
+    run.attempt(size=2, spares=1, environment=slurm)
+    assert run.environments[0]["SLURM_JOB_NUM_NODES"] == "2"
+    assert run.environments[0]["SLURM_JOB_NODELIST"] == "n001,n002"
+
+
+def test_a_bad_spare_is_given_back_and_nobody_stops() -> None:
+    run = Run(nodes=4, count=3)
+    fault(run, "n003")
+    ends(run, 0, 60.0)
+    run.attempt(size=2, spares=1)
+    assert run.of("spare_lost")[0]["nodes"] == ["n003"]
+    assert len(run.of("attempt_started")) == 1
+
+
+def test_when_slurm_does_not_let_the_node_go_the_queue_is_left() -> None:
+    run = Run(nodes=4, count=3)
+    fault(run)
+
+    def never(job_id: str, keep: object) -> None:
+        raise CommandFailed(["scontrol", "update"], 1, "Job update not available right now")
+
+    run.slurm.drop_nodes = never  # type: ignore[method-assign, assignment]
+    run.attempt(size=2, spares=1)
+    assert run.of("restart_refused")
+    run.await_start()
+    assert "n002" not in run.job.starts[-1]
+    whole(run)
+
+
+def test_the_batch_host_falls_back_to_the_queue() -> None:
+    run = Run(nodes=4, count=3)
+    fault(run, "n001")
+    run.attempt(size=2, spares=1)
+    assert not run.of("restarted")
+    run.await_start()
+    assert "n001" not in run.job.starts[-1]
+
+
+def test_fewer_nodes_while_no_replacement_is_free_then_all_of_them_again() -> None:
+    run = Run(nodes=3, count=3)
+    run.slurm.accounting = "accounting_storage/slurmdbd"
+    fault(run, "n003")
+    run.on_start = lambda child: len(run.children) == 2 and run.clock.at(60, lambda: child.end(75))
+    run.attempt(size=3, least=2)
+    second = run.of("attempt_started")[1]
+    assert (run.of("restarted")[0]["how"], second["nodes"]) == ("fewer-nodes", ["n001", "n002"])
+    run.slurm.resume("n003")
+    assert (run.job.least, run.job.count) == (2, 3)
+
+
+def test_a_framework_that_requeues_the_job_itself_is_taken_over() -> None:
+    run = Run()
+    run.clock.at(10, lambda: run.requeues_asked.add(0))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["evidence"]) == ("stopped", "the script asked for a requeue")
+    run.await_start()
+    assert run.job.restarts == 1
+
+
+def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
+    run = Run()
+    run.output = CRASH
+    ends(run, 1)
+    kill = run.slurm.kill_steps
+
+    def cancelled_meanwhile(job_id: str) -> None:
+        kill(job_id)
+        run.slurm.cancel(job_id)
+
+    run.slurm.kill_steps = cancelled_meanwhile  # type: ignore[method-assign]
+    run.attempt()
+    assert len(run.of("attempt_started")) == 1
+    assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    whole(run)

@@ -51,62 +51,62 @@ def test_the_first_stop_of_each_kind_is_tried_again_with_a_reason() -> None:
     for culprit in Culprit:
         decision = decide(of(culprit), [], 0, LIMITS)
         assert decision.why
-        assert decision.action is (Action.FINISH if culprit is Culprit.NONE else Action.REQUEUE)
+        assert decision.action is (Action.FINISH if culprit is Culprit.NONE else Action.RESTART)
 
 
 def test_blamed_nodes_are_excluded() -> None:
     decision = decide(of(Culprit.HARDWARE, "n3", "n5"), [], 0, LIMITS)
-    assert decision == Decision(Action.REQUEUE, "run on without n3, n5", ("n3", "n5"))
+    assert decision == Decision(Action.RESTART, "run on without n3, n5", ("n3", "n5"))
 
 
 def test_the_same_crash_is_tried_once_more_then_held_with_an_explanation() -> None:
     first, second = after([(crash(), 0), (crash(), 0)])
-    assert first.action is Action.REQUEUE
+    assert first.action is Action.RESTART
     assert second.action is Action.HOLD
     assert "at step 40 happened 2 times" in second.why
 
 
 def test_the_same_crash_a_little_later_without_a_checkpoint_is_the_same() -> None:
-    assert actions((crash(40), 20), (crash(41), 20)) == ["requeue", "hold"]
+    assert actions((crash(40), 20), (crash(41), 20)) == ["restart", "hold"]
 
 
 def test_the_same_crash_at_the_same_step_is_the_same_even_after_a_checkpoint() -> None:
-    assert actions((crash(40), 20), (crash(40), 30)) == ["requeue", "hold"]
+    assert actions((crash(40), 20), (crash(40), 30)) == ["restart", "hold"]
 
 
 def test_the_same_crash_further_on_after_a_checkpoint_starts_anew() -> None:
-    assert actions((crash(40), 20), (crash(90), 80), (crash(140), 120)) == ["requeue"] * 3
+    assert actions((crash(40), 20), (crash(90), 80), (crash(140), 120)) == ["restart"] * 3
 
 
 def test_crashes_at_unknown_steps_with_progress_in_between_are_not_the_same() -> None:
-    assert actions((crash(None), 20), (crash(None), 80), (crash(None), 80)) == ["requeue", "requeue", "hold"]
+    assert actions((crash(None), 20), (crash(None), 80), (crash(None), 80)) == ["restart", "restart", "hold"]
 
 
 def test_different_crashes_have_a_budget_too() -> None:
-    assert actions(*((crash(n, f"kind {n}"), 0) for n in range(5))) == ["requeue"] * 4 + ["hold"]
+    assert actions(*((crash(n, f"kind {n}"), 0) for n in range(5))) == ["restart"] * 4 + ["hold"]
 
 
 def test_hardware_faults_are_many() -> None:
     faults = [(of(Culprit.HARDWARE, f"n{n}"), 0) for n in range(6)]
-    assert actions(*faults) == ["requeue"] * 5 + ["hold"]
+    assert actions(*faults) == ["restart"] * 5 + ["hold"]
 
 
 def test_progress_refills_the_budget_of_hardware_faults() -> None:
     faults = [(of(Culprit.HARDWARE, f"n{n}"), n) for n in range(60)]
-    assert set(actions(*faults)) == {"requeue"}
+    assert set(actions(*faults)) == {"restart"}
 
 
 @pytest.mark.parametrize("culprit", [Culprit.UNKNOWN, Culprit.TIME_LIMIT, Culprit.STOPPED])
 def test_stops_without_progress_are_few(culprit: Culprit) -> None:
-    assert actions(*[(of(culprit), 0)] * 4) == ["requeue"] * 3 + ["hold"]
+    assert actions(*[(of(culprit), 0)] * 4) == ["restart"] * 3 + ["hold"]
 
 
 def test_a_hardware_fault_between_two_crashes_does_not_hide_that_they_are_the_same() -> None:
-    assert actions((crash(), 0), (of(Culprit.HARDWARE, "n1"), 0), (crash(), 0)) == ["requeue", "requeue", "hold"]
+    assert actions((crash(), 0), (of(Culprit.HARDWARE, "n1"), 0), (crash(), 0)) == ["restart", "restart", "hold"]
 
 
 def test_preemption_has_no_budget() -> None:
-    assert set(actions(*[(of(Culprit.PREEMPTED), 0)] * 200)) == {"requeue"}
+    assert set(actions(*[(of(Culprit.PREEMPTED), 0)] * 200)) == {"restart"}
 
 
 blames = st.builds(
@@ -142,7 +142,7 @@ def test_the_same_crash_without_progress_is_never_requeued_beyond_its_limit(
     again: dict[str, int] = {}
     decisions = after([(blame, 3) for blame in history], limit)
     for blame, decision in zip(history, decisions, strict=True):
-        if blame.culprit is Culprit.USER_CODE and decision.action is Action.REQUEUE:
+        if blame.culprit is Culprit.USER_CODE and decision.action is Action.RESTART:
             again[blame.signature] = again.get(blame.signature, 0) + 1
     assert all(count < limit.same_crash for count in again.values())
 
@@ -177,3 +177,41 @@ def _ended(stop: PastStop) -> dict[str, Any]:
         "step": stop.step,
         "checkpoint_step": stop.checkpoint_step,
     }
+
+
+# Halves
+
+
+def stopped(attempt: int, ran_on: tuple[str, ...], culprit: Culprit = Culprit.UNKNOWN) -> PastStop:
+    return PastStop(attempt, culprit, ran_on=ran_on)
+
+
+def test_a_stop_without_a_culprit_is_tried_again_as_it_is_the_first_time() -> None:
+    decision = decide(Blame(Culprit.UNKNOWN, evidence="x"), [], 0, Limits(), ran_on="abcd", replacements=4)
+    assert (decision.action, decision.suspects) == (Action.RESTART, ())
+
+
+def test_the_second_time_half_of_the_nodes_are_left_out() -> None:
+    past = [stopped(0, tuple("abcd"))]
+    decision = decide(Blame(Culprit.UNKNOWN, evidence="x"), past, 0, Limits(), ran_on="abcd", replacements=4)
+    assert decision.suspects == ("c", "d")
+    assert decision.exclude == ()
+
+
+def test_then_half_of_those_that_took_part_every_time() -> None:
+    past = [stopped(0, tuple("abcd")), stopped(1, tuple("abcd"))]
+    blame = Blame(Culprit.UNKNOWN, evidence="x")
+    assert decide(blame, past, 0, Limits(), ran_on="abef", replacements=4).suspects == ("b",)
+
+
+@pytest.mark.parametrize(("ran_on", "replacements"), [("abcd", 0), ("efgh", 4)])
+def test_nobody_is_left_out_without_a_replacement_or_a_common_node(ran_on: str, replacements: int) -> None:
+    past = [stopped(0, tuple("abcd"))]
+    blame = Blame(Culprit.UNKNOWN, evidence="x")
+    assert decide(blame, past, 0, Limits(), ran_on=ran_on, replacements=replacements).suspects == ()
+
+
+def test_never_more_are_left_out_than_can_be_replaced() -> None:
+    past = [stopped(0, tuple("abcdefgh"))]
+    blame = Blame(Culprit.UNKNOWN, evidence="x")
+    assert decide(blame, past, 0, Limits(), ran_on="abcdefgh", replacements=1).suspects == ("h",)

@@ -36,7 +36,7 @@ def test_blamed_nodes_oldest_first_each_once_with_its_newest_date() -> None:
 
 
 def test_only_hardware_condemns_a_node() -> None:
-    assert exclusions([ended(NOW, "n1", culprit="user-code"), ended(NOW, "n2", culprit="unknown")], NOW) == []
+    assert exclusions([ended(NOW, "n1", culprit="user-code"), ended(NOW, "n2", culprit="time-limit")], NOW) == []
 
 
 def test_a_forgiven_node_is_free_until_it_is_blamed_again() -> None:

@@ -1,0 +1,51 @@
+"""The nodes a run's job holds, and those its script runs on; the rest are spares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+from sovctl.recovery.place import Room
+
+
+@dataclass(slots=True)
+class Allocation:
+    """One job's nodes, kept up to date by whoever drops some."""
+
+    granted: tuple[str, ...]
+    """At the start of the batch script, in Slurm's order."""
+    batch_host: str
+    size: int
+    """Nodes the script runs on; what the job holds beyond that are spares."""
+    least: int
+    nodes: tuple[str, ...] = field(init=False)
+    """What the job still holds."""
+    running_on: tuple[str, ...] = field(init=False)
+    shrunk: bool = False
+
+    def __post_init__(self) -> None:
+        self.nodes = self.granted
+        self.running_on = self.granted[: self.size]
+
+    def dropped(self, gone: Sequence[str]) -> None:
+        """These nodes have left the job."""
+        self.nodes = tuple(node for node in self.nodes if node not in gone)
+        self.shrunk = True
+
+    def room(self, free_elsewhere: int | None, job: JobView | None, now: float) -> Room:
+        """What there is to run on."""
+        left = job.ends_at - now if job is not None and job.ends_at is not None else None
+        return Room(self.nodes, self.batch_host, self.running_on, self.size, self.least, free_elsewhere, left)
+
+
+def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str]) -> int:
+    """Idle nodes of the partition that a requeued job could get at once."""
+    return sum(
+        view.state.schedulable
+        and view.state.base == "IDLE"
+        and view.name not in avoid
+        and (not partition or not view.partitions or partition in view.partitions)
+        for view in views
+    )

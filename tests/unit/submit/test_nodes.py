@@ -1,0 +1,43 @@
+"""What --spare-nodes and --min-nodes ask sbatch for."""
+
+from __future__ import annotations
+
+import pytest
+
+from sovctl.errors import UsageError
+from sovctl.submit.nodes import NodePlan, node_plan
+from sovctl.submit.options import Choices, OwnOptions
+
+
+def test_nothing_said_nothing_asked() -> None:
+    assert node_plan(OwnOptions(), Choices(nodes="2-4", totals=("ntasks",))) == NodePlan()
+    assert NodePlan().words == ()
+
+
+def test_spares_are_asked_for_as_a_range_so_that_they_never_delay_the_start() -> None:
+    plan = node_plan(OwnOptions(spare_nodes=2), Choices(nodes="60"))
+    assert (plan.size, plan.spares, plan.least) == (60, 2, 0)
+    assert plan.words == ("--nodes=60-62",)
+
+
+def test_fewer_nodes_change_nothing_at_the_first_start() -> None:
+    plan = node_plan(OwnOptions(min_nodes=56), Choices(nodes="60"))
+    assert (plan.size, plan.least, plan.words) == (60, 56, ())
+
+
+@pytest.mark.parametrize("nodes", [None, "", "2-4", "1k", "0", "-3", "４", "9999999"])
+def test_the_number_of_nodes_has_to_be_known(nodes: str | None) -> None:
+    with pytest.raises(UsageError, match="--spare-nodes needs the number of nodes"):
+        node_plan(OwnOptions(spare_nodes=1), Choices(nodes=nodes))
+
+
+@pytest.mark.parametrize("total", ["ntasks", "gpus"])
+def test_a_total_does_not_say_what_a_node_gets(total: str) -> None:
+    with pytest.raises(UsageError, match=f"--spare-nodes cannot go with --{total}") as caught:
+        node_plan(OwnOptions(spare_nodes=1), Choices(nodes="4", totals=(total,)))
+    assert f"--{total}-per-node" in caught.value.hint
+
+
+def test_fewer_cannot_be_more() -> None:
+    with pytest.raises(UsageError, match="--min-nodes=5 is more than the 4 nodes"):
+        node_plan(OwnOptions(min_nodes=5), Choices(nodes="4"))
