@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
@@ -138,10 +138,10 @@ class JobControl(Protocol):
         *,
         exclude: Sequence[str] | None,
         begin: int | None,
-        nodes: tuple[int, int] | None = None,
+        size: JobSize | None = None,
     ) -> None:
-        """Replace the job's ExcNodeList and set its begin time (seconds since the epoch), in one request; `nodes`:
-        also the least and the most nodes it asks for."""
+        """Replace the job's ExcNodeList and set its begin time (seconds since the epoch), in one request; `size`:
+        also how much it asks for."""
         ...
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from sovctl.errors import (
     SlurmUnreachable,
     SovctlError,
 )
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 
 _UNREACHABLE = (
@@ -105,10 +105,10 @@ class SlurmCli:
         self._slurm("scontrol", "requeuehold" if hold else "requeue", "incomplete", job_id, about=job_id)
 
     def update_pending(
-        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
     ) -> None:
-        """Replace ExcNodeList, the begin time and the number of nodes in one request."""
-        self._slurm(*pending_update(job_id, exclude=exclude, begin=begin, nodes=nodes), about=job_id)
+        """Replace ExcNodeList, the begin time and the size in one request."""
+        self._slurm(*pending_update(job_id, exclude=exclude, begin=begin, size=size), about=job_id)
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
         """Shrink a running job to `keep`; slurmctld refuses to drop the batch host."""
@@ -176,15 +176,15 @@ def _absent(path: Path) -> bool:
 
 
 def pending_update(
-    job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+    job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
 ) -> list[str]:
     """The scontrol command that changes a pending job; also what a dry run prints."""
     argv = ["scontrol", "update", f"JobId={job_id}"]
     if exclude is not None:
         argv.append(f"ExcNodeList={parse.fold(exclude)}")
-    if nodes is not None:
-        least, most = nodes
-        argv.append(f"NumNodes={least}" if least == most else f"NumNodes={least}-{most}")
+    if size is not None:
+        # `NumNodes=N` alone keeps the old maximum and the old tasks and CPUs, which then fit nowhere (22.05).
+        argv += [f"NumNodes={size.nodes}-{size.nodes}", f"NumTasks={size.tasks}", f"NumCPUs={size.cpus}"]
     if begin is not None:
         # Absolute and free of time zones; `now+N` would be counted from the moment scontrol runs.
         argv.append(f"StartTime=uts{begin}")

@@ -38,8 +38,8 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --checkpoint-dir DIR     Where the checkpoints are; passed to the script as SOVCTL_CHECKPOINT_DIR.
   --max-hardware-faults N  So many hardware faults without a new checkpoint in between: hold and explain.
   --same-crash-limit N     The same crash at the same step so many times: hold and explain.
-  --spare-nodes K          Ask for K nodes more than the script runs on (fewer when they are not free). A node that
-                           fails is dropped from the job and a spare takes its place, without the queue.
+  --spare-nodes K          Ask for K nodes more than the script runs on and sees. A node that fails is dropped from
+                           the job and a spare takes its place, without the queue.
   --min-nodes M            Go on with as few as M nodes while no replacement is free; back to all of them at a
                            checkpoint when one is.
   --preemptible            Submit with the site's preemptible QOS, unless --qos says another.

@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class JobSize:
+    """What a pending job asks for; Slurm scales none of the three by the others."""
+
+    nodes: int
+    tasks: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """One job of `scontrol show job`. Times are seconds since the epoch, `None` when Slurm has none."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
+from sovctl.model.job import JobSize
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import ExclusionList, choose, exclusions
@@ -57,8 +58,8 @@ class BringBack:
     journal: Journal
     clock: Clock
     passes: PassWatch
-    ask_for: tuple[int, int] | None = None
-    """The least and the most nodes the job asks for from now on; None: as it was submitted."""
+    size: JobSize | None = None
+    """What the job asks for from now on; None: as it was submitted."""
     shrunk: bool = False
     """Nodes were dropped from the job."""
     _requeued: float = 0.0
@@ -142,7 +143,7 @@ class BringBack:
         return choose(wanted, own, views, job.extra.get("Partition", ""), self._needed())
 
     def _needed(self) -> int:
-        return self.ask_for[0] if self.ask_for else len(self.nodes)
+        return self.size.nodes if self.size else len(self.nodes)
 
     def _reach(self, goal: Goal) -> Step:
         """Give commands until the job is where the goal wants it, or out of our hands."""
@@ -233,7 +234,7 @@ class BringBack:
     def _set_terms(self, goal: Goal, begin: int) -> bool:
         exclude = sorted(goal.exclude or ())
         return self._command(
-            lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, nodes=self.ask_for)
+            lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )
 
     def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:

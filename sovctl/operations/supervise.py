@@ -17,7 +17,7 @@ from sovctl.checkpoint.find import latest_complete
 from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.follow_progress import ProgressFollower, Quiet
@@ -97,10 +97,22 @@ class RunPlan:
         size = self.size or len(self.nodes)
         return Allocation(self.nodes, self.batch_host, size, self.least or size)
 
-    @property
-    def ask_for(self) -> tuple[int, int] | None:
-        """Least and most nodes to ask Slurm for; None: it is left as submitted."""
-        return (self.least or self.size, self.size + self.spares) if self.size else None
+    def job_size(self, usable: int | None) -> JobSize | None:
+        """What to ask Slurm for when `usable` nodes could be had now; None: it is left as submitted.
+
+        Exact figures: with one task a node, Slurm takes the least of a range of nodes (22.05 to 26.05).
+        """
+        if not self.size:
+            return None
+        least, most = self.least or self.size, self.size + self.spares
+        nodes = most if usable is None else min(most, max(usable, least if usable < self.size else self.size))
+        tasks = nodes * _figure(self.environment, "SLURM_NTASKS_PER_NODE")
+        return JobSize(nodes, tasks, tasks * _figure(self.environment, "SLURM_CPUS_PER_TASK"))
+
+
+def _figure(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    return max(1, int(text)) if text.isascii() and text.isdigit() else 1
 
 
 def _unsaid(_words: str) -> None:
@@ -269,7 +281,7 @@ class Supervisor:
         here = self._allocation
         env = {
             **plan.environment,
-            **view(plan.environment, here.granted, here.running_on, self._ports.fold),
+            **(view(plan.environment, here.granted, here.running_on, self._ports.fold) if plan.size else {}),
             "SOVCTL_RUN_ID": plan.run_id,
             "SOVCTL_RUN_DIR": str(plan.run_dir),
             "SOVCTL_ATTEMPT": str(self._attempt),
@@ -531,6 +543,8 @@ class Supervisor:
         if place.how is not How.QUEUE and self._restart_here(child, back, place):
             return None
         self._ports.signals.ignore_termination()
+        unfit = len(self._unfit({*decision.exclude, *decision.suspects}))
+        back.size = self._plan.job_size(None if free is None else free + len(back.nodes) - unfit)
         gone = self._suspicion.silent_for(0.0)
         back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
         if decision.action is Action.HOLD:
@@ -604,7 +618,7 @@ class Supervisor:
             ports.journal,
             ports.clock,
             self._passes,
-            ask_for=plan.ask_for,
+            size=plan.job_size(None),
             shrunk=self._allocation.shrunk,
         )
 

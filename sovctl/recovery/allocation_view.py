@@ -20,10 +20,9 @@ def view(
 ) -> dict[str, str]:
     """What to change in `environment`. `granted`: the nodes of the job when it started, in Slurm's order.
 
-    `fold` writes names as a hostlist. Variables that are not set stay so.
+    `fold` writes names as a hostlist. Variables that are not set stay so. SLURM_NTASKS is what sbatch was given once,
+    also for a job that was resized while it waited (22.05), so it is counted anew.
     """
-    if list(granted) == list(running_on):
-        return {}
     places = [place for place, node in enumerate(granted) if node in set(running_on)]
     count, names = str(len(running_on)), fold(running_on)
     changed = {"SLURM_JOB_NUM_NODES": count, "SLURM_NNODES": count}

@@ -22,8 +22,8 @@ class NodePlan:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Options for sbatch: a range never delays the start for a spare that is not free (sbatch(1), --nodes)."""
-        return (f"--nodes={self.size}-{self.size + self.spares}",) if self.spares else ()
+        """Options for sbatch. Not a range: with one task a node, Slurm takes the least of it (22.05 to 26.05)."""
+        return (f"--nodes={self.size + self.spares}",) if self.spares else ()
 
 
 def node_plan(own: OwnOptions, chosen: Choices) -> NodePlan:

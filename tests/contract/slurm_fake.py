@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sovctl.errors import CommandFailed, JobNotFound, SlurmUnreachable
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.ports import Clock
 
@@ -42,8 +42,6 @@ class FakeJob:
     requeue: bool = True
     reason: str = "None"
     steps: int = 0
-    least: int = 0
-    """It starts with as few nodes; 0: with `count` only."""
     supervised: bool = False
     """Its batch script stays until `leave`, as a supervisor does; else it dies when it is told to."""
     present: bool = False
@@ -167,7 +165,7 @@ class FakeSlurm:
         self._complete(job, "PENDING")
 
     def update_pending(
-        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, nodes: tuple[int, int] | None = None
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
     ) -> None:
         self._answer(f"update {job_id}")
         job = self._find(job_id)
@@ -180,8 +178,8 @@ class FakeSlurm:
             job.excluded = tuple(sorted(exclude))
         if begin is not None:
             job.begin = float(begin)
-        if nodes is not None:
-            job.least, job.count = nodes
+        if size is not None:
+            job.count = size.nodes
 
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
         self._answer(f"drop {job_id}")
@@ -250,7 +248,7 @@ class FakeSlurm:
 
     def _start(self, job: FakeJob, now: float) -> None:
         free = [name for name in self._free() if name not in job.excluded]
-        if len(free) < (job.least or job.count):
+        if len(free) < job.count:
             job.reason = "Resources"
             return
         job.state, job.nodes, job.reason = "RUNNING", tuple(free[: job.count]), "None"

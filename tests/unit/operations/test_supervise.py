@@ -496,8 +496,13 @@ def test_fewer_nodes_while_no_replacement_is_free_then_all_of_them_again() -> No
     run.attempt(size=3, least=2)
     second = run.of("attempt_started")[1]
     assert (run.of("restarted")[0]["how"], second["nodes"]) == ("fewer-nodes", ["n001", "n002"])
-    run.slurm.resume("n003")
-    assert (run.job.least, run.job.count) == (2, 3)
+    # A third node is not to be had, so the job asks for two.
+    assert run.job.count == 2
+    run.await_start()
+    ends(run, 0, 60.0)
+    run.clock.at(run.clock.time - NOW + 10, lambda: run.slurm.resume("n003"))
+    run.attempt(size=3, least=2)
+    assert run.of("attempt_started")[2]["nodes"] == ["n001", "n002"]
 
 
 def test_a_framework_that_requeues_the_job_itself_is_taken_over() -> None:

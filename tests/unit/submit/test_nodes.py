@@ -14,10 +14,10 @@ def test_nothing_said_nothing_asked() -> None:
     assert NodePlan().words == ()
 
 
-def test_spares_are_asked_for_as_a_range_so_that_they_never_delay_the_start() -> None:
+def test_spares_are_asked_for_with_the_nodes() -> None:
     plan = node_plan(OwnOptions(spare_nodes=2), Choices(nodes="60"))
     assert (plan.size, plan.spares, plan.least) == (60, 2, 0)
-    assert plan.words == ("--nodes=60-62",)
+    assert plan.words == ("--nodes=62",)
 
 
 def test_fewer_nodes_change_nothing_at_the_first_start() -> None:
