@@ -32,7 +32,7 @@ class Allocation:
     def dropped(self, gone: Sequence[str]) -> None:
         """These nodes have left the job."""
         self.nodes = tuple(node for node in self.nodes if node not in gone)
-        self.shrunk = True
+        self.shrunk = self.shrunk or bool(gone)
 
     def room(self, free_elsewhere: int | None, job: JobView | None, now: float) -> Room:
         """What there is to run on."""

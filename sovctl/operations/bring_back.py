@@ -88,19 +88,29 @@ class BringBack:
         self.nodes, self.shrunk = keep, True
         return True
 
-    def clear(self, child: ChildProcess, drop: Sequence[str]) -> bool:
+    def clear(self, child: ChildProcess, drop: Sequence[str], silent: Sequence[str] = ()) -> bool:
         """Make the allocation ready for the script to start again in it: without `drop`, and with no step left.
 
+        `silent`: those of `drop` that do not answer; their part of a step would never end, so they go first. A node
+        that answers goes last: slurmctld waits for the end of a step that lost a node under its hands (4 s, 22.05).
         Returns False when that cannot be had; the job is then to be requeued.
         """
-        if drop and not self.drop(drop):
+        if silent and not self.drop(silent):
             return False
         self.kill(child, ())
+        if not self._await_no_steps():
+            return False
+        rest = [node for node in drop if node in self.nodes]
+        if rest and not self.drop(rest):
+            return False
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        return job.running and job.restarts == self.restarts
+
+    def _await_no_steps(self) -> bool:
         deadline = self.clock.now() + _STEPS_END_S
         while self.clock.now() < deadline:
             if not self._patiently(lambda: self.jobs.steps(self.job_id)):
-                job = self._patiently(lambda: self.jobs.job(self.job_id))
-                return job.running and job.restarts == self.restarts
+                return True
             self.clock.sleep(_STEPS_LOOK_S)
         return False
 

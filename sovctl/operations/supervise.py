@@ -592,9 +592,9 @@ class Supervisor:
         """Make this allocation ready for the next attempt; False: only the queue is left."""
         here, journal = self._allocation, self._ports.journal
         journal.append("restart_intent", attempt=self._attempt, how=place.how.value, because=place.why)
-        ready = back.clear(child, place.drop)
-        if back.shrunk:
-            here.dropped(place.drop)
+        silent = self._suspicion.silent_for(0.0)
+        ready = back.clear(child, place.drop, [node for node in place.drop if node in silent])
+        here.dropped([node for node in here.nodes if node not in back.nodes])
         if not ready:
             journal.append("restart_refused", attempt=self._attempt, how=place.how.value)
             return False
