@@ -37,6 +37,11 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --checkpoint-dir DIR     Where the checkpoints are; passed to the script as SOVCTL_CHECKPOINT_DIR.
   --max-hardware-faults N  So many hardware faults without a new checkpoint in between: hold and explain.
   --same-crash-limit N     The same crash at the same step so many times: hold and explain.
+  --hang-timeout TIME      Without progress for so long (900, 90s, 15m, 2h) the ranks are looked at, and the run is
+                           restarted if it hangs; off: never; default auto: derived from the run's own steps.
+  --progress-regex REGEX   Finds the step in the job's output: its group `step`, or its first one. Needed only where
+                           neither sovctl.train nor a known framework says it.
+  --restart-stragglers     Restart at once without a node that is persistently slower than the others.
 
 Options on the command line only:
   --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.cli import wiring
-from sovctl.config import load_config
+from sovctl.config import Config, load_config
 from sovctl.errors import UsageError
 from sovctl.operations.supervise import RunPlan, Supervisor
 from sovctl.recovery.decide import Limits
+from sovctl.recovery.hang import parse_timeout
 
 _SCRIPT_FD = 3
 _OPTIONS = frozenset(
     {"--submitted", "--name", "--run-dir", "--checkpoint-dir", "--max-hardware-faults", "--same-crash-limit"}
+    | {"--hang-timeout", "--progress-regex", "--restart-stragglers"}
 )
 
 
@@ -71,7 +73,15 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         poll_s=config.run.poll_s,
         stop_lead_s=config.run.stop_lead_s,
         epilog_s=config.run.epilog_s,
+        hang_timeout_s=_hang_timeout_s(options, config),
+        progress_regex=options.get("--progress-regex", ""),
+        restart_stragglers="--restart-stragglers" in options or config.run.restart_stragglers,
     )
+
+
+def _hang_timeout_s(options: Mapping[str, str], config: Config) -> float:
+    said = options.get("--hang-timeout")
+    return config.run.hang_timeout_s if said is None else parse_timeout(said)
 
 
 def _own_job_id(env: Mapping[str, str]) -> str:

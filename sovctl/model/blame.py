@@ -10,6 +10,8 @@ class Culprit(StrEnum):
     """`unknown` is an answer: it has a budget of its own and never condemns a node."""
 
     HARDWARE = "hardware"
+    FABRIC = "fabric"
+    STORAGE = "storage"
     USER_CODE = "user-code"
     PREEMPTED = "preempted"
     TIME_LIMIT = "time-limit"

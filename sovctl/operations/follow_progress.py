@@ -46,6 +46,17 @@ class ProgressFollower:
         """The last step known of this run, also from before this attempt's first."""
         return self._seen_step
 
+    @property
+    def last(self) -> Progress | None:
+        """The newest word of rank 0 in this attempt."""
+        return self._last
+
+    def saw_step(self, step: int, at: float) -> None:
+        """The output shows a step; it counts where the ranks say nothing of themselves."""
+        if self._last is None:
+            self._seen_step = step
+            self._tell("first_step", at, step=step)
+
     def begin(self, attempt: int, resume_step: int) -> None:
         """A new attempt starts: what the ranks of the last one left behind does not count."""
         self._attempt = attempt

@@ -21,6 +21,9 @@ class OwnOptions:
     checkpoint_dir: str | None = None
     max_hardware_faults: int | None = None
     same_crash_limit: int | None = None
+    hang_timeout: str | None = None
+    progress_regex: str | None = None
+    restart_stragglers: bool | None = None
     dry_run: bool = False
     help: bool = False
 
@@ -91,6 +94,8 @@ class Choices:
 
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
 _OWN_FLAGS = frozenset({"dry-run", "help"})
+"""Only on the command line."""
+_FLAGS = _OWN_FLAGS | {"restart-stragglers"}
 
 
 def split(argv: Sequence[str]) -> SubmitLine:
@@ -199,7 +204,7 @@ class _Reader:
     def _long(self, word: str, only_own: bool) -> Option:
         typed, has_value, value = word[2:].partition("=")
         if typed in _OWN:
-            name, kind = typed, Value.NONE if typed in _OWN_FLAGS else Value.REQUIRED
+            name, kind = typed, Value.NONE if typed in _FLAGS else Value.REQUIRED
         else:
             meant = resolve(typed)
             if meant is None or only_own:
@@ -254,19 +259,14 @@ def nearest_own(typed: str) -> str | None:
 
 
 def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
-    match option.name:
-        case "dry-run":
-            return replace(own, dry_run=_flag(option, where))
-        case "help":
-            return replace(own, help=_flag(option, where))
-        case "run-dir":
-            return replace(own, run_dir=_text(option, where))
-        case "checkpoint-dir":
-            return replace(own, checkpoint_dir=_text(option, where))
-        case "max-hardware-faults":
-            return replace(own, max_hardware_faults=_number(option, where))
-        case _:
-            return replace(own, same_crash_limit=_number(option, where))
+    key = option.name.replace("-", "_")
+    if option.name in _FLAGS:
+        return replace(own, **{key: _flag(option, where)})  # type: ignore[arg-type]
+    value: str | int = _number(option, where) if option.name in _NUMBERS else _text(option, where)
+    return replace(own, **{key: value})  # type: ignore[arg-type]
+
+
+_NUMBERS = frozenset({"max-hardware-faults", "same-crash-limit"})
 
 
 def _flag(option: Option, where: str) -> bool:

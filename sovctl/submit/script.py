@@ -120,6 +120,9 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch) -> bytes:
         ("--checkpoint-dir", own.checkpoint_dir),
         ("--max-hardware-faults", own.max_hardware_faults),
         ("--same-crash-limit", own.same_crash_limit),
+        ("--hang-timeout", own.hang_timeout),
+        ("--progress-regex", own.progress_regex),
+        ("--restart-stragglers", 1 if own.restart_stragglers else None),
     ):
         if value is not None:
             words += [option, str(value)]
