@@ -136,6 +136,11 @@ class RunConfig:
     """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
     preemptible_qos: str = "preemptible"
     """The QOS that `sovctl submit --preemptible` asks for."""
+    hang_timeout_s: float = -1.0
+    """Without progress for so long a run is looked at, and restarted if it hangs; 0: never; -1: derived from its own
+    steps. `sovctl submit --hang-timeout` wins."""
+    restart_stragglers: bool = False
+    """Restart at once without a node that is persistently slower than the others, not only at the next restart."""
 
 
 @dataclass(frozen=True, slots=True)

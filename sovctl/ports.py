@@ -15,6 +15,7 @@ from sovctl.model.host import HostFacts
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
+from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
 
@@ -249,6 +250,68 @@ class RunFiles(Protocol):
     def all_progress(self) -> tuple[Progress, ...]: ...
 
 
+class RankProbe(Protocol):
+    """Looks at the ranks of a job on this node."""
+
+    def look(
+        self, job_id: str, node: str, *, stacks: bool, interval_s: float, deadline_s: float
+    ) -> tuple[tuple[RankLook, ...], float | None]:
+        """Each rank, and network bytes a second over `interval_s`; `deadline_s`: of each stack."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LookAnswer:
+    """What the nodes of a job said about themselves."""
+
+    looks: tuple[NodeLook, ...]
+    silent: tuple[str, ...] = ()
+    """Nodes that were asked and did not answer in time."""
+    problem: str = ""
+    """Why there is no answer at all."""
+    seconds: float = 0.0
+
+
+class JobLooks(Protocol):
+    """Looks at all nodes of the running job, one look at a time."""
+
+    def begin(self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None) -> None:
+        """Start it and return. `gpus`: how many each node was given. Raises CommandMissing."""
+        ...
+
+    @property
+    def going_on(self) -> bool: ...
+    def poll(self) -> LookAnswer | None:
+        """The answer once; None while it goes on, or when none was begun."""
+        ...
+
+    def cancel(self) -> None: ...
+
+
+class RunOutput(Protocol):
+    """Follows the output files of a job: only what is new."""
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """What is there now does not count."""
+        ...
+
+    def read(self, paths: Sequence[str]) -> tuple[list[str], bool]:
+        """New whole lines (a bounded number of bytes), and whether a file grew."""
+        ...
+
+
+class AttemptFiles(Protocol):
+    """What is kept beside the script of an attempt."""
+
+    def keep(self, attempt: int, name: str, data: bytes) -> str:
+        """Write `attempts/<n>/<name>`; returns what went wrong, empty when nothing did."""
+        ...
+
+    def changed(self, directory: str) -> float:
+        """When something in a directory of checkpoints last changed; seconds since the epoch, 0: never."""
+        ...
+
+
 class NodePing(Protocol):
     """Asks slurmd's port. Each question leaves a line in that node's slurmd log, so ask only on suspicion."""
 
@@ -358,6 +421,9 @@ class RunRecords(Protocol):
 
     def events(self, run_dir: str) -> list[dict[str, Any]]: ...
     def progress(self, run_dir: str) -> tuple[Progress, ...]: ...
+    def kept(self, run_dir: str, attempt: int, name: str) -> Any:
+        """The JSON in `attempts/<n>/<name>`; None when it is not there or no JSON."""
+        ...
 
 
 class RunIndex(Protocol):

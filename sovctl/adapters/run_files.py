@@ -13,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.run_output import newest_change
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import LONGEST_BYTES, Progress, parse_progress
 
 _LARGEST_RECORD = 256 * 1024
+_LARGEST_KEPT = 64 * 1024 * 1024
 _MOST_RANKS = 65536
 
 
@@ -102,6 +104,25 @@ class RunDirectory:
         """Leave the mark that RunContext.stop_requested looks for; a full disk must not stop the supervisor."""
         with suppress(OSError):
             (self.root / "attempts" / str(attempt) / "stop").write_text(f"{why}\n", "utf-8")
+
+    def keep(self, attempt: int, name: str, data: bytes) -> str:
+        """Put a file beside the script of an attempt; returns what went wrong, empty when nothing did."""
+        try:
+            write_atomically(self.root / "attempts" / str(attempt) / name, data[:_LARGEST_KEPT])
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def kept(self, attempt: int, name: str) -> Any:
+        """The JSON in such a file; None when it is not there or no JSON."""
+        data = read_bounded(self.root / "attempts" / str(attempt) / name, _LARGEST_KEPT)
+        with suppress(ValueError, RecursionError):
+            return json.loads(data) if data else None
+        return None
+
+    def changed(self, directory: str) -> float:
+        """When something in a directory of checkpoints last changed."""
+        return newest_change(Path(directory))
 
     def progress(self, rank: int) -> Progress | None:
         """The newest word of one rank."""

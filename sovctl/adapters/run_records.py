@@ -41,6 +41,10 @@ class RunRecordFiles:
         """The newest word of every rank."""
         return RunDirectory(Path(run_dir)).all_progress() if _named(run_dir) else ()
 
+    def kept(self, run_dir: str, attempt: int, name: str) -> Any:
+        """The JSON in a file of an attempt, or None."""
+        return RunDirectory(Path(run_dir)).kept(attempt, name) if _named(run_dir) else None
+
 
 def _is_run(entry: os.DirEntry[str]) -> bool:
     try:

@@ -36,6 +36,7 @@ GROUPS = {
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),
+    "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }
 

@@ -43,6 +43,11 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --min-nodes M            Go on with as few as M nodes while no replacement is free; back to all of them at a
                            checkpoint when one is.
   --preemptible            Submit with the site's preemptible QOS, unless --qos says another.
+  --hang-timeout TIME      Without progress for so long (900, 90s, 15m, 2h) the ranks are looked at, and the run is
+                           restarted if it hangs; off: never; default auto: derived from the run's own steps.
+  --progress-regex REGEX   Finds the step in the job's output: its group `step`, or its first one. Needed only where
+                           neither sovctl.train nor a known framework says it.
+  --restart-stragglers     Restart at once without a node that is persistently slower than the others.
 
 Options on the command line only:
   --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.cli import wiring
-from sovctl.config import load_config
+from sovctl.config import Config, load_config
 from sovctl.errors import UsageError
 from sovctl.operations.supervise import RunPlan, Supervisor
 from sovctl.recovery.decide import Limits
+from sovctl.recovery.hang import parse_timeout
 
 _SCRIPT_FD = 3
 _OPTIONS = frozenset(
@@ -27,6 +28,9 @@ _OPTIONS = frozenset(
         "--nodes",
         "--spare-nodes",
         "--min-nodes",
+        "--hang-timeout",
+        "--progress-regex",
+        "--restart-stragglers",
     }
 )
 
@@ -84,7 +88,15 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         size=int(options.get("--nodes", 0)),
         spares=int(options.get("--spare-nodes", 0)),
         least=int(options.get("--min-nodes", 0)),
+        hang_timeout_s=_hang_timeout_s(options, config),
+        progress_regex=options.get("--progress-regex", ""),
+        restart_stragglers="--restart-stragglers" in options or config.run.restart_stragglers,
     )
+
+
+def _hang_timeout_s(options: Mapping[str, str], config: Config) -> float:
+    said = options.get("--hang-timeout")
+    return config.run.hang_timeout_s if said is None else parse_timeout(said)
 
 
 def _own_job_id(env: Mapping[str, str]) -> str:

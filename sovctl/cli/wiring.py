@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
@@ -94,9 +95,11 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     """Everything the supervisor of a run touches."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import spawn
+    from sovctl.adapters.job_look import SrunLook
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.node_ping import SlurmdPing
     from sovctl.adapters.run_files import FileTail, RunDirectory
+    from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
     from sovctl.operations.supervise import Ports
 
@@ -113,10 +116,43 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         clock=SystemClock(),
         say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
         fold=fold_hostlist,
+        looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
+        run_output=OutputFiles(),
+        kept=RunDirectory(run_dir),
     )
 
 
 # A node looks at itself
+
+
+def config_of_this_node() -> Config:
+    """The settings of the node a job step runs on; the nodes of a lab have settings of their own on one machine."""
+    lab, node = os.environ.get("SOVCTL_LAB_DIR"), os.environ.get("SLURMD_NODENAME")
+    own = Path(lab, "nodes", node, "sovctl.toml") if lab and node else None
+    if own is not None and own.exists():
+        return load_config({**os.environ, "SOVCTL_CONFIG": str(own)})
+    return load_config()
+
+
+def job_look_ports(config: Config) -> JobLookPorts:
+    """What a look at the ranks of a job touches."""
+    import time
+
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.kmsg import KernelLogFile
+    from sovctl.adapters.rank_processes import RankProcesses
+    from sovctl.adapters.verdict_file import VerdictFile
+    from sovctl.operations.look_at_job import JobLookPorts
+
+    kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file))
+    return JobLookPorts(
+        ranks=RankProcesses(),
+        gpus=_nvml(config, 2.5),
+        kernel_log=kernel_log,
+        verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
+        clock=SystemClock(),
+        uptime_s=time.clock_gettime(time.CLOCK_MONOTONIC),
+    )
 
 
 def node_ports(config: Config, *, wake: int = -1, host: bool = True) -> NodePorts:

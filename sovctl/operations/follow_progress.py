@@ -51,6 +51,17 @@ class ProgressFollower:
         """The last checkpoint this attempt says it completed."""
         return self._saved_step
 
+    @property
+    def last(self) -> Progress | None:
+        """The newest word of rank 0 in this attempt."""
+        return self._last
+
+    def saw_step(self, step: int, at: float) -> None:
+        """The output shows a step; it counts where the ranks say nothing of themselves."""
+        if self._last is None:
+            self._seen_step = step
+            self._tell("first_step", at, step=step)
+
     def begin(self, attempt: int, resume_step: int) -> None:
         """A new attempt starts: what the ranks of the last one left behind does not count."""
         self._attempt = attempt

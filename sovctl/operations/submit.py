@@ -10,6 +10,8 @@ from pathlib import Path
 from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, SlurmUnreachable, SovctlError, UsageError
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, SubmissionFiles, SubmitOutcome, Submitter
+from sovctl.recovery.hang import parse_timeout
+from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
 from sovctl.submit.nodes import node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
@@ -80,6 +82,7 @@ def prepare(
     chosen = options.choices(from_script, environ, line.sbatch)
     work_dir = Path(cwd, chosen.chdir or "")
     own = _absolute(options.merge(said, line.own), work_dir)
+    _check_watch(own)
     arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
     nodes = node_plan(own, chosen)
     qos = (f"--qos={preemptible_qos}",) if own.preemptible and chosen.qos is None else ()
@@ -160,6 +163,14 @@ def _absolute(own: OwnOptions, work_dir: Path) -> OwnOptions:
         run_dir=str(work_dir / (own.run_dir or RUNS)),
         checkpoint_dir=None if checkpoints is None else str(work_dir / checkpoints),
     )
+
+
+def _check_watch(own: OwnOptions) -> None:
+    """Raises UsageError now, and not in the job's output an hour later."""
+    if own.hang_timeout is not None:
+        parse_timeout(own.hang_timeout)
+    if own.progress_regex is not None:
+        compile_pattern(own.progress_regex)
 
 
 def _without_wrap(line: SubmitLine) -> tuple[str, ...]:

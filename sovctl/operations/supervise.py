@@ -18,21 +18,27 @@ from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobSize, JobView
+from sovctl.model.progress import FINISHED
 from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
+from sovctl.operations.crash_look import CrashLook
 from sovctl.operations.follow_progress import ProgressFollower, Quiet
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.operations.tolerant_journal import TolerantJournal
+from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
 from sovctl.ports import (
+    AttemptFiles,
     ChildProcess,
     Clock,
     ClusterView,
     JobControl,
+    JobLooks,
     Journal,
     NodePing,
     OutputTail,
     RunFiles,
+    RunOutput,
     Signals,
     StartScript,
 )
@@ -40,9 +46,10 @@ from sovctl.recovery.allocation_view import view
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision, Limits, decide, past_stops
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.hang import AUTO
 from sovctl.recovery.place import How, Place, choose_place, may_grow
 from sovctl.recovery.requeue import ended_for_good
-from sovctl.recovery.signature import crash_signature, says_preempted
+from sovctl.recovery.signature import says_preempted
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _JOB_CHECK_S = 5.0
@@ -57,6 +64,8 @@ _SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 _SILENCE_WITHOUT_RANKS_S = 20.0
 """The same for scripts whose ranks say nothing of themselves: longer than any restart of slurmd."""
+_LOOK_S = 5.0
+"""How long the nodes get after a crash to say what they know of themselves."""
 _SETTLE_S = 8.0
 """How long a script that lost a rank gets to end by itself, and a fault to show, before the crash is judged."""
 
@@ -85,6 +94,9 @@ class RunPlan:
     poll_s: float = 0.5
     stop_lead_s: float = 60.0
     epilog_s: float = 2.0
+    hang_timeout_s: float = AUTO
+    progress_regex: str = ""
+    restart_stragglers: bool = False
     size: int = 0
     """Nodes the script runs on, where the job may hold spares beyond them; 0: every node of the job."""
     spares: int = 0
@@ -136,6 +148,10 @@ class Ports:
     """One line into the job's own output."""
     fold: Callable[[Iterable[str]], str] = ",".join
     """Node names as one hostlist."""
+    looks: JobLooks | None = None
+    """A look at the ranks on their nodes; None: hangs are not noticed."""
+    run_output: RunOutput | None = None
+    kept: AttemptFiles | None = None
 
 
 @dataclass(slots=True)
@@ -166,6 +182,9 @@ class Supervisor:
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
         self._passes = PassWatch(ports.cluster, ports.clock)
         self._suspicion = NodeSuspicion(ports.ping, ports.clock)
+        self._began = ports.clock.now()
+        self._moving = self._progress_watch()
+        self._crash = CrashLook(plan.nodes, self._gpus(), ports.files, ports.kept, ports.looks)
 
     def run(self) -> int:
         """Returns the exit status for the batch script. Raises RunDirUnusable before anything was started."""
@@ -274,6 +293,9 @@ class Supervisor:
         )
         self._resumed_at = newest.step if newest else 0
         self._progress.begin(self._attempt, self._resumed_at)
+        self._began = ports.clock.now()
+        if self._moving is not None:
+            self._moving.begin(self._attempt, self._began)
         return ports.start([path, *plan.arguments], self._script_environment(newest, excluded))
 
     def _script_environment(self, newest: Checkpoint | None, excluded: Sequence[str]) -> dict[str, str]:
@@ -311,7 +333,9 @@ class Supervisor:
             condemned = self._look_at_nodes()
             if condemned is not None:
                 return self._recover(child, condemned)
-            wanted = self._look_at_time() or self._look_for_room() or self._look_for_requests()
+            wanted = (
+                self._look_at_time() or self._look_for_room() or self._look_for_requests() or self._look_at_progress()
+            )
             if wanted is not None:
                 return self._recover(child, wanted)
 
@@ -414,6 +438,34 @@ class Supervisor:
                 "spare_lost", attempt=self._attempt, nodes=list(lost.nodes), evidence=lost.evidence
             )
 
+    def _look_at_progress(self) -> Blame | None:
+        """Whether the run still moves."""
+        if self._moving is None or self._watch.stop_asked:
+            return None
+        job = self._watch.job
+        paths = [path for path in dict.fromkeys([job.stdout, job.stderr]) if path] if job is not None else []
+        return self._moving.look(self._ports.clock.now(), paths)
+
+    def _progress_watch(self) -> ProgressWatch | None:
+        plan, ports = self._plan, self._ports
+        if ports.looks is None or ports.run_output is None or ports.kept is None:
+            return None
+        settings = ProgressSettings(
+            nodes=plan.nodes,
+            checkpoint_dir=str(plan.checkpoint_dir),
+            gpus=self._gpus(),
+            hang_timeout_s=plan.hang_timeout_s,
+            progress_regex=plan.progress_regex,
+            restart_stragglers=plan.restart_stragglers,
+        )
+        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal)
+        return ProgressWatch(settings, outside, self._progress)
+
+    def _gpus(self) -> int | None:
+        """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""
+        count = self._plan.environment.get("SLURM_GPUS_ON_NODE", "")
+        return int(count) if count.isdigit() and self._plan.environment.get("SLURM_GPUS_PER_NODE") else None
+
     def _output_size(self) -> int | None:
         job = self._watch.job
         return self._ports.output.size(job.stdout) if job is not None and job.stdout else None
@@ -435,7 +487,10 @@ class Supervisor:
         if silence_s is not None:
             self._suspicion.look(views)
             gone = self._suspicion.silent_for(silence_s)
-        return [NodeEvidence(view, view.name in gone, silence_s is not None) for view in views]
+        return [
+            NodeEvidence(view, view.name in gone, silence_s is not None, self._crash.findings(view.name))
+            for view in views
+        ]
 
     def _look_at_time(self) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""
@@ -491,8 +546,16 @@ class Supervisor:
         if job is not None and ended_for_good(job, self._plan.restarts):
             self._watch.job, self._watch.ended_by_slurm = job, job.state
             return self._on_ended_by_slurm(child)
-        end = ScriptEnd(status, self._signature(job, status), self._progress.step)
-        self._ports.journal.append("script_ended", attempt=self._attempt, exit_status=status, signature=end.signature)
+        end = self._script_end(job, status)
+        self._ports.journal.append(
+            "script_ended",
+            attempt=self._attempt,
+            exit_status=status,
+            signature=end.signature,
+            crash=end.kind,
+            rank=end.rank,
+            node=end.node,
+        )
         blame = blame_end(end, (), stop_asked=self._watch.stop_asked)
         if blame.culprit is Culprit.USER_CODE:
             blame = self._settle_crash(end)
@@ -506,20 +569,24 @@ class Supervisor:
         clock = self._ports.clock
         began = clock.now()
         patience = 2.0 if end.signature and end.status > 0 else _SETTLE_S
+        self._crash.begin(self._began)
         while True:
+            owed = self._crash.pending
             blame = blame_end(end, self._evidence(_SILENCE_S), stop_asked=self._watch.stop_asked)
             if blame.culprit is not Culprit.USER_CODE:
                 return blame
             quiet = not self._suspicion.any and not self._watch.slurm_silent
-            if clock.now() - began >= (patience / 2 if quiet else patience):
+            waited = clock.now() - began
+            if waited >= (patience / 2 if quiet else patience) and (not owed or waited >= _LOOK_S):
                 return blame
             self._ports.signals.wait(0.25)
 
-    def _signature(self, job: JobView | None, status: int) -> str:
-        if status == 0 or job is None:
-            return ""
+    def _script_end(self, job: JobView | None, status: int) -> ScriptEnd:
+        if status in (0, FINISHED) or job is None:
+            return ScriptEnd(status, step=self._progress.step)
         tails = [self._ports.output.read(path) for path in dict.fromkeys([job.stderr, job.stdout]) if path]
-        return next((found for tail in tails if (found := crash_signature(tail))), "")
+        crash = self._crash.read(self._attempt, tails, status)
+        return ScriptEnd(status, crash.signature, self._progress.step, crash.kind.value, crash.rank, crash.node)
 
     def _recover(self, child: ChildProcess, blame: Blame, status: int | None = None) -> int | None:
         """Decide, write down, act. None: the script is to run again in this allocation."""
@@ -537,6 +604,8 @@ class Supervisor:
         )
         place = self._place(blame, decision, free, job)
         self._append_end(self._attempt, blame, decision, newest, status)
+        if self._moving is not None:
+            self._moving.end()
         if decision.action in (Action.FINISH, Action.END):
             return self._end_run(child, decision, status)
         back = self._bring_back()
@@ -545,7 +614,7 @@ class Supervisor:
         self._ports.signals.ignore_termination()
         unfit = len(self._unfit({*decision.exclude, *decision.suspects}))
         back.size = self._plan.job_size(None if free is None else free + len(back.nodes) - unfit)
-        gone = self._suspicion.silent_for(0.0)
+        gone = self._suspicion.silent_for(0.0) | (self._moving.frozen if self._moving is not None else frozenset())
         back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
         if decision.action is Action.HOLD:
             back.hold(decision.why)

@@ -25,6 +25,12 @@ class ScriptEnd:
     signature: str = ""
     """Normalised last error of its output; empty when none was found."""
     step: int | None = None
+    kind: str = ""
+    """What it died of, as its output tells (recovery/crash.py: oom, cuda, nccl, storage, python, signal, unknown)."""
+    rank: int | None = None
+    """The rank that failed first; None: not known."""
+    node: str = ""
+    """The node of that rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class NodeEvidence:
     """Asked just now, slurmd's port refused or gave no answer."""
     ranks_silent: bool = False
     """The ranks of this node have stopped reporting, or the script has ended."""
+    own_findings: tuple[str, ...] = ()
+    """What the node says against itself, seen with the user's rights: NVML, its kernel log, a verdict."""
 
 
 def blame_nodes(nodes: Sequence[NodeEvidence]) -> Blame | None:
@@ -61,7 +69,7 @@ def condemns(item: NodeEvidence) -> str:
         return f"an administrator marked it FAIL{f' ({view.reason})' if view.reason else ''}"
     if item.slurmd_silent and item.ranks_silent:
         return "NODE_DEAD slurmd does not answer and its ranks are silent"
-    return ""
+    return item.own_findings[0] if item.own_findings else ""
 
 
 def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "") -> Blame:

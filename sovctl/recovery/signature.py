@@ -42,6 +42,11 @@ def crash_signature(output_tail: str) -> str:
     return ""
 
 
+def is_echo(line: str) -> bool:
+    """Whether a line only tells that another rank is gone."""
+    return _ECHO.search(line) is not None
+
+
 def says_preempted(output_tail: str) -> bool:
     """Whether slurmstepd's last word on the job is that it was preempted; after the requeue nothing else tells
     (PreemptTime is cleared, 22.05)."""

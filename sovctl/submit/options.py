@@ -23,7 +23,10 @@ class OwnOptions:
     same_crash_limit: int | None = None
     spare_nodes: int | None = None
     min_nodes: int | None = None
-    preemptible: bool = False
+    preemptible: bool | None = None
+    hang_timeout: str | None = None
+    progress_regex: str | None = None
+    restart_stragglers: bool | None = None
     dry_run: bool = False
     help: bool = False
 
@@ -99,8 +102,9 @@ class Choices:
 
 
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
-_COMMAND_LINE_ONLY = frozenset({"dry-run", "help"})
-_OWN_FLAGS = _COMMAND_LINE_ONLY | {"preemptible"}
+_OWN_FLAGS = frozenset({"dry-run", "help"})
+"""Only on the command line."""
+_FLAGS = _OWN_FLAGS | {"restart-stragglers", "preemptible"}
 
 
 def split(argv: Sequence[str]) -> SubmitLine:
@@ -141,7 +145,7 @@ def script_options(directives: Sequence[Directive]) -> OwnOptions:
             raise UsageError(f"{line.where}: {line.problem}", hint="Correct the #SOVCTL line.")
         reader = _Reader(line.words)
         options = reader.options(only_own=True)
-        stray = [option.words[0] for option in options if option.name in _COMMAND_LINE_ONLY or option.name not in _OWN]
+        stray = [option.words[0] for option in options if option.name in _OWN_FLAGS or option.name not in _OWN]
         if stray or reader.rest():
             raise _not_for_script(line.where, (stray or list(reader.rest()))[0])
         own_options(options, line.where)
@@ -210,7 +214,7 @@ class _Reader:
     def _long(self, word: str, only_own: bool) -> Option:
         typed, has_value, value = word[2:].partition("=")
         if typed in _OWN:
-            name, kind = typed, Value.NONE if typed in _OWN_FLAGS else Value.REQUIRED
+            name, kind = typed, Value.NONE if typed in _FLAGS else Value.REQUIRED
         else:
             meant = resolve(typed)
             if meant is None or only_own:
@@ -265,25 +269,14 @@ def nearest_own(typed: str) -> str | None:
 
 
 def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
-    match option.name:
-        case "dry-run":
-            return replace(own, dry_run=_flag(option, where))
-        case "help":
-            return replace(own, help=_flag(option, where))
-        case "run-dir":
-            return replace(own, run_dir=_text(option, where))
-        case "checkpoint-dir":
-            return replace(own, checkpoint_dir=_text(option, where))
-        case "preemptible":
-            return replace(own, preemptible=_flag(option, where))
-        case "spare-nodes":
-            return replace(own, spare_nodes=_number(option, where))
-        case "min-nodes":
-            return replace(own, min_nodes=_number(option, where))
-        case "max-hardware-faults":
-            return replace(own, max_hardware_faults=_number(option, where))
-        case _:
-            return replace(own, same_crash_limit=_number(option, where))
+    key = option.name.replace("-", "_")
+    if option.name in _FLAGS:
+        return replace(own, **{key: _flag(option, where)})  # type: ignore[arg-type]
+    value: str | int = _number(option, where) if option.name in _NUMBERS else _text(option, where)
+    return replace(own, **{key: value})  # type: ignore[arg-type]
+
+
+_NUMBERS = frozenset({"max-hardware-faults", "same-crash-limit", "spare-nodes", "min-nodes"})
 
 
 def _flag(option: Option, where: str) -> bool:
@@ -307,7 +300,7 @@ def _number(option: Option, where: str) -> int:
 
 def _not_for_script(where: str, word: str) -> UsageError:
     typed = word.lstrip("-").partition("=")[0]
-    if typed in _COMMAND_LINE_ONLY:
+    if typed in _OWN_FLAGS:
         return UsageError(f"{where}: --{typed} belongs on the command line, not in the script")
     near = nearest_own(typed)
     hint = "Options of sbatch go on #SBATCH lines." if resolve(typed) else _SEE_HELP

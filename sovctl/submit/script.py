@@ -130,6 +130,9 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodeP
         ("--nodes", nodes.size or None),
         ("--spare-nodes", nodes.spares or None),
         ("--min-nodes", nodes.least or None),
+        ("--hang-timeout", own.hang_timeout),
+        ("--progress-regex", own.progress_regex),
+        ("--restart-stragglers", 1 if own.restart_stragglers else None),
     ):
         if value is not None:
             words += [option, str(value)]

@@ -1,0 +1,129 @@
+"""Starts `sovctl look` on every node of a running job, as an overlapping job step with the user's rights.
+
+`srun --overlap` shares the cores, the memory and the GPUs of the job's other steps (Slurm 20.11 and later), so the look
+needs nothing of its own. The step's environment is the supervisor's without Slurm's variables: those of the batch
+script (SLURM_NTASKS, SLURM_KILL_BAD_EXIT, SLURM_CPU_BIND, ...) are options of the user's own sruns.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sovctl.adapters.command import Child, spawn
+from sovctl.errors import CommandMissing
+from sovctl.model.rank_look import NodeLook, parse_looks
+from sovctl.ports import LookAnswer
+
+_FIRST_S = 12.0
+"""How long the first node may take to answer: slurmctld has to make a step, Python has to start."""
+_AFTER_FIRST_S = 3.0
+"""How long the others may take after the first, at least; at most twice as long as it took."""
+_MOST_OUTPUT = 256 * 1024 * 1024
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
+
+
+class SrunLook:
+    """ports.JobLooks by srun."""
+
+    def __init__(
+        self, job_id: str, env: Mapping[str, str], *, bin_dir: str = "", python: str = "", first_s: float = _FIRST_S
+    ) -> None:
+        """`job_id`: SLURM_JOB_ID, also for a task of an array; `env`: the supervisor's environment."""
+        self._job_id = job_id
+        self._env = {key: value for key, value in env.items() if not key.startswith("SLURM") or key in _KEPT}
+        self._srun = str(Path(bin_dir) / "srun") if bin_dir else "srun"
+        self._python = python or sys.executable
+        self._first_s = first_s
+        self._child: Child | None = None
+        self._output = -1
+        self._nodes: tuple[str, ...] = ()
+        self._began = 0.0
+        self._answered_at = 0.0
+
+    def begin(self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None) -> None:
+        """Start it; nothing happens while an earlier one goes on."""
+        if self._child is not None:
+            return
+        # A file without a name: a disk in trouble is what may have to be found.
+        self._output = os.memfd_create("sovctl-look")
+        self._nodes, self._began, self._answered_at = tuple(nodes), time.monotonic(), 0.0
+        argv = [
+            *(self._srun, "--overlap", f"--jobid={self._job_id}", f"--nodelist={','.join(nodes)}"),
+            *(f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpus-per-task=1"),
+            *("--mem=0", "--cpu-bind=none", "--mpi=none", "--kill-on-bad-exit=0", "--no-kill", "--input=none"),
+            *("--immediate=5", "--quiet", "--job-name=sovctl-look", "--chdir=/"),
+            *(self._python, "-P", "-m", "sovctl", "look", "--job", self._job_id),
+            *("--since", f"{since:.3f}", "--stacks", "1" if stacks else "0"),
+            *(() if gpus is None else ("--gpus", str(gpus))),
+        ]
+        try:
+            self._child = spawn(argv, env=self._env, stdout=self._output)
+        except CommandMissing:
+            self._close()
+            raise
+
+    @property
+    def going_on(self) -> bool:
+        return self._child is not None
+
+    def poll(self) -> LookAnswer | None:
+        """What came back; None while it goes on. Nodes that say nothing are waited for only so long."""
+        child = self._child
+        if child is None:
+            return None
+        status = child.poll()
+        looks, rest = self._read()
+        now = time.monotonic()
+        if looks and not self._answered_at:
+            self._answered_at = now
+        if status is None and len(looks) < len(self._nodes) and now < self._deadline():
+            return None
+        if status is None:
+            self._end(child)
+        answered = {look.node for look in looks}
+        silent = tuple(name for name in self._nodes if name not in answered)
+        problem = "" if looks else _problem(rest, status)
+        self._child = None
+        self._close()
+        return LookAnswer(tuple(looks), silent, problem, now - self._began)
+
+    def cancel(self) -> None:
+        """End it without an answer."""
+        if self._child is not None:
+            self._end(self._child)
+            self._child = None
+            self._close()
+
+    def _deadline(self) -> float:
+        if not self._answered_at:
+            return self._began + self._first_s
+        return self._answered_at + max(_AFTER_FIRST_S, 2.0 * (self._answered_at - self._began))
+
+    def _read(self) -> tuple[list[NodeLook], list[str]]:
+        size = os.fstat(self._output).st_size
+        text = os.pread(self._output, min(size, _MOST_OUTPUT), 0).decode("utf-8", "replace")
+        looks, rest = parse_looks(text.split("\n"))
+        return [look for look in looks if look.node in self._nodes], [line for line in rest if line.strip()]
+
+    def _end(self, child: Child) -> None:
+        """SIGTERM makes srun end its step; after SIGKILL alone the step would stay until the job ends."""
+        child.send(signal.SIGTERM)
+        if child.wait(0.5) is None:
+            child.kill_group()
+            child.wait(1.0)
+
+    def _close(self) -> None:
+        if self._output >= 0:
+            os.close(self._output)
+        self._output = -1
+
+
+def _problem(rest: Sequence[str], status: int | None) -> str:
+    if rest:
+        return rest[-1].removeprefix("srun: error: ")[:300]
+    return "no node answered in time" if status is None else f"srun ended with status {status}"

@@ -1,0 +1,172 @@
+"""From the output of a job that died to what died first, where, and of what. Pure.
+
+Sources, best first: the root cause that torchelastic prints, a Python traceback that names its rank (torch puts
+`[rank3]:` before the lines of an uncaught exception since 2.3; `srun --label` puts `3: `), srun's own lines about its
+tasks, slurmstepd's about memory. What other ranks say once one of them is gone is never the cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sovctl.recovery.signature import crash_signature, is_echo
+
+_LONGEST_LINE = 2000
+_EXCERPT_LINES = 60
+_PREFIX = re.compile(r"^(?:(?P<label>\d{1,6}): |\[(?:rank|default)(?P<rank>\d{1,6})\]:\s?)")
+_TASK = re.compile(r"srun: error: (?P<node>[\w.-]{1,255}): tasks? (?P<tasks>\d[\d,-]{0,200}): (?P<what>[^\n]{1,200})")
+_OOM = re.compile(
+    r"oom[_-]kill|Out Of Memory|\bout of memory\b.*Killed process|Exceeded job memory limit|exceeded memory limit", re.I
+)
+_CUDA_OOM = re.compile(r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY")
+_MEMORY = r"DefaultCPUAllocator: can't allocate memory|\bMemoryError\b|std::bad_alloc|Cannot allocate memory"
+_STORAGE = (
+    r"No space left on device|Input/output error|Stale file handle|Disk quota exceeded|Read-only file system"
+    r"|Transport endpoint is not connected|\[Errno (?:5|28|30|107|116|122)\]"
+)
+_NCCL = r"\bNCCL\b|ncclSystemError|ncclInternalError|ncclRemoteError|ProcessGroupNCCL"
+_CUDA = r"CUDA error|CUDA_ERROR_|cudaError|CUBLAS_STATUS|CUDNN_STATUS|AcceleratorError|device-side assert"
+_KINDS = tuple(
+    (name, re.compile(text, re.IGNORECASE if name == "cuda" else 0))
+    for name, text in (("oom", _MEMORY), ("storage", _STORAGE), ("nccl", _NCCL), ("cuda", _CUDA))
+)
+_SIGNALLED = re.compile(
+    r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted|Killed|Terminated"
+)
+_CAUSE_BY_ITSELF = re.compile(r"Out Of Memory|Segmentation fault|Bus error|Illegal instruction")
+
+
+class Kind(StrEnum):
+    """What a run died of."""
+
+    OOM = "oom"
+    """Main memory; the kernel or slurmstepd killed it, or an allocation failed."""
+    CUDA = "cuda"
+    """An error of the GPU or its runtime, a full GPU memory among them."""
+    NCCL = "nccl"
+    STORAGE = "storage"
+    PYTHON = "python"
+    """An exception of the script."""
+    SIGNAL = "signal"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The first thing that went wrong, as far as the output tells."""
+
+    kind: Kind
+    rank: int | None = None
+    node: str = ""
+    signature: str = ""
+    """Equal for two crashes of the same kind (see signature.py)."""
+    excerpt: str = ""
+    """The traceback or the lines that tell it."""
+
+
+def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = None) -> Crash:
+    """`output`: the end of what the job printed; `status`: exit status of the script, negative: killed by that signal;
+    `ranks`: rank -> node, where known."""
+    lines = [line[:_LONGEST_LINE] for line in output.splitlines()]
+    signature = crash_signature(output)
+    root = _torchelastic(lines)
+    blocks = _tracebacks(lines)
+    cause = next((block for block in blocks if not is_echo(block[-1])), None)
+    task = _first_task(lines)
+    rank, node = _where(root, cause, task)
+    if rank is not None and not node:
+        node = (ranks or {}).get(rank, "")
+    excerpt = "\n".join((cause or _telling(lines))[-_EXCERPT_LINES:])
+    return Crash(_kind(lines, cause, status), rank, node, signature, excerpt)
+
+
+def _where(
+    root: tuple[int, str] | None, cause: Sequence[str] | None, task: tuple[int, str] | None
+) -> tuple[int | None, str]:
+    if root is not None:
+        return root
+    rank = _rank_of(cause[0]) if cause else None
+    if rank is not None:
+        return rank, task[1] if task is not None and task[0] == rank else ""
+    return task if task is not None else (None, "")
+
+
+def _kind(lines: Sequence[str], cause: Sequence[str] | None, status: int) -> Kind:
+    if any(_OOM.search(line) and not _CUDA_OOM.search(line) for line in lines):
+        return Kind.OOM
+    # The words of the cause decide before those of the ranks that died of it.
+    for text in filter(None, (cause[-1:] if cause else None, [line for line in lines if not is_echo(line)])):
+        if any(_CUDA_OOM.search(line) for line in text):
+            return Kind.CUDA
+        for name, pattern in _KINDS:
+            if any(pattern.search(line) for line in text):
+                return Kind(name)
+        if cause and text == cause[-1:] and "RuntimeError" not in cause[-1]:
+            return Kind.PYTHON
+    if cause:
+        return Kind.PYTHON
+    killed = status < 0 or status > 128 or any(_SIGNALLED.search(line) for line in lines if "srun: error" in line)
+    return Kind.SIGNAL if killed else Kind.UNKNOWN
+
+
+def _torchelastic(lines: Sequence[str]) -> tuple[int, str] | None:
+    """Rank and host of the earliest root cause; torchrun prints one block a node."""
+    found: list[tuple[str, int, str]] = []
+    for number, line in enumerate(lines):
+        if "Root Cause (first observed failure):" not in line:
+            continue
+        fields: dict[str, str] = {}
+        for item in lines[number + 1 : number + 9]:
+            key, colon, value = _bare(item).partition(":")
+            if colon:
+                fields.setdefault(key.strip(), value.strip())
+        rank = re.match(r"\d{1,6}", fields.get("rank", ""))
+        # Signal 15: torchrun ended it because a peer had failed.
+        if rank and not fields.get("exitcode", "").startswith("-15"):
+            found.append((fields.get("time", "~"), int(rank[0]), fields.get("host", "")))
+    return min(found)[1:] if found else None
+
+
+def _tracebacks(lines: Sequence[str]) -> list[list[str]]:
+    """Each Python traceback with its last line, in order; lines of one rank belong together even when ranks mix."""
+    found: list[list[str]] = []
+    open_: dict[int | None, list[str]] = {}
+    for line in lines:
+        rank, text = _rank_of(line), _bare(line)
+        if text.startswith("Traceback (most recent call last)"):
+            open_[rank] = [line]
+            found.append(open_[rank])
+        elif rank in open_:
+            open_[rank].append(line)
+            # Frames and their source are indented; the exception is the first line that is not.
+            if text and not text.startswith((" ", "\t")):
+                del open_[rank]
+    return [block for block in found if len(block) > 1]
+
+
+def _first_task(lines: Sequence[str]) -> tuple[int, str] | None:
+    """(task, node) of the first task that srun says failed; one that a fault of its own killed counts before one that
+    merely ended, because its peers may notice faster than srun."""
+    seen = [match for line in lines if (match := _TASK.search(line))]
+    for match in [*(item for item in seen if _CAUSE_BY_ITSELF.search(item["what"])), *seen]:
+        if not re.search(r"Terminated|Killed$", match["what"]) or len(seen) == 1:
+            return int(re.split(r"[,-]", match["tasks"])[0]), match["node"]
+    return (int(re.split(r"[,-]", seen[0]["tasks"])[0]), seen[0]["node"]) if seen else None
+
+
+def _telling(lines: Sequence[str]) -> list[str]:
+    words = re.compile(r"error|fail|fault|abort|killed|exception|\bXid\b", re.I)
+    return [line for line in lines if words.search(line)][:_EXCERPT_LINES]
+
+
+def _rank_of(line: str) -> int | None:
+    match = _PREFIX.match(line)
+    word = match and (match["label"] or match["rank"])
+    return int(word) if word else None
+
+
+def _bare(line: str) -> str:
+    return _PREFIX.sub("", line, count=1)
