@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sovctl.cli import wiring
 from sovctl.config import Config, load_config
-from sovctl.errors import UsageError
+from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.supervise import RunPlan, Supervisor
 from sovctl.recovery.decide import Limits
 from sovctl.recovery.hang import parse_timeout
@@ -39,7 +39,26 @@ def run(argv: Sequence[str]) -> int:
     """Run one attempt; returns the exit status of the batch script."""
     options, arguments = _parse(argv)
     plan = _plan(options, arguments, os.environ)
-    return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).run()
+    return wiring.keep_alive(lambda: _live(plan), lambda: _give_up(plan))
+
+
+def _live(plan: RunPlan) -> int:
+    """In a process of its own. An unexpected error is a bug, and no reason to end anybody's run: it counts as a death,
+    and the next supervisor takes over."""
+    try:
+        return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).run()
+    except SovctlError as error:
+        print_error(error)
+        return error.exit_code
+    except Exception as error:
+        words = f"unexpected {type(error).__name__} in the supervisor: {error}"
+        print_error(SovctlError(words, hint="This is a bug in sovctl; the run goes on under a new supervisor."))
+        raise
+
+
+def _give_up(plan: RunPlan) -> int:
+    """The supervisor dies again and again: the run is held, so that a person looks, rather than lost."""
+    return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).give_up("its supervisor was killed several times")
 
 
 def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:

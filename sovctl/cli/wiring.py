@@ -97,6 +97,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     from sovctl.adapters.command import spawn
     from sovctl.adapters.job_look import SrunLook
     from sovctl.adapters.journal import FileJournal
+    from sovctl.adapters.leftover import Leftover
     from sovctl.adapters.node_ping import SlurmdPing
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
@@ -116,10 +117,18 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         clock=SystemClock(),
         say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
         fold=fold_hostlist,
+        leftover=Leftover,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),
     )
+
+
+def keep_alive(work: Callable[[], int], give_up: Callable[[], int]) -> int:
+    """Run the supervisor in a process that may be killed."""
+    from sovctl.adapters.kept_alive import keep_alive as keep
+
+    return keep(work, give_up)
 
 
 # A node looks at itself

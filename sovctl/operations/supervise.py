@@ -148,6 +148,8 @@ class Ports:
     """One line into the job's own output."""
     fold: Callable[[Iterable[str]], str] = ",".join
     """Node names as one hostlist."""
+    leftover: Callable[[str, str], ChildProcess] | None = None
+    """What is left of a script whose supervisor was killed, by run id and Slurm's raw job id."""
     looks: JobLooks | None = None
     """A look at the ranks on their nodes; None: hangs are not noticed."""
     run_output: RunOutput | None = None
@@ -184,7 +186,7 @@ class Supervisor:
         self._suspicion = NodeSuspicion(ports.ping, ports.clock)
         self._began = ports.clock.now()
         self._moving = self._progress_watch()
-        self._crash = CrashLook(plan.nodes, self._gpus(), ports.files, ports.kept, ports.looks)
+        self._crash = self._crash_look()
 
     def run(self) -> int:
         """Returns the exit status for the batch script. Raises RunDirUnusable before anything was started."""
@@ -195,7 +197,13 @@ class Supervisor:
             # Somebody requeued a job whose run was cancelled; that is a wish to run it again.
             ports.journal.append("run_reopened", job_id=plan.job_id)
         self._attempt = sum(event["kind"] == "attempt_started" for event in events)
-        self._close_lost_attempt(events)
+        if self._died_here(events):
+            status = self._take_over(events)
+            if status is not None:
+                return status
+            self._attempt += 1
+        else:
+            self._close_lost_attempt(events)
         misplaced = self._misplaced(ports.journal.events())
         if misplaced and not self._leave_out(misplaced):
             return self._move_away(misplaced)
@@ -211,6 +219,18 @@ class Supervisor:
             self._watch = _Watch()
             self._suspicion.clear()
 
+    def give_up(self, why: str) -> int:
+        """Hold the run: whoever supervises it does not stay alive."""
+        events = self._ports.journal.events()
+        open_attempt = _last_attempt(events)
+        if open_attempt is not None and not _end_of(events, open_attempt["attempt"]):
+            decision = Decision(Action.HOLD, why)
+            self._append_end(open_attempt["attempt"], Blame(Culprit.UNKNOWN, evidence=why), decision, self._newest())
+        back = self._bring_back()
+        back.kill(self._leftover(), ())
+        back.hold(why)
+        return 0
+
     def _hold_unstarted(self, why: str) -> int:
         """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
         self._ports.say(f"{why}; the run is held and not started from step 0")
@@ -219,6 +239,59 @@ class Supervisor:
         return 0
 
     # Taking over
+
+    def _died_here(self, events: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether an earlier supervisor of this very execution of the job was killed."""
+        last = _last_attempt(events)
+        return last is not None and (last.get("job_id"), last.get("restarts")) == (
+            self._plan.job_id,
+            self._plan.restarts,
+        )
+
+    def _take_over(self, events: Sequence[Mapping[str, Any]]) -> int | None:
+        """Go on where the killed supervisor was: every effect of a recovery can be repeated. None: start the script
+        again in this allocation."""
+        last = _last_attempt(events)
+        assert last is not None
+        self._attempt = last["attempt"]
+        self._watch.job = job = self._ask_job()
+        here = self._allocation
+        if job is not None and job.running:
+            here.dropped([node for node in here.nodes if node not in job.nodes])
+        here.running_on = tuple(node for node in last.get("nodes", ()) if node in here.nodes)
+        self._ports.say("its supervisor was killed; a new one takes over")
+        self._ports.journal.append("taken_over", attempt=self._attempt)
+        ended = _end_of(events, self._attempt)
+        if ended is None:
+            return self._recover(self._leftover(), *self._unseen_end(events))
+        return self._finish_recovery(ended)
+
+    def _unseen_end(self, events: Sequence[Mapping[str, Any]]) -> tuple[Blame, int | None]:
+        """How the script ended, if that was still written down; else only that nobody watched it."""
+        said = [event for event in events if event["kind"] == "script_ended" and event["attempt"] == self._attempt]
+        hardware = blame_nodes(self._evidence(None))
+        if said:
+            end = ScriptEnd(said[-1]["exit_status"], said[-1].get("signature", ""))
+            return blame_end(end, self._evidence(None)), end.status
+        return hardware or Blame(Culprit.UNKNOWN, evidence="the supervisor was killed while the script ran"), None
+
+    def _finish_recovery(self, ended: Mapping[str, Any]) -> int | None:
+        """The decision was written down; carry it out."""
+        culprit = past_stops([ended])[0].culprit
+        blame = Blame(culprit, tuple(ended.get("blamed", ())), str(ended.get("evidence", "")))
+        decision = Decision(
+            Action(ended["action"]), str(ended.get("why", "")), blame.nodes, tuple(ended.get("suspects", ()))
+        )
+        if decision.action in (Action.FINISH, Action.END) and any(
+            event["kind"] == "run_ended" for event in self._ports.journal.events()[-3:]
+        ):
+            return ended.get("exit_status") or 0
+        return self._act(self._leftover(), blame, decision, ended.get("exit_status"))
+
+    def _leftover(self) -> ChildProcess:
+        raw_id = self._plan.environment.get("SLURM_JOB_ID", self._plan.job_id)
+        assert self._ports.leftover is not None
+        return self._ports.leftover(self._plan.run_id, raw_id)
 
     def _close_lost_attempt(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Write the end of an attempt whose supervisor died with its node, so that none is lost in the record."""
@@ -294,6 +367,9 @@ class Supervisor:
         self._resumed_at = newest.step if newest else 0
         self._progress.begin(self._attempt, self._resumed_at)
         self._began = ports.clock.now()
+        # Made anew: the nodes may be others now.
+        self._moving = self._progress_watch()
+        self._crash = self._crash_look()
         if self._moving is not None:
             self._moving.begin(self._attempt, self._began)
         return ports.start([path, *plan.arguments], self._script_environment(newest, excluded))
@@ -451,7 +527,7 @@ class Supervisor:
         if ports.looks is None or ports.run_output is None or ports.kept is None:
             return None
         settings = ProgressSettings(
-            nodes=plan.nodes,
+            nodes=self._allocation.running_on,
             checkpoint_dir=str(plan.checkpoint_dir),
             gpus=self._gpus(),
             hang_timeout_s=plan.hang_timeout_s,
@@ -460,6 +536,10 @@ class Supervisor:
         )
         outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal)
         return ProgressWatch(settings, outside, self._progress)
+
+    def _crash_look(self) -> CrashLook:
+        ports = self._ports
+        return CrashLook(self._allocation.running_on, self._gpus(), ports.files, ports.kept, ports.looks)
 
     def _gpus(self) -> int | None:
         """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""
@@ -602,19 +682,25 @@ class Supervisor:
             ran_on=self._allocation.running_on,
             replacements=(free or 0) + len(self._allocation.nodes) - len(self._allocation.running_on),
         )
-        place = self._place(blame, decision, free, job)
         self._append_end(self._attempt, blame, decision, newest, status)
         if self._moving is not None:
             self._moving.end()
+        return self._act(child, blame, decision, status, free)
+
+    def _act(
+        self, child: ChildProcess, blame: Blame, decision: Decision, status: int | None, free: int | None = None
+    ) -> int | None:
+        """Carry a decision out. None: the script is to run again in this allocation."""
         if decision.action in (Action.FINISH, Action.END):
             return self._end_run(child, decision, status)
+        place = self._place(blame, decision, free, self._watch.job or self._ask_job())
         back = self._bring_back()
         if place.how is not How.QUEUE and self._restart_here(child, back, place):
             return None
         self._ports.signals.ignore_termination()
         unfit = len(self._unfit({*decision.exclude, *decision.suspects}))
         back.size = self._plan.job_size(None if free is None else free + len(back.nodes) - unfit)
-        gone = self._suspicion.silent_for(0.0) | (self._moving.frozen if self._moving is not None else frozenset())
+        gone = self._silent()
         back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
         if decision.action is Action.HOLD:
             back.hold(decision.why)
@@ -657,11 +743,16 @@ class Supervisor:
         except SovctlError:
             return None
 
+    def _silent(self) -> frozenset[str]:
+        """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
+        frozen = self._moving.frozen if self._moving is not None else frozenset()
+        return self._suspicion.silent_for(0.0) | frozen
+
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""
         here, journal = self._allocation, self._ports.journal
         journal.append("restart_intent", attempt=self._attempt, how=place.how.value, because=place.why)
-        silent = self._suspicion.silent_for(0.0)
+        silent = self._silent()
         ready = back.clear(child, place.drop, [node for node in place.drop if node in silent])
         here.dropped([node for node in here.nodes if node not in back.nodes])
         if not ready:
@@ -740,3 +831,13 @@ class Supervisor:
             "run_dir": str(plan.run_dir),
             "checkpoint_dir": str(plan.checkpoint_dir),
         }
+
+
+def _last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)
+
+
+def _end_of(events: Sequence[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:
+    """How an attempt ended, if it did."""
+    ends = (event for event in reversed(events) if event["kind"] == "attempt_ended" and event["attempt"] == attempt)
+    return next(ends, None)

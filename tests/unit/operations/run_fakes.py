@@ -148,6 +148,7 @@ class Run:
             **plan,
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
+        ports = replace(ports, leftover=lambda run_id, job_id: self.children[-1])
 
         def live() -> int:
             status = Supervisor(own, ports).run()

@@ -1,0 +1,80 @@
+"""Runs a piece of work in a forked child and starts it again when it is killed.
+
+The batch script of a job is what Slurm watches: when it dies, the job is over. So its process does nothing but wait,
+and the work, which is large enough to be chosen by the kernel's out-of-memory killer, may die.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+
+
+def keep_alive(work: Callable[[], int], give_up: Callable[[], int], *, tries: int = 4) -> int:
+    """Return the status of `work`; `give_up` is called, here, when it was killed `tries` times.
+
+    An orderly end is told through a pipe, so that a status of 137 is not mistaken for a SIGKILL. Signals to this
+    process go on to the child. Call it before there are threads.
+    """
+    child = _Child()
+    before = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
+    try:
+        for _ in range(tries):
+            status = child.run(work)
+            if status is not None:
+                return status
+        return give_up()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+class _Child:
+    """The child of the moment."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def forward(self, signum: int, _frame: object) -> None:
+        """Pass a signal on; a child that has just ended needs none."""
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signum)
+
+    def run(self, work: Callable[[], int]) -> int | None:
+        """The status it ended with; None when it was killed."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # No signal may come between the fork and the moment its number is known, or it would be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(reader)
+            self._work(work, writer)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        os.close(writer)
+        said = b""
+        # The work's own children inherit no copy of the pipe (O_CLOEXEC), so its end is the end of the work.
+        while part := os.read(reader, 16):
+            said += part
+        os.close(reader)
+        os.waitpid(self._pid, 0)
+        self._pid = 0
+        return int(said) if said.strip().isdigit() else None
+
+    def _work(self, work: Callable[[], int], writer: int) -> None:
+        for signum in _FORWARDED:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        try:
+            os.write(writer, b"%d\n" % (work() & 0xFF))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)

@@ -1,0 +1,93 @@
+"""The process that waits, and the one that may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sovctl.adapters.kept_alive import keep_alive
+from sovctl.adapters.leftover import Leftover
+
+
+def lives(path: Path) -> int:
+    """Counts the lives of the work in a file."""
+    with path.open("a") as file:
+        file.write("x")
+    return len(path.read_text())
+
+
+@pytest.mark.parametrize("status", [0, 1, 75, 137, 143])
+def test_an_orderly_end_is_passed_on_whatever_its_status(status: int) -> None:
+    assert keep_alive(lambda: status, lambda: 99) == status
+
+
+def test_killed_work_is_started_again(tmp_path: Path) -> None:
+    def work() -> int:
+        if lives(tmp_path / "lives") < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 7
+
+    assert keep_alive(work, lambda: 99) == 7
+    assert (tmp_path / "lives").read_text() == "xxx"
+
+
+def test_an_unexpected_error_counts_as_a_death_and_leaves_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        if lives(tmp_path / "lives") == 1:
+            raise ValueError("a bug")
+        return 0
+
+    assert keep_alive(work, lambda: 99) == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_work_that_never_stays_alive_is_given_up(tmp_path: Path) -> None:
+    def work() -> int:
+        lives(tmp_path / "lives")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    assert keep_alive(work, lambda: 99, tries=3) == 99
+    assert (tmp_path / "lives").read_text() == "xxx"
+
+
+def test_signals_reach_the_work(tmp_path: Path) -> None:
+    waiting = """
+import os, signal, sys
+from sovctl.adapters.kept_alive import keep_alive
+def work():
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    print("ready", flush=True)
+    signal.pause()
+    return 42
+sys.exit(keep_alive(work, lambda: 99))
+"""
+    with subprocess.Popen([sys.executable, "-c", waiting], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(20) == 42
+
+
+def test_what_a_killed_supervisor_left_behind_is_found_and_ended() -> None:
+    env = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "7"}
+    other = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "8"}
+    script = ["sh", "-c", "sleep 300 & sleep 300"]
+    with (
+        subprocess.Popen(script, env=env, start_new_session=True) as mine,
+        subprocess.Popen(["sleep", "300"], env=other) as not_mine,
+    ):
+        left = Leftover("lab-7-1", "7")
+        assert left.poll() is None
+        left.kill_group()
+        assert left.wait(5) == -signal.SIGKILL
+        assert mine.wait(5) == -signal.SIGKILL
+        assert not_mine.poll() is None
+        not_mine.kill()
