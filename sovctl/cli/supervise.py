@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.cli import wiring
+from sovctl.cli.main import print_error
 from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.supervise import RunPlan, Supervisor

@@ -31,6 +31,9 @@ _RETRY_S = 0.5
 _LONGEST_RETRY_S = 5.0
 _STEPS_END_S = 10.0
 """So long steps that were killed may take to end, before the queue is the quicker way."""
+_LINGER_S = 0.5
+"""So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
+waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
 _STEPS_LOOK_S = 0.05
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
@@ -62,6 +65,8 @@ class BringBack:
     """What the job asks for from now on; None: as it was submitted."""
     shrunk: bool = False
     """Nodes were dropped from the job."""
+    lingering: bool = False
+    """A step whose processes are dead is still on the books: new steps have to share its resources (--overlap)."""
     _requeued: float = 0.0
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
@@ -98,16 +103,18 @@ class BringBack:
         if silent and not self.drop(silent):
             return False
         self.kill(child, ())
-        if not self._await_no_steps():
-            return False
+        if not self._await_no_steps(_LINGER_S if silent else _STEPS_END_S):
+            if not silent:
+                return False
+            self.lingering = True
         rest = [node for node in drop if node in self.nodes]
         if rest and not self.drop(rest):
             return False
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         return job.running and job.restarts == self.restarts
 
-    def _await_no_steps(self) -> bool:
-        deadline = self.clock.now() + _STEPS_END_S
+    def _await_no_steps(self, patience_s: float) -> bool:
+        deadline = self.clock.now() + patience_s
         while self.clock.now() < deadline:
             if not self._patiently(lambda: self.jobs.steps(self.job_id)):
                 return True

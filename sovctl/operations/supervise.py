@@ -179,6 +179,7 @@ class Supervisor:
         self._ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
         self._attempt = 0
         self._resumed_at = 0
+        self._overlap = False
         self._watch = _Watch()
         self._allocation = plan.allocation()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -273,7 +274,8 @@ class Supervisor:
         if said:
             end = ScriptEnd(said[-1]["exit_status"], said[-1].get("signature", ""))
             return blame_end(end, self._evidence(None)), end.status
-        return hardware or Blame(Culprit.UNKNOWN, evidence="the supervisor was killed while the script ran"), None
+        words = "the supervisor was killed while the script ran"
+        return hardware or Blame(Culprit.UNKNOWN, evidence=words, signature="supervisor killed"), None
 
     def _finish_recovery(self, ended: Mapping[str, Any]) -> int | None:
         """The decision was written down; carry it out."""
@@ -391,6 +393,8 @@ class Supervisor:
         guard = self._ports.files.guard_requeue(self._attempt)
         if guard:
             env["PATH"] = f"{guard}:{env['PATH']}" if env.get("PATH") else guard
+        if self._overlap:
+            env["SLURM_OVERLAP"] = "1"
         # A rank that dies must not leave the others waiting; srun's own default is to let them (KillOnBadExit=0).
         env.setdefault("SLURM_KILL_BAD_EXIT", "1")
         return env
@@ -759,6 +763,7 @@ class Supervisor:
             journal.append("restart_refused", attempt=self._attempt, how=place.how.value)
             return False
         here.running_on = place.nodes
+        self._overlap = back.lingering
         journal.append(
             "restarted", attempt=self._attempt, how=place.how.value, nodes=list(place.nodes), dropped=list(place.drop)
         )

@@ -99,8 +99,9 @@ def decide(
 def swap_half(blame: Blame, stuck: Sequence[PastStop], ran_on: Sequence[str], replacements: int) -> tuple[str, ...]:
     """Half of the nodes that took part in every stop without a culprit since the last progress; empty the first time
     (it may never come back), when nobody can take their place, and when no node took part in all."""
-    unknown = [stop for stop in stuck if stop.culprit is blame.culprit and stop.ran_on]
-    if not unknown or replacements < 1:
+    unknown = [stop for stop in stuck if stop.culprit is blame.culprit and stop.ran_on and not stop.signature]
+    if blame.signature or not unknown or replacements < 1:
+        # A signature means that it is known what stopped, though not why: no node of the run does that.
         return ()
     common = [node for node in ran_on if all(node in stop.ran_on for stop in unknown)]
     return tuple(common[len(common) - min(max(1, len(common) // 2), replacements) :]) if common else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +31,47 @@ def start(
     return run
 
 
+def start_script(lab: cluster.Lab, work_dir: Path, user: str, text: str, *sbatch: str) -> Training:
+    """Submit a script of its own."""
+    run = Training(lab, work_dir, STORY, user)
+    (work_dir / "own.sbatch").write_text(text)
+    said = run.sovctl("submit", "--parsable", f"--chdir={work_dir}", *sbatch, str(work_dir / "own.sbatch"))
+    run.job_id = said.stdout.strip()
+    return run
+
+
+def kill_supervisor(run: Training, *, missing_ok: bool = False) -> None:
+    """SIGKILL to the process that supervises, as the kernel does when memory is short; never to its waiting parent."""
+    supervisors = [pid for pid in processes_with(run.job_id) if parent_of(pid) in processes_with(run.job_id)]
+    assert supervisors or missing_ok
+    for pid in supervisors:
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes_with(job_id: str) -> set[int]:
+    """Processes of `sovctl supervise` in this job."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"supervise" in command and f"SLURM_JOB_ID={job_id}".encode() in variables:
+                found.add(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def restarts(run: Training) -> list[dict[str, Any]]:
     return run.events("restarted")
-
-
-def script_again_s(run: Training, since: float) -> float:
-    return float(run.events("attempt_started")[1]["at"]) - since
 
 
 def test_a_spare_takes_the_place_of_a_gpu_that_fell_off(
@@ -46,7 +83,7 @@ def test_a_spare_takes_the_place_of_a_gpu_that_fell_off(
     victim = first[2]
     assert len(first) == 4
     assert len(run.events("attempt_started")[0]["spares"]) == 2
-    injected = faults.inject(lab, "xid:79", victim, 5)
+    faults.inject(lab, "xid:79", victim, 5)
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 2)
     assert [event["how"] for event in restarts(run)] == ["spare"]
@@ -56,4 +93,152 @@ def test_a_spare_takes_the_place_of_a_gpu_that_fell_off(
     assert victim not in again
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
     assert run.loss_curve() == undisturbed
-    print("took", injected, run.events())
+
+
+def test_a_crash_starts_again_on_the_same_nodes_and_slurm_is_not_asked(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+) -> None:
+    lab = story_lab(health=False)
+    run = start(lab, work_dir, user)
+    faults.inject(lab, "rank-crash", nodes_of(run, 0)[3])
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 2)
+    assert [event["how"] for event in restarts(run)] == ["in-place"]
+    assert nodes_of(run, 1) == nodes_of(run, 0)
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
+    assert run.loss_curve() == undisturbed
+    assert "in place" in run.sovctl("run", "why", "--attempt=0", run.job_id).stdout
+
+
+def test_a_dead_node_and_a_second_fault_are_both_replaced_by_spares(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+) -> None:
+    """With a user's rights only: nobody declares anything down, the supervisor drops what does not answer."""
+    lab = story_lab(health=False, accounting=True)
+    run = start(lab, work_dir, user, "--spare-nodes=2", step_seconds=0.4)
+    first = nodes_of(run, 0)
+    faults.inject(lab, "node-dead", first[1])
+    run.await_event("attempt_started", attempt=1)
+    second = nodes_of(run, 1)
+    run.await_event("first_step", attempt=1)
+    faults.inject(lab, "node-dead", second[2])
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 3)
+    assert [event["how"] for event in restarts(run)] == ["spare", "spare"]
+    assert [event["blamed"] for event in run.events("attempt_ended")][:2] == [[first[1]], [second[2]]]
+    assert not {first[1], second[2]} & set(nodes_of(run, 2))
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
+    assert run.loss_curve() == undisturbed
+
+
+def test_a_fault_of_the_batch_host_goes_through_the_queue_and_the_spares_come_along(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+) -> None:
+    lab = story_lab(accounting=True)
+    run = start(lab, work_dir, user, "--spare-nodes=1")
+    victim = nodes_of(run, 0)[0]
+    faults.inject(lab, "xid:79", victim, 1)
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 2)
+    assert not restarts(run)
+    second = run.events("attempt_started")[1]
+    assert (len(second["nodes"]), len(second["spares"])) == (4, 1)
+    assert victim not in [*second["nodes"], *second["spares"]]
+    assert run.loss_curve() == undisturbed
+
+
+SEES = """#!/bin/bash
+#SBATCH --nodes=3 --ntasks-per-node=2 --exclusive
+{
+    echo "env $SLURM_JOB_NUM_NODES $SLURM_NNODES $SLURM_JOB_NODELIST $SLURM_NTASKS $SLURM_TASKS_PER_NODE"
+    echo "srun $(srun -l hostname | wc -l) $(srun printenv SLURMD_NODENAME | sort -u | tr '\\n' ' ')"
+    echo "show $(scontrol show hostnames | tr '\\n' ' ')"
+} >seen.txt
+"""
+
+
+def test_a_script_with_spares_sees_an_ordinary_allocation(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    lab = story_lab(health=False)
+    run = start_script(lab, work_dir, user, SEES, "--spare-nodes=2")
+    assert run.await_end()["outcome"] == "finished"
+    seen = (work_dir / "seen.txt").read_text().splitlines()
+    assert seen == ["env 3 3 n[001-003] 6 2(x3)", "srun 6 n001 n002 n003 ", "show n001 n002 n003 "]
+    assert run.events("attempt_started")[0]["spares"] == ["n004", "n005"]
+
+
+ASKS = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1
+if [ "$SOVCTL_ATTEMPT" = 0 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 300
+fi
+"""
+
+
+def test_a_script_that_requeues_its_own_job_is_brought_back_by_one_owner(
+    story_lab: StartLab, work_dir: Path, user: str
+) -> None:
+    """What Lightning, submitit and NeMo-Run do."""
+    lab = story_lab(health=False)
+    run = start_script(lab, work_dir, user, ASKS)
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 2)
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1
+    ended = run.events("attempt_ended")[0]
+    assert ended["evidence"] == "the script asked for a requeue"
+    assert "is left to sovctl" in run.output()
+
+
+def test_fewer_nodes_while_others_use_the_rest_then_all_of_them(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    lab = story_lab(accounting=True)
+    filler = Training(lab, work_dir, STORY, user)
+    run = Training(lab, work_dir, replace(STORY, sbatch=("--min-nodes=3",), steps=200, step_seconds=0.3), user)
+    run.submit()
+    run.await_event("attempt_started")
+    others = filler.command("sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 600").stdout
+    run.await_event("checkpoint_saved", step=10)
+    victim = nodes_of(run, 0)[2]
+    faults.inject(lab, "xid:79", victim, 5)
+    again = run.await_event("attempt_started", attempt=1)
+    assert (restarts(run)[0]["how"], len(again["nodes"])) == ("fewer-nodes", 3)
+    assert victim not in again["nodes"]
+    run.await_event("first_step", attempt=1)
+    filler.command("scancel", others.strip())
+    full = run.await_event("attempt_started", attempt=2)
+    assert len(full["nodes"]) == 4
+    assert victim not in full["nodes"]
+    assert full["resume_step"] > again["resume_step"]
+    run.sovctl("run", "stop", run.job_id)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_supervisor_is_followed_by_another(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str], kills: int
+) -> None:
+    lab = story_lab(health=False)
+    run = start(lab, work_dir, user)
+    for number in range(kills):
+        run.await_event("first_step", attempt=number)
+        kill_supervisor(run)
+        run.await_event("taken_over", attempt=number)
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 1 + kills)
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
+    assert run.loss_curve() == undisturbed
+
+
+@pytest.mark.parametrize("moment", ["detected", "attempt_ended", "requeue_intent", "requeued"])
+def test_a_supervisor_killed_in_the_middle_of_a_recovery(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str], moment: str
+) -> None:
+    lab = story_lab()
+    run = start(lab, work_dir, user)
+    victim = nodes_of(run, 0)[2]
+    faults.inject(lab, "xid:79", victim, 5)
+    run.await_event(moment)
+    kill_supervisor(run, missing_ok=True)
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, len(run.events("attempt_started")))
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1
+    assert victim not in [node for event in run.events("attempt_started")[1:] for node in event["nodes"]]
+    assert run.loss_curve() == undisturbed
