@@ -24,6 +24,8 @@ _OUTPUT_EVERY_S = 1.0
 _CHECKPOINTS_EVERY_S = 15.0
 _PROBLEM_PAUSE_S = 15.0
 _SLOW_PAUSE_S = 30.0
+_AGAIN_S = 3.0
+"""How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
 _LONGEST_TURN_S = 30.0
 """A supervisor whose turns are further apart stood still itself."""
 
@@ -70,6 +72,7 @@ class ProgressWatch:
         self._looks: dict[str, NodeLook] = {}
         self._silent: tuple[str, ...] = ()
         self._tries = 0
+        self._first_s = 0.0
         self._told = ""
         self.frozen: frozenset[str] = frozenset()
         """Nodes that are to blame and start no process: they will not report the end of the job either."""
@@ -156,7 +159,11 @@ class ProgressWatch:
     def _ask(self) -> None:
         try:
             self._ports.looks.begin(
-                self._silent or self._settings.nodes, since=self._began, stacks=True, gpus=self._settings.gpus
+                self._silent or self._settings.nodes,
+                since=self._began,
+                stacks=True,
+                gpus=self._settings.gpus,
+                within_s=max(_AGAIN_S, 2.0 * self._first_s) if self._silent else None,
             )
         except SovctlError as error:
             self._next_look = self._turn + _PROBLEM_PAUSE_S
@@ -165,6 +172,7 @@ class ProgressWatch:
     def _judge(self, answer: LookAnswer, now: float) -> Blame | None:
         again = bool(self._silent)
         self._tries += 1
+        self._first_s = answer.first_s or self._first_s
         self._looks |= {look.node: look for look in answer.looks}
         self._silent = tuple(name for name in self._settings.nodes if name not in self._looks)
         seen = Standstill(
