@@ -21,7 +21,7 @@ from sovctl.ports import LookAnswer
 
 _FIRST_S = 12.0
 """How long the first node may take to answer: slurmctld has to make a step, Python has to start."""
-_AFTER_FIRST_S = 3.0
+_AFTER_FIRST_S = 2.5
 """How long the others may take after the first, at least; at most twice as long as it took."""
 _MOST_OUTPUT = 256 * 1024 * 1024
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
