@@ -24,7 +24,7 @@ _OUTPUT_EVERY_S = 1.0
 _CHECKPOINTS_EVERY_S = 15.0
 _PROBLEM_PAUSE_S = 15.0
 _SLOW_PAUSE_S = 30.0
-_AGAIN_S = 3.0
+_AGAIN_S = 2.5
 """How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
 _LONGEST_TURN_S = 30.0
 """A supervisor whose turns are further apart stood still itself."""
@@ -169,7 +169,7 @@ class ProgressWatch:
                 since=self._began,
                 stacks=True,
                 gpus=self._settings.gpus,
-                within_s=max(_AGAIN_S, 2.0 * self._first_s) if self._silent else None,
+                within_s=max(_AGAIN_S, 1.25 * self._first_s) if self._silent else None,
             )
         except SovctlError as error:
             self._next_look = self._turn + _PROBLEM_PAUSE_S
