@@ -98,18 +98,22 @@ def _kind(lines: Sequence[str], cause: Sequence[str] | None, status: int) -> Kin
     if any(_OOM.search(line) and not _CUDA_OOM.search(line) for line in lines):
         return Kind.OOM
     # The words of the cause decide before those of the ranks that died of it.
-    for text in filter(None, (cause[-1:] if cause else None, [line for line in lines if not is_echo(line)])):
-        if any(_CUDA_OOM.search(line) for line in text):
-            return Kind.CUDA
-        for name, pattern in _KINDS:
-            if any(pattern.search(line) for line in text):
-                return Kind(name)
-        if cause and text == cause[-1:] and "RuntimeError" not in cause[-1]:
-            return Kind.PYTHON
     if cause:
-        return Kind.PYTHON
+        return _by_words(cause[-1:]) or (Kind.PYTHON if "RuntimeError" not in cause[-1] else None) or _rest(lines)
     killed = status < 0 or status > 128 or any(_SIGNALLED.search(line) for line in lines if "srun: error" in line)
-    return Kind.SIGNAL if killed else Kind.UNKNOWN
+    return _by_words([line for line in lines if not is_echo(line)]) or (
+        Kind.SIGNAL if killed else _by_words(lines) or Kind.UNKNOWN
+    )
+
+
+def _rest(lines: Sequence[str]) -> Kind:
+    return _by_words([line for line in lines if not is_echo(line)]) or Kind.PYTHON
+
+
+def _by_words(lines: Sequence[str]) -> Kind | None:
+    if any(_CUDA_OOM.search(line) for line in lines):
+        return Kind.CUDA
+    return next((Kind(name) for name, pattern in _KINDS if any(pattern.search(line) for line in lines)), None)
 
 
 def _torchelastic(lines: Sequence[str]) -> tuple[int, str] | None:
