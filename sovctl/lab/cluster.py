@@ -87,6 +87,8 @@ class Request:
     job_checks: bool = False
     scratch: bool = False
     """A small file system of its own, to fill and to freeze."""
+    out_limit_per_hour: int | None = None
+    """How many nodes an hour sovctl may drain or declare dead; None: its defaults."""
     overrides: dict[str, str] = field(default_factory=dict)
 
 
@@ -315,6 +317,7 @@ def _spec(request: Request) -> LabSpec:
         accounting=request.accounting,
         health=request.health,
         job_checks=request.health and request.job_checks,
+        out_limit_per_hour=request.out_limit_per_hour,
         overrides=request.overrides,
     )
 
@@ -366,7 +369,7 @@ def _write_files(spec: LabSpec, layout: Layout) -> None:
     layout.health_check.parent.mkdir()
     layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=False), "utf-8")
     layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
-    layout.site_config.write_text(site_toml(layout), "utf-8")
+    layout.site_config.write_text(site_toml(spec, layout), "utf-8")
     package_dir = str(Path(__file__).parents[2])
     for path, verb in ((layout.health_check, "check"), (layout.prolog, "prolog"), (layout.epilog, "epilog")):
         path.write_text(node_script(layout, sys.executable, SYSTEM_PATH, package_dir, verb), "utf-8")

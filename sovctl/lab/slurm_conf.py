@@ -31,6 +31,8 @@ class LabSpec:
     """HealthCheckProgram, a watcher a node and the watch on the controller."""
     job_checks: bool = False
     """Prolog and Epilog judge the node around each job."""
+    out_limit_per_hour: int | None = None
+    """How many nodes an hour sovctl may drain or declare dead; None: its defaults."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """slurm.conf parameters by name."""
 
@@ -177,14 +179,18 @@ expected_gpus = {spec.gpus if spec.gpus else -1}
 
 [cluster]
 journal_dir = "{layout.journal_dir}"
-"""
+{_limit("health", "drain_limit_per_hour", spec.out_limit_per_hour)}"""
 
 
-def site_toml(layout: Layout) -> str:
+def site_toml(spec: LabSpec, layout: Layout) -> str:
     """sovctl.toml of the controller and the login node."""
     return f"""[cluster]
 journal_dir = "{layout.journal_dir}"
-"""
+{_limit("watch", "dead_limit_per_hour", spec.out_limit_per_hour)}"""
+
+
+def _limit(section: str, key: str, value: int | None) -> str:
+    return "" if value is None else f"\n[{section}]\n{key} = {value}\n"
 
 
 def node_script(layout: Layout, python: str, path: str, package_dir: str, verb: str) -> str:

@@ -18,6 +18,14 @@ from sovctl.errors import SovctlError
 from sovctl.lab.cluster import Lab
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TOY_SCRIPT = """#!/bin/bash
+#SBATCH --job-name=toy
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+srun "$PYTHON" -P -m sovctl.lab.toy_training "$@"
+"""
+"""The training of sovctl.lab.toy_training: takes the same options and leaves the same losses file as train_lm.py."""
 _POLL_S = 0.05
 
 
@@ -30,14 +38,16 @@ class TrainingSpec:
     step_seconds: float = 0.2
     nodes: int = 4
     extra: tuple[str, ...] = ()
-    """More options of train_lm.py."""
+    """More options of the training."""
     sbatch: tuple[str, ...] = ()
     """More options of sovctl submit."""
+    toy: bool = False
+    """sovctl.lab.toy_training in place of the language model: no torch, starts in a second."""
 
 
 @dataclass(slots=True)
 class Training:
-    """One run of examples/train_lm.py; `work_dir` must be writable for `user` (empty: ourselves)."""
+    """One run of examples/train_lm.py or of the toy; `work_dir` must be writable for `user` (empty: ourselves)."""
 
     lab: Lab
     work_dir: Path
@@ -51,9 +61,7 @@ class Training:
 
     def submit(self) -> str:
         """Submit the run; returns the job id."""
-        script = EXAMPLES / "train.sbatch"
-        if not script.exists():
-            raise SovctlError(f"{script} is not there", hint="Run this from a checkout of sovctl.")
+        script = self._toy_script() if self.spec.toy else self._example()
         options = ["--parsable", f"--nodes={self.spec.nodes}", f"--chdir={self.work_dir}", *self.spec.sbatch]
         arguments = [
             f"--steps={self.spec.steps}",
@@ -62,10 +70,21 @@ class Training:
             "--loss-log=losses.jsonl",
             *self.spec.extra,
         ]
-        (self.work_dir / "train_lm.py").write_bytes((EXAMPLES / "train_lm.py").read_bytes())
         said = self.sovctl("submit", *options, str(script), *arguments)
         self.job_id = said.stdout.strip().partition(";")[0]
         return self.job_id
+
+    def _example(self) -> Path:
+        script = EXAMPLES / "train.sbatch"
+        if not script.exists():
+            raise SovctlError(f"{script} is not there", hint="Run this from a checkout of sovctl.")
+        (self.work_dir / "train_lm.py").write_bytes((EXAMPLES / "train_lm.py").read_bytes())
+        return script
+
+    def _toy_script(self) -> Path:
+        script = self.work_dir / "toy.sbatch"
+        script.write_text(TOY_SCRIPT)
+        return script
 
     def sovctl(self, *arguments: str, check: bool = True) -> Completed:
         """A sovctl command as the run's user."""
