@@ -51,6 +51,11 @@ def figure(
     )
 
 
+def at_least(name: str, value: float, unit: str, *, target: float) -> Figure:
+    """One value whose target is a lower bound."""
+    return Figure(name, round(value, 4), unit, 1, target=target, met=value >= target)
+
+
 def publish(name: str, figures: Sequence[Figure], conditions: dict[str, Any]) -> None:
     """Print both forms."""
     for item in figures:
