@@ -356,8 +356,12 @@ class Signals(Protocol):
 class OutputTail(Protocol):
     """The end of the job's output."""
 
+    def begin(self) -> None:
+        """A new attempt starts: what earlier ones appended to the job's output is no word of this one."""
+        ...
+
     def read(self, path: str) -> str:
-        """The last 64 KiB of a regular file; empty when it cannot be read."""
+        """The last 64 KiB of a regular file, as far as this attempt wrote them; empty when it cannot be read."""
         ...
 
     def size(self, path: str) -> int | None:

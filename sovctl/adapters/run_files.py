@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,18 @@ class RunDirectory:
 class FileTail:
     """ports.OutputTail: only regular files, only their end."""
 
-    def __init__(self, size_bytes: int = 64 * 1024) -> None:
+    def __init__(self, size_bytes: int = 64 * 1024, own: Sequence[int] = (1, 2)) -> None:
+        """`own`: the descriptors that are the job's output."""
         self._size = size_bytes
+        self._own = own
+        self._begun: dict[tuple[int, int], int] = {}
+
+    def begin(self) -> None:
+        """From here on only what is new counts. Where the output was cut short since, all of it is new."""
+        for descriptor in self._own:
+            with suppress(OSError):
+                status = os.fstat(descriptor)
+                self._begun[status.st_dev, status.st_ino] = status.st_size
 
     def read(self, path: str) -> str:
         """The end of the file, undecodable bytes replaced."""
@@ -156,7 +166,8 @@ class FileTail:
             os.close(descriptor)
             return ""
         with os.fdopen(descriptor, "rb") as file:
-            file.seek(max(0, status.st_size - self._size))
+            begun = self._begun.get((status.st_dev, status.st_ino), 0)
+            file.seek(max(begun if begun <= status.st_size else 0, status.st_size - self._size))
             return file.read(self._size).decode("utf-8", "replace")
 
     def size(self, path: str) -> int | None:

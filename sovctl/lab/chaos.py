@@ -418,6 +418,8 @@ class Chaos:
                 return now
             if time.monotonic() > deadline:
                 raise SovctlError(f"not back within {_DEADLINE_S:g} s; {self._state()}")
+            if self._job_over():
+                raise SovctlError(f"the job is over; {self._state()}")
             time.sleep(0.1)
 
     def _lift_hold(self, events: Sequence[Mapping[str, Any]], episode: Sequence[Struck]) -> None:
@@ -438,6 +440,13 @@ class Chaos:
         self._training.wait("the job to be held", self._job_held, _DEADLINE_S)
         self._training.sovctl("run", "resume", self._training.job_id)
         self._training.wait("the run to be let go", lambda: self.journal[-1]["kind"] != "held", _DEADLINE_S)
+
+    def _job_over(self) -> bool:
+        try:
+            return cluster.slurm(self._here.layout).job(self._training.job_id).over
+        except SovctlError:
+            # The controller is away.
+            return False
 
     def _job_held(self) -> bool:
         return cluster.slurm(self._here.layout).job(self._training.job_id).held

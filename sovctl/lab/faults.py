@@ -246,7 +246,9 @@ def _slurmctld_down(lab: cluster.Lab, node: str, _: int) -> str:
 
 
 def _supervisor_killed(lab: cluster.Lab, node: str, _: int) -> str:
-    found = [pid for pid in node_processes(lab.layout, node) if _is_supervisor(pid)]
+    ours = {pid for pid in node_processes(lab.layout, node) if _is_supervisor(pid)}
+    # Not the batch script's own process, which only waits for it: with that the job is over, as Slurm sees it.
+    found = [pid for pid in ours if processes.parent(pid) in ours]
     if not found:
         raise SovctlError(f"no supervisor runs on {node}", hint="It runs on a job's batch host: squeue -o '%i %B'")
     processes.kill(found)

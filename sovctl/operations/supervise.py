@@ -374,6 +374,7 @@ class Supervisor:
         self._crash = self._crash_look()
         if self._moving is not None:
             self._moving.begin(self._attempt, self._began)
+        ports.output.begin()
         return ports.start([path, *plan.arguments], self._script_environment(newest, excluded))
 
     def _script_environment(self, newest: Checkpoint | None, excluded: Sequence[str]) -> dict[str, str]:

@@ -119,6 +119,21 @@ def test_what_is_no_file_reads_as_empty(tmp_path: Path) -> None:
     assert FileTail().size("a\0b") is None
 
 
+def test_the_output_of_an_earlier_attempt_is_no_word_of_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "slurm-1.out"
+    path.write_text("RuntimeError: of attempt 0\n")
+    with open(path, "a") as output:
+        tail = FileTail(own=(output.fileno(),))
+        assert tail.read(str(path)) == "RuntimeError: of attempt 0\n"
+        tail.begin()
+        assert tail.read(str(path)) == ""
+        output.write("Segmentation fault\n")
+        output.flush()
+        assert tail.read(str(path)) == "Segmentation fault\n"
+    path.write_text("short\n")
+    assert tail.read(str(path)) == "short\n"
+
+
 # Small files
 
 

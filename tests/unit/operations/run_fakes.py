@@ -207,6 +207,9 @@ class Run:
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         return frozenset(node.name for node in nodes) & self.silent_slurmds
 
+    def begin(self) -> None:
+        return
+
     def read(self, path: str) -> str:
         return self.output
 
