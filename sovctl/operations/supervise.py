@@ -47,6 +47,7 @@ from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_node
 from sovctl.recovery.decide import Action, Decision, Limits, decide, past_stops
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.hang import AUTO
+from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import How, Place, choose_place, may_grow
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
@@ -585,7 +586,9 @@ class Supervisor:
         job = self._watch.job
         if job is None or job.ends_at is None or not job.requeue:
             return None
-        lead = min(self._plan.stop_lead_s, 0.25 * (job.ends_at - (job.started_at or job.ends_at)))
+        lead = stop_lead_s(
+            self._plan.stop_lead_s, job.ends_at - (job.started_at or job.ends_at), self._progress.save_seconds
+        )
         if now < job.ends_at - lead:
             return None
         self._ask_stop("time limit")

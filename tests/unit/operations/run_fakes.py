@@ -136,7 +136,8 @@ class Run:
         """Run the supervisor of the job's present execution to its end."""
         return self.supervisor(**plan)()
 
-    def supervisor(self, **plan: Any) -> Callable[[], int]:
+    def supervisor(self, *, gives_up: bool = False, **plan: Any) -> Callable[[], int]:
+        """A supervisor for the job's present execution, to be run now or later."""
         job = self.job
         assert job.state == "RUNNING", f"the job is {job.state}"
         own = replace(
@@ -151,7 +152,8 @@ class Run:
         ports = replace(ports, leftover=lambda run_id, job_id: self.children[-1])
 
         def live() -> int:
-            status = Supervisor(own, ports).run()
+            own_life = Supervisor(own, ports)
+            status = own_life.give_up("killed too often") if gives_up else own_life.run()
             self.slurm.leave(self.job_id)
             return status
 
