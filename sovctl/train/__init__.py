@@ -24,7 +24,7 @@ a signal. Importing this package does not import torch.
 """
 
 from sovctl.model.progress import FINISHED, STOPPED, Phase
-from sovctl.train.checkpointer import Checkpointer
+from sovctl.train.checkpointer import Checkpointer, SaveReport
 from sovctl.train.context import RunContext
 from sovctl.train.heartbeat import Heartbeat
 

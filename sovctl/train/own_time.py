@@ -21,7 +21,7 @@ class OwnTime(NamedTuple):
     """Seconds a step, of the last `steps` steps (4 to 64)."""
 
     seconds: float
-    """Mean of the middle half: one slow step, such as one with a page fault or a collection of garbage, moves nothing."""
+    """Mean of the middle half: one slow step moves nothing."""
     spread: float
     """Third quartile less first."""
     steps: int

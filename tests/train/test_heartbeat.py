@@ -51,15 +51,27 @@ def test_the_story_of_an_attempt(tmp_path: Path, clock: list[float]) -> None:
         2.5,
     )
     heartbeat.saving()
-    heartbeat.saved(41)
-    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.RUNNING, 41)
-    heartbeat.saving()
-    heartbeat.saved(None)
-    assert _read(tmp_path).saved_step == 41
+    assert heartbeat.flush()
+    assert _read(tmp_path).phase is Phase.SAVING
+    heartbeat.save_started(41)
+    heartbeat.training_again()
+    assert heartbeat.flush()
+    assert (_read(tmp_path).phase, _read(tmp_path).saving_step, _read(tmp_path).saved_step) == (Phase.RUNNING, 41, None)
+    heartbeat.save_ended(41, "", save_seconds=2.0, stall_seconds=0.1)
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.saving_step, said.saved_step, said.save_seconds, said.stall_seconds) == (None, 41, 2.0, 0.1)
+    heartbeat.save_ended(50, "No space left on device", save_seconds=9.0, stall_seconds=9.0)
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.saved_step, said.save_problem, said.save_seconds) == (41, "No space left on device", 2.0)
     heartbeat.stopping()
     heartbeat.saving()
-    heartbeat.saved(42)
-    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.STOPPING, 42)
+    heartbeat.save_ended(42, "", save_seconds=1.0, stall_seconds=1.0)
+    heartbeat.training_again()
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.phase, said.saved_step, said.save_problem) == (Phase.STOPPING, 42, None)
     heartbeat.finished()
     assert _read(tmp_path).phase is Phase.FINISHED
 
@@ -73,6 +85,8 @@ def test_at_most_one_write_a_second(tmp_path: Path, clock: list[float]) -> None:
     assert _read(tmp_path).step == 1
     clock[0] += 0.3
     heartbeat.beat(10)
+    assert heartbeat._directory is not None
+    assert heartbeat._directory.flush()
     assert _read(tmp_path).step == 10
     assert _read(tmp_path).step_seconds == pytest.approx(0.14)
 
@@ -105,7 +119,7 @@ def test_a_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "progress").mkdir()
     (tmp_path / "progress" / ".3.2.tmp").symlink_to("/dev/full")
     heartbeat = Heartbeat(_context(tmp_path))
-    heartbeat.saving()
+    heartbeat.loading()
     assert "No space left on device" in capsys.readouterr().err
 
 
