@@ -93,6 +93,7 @@ def free_port() -> int:
 
 
 def _serve() -> None:
+    import torch._dynamo  # slow to import, and wanted by fully_shard and by DDP
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp  # noqa: F401
 

@@ -185,7 +185,7 @@ def load_expecting(local: str, expected: int, kind: str = "hsdp") -> None:
     ctx.destroy_process_group()
 
 
-def save_until_killed(seed: int, background: bool) -> None:
+def save_until_killed(background: bool) -> None:
     """Resume from what is there, prove it, and save as fast as it goes."""
     ctx = started()
     value, mine = torch.zeros(400), torch.zeros(100)
