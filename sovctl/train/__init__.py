@@ -28,7 +28,10 @@ from sovctl.train.checkpointer import Checkpointer, SaveReport
 from sovctl.train.context import RunContext
 from sovctl.train.data_position import DataPosition
 from sovctl.train.heartbeat import Heartbeat
+from sovctl.train.lightning_callback import lightning_callback
+from sovctl.train.loop import Loop, recoverable
 from sovctl.train.mesh import data_rank, full_mesh, hybrid_mesh
+from sovctl.train.transformers_callback import transformers_callback
 
 __all__ = [
     "FINISHED",
@@ -36,6 +39,7 @@ __all__ = [
     "Checkpointer",
     "DataPosition",
     "Heartbeat",
+    "Loop",
     "Phase",
     "RunContext",
     "SaveOutcome",
@@ -43,4 +47,7 @@ __all__ = [
     "data_rank",
     "full_mesh",
     "hybrid_mesh",
+    "lightning_callback",
+    "recoverable",
+    "transformers_callback",
 ]

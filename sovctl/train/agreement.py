@@ -35,11 +35,11 @@ class StopAgreement:
     @property
     def answer(self) -> bool:
         """The last answer, without asking: the same on every rank that asked equally often."""
-        return self._answer or (self._alone and distributed() is None)
+        return self._answer or (self._alone and _nobody_else())
 
     def ask(self, wanted: bool) -> bool:
         """Whether any rank wanted it. A yes stays. The first call waits for the other ranks."""
-        if distributed() is None:  # not an agreement: the other ranks may come later, and have not been asked
+        if _nobody_else():  # not an agreement: the other ranks may come later, and have not been asked
             self._alone = self._alone or wanted
             return self._answer or self._alone
         if self._answer:
@@ -74,3 +74,8 @@ class StopAgreement:
         self._answer = bool(wanted)
         self._next_call = self._asked_at_call - fewest
         self._wait = -shortest >= LONG_STEP_S * 1e6
+
+
+def _nobody_else() -> bool:
+    dist = distributed()
+    return dist is None or dist.get_world_size() == 1

@@ -324,5 +324,12 @@ def _listen() -> None:
             signal.signal(number, _on_signal)
 
 
+def take_stop_signals() -> None:
+    """Have SIGTERM and SIGUSR1 mean "save and leave" again, after a framework put handlers of its own there."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            signal.signal(number, _on_signal)
+
+
 def _on_signal(_number: int, _frame: object) -> None:
     _request.signalled = True
