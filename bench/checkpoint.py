@@ -60,7 +60,7 @@ def main() -> None:
             figure("restore from the nodes' own tier", samples["restore local"], "s"),
             figure("RunContext: step_done, compute and stop_requested", samples["step"], "us", target=50),
         ],
-        {"cores": os.cpu_count(), "ranks": RANKS, "state_mb": round(3 * 4 * LAYERS * WIDTH**2 / 1e6), "disk": "/var/tmp"},
+        {"cores": os.cpu_count(), "ranks": RANKS, "state_mb": round(12e-6 * LAYERS * WIDTH**2), "disk": "/var/tmp"},
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """DDP with a loop of one's own: recoverable by two lines, marked (1) and (2).
 
-    srun python ddp.py                        # under sovctl: sovctl submit
-    torchrun --nproc-per-node 4 ddp.py        # without Slurm
+srun python ddp.py                        # under sovctl: sovctl submit
+torchrun --nproc-per-node 4 ddp.py        # without Slurm
 """
 
 import sys

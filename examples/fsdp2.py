@@ -1,7 +1,7 @@
 """FSDP2: every rank holds a part of the model. Checkpoints are written in the background while training goes on.
 
-    srun python fsdp2.py                      # under sovctl: sovctl submit
-    torchrun --nproc-per-node 4 fsdp2.py      # without Slurm
+srun python fsdp2.py                      # under sovctl: sovctl submit
+torchrun --nproc-per-node 4 fsdp2.py      # without Slurm
 """
 
 import sys

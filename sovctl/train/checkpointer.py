@@ -19,7 +19,7 @@ from sovctl.train.background import BackgroundWriter, SaveOutcome
 from sovctl.train.context import RunContext
 from sovctl.train.heartbeat import Heartbeat
 from sovctl.train.layout import Layout
-from sovctl.train.loading import content_problem, older_complete, proven_step, read_into
+from sovctl.train.loading import NotLoadable, content_problem, older_complete, proven_step, read_into
 from sovctl.train.local_tier import LocalTier
 from sovctl.train.save_job import SaveJob, Target, say
 from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup
@@ -227,9 +227,7 @@ class Checkpointer:
         problem = ""
         if self._local_dir is not None:
             try:
-                self._tier = LocalTier(
-                    self._local_dir, ctx.run_id, nodes, control.rank, keep=self._keep_local, checksums=self._checksums
-                )
+                self._tier = LocalTier(self._local_dir, ctx.run_id, nodes, control.rank, keep=self._keep_local)
             except OSError as error:
                 problem = error.strerror or str(error)
         problems = {f"{node}: {words}" for node, words in zip(nodes, control.everyone(problem), strict=True) if words}
@@ -298,9 +296,7 @@ class Checkpointer:
         return problem
 
     def _tell(self, outcome: SaveOutcome, stalled: float) -> None:
-        self._heartbeat.save_ended(
-            outcome.step, outcome.problem, save_seconds=outcome.seconds, stall_seconds=stalled
-        )
+        self._heartbeat.save_ended(outcome.step, outcome.problem, save_seconds=outcome.seconds, stall_seconds=stalled)
         if outcome.problem and self._ctx.rank == 0:
             kept = "; the nodes' own tier has it" if outcome.local_seconds is not None else ""
             say(
@@ -330,9 +326,8 @@ class Checkpointer:
         seen = control.everyone({(step, at) for step, at in (complete or {}).items()} if error is None else set())
         common = sorted(set.intersection(*seen), reverse=True)
         shut_out = control.from_first(lambda: _quarantined(self._ctx.checkpoint_dir))
-        for step, _ in common:
-            if step <= above or step in shut_out:
-                continue
+        steps: list[int] = [step for step, _ in common if step > above and step not in shut_out]
+        for step in steps:
             problem = self._load_everywhere(tier.path / f"step-{step}", parts, control, tier.metadata)
             if not problem:
                 return step
@@ -359,10 +354,13 @@ class Checkpointer:
         tree, error = _attempt(lambda: collect(control.rank, parts))
         if error is None and tree is not None:
             _, error = _attempt(lambda: read_into(path, tree, control.rank, metadata_of))
-        cause = getattr(error, "cause", None) or (str(error) if error else "")
-        problem = next((words for words in control.everyone(cause) if words), "")
-        if error is not None and not isinstance(error, CheckpointUnloadable):
+        unloadable = isinstance(error, NotLoadable)
+        everyone = control.everyone((str(error) if error else "", error is not None and not unloadable))
+        if error is not None and not unloadable:
             raise error
+        if any(bug for _, bug in everyone):
+            raise RuntimeError("another rank could not gather what it has to load; it says why")
+        problem = next((words for words, _ in everyone if words), "")
         if not problem and tree is not None:
             distribute(tree, control.rank, parts)
         return problem

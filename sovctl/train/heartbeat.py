@@ -8,7 +8,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from sovctl.model.progress import LONGEST_PROBLEM, Phase, Progress
 from sovctl.train.context import RunContext
@@ -40,7 +40,7 @@ class Heartbeat:
             started_at=process_started_at(),
         )
         self._loss: SupportsFloat | None = None
-        self._saves: dict[str, object] = {}
+        self._saves: dict[str, Any] = {}
         self._compute = OwnClock()
         self._data = OwnClock()
         self._phase_after_saving = Phase.RUNNING
@@ -124,7 +124,11 @@ class Heartbeat:
 
     def save_ended(self, step: int, problem: str, *, save_seconds: float, stall_seconds: float) -> None:
         """It is complete on disk, or why not; written at once. Any thread may call it."""
-        saves: dict[str, object] = {**self._saves, "saving_step": None, "save_problem": problem[:LONGEST_PROBLEM] or None}
+        saves: dict[str, Any] = {
+            **self._saves,
+            "saving_step": None,
+            "save_problem": problem[:LONGEST_PROBLEM] or None,
+        }
         if not problem:
             saves.update(saved_step=step, saved_at=time.time(), save_seconds=save_seconds, stall_seconds=stall_seconds)
         self._saves = saves

@@ -62,7 +62,9 @@ class Layout:
         return planner, self._share
 
 
-def node_owners(holders: Mapping[Key, Iterable[int]], size_of: Mapping[Key, int], load: dict[int, int]) -> dict[Key, int]:
+def node_owners(
+    holders: Mapping[Key, Iterable[int]], size_of: Mapping[Key, int], load: dict[int, int]
+) -> dict[Key, int]:
     """Which of its holders writes each thing: the one with the least to write so far. `load` (bytes) is kept up."""
     owners = {}
     for key, ranks in holders.items():

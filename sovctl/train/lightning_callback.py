@@ -9,7 +9,10 @@ Checkpoints are Lightning's own files. Lightning is imported when the callback i
 
 from __future__ import annotations
 
+import importlib
 import sys
+import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sovctl.train.context import RunContext, take_stop_signals
@@ -24,97 +27,97 @@ def lightning_callback(ctx: RunContext | None = None, *, save_every: int | None 
     your ModelCheckpoint. `callback.resume_from` is the path for `ckpt_path`, or `None`.
     Raises ImportError without Lightning.
     """
-    base = _callback_class()
+    made = type("SovctlCallback", (LightningHooks, _callback_class()), {})
+    return made(ctx or RunContext.from_env(), save_every)
 
-    class SovctlCallback(base):  # type: ignore[misc, valid-type]
-        """Between one Trainer and the run it is part of."""
 
-        def __init__(self) -> None:
-            self.ctx = ctx or RunContext.from_env()
-            self.resume_from = str(self.ctx.resume_from) if self.ctx.resume_from else None
-            self._step = -1
-            self._computing: Any = None
-            self._fetching: Any = None
-            self._stopped = False
+class LightningHooks:
+    """Between one Trainer and the run it is part of; becomes a callback beside Lightning's own base class."""
 
-        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            environment = getattr(getattr(trainer, "strategy", None), "cluster_environment", None)
-            if getattr(environment, "auto_requeue", False):
-                environment.auto_requeue = False
+    def __init__(self, ctx: RunContext, save_every: int | None) -> None:
+        self.ctx = ctx
+        self.resume_from = str(ctx.resume_from) if ctx.resume_from else None
+        self._save_every = save_every
+        self._step = -1
+        self._open: AbstractContextManager[object] | None = None
+        self._stopped = False
 
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            take_stop_signals()  # Lightning's own handler would end the loop before anything is saved
+    def setup(self, trainer: Any, *_: Any, **__: Any) -> None:
+        """Before Lightning looks whether to handle signals and to requeue."""
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if environment is not None and getattr(environment, "auto_requeue", False):
+            environment.auto_requeue = False
+
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        """The checkpoint is loaded."""
+        take_stop_signals()  # Lightning's own handler would end the loop before anything is saved
+        self._step = trainer.global_step
+        self.ctx.heartbeat.loaded(trainer.global_step)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The batch is there; the forward pass begins."""
+        self._measure(self.ctx.compute())
+
+    def on_before_backward(self, *_: Any) -> None:
+        """The forward pass is over; from here on ranks wait for each other."""
+        self._measure(None)
+
+    def on_train_batch_end(self, trainer: Any, _: Any, outputs: Any, *__: Any) -> None:
+        """One batch is done; one step too, but in the middle of accumulated gradients."""
+        self._measure(None)
+        if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self.ctx.heartbeat.loaded(trainer.global_step)
+            self._step_done(trainer, outputs)
+        self._measure(self.ctx.loading_data())
 
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            self._fetching = _left(self._fetching)
-            self._computing = _entered(self.ctx.compute())
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """No more batches for now."""
+        self._measure(None)
 
-        def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-            self._computing = _left(self._computing)
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """Lightning saves, for us or for itself."""
+        self.ctx.heartbeat.saving()
 
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            self._computing = _left(self._computing)
-            if trainer.global_step != self._step:  # not in the middle of accumulated gradients
-                self._step = trainer.global_step
-                self.ctx.step_done(self._step, _loss_of(outputs))
-                due = save_every is not None and self._step % save_every == 0
-                if self.ctx.stop_requested():
-                    self._stop(trainer)
-                elif due:
-                    self._save(trainer)
-            self._fetching = _entered(self.ctx.loading_data())
+    def on_fit_end(self, *_: Any) -> None:
+        """The loop is over; a run that was stopped says so by its status."""
+        if self._stopped:
+            sys.exit(self.ctx.stopped_status)
+        self.ctx.finished()
 
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            self._fetching = _left(self._fetching)
-
-        def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-            self.ctx.heartbeat.saving()
-
-        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-            if self._stopped:
-                sys.exit(self.ctx.stopped_status)
-            self.ctx.finished()
-
-        def _stop(self, trainer: Any) -> None:
+    def _step_done(self, trainer: Any, outputs: Any) -> None:
+        self.ctx.step_done(self._step, outputs.get("loss") if isinstance(outputs, dict) else outputs)
+        if self.ctx.stop_requested():
             self._stopped = True
             self.ctx.heartbeat.stopping()
             self._save(trainer)
             trainer.should_stop = True
+        elif self._save_every is not None and self._step % self._save_every == 0:
+            self._save(trainer)
 
-        def _save(self, trainer: Any) -> None:
-            """Collective under sharded strategies; Lightning writes aside and renames. OSError costs this one only."""
-            name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
-            problem = ""
-            try:
-                trainer.save_checkpoint(self.ctx.checkpoint_dir / name)
-            except OSError as error:
-                problem = error.strerror or str(error)
-                sys.stderr.write(f"sovctl: {name} was not saved: {problem}; training goes on\n")
-            self.ctx.heartbeat.training_again()
-            self.ctx.heartbeat.save_ended(trainer.global_step, problem, save_seconds=0.0, stall_seconds=0.0)
+    def _save(self, trainer: Any) -> None:
+        """Collective under sharded strategies; Lightning writes aside and renames. A full disk costs this one only."""
+        name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        problem, began = "", time.monotonic()
+        try:
+            trainer.save_checkpoint(self.ctx.checkpoint_dir / name)
+        except OSError as error:
+            problem = error.strerror or str(error)
+            sys.stderr.write(f"sovctl: {name} was not saved: {problem}; training goes on\n")
+        took = time.monotonic() - began
+        self.ctx.heartbeat.training_again()
+        self.ctx.heartbeat.save_ended(trainer.global_step, problem, save_seconds=took, stall_seconds=took)
 
-    return SovctlCallback()
+    def _measure(self, block: AbstractContextManager[object] | None) -> None:
+        """End what is being timed, and begin something else."""
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+        self._open = block
+        if block is not None:
+            block.__enter__()
 
 
 def _callback_class() -> Any:
-    if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
-        from pytorch_lightning import Callback
-    else:
-        from lightning.pytorch import Callback
-    return Callback
-
-
-def _entered(block: Any) -> Any:
-    block.__enter__()
-    return block
-
-
-def _left(block: Any) -> None:
-    if block is not None:
-        block.__exit__(None, None, None)
-
-
-def _loss_of(outputs: Any) -> Any:
-    return outputs.get("loss") if isinstance(outputs, dict) else outputs
+    name = "lightning.pytorch"
+    if "pytorch_lightning" in sys.modules and name not in sys.modules:
+        name = "pytorch_lightning"
+    return importlib.import_module(name).Callback

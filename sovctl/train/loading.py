@@ -9,7 +9,6 @@ from typing import Any
 from sovctl.checkpoint import commit
 from sovctl.checkpoint.complete import judge
 from sovctl.checkpoint.find import candidates, step_of
-from sovctl.errors import CheckpointUnloadable
 from sovctl.model.checkpoint import CheckpointState
 from sovctl.train.tree import random_key, rank_key
 
@@ -17,16 +16,20 @@ MetadataOf = Callable[[Path, Any], Any]
 """(path, torch's reader) -> torch's metadata."""
 
 
+class NotLoadable(Exception):
+    """This rank cannot load it; the text is a clause that says why. Becomes CheckpointUnloadable when all know."""
+
+
 def read_into(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf | None = None) -> None:
     """Fill the tree in place from a checkpoint that is proven complete. What this rank did not save stays as it is.
 
     Each rank reads what it needs by itself; nothing is collective. This unpickles: only what the run itself saved and
-    marked gets here. Raises CheckpointUnloadable.
+    marked gets here. Raises NotLoadable.
     """
     try:
         _read(path, tree, rank, metadata_of or (lambda _, reader: reader.read_metadata()))
     except Exception as error:
-        raise CheckpointUnloadable(str(path), f"{type(error).__name__}: {error}") from error
+        raise NotLoadable(f"{type(error).__name__}: {error}") from error
 
 
 def proven_step(path: Path) -> tuple[int, str]:

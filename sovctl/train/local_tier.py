@@ -1,7 +1,7 @@
 """The first tier of checkpoints: a directory of one node, on a local disk or in memory.
 
 `<directory>/<run>/<node>/step-<N>` holds what the ranks of that node need to go on as they are, in the same layout
-and with the same mark as on shared storage, written as by ranks 0, 1, ... of the node. It is worth something as long
+and with the same mark as on shared storage, but without checksums, written as by ranks 0, 1, ... of the node. It is worth something as long
 as the node lives and every rank comes back to where it was; otherwise the shared tier counts.
 """
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 class LocalTier:
     """What one rank does with the tier of its node."""
 
-    def __init__(self, directory: Path, run: str, nodes: list[str], rank: int, *, keep: int, checksums: bool) -> None:
+    def __init__(self, directory: Path, run: str, nodes: list[str], rank: int, *, keep: int) -> None:
         """`nodes`: the node of each rank. Raises OSError when the directory cannot be made or trusted."""
         self.nodes = nodes
         self.ranks = [other for other, node in enumerate(nodes) if node == nodes[rank]]
         self.is_leader = self.ranks[0] == rank
         self.path = directory / _plain(run or "run") / _plain(nodes[rank])
         self._place = self.ranks.index(rank)
-        self._rank, self._keep, self._checksums = rank, keep, checksums
+        self._keep = keep
         _make_private(self.path)
 
     def begin(self, step: int, attempt: int) -> None:
@@ -45,7 +45,7 @@ class LocalTier:
 
     def write(self, step: int, attempt: int, share: Share, staged: Staged) -> FileFacts:
         """Write this rank's part; returns its files. Raises OSError, and what torch raises instead of it."""
-        writer = RankWriter(commit.temporary_path(self.path, step, attempt), self._place, checksums=self._checksums)
+        writer = RankWriter(commit.temporary_path(self.path, step, attempt), self._place, checksums=False)
         results = writer.write(share.node, staged)
         writer.write_bytes(f"index-{self._place}.pickle", pickle.dumps(results))
         if self.is_leader:

@@ -18,7 +18,7 @@ REPLICATE, SHARD = "replicate", "shard"
 def hybrid_mesh(
     ctx: RunContext | None = None, *, shard: int | None = None, device_type: str | None = None
 ) -> DeviceMesh:
-    """A mesh of shape (nodes, ranks a node) with the dimensions `replicate` and `shard`, for `fully_shard(model, mesh=)`.
+    """A mesh of shape (nodes, ranks a node), dimensions `replicate` and `shard`, for `fully_shard(model, mesh=)`.
 
     Each row holds the ranks of one node, found by asking every rank where it is (torchrun's GROUP_RANK, Slurm's
     SLURMD_NODENAME, else the host name), so that a cyclic task distribution is no trap. `shard`: so many ranks a row
@@ -67,10 +67,9 @@ def mesh_rows(nodes: Sequence[str], shard: int | None = None) -> list[list[int]]
             f"full sharding inside a node needs as many ranks on each node, and there are: {uneven}",
             hint="Start as many tasks on each node (--ntasks-per-node), or name the number of ranks a shard.",
         )
-    width = shard or next(iter(sizes))
+    width = next(iter(sizes)) if shard is None else shard
     ordered = [rank for ranks in by_node.values() for rank in ranks]
-    whole = all(size % width == 0 or width % size == 0 for size in sizes)
-    if width < 1 or len(ordered) % width or not whole:
+    if width < 1 or len(ordered) % width or any(size % width and width % size for size in sizes):
         raise UsageError(
             f"{len(ordered)} ranks on {len(by_node)} nodes cannot form equal groups of {width}",
             hint="Take a number that divides the ranks of every node, or a multiple of it that divides all ranks.",

@@ -24,43 +24,49 @@ def transformers_callback(ctx: RunContext | None = None) -> Any:
     ends the training, and leaves with status 75. `callback.resume_from` is the path for `resume_from_checkpoint`, or
     `None`. Raises ImportError without transformers.
     """
-    from transformers import TrainerCallback
+    import transformers
 
-    class SovctlCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Between one Trainer and the run it is part of."""
+    made = type("SovctlCallback", (TransformersHooks, transformers.TrainerCallback), {})
+    return made(ctx or RunContext.from_env())
 
-        def __init__(self) -> None:
-            self.ctx = ctx or RunContext.from_env()
-            self.resume_from = str(self.ctx.resume_from) if self.ctx.resume_from else None
-            self._stopped = False
-            self._save_began = 0.0
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.ctx.heartbeat.loaded(state.global_step)
+class TransformersHooks:
+    """Between one Trainer and the run it is part of; becomes a callback beside the Trainer's own base class."""
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            self.ctx.step_done(state.global_step, _last_loss(state))
-            if self.ctx.stop_requested():
-                self._stopped = True
-                self.ctx.heartbeat.stopping()
-                control.should_save = True
-                control.should_training_stop = True
-            if control.should_save:
-                self._save_began = time.monotonic()
-                self.ctx.heartbeat.saving()
-            return control
+    def __init__(self, ctx: RunContext) -> None:
+        self.ctx = ctx
+        self.resume_from = str(ctx.resume_from) if ctx.resume_from else None
+        self._stopped = False
+        self._save_began = 0.0
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            took = time.monotonic() - self._save_began if self._save_began else 0.0
-            self.ctx.heartbeat.training_again()
-            self.ctx.heartbeat.save_ended(state.global_step, "", save_seconds=took, stall_seconds=took)
+    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """The checkpoint is loaded."""
+        self.ctx.heartbeat.loaded(state.global_step)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self._stopped:
-                sys.exit(self.ctx.stopped_status)
-            self.ctx.finished()
+    def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> Any:
+        """One step is done."""
+        self.ctx.step_done(state.global_step, _last_loss(state))
+        if self.ctx.stop_requested():
+            self._stopped = True
+            self.ctx.heartbeat.stopping()
+            control.should_save = True
+            control.should_training_stop = True
+        if control.should_save:
+            self._save_began = time.monotonic()
+            self.ctx.heartbeat.saving()
+        return control
 
-    return SovctlCallback()
+    def on_save(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """The Trainer has saved."""
+        took = time.monotonic() - self._save_began if self._save_began else 0.0
+        self.ctx.heartbeat.training_again()
+        self.ctx.heartbeat.save_ended(state.global_step, "", save_seconds=took, stall_seconds=took)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """The loop is over; a run that was stopped says so by its status."""
+        if self._stopped:
+            sys.exit(self.ctx.stopped_status)
+        self.ctx.finished()
 
 
 def _last_loss(state: Any) -> float | None:

@@ -61,9 +61,7 @@ class RankWriter:
     def facts(self) -> FileFacts:
         """What was written, by the names the files have now: this rank's own view is right where others' caches lag."""
         return {
-            name: (size, digest)
-            for name, (size, digest) in self._system.facts.items()
-            if not name.endswith(".tmp")
+            name: (size, digest) for name, (size, digest) in self._system.facts.items() if not name.endswith(".tmp")
         }
 
 

@@ -45,7 +45,9 @@ class Batches:
         data = Points()
         while self.position < 12:
             self.position += 1
-            yield torch.utils.data.default_collate([data[row] for row in range(self.position * 4 - 4, self.position * 4)])
+            yield torch.utils.data.default_collate(
+                [data[row] for row in range(self.position * 4 - 4, self.position * 4)]
+            )
         self.position = 0
 
     def state_dict(self) -> dict[str, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sovctl.train import Checkpointer, DataPosition, RunContext, hybrid_mesh, save_job
+from sovctl.train import Checkpointer, DataPosition, RunContext, data_rank, full_mesh, hybrid_mesh, save_job
 
 WIDTH, BATCH = 16, 8
 
@@ -208,3 +210,57 @@ def _fill(model: nn.Module, number: float) -> None:
 
 def _own(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def compiled() -> None:
+    """One step of the same model, compiled and not, on the mesh of the allocation."""
+    ctx = started()
+    inputs = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(ctx.rank))
+    losses = []
+    for compile_it in (False, True):
+        torch.manual_seed(0)
+        model: Any = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
+        fully_shard(model, mesh=hybrid_mesh(ctx))
+        forward = torch.compile(model) if compile_it else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(2):
+            loss = forward(inputs).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert abs(losses[0] - losses[1]) < 1e-5, losses
+    ctx.destroy_process_group()
+
+
+def mesh_of_the_allocation(shapes: dict[str, list[list[int]]]) -> None:
+    ctx = started()
+    for shard, expected in shapes.items():
+        mesh = hybrid_mesh(ctx, shard=int(shard) or None)
+        assert mesh.mesh.tolist() == expected
+        assert mesh.mesh_dim_names == ("replicate", "shard")
+        row = next(row for row in expected if ctx.rank in row)
+        assert mesh["shard"].mesh.tolist() == row
+        assert data_rank(mesh) == ([rank for row in expected for rank in row].index(ctx.rank), 4)
+    assert full_mesh().mesh.tolist() == [0, 1, 2, 3]
+    ctx.destroy_process_group()
+
+
+def all_stop_at_the_same_call(asker: int) -> None:
+    """Ranks that step at their own speed; one of them is asked."""
+    ctx = started()
+    calls = 0
+    while not ctx.stop_requested():
+        calls += 1
+        if calls == 300 and ctx.rank == asker:
+            signal.raise_signal(signal.SIGUSR1)
+        time.sleep(0.0001 * (1 + ctx.rank))
+    assert ctx.stopping
+    counts: list[Any] = [None] * ctx.world_size
+    torch.distributed.all_gather_object(counts, calls)
+    assert len(set(counts)) == 1, counts
+    assert calls >= 300
+    assert ctx.stop_requested()
+    saver = Checkpointer(ctx)
+    assert saver.save(calls).complete, "a save after a stop request waits for the disk"
+    ctx.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Other people's loops with two lines of ours: asked to stop, they save and leave with 75, and go on where they were."""
+"""Other people's loops with two lines of ours: asked to stop, they save, leave with 75 and go on later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def _progress(directory: Path) -> Progress:
 
 
 def _newest(directory: Path, pattern: str) -> Path:
-    found = {int(path.name.removesuffix(".ckpt").rpartition("step=")[2].rpartition("-")[2]): path for path in directory.glob(pattern)}
+    found = {
+        int(path.name.removesuffix(".ckpt").rpartition("step=")[2].rpartition("-")[2]): path
+        for path in directory.glob(pattern)
+    }
     return found[max(found)]
 
 

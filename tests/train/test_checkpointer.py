@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from sovctl.checkpoint.find import latest_complete, scan  # noqa: E402
 from sovctl.errors import CheckpointIncomplete, CheckpointUnloadable  # noqa: E402
 from sovctl.model.checkpoint import CheckpointState  # noqa: E402
 from sovctl.model.progress import Phase  # noqa: E402
-from sovctl.train import Checkpointer, Heartbeat, RunContext  # noqa: E402
-from sovctl.train import save_job  # noqa: E402
+from sovctl.train import Checkpointer, Heartbeat, RunContext, save_job  # noqa: E402
 
 pytestmark = pytest.mark.train
 
@@ -128,6 +128,62 @@ def test_old_ones_go(tmp_path: Path) -> None:
     assert [one.step for one in scan(tmp_path / "checkpoints")] == [3, 2]
 
 
+def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path) -> None:
+    saver = Checkpointer(_context(tmp_path), keep=None)
+    value = torch.ones(1000)
+    for step in (1, 2, 3):
+        value.fill_(step)
+        report = saver.save(step, state={"value": value})
+        assert report
+        assert not report.complete
+        value.fill_(-1)
+    assert saver.wait() == ()
+    assert len(saver._buffers) == 1
+    for step in (1, 2, 3):
+        saver.load(state={"value": value}, path=tmp_path / "checkpoints" / f"step-{step}")
+        assert (value == step).all()
+
+
+def test_one_that_is_broken_inside_is_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    saver = _synchronous(_context(tmp_path))
+    value = torch.zeros(1000)
+    for step in (1, 2):
+        value.fill_(step)
+        assert saver.save(step, state={"value": value})
+    shard = tmp_path / "checkpoints" / "step-2" / "__0_0.distcp"
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    newest = tmp_path / "checkpoints" / "step-2"
+    assert _synchronous(_context(tmp_path, resume_from=newest)).load(state={"value": value}) == 1
+    assert (value == 1).all()
+    assert "does not match its checksum; going on from step-1" in capfd.readouterr().err
+    with pytest.raises(CheckpointUnloadable, match="step-2 cannot be loaded"):
+        _synchronous(_context(tmp_path)).load(state={"value": value}, path=newest)
+
+
+def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    code = (
+        "import torch; from sovctl.train import *\n"
+        "saver = Checkpointer(RunContext.from_env())\n"
+        "saver.save(1, state={'value': torch.ones(3_000_000)})\n"
+        "raise ValueError('a bug')"
+    )
+    env = {**os.environ, "SOVCTL_CHECKPOINT_DIR": str(tmp_path / "checkpoints")}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 1
+    assert [one.step for one in scan(tmp_path / "checkpoints")] == [1]
+
+
+def test_the_nodes_own_tier_goes_when_the_run_is_finished(tmp_path: Path) -> None:
+    context = _context(tmp_path, node="n001", run_id="r", local_checkpoint_dir=tmp_path / "local")
+    saver = Checkpointer(context)
+    assert saver.save(1)
+    saver.close()
+    assert (tmp_path / "local" / "r" / "n001" / "step-1").is_dir()
+    assert ((tmp_path / "local" / "r").stat().st_mode & 0o777) == 0o700
+    context.finished()
+    saver.close()
+    assert list((tmp_path / "local").iterdir()) == []
+
+
 @pytest.mark.parametrize("harm", ["mark", "shard"])
 def test_resuming_from_an_incomplete_one_is_refused(tmp_path: Path, harm: str) -> None:
     assert _synchronous(_context(tmp_path)).save(1)
@@ -151,6 +207,8 @@ def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
 def test_wrong_use_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep"):
         _synchronous(_context(tmp_path), keep=0)
+    with pytest.raises(ValueError, match="in_flight"):
+        Checkpointer(_context(tmp_path), in_flight=0)
     with pytest.raises(ValueError, match="at least 1"):
         _synchronous(_context(tmp_path)).save(0)
     with pytest.raises(RuntimeError, match="init_process_group"):
@@ -196,6 +254,14 @@ def test_a_full_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert "No space left on device" in _too_large(2, saver, capfd)
         assert saver.save(3)
         assert [one.step for one in scan(disk)] == [3, 1]
+        later = Checkpointer(_context(tmp_path))
+        assert later.save(4, state={"large": torch.zeros(100_000)}), "nobody knows yet"
+        assert [(one.step, one.problem) for one in later.wait()] == [(4, "No space left on device")]
+        assert "training goes on" in capfd.readouterr().err
+        assert later.save(5)
+        assert later.wait() == ()
+        assert [one.step for one in scan(disk)] == [5, 3, 1]
+        assert not list(disk.glob(".tmp*"))
     finally:
         subprocess.run(["umount", disk], check=True)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from sovctl.errors import UsageError
-from sovctl.train import FINISHED, STOPPED, RunContext
+from sovctl.train import FINISHED, STOPPED, RunContext, run_directory
 from sovctl.train import context as context_module
-from sovctl.train import run_directory
 from sovctl.train.context import first_host, master_address, master_port, split_hosts
 
 

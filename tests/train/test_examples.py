@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from launch import Launch
+from rank_server import DEADLINE_S, RankServer
 
 from sovctl.checkpoint.find import latest_complete
 from sovctl.model.progress import parse_progress
@@ -25,31 +27,35 @@ def _losses(said: str) -> dict[int, str]:
 
 @pytest.mark.parametrize(("name", "more"), [("ddp", ()), ("fsdp2", ()), ("hsdp", (2,))])
 def test_an_example_trains_on_four_ranks_and_resumes_to_the_same_losses(
-    tmp_path: Path, name: str, more: tuple[int, ...]
+    ranks: RankServer, tmp_path: Path, name: str, more: tuple[int, ...]
 ) -> None:
-    run = Launch(tmp_path, 4).start(STEPS, *more, script=EXAMPLES / f"{name}.py")
-    assert run.finish() == [0] * 4, run.said
-    whole = _losses(run.said)
+    script, argv = EXAMPLES / f"{name}.py", [STEPS, *more]
+    said = ranks.call(script, "__main__", 4, tmp_path / "log", argv=argv)
+    whole = _losses(said)
     assert sorted(whole) == list(range(1, STEPS + 1))
     assert float.fromhex(whole[STEPS]) < float.fromhex(whole[1]), "it learns nothing"
     latest = latest_complete(tmp_path / "checkpoints")
     assert latest is not None
     assert latest.step == STEPS
-    said = [parse_progress((tmp_path / "run" / "progress" / str(rank)).read_bytes()) for rank in range(4)]
-    assert {(one.phase.value, one.step, one.saved_step) for one in said if one} == {("finished", STEPS, STEPS)}
+    progress = [parse_progress((tmp_path / "run" / "progress" / str(rank)).read_bytes()) for rank in range(4)]
+    assert {(one.phase.value, one.step, one.saved_step) for one in progress if one} == {("finished", STEPS, STEPS)}
 
-    resumed = Launch(tmp_path, 4, attempt=1, resume_from=tmp_path / "checkpoints" / "step-20")
-    assert resumed.start(STEPS, *more, script=EXAMPLES / f"{name}.py").finish() == [0] * 4, resumed.said
-    assert _losses(resumed.said) == {step: loss for step, loss in whole.items() if step > 20}
+    again = {"SOVCTL_ATTEMPT": "1", "SOVCTL_RESUME_FROM": str(tmp_path / "checkpoints" / "step-20")}
+    said = ranks.call(script, "__main__", 4, tmp_path / "log-1", argv=argv, environment=again)
+    assert _losses(said) == {step: loss for step, loss in whole.items() if step > 20}
 
 
-def test_an_example_that_is_asked_to_stop_leaves_with_75_and_its_checkpoint_complete(tmp_path: Path) -> None:
-    run = Launch(tmp_path, 2).start(100_000, script=EXAMPLES / "fsdp2.py")
-    assert run.processes[1].stdout is not None
-    assert run.processes[0].stdout is not None
-    assert "step 1 " in run.processes[0].stdout.readline()
-    run.processes[1].send_signal(signal.SIGTERM)
-    assert run.finish() == [75, 75], run.said
+def test_an_example_that_is_asked_to_stop_leaves_with_75_and_its_checkpoint_complete(
+    ranks: RankServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    pids = ranks.start(EXAMPLES / "fsdp2.py", "__main__", 2, log, argv=[100_000])
+    deadline = time.monotonic() + DEADLINE_S
+    while not (log.exists() and "step 1 " in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(pids[1], signal.SIGTERM)
+    assert ranks.wait(pids) == [75, 75], log.read_text()
     latest = latest_complete(tmp_path / "checkpoints")
     assert latest is not None
-    assert latest.step == max(_losses(run.said))
+    assert latest.step == max(_losses(log.read_text()))

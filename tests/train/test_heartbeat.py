@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.model.progress import Phase, Progress, parse_progress
-from sovctl.train import Heartbeat, RunContext
+from sovctl.train import Heartbeat, RunContext, own_time
 from sovctl.train import heartbeat as heartbeat_module
 from sovctl.train.heartbeat import process_started_at
 
@@ -146,3 +146,94 @@ def test_started_at_is_when_the_process_began() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert before - 0.1 <= float(out) <= time.time()
     assert process_started_at() < before
+
+
+def test_a_run_directory_that_hangs_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a reader: whoever opens it for writing waits for ever, as on a dead file server."""
+    (tmp_path / "progress").mkdir()
+    os.mkfifo(tmp_path / "progress" / ".3.2.tmp")
+    monkeypatch.setattr(heartbeat_module, "PATIENCE_S", 0.05)
+    began = time.monotonic()
+    ctx = _context(tmp_path)
+    heartbeat = Heartbeat(ctx)
+    for step in range(1, 1000):
+        heartbeat.beat(step)
+    heartbeat.saving()
+    heartbeat.training_again()
+    assert not heartbeat.flush(0.01)
+    assert time.monotonic() - began < 5
+    reader = os.open(tmp_path / "progress" / ".3.2.tmp", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert heartbeat.flush(20), "it goes on when the storage does"
+    finally:
+        os.close(reader)
+
+
+def test_what_a_step_costs_the_rank_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(own_time.time, "perf_counter", lambda: now[0])
+    ctx = _context(tmp_path)
+    for step in range(1, 11):
+        for seconds in (0.1, 0.2):
+            with ctx.compute():
+                now[0] += seconds if step != 5 else 9.0
+        now[0] += 1.0  # waiting for the others
+        with ctx.loading_data():
+            now[0] += 0.01
+        ctx.step_done(step)
+    assert ctx.heartbeat.flush()
+    said = _read(tmp_path)
+    assert said.busy_seconds == pytest.approx(0.3)
+    assert said.busy_spread == pytest.approx(0.0, abs=1e-9)
+    assert said.data_seconds == pytest.approx(0.01)
+    assert said.busy_steps == 10
+
+
+def test_a_script_that_does_not_tell_has_no_own_time(tmp_path: Path) -> None:
+    ctx = _context(tmp_path)
+    for step in range(1, 11):
+        ctx.step_done(step)
+    assert ctx.heartbeat.progress.busy_seconds is None
+
+
+class Event:
+    """An event of an accelerator whose clock the test winds."""
+
+    now_ms = 0.0
+    passed_ms = 0.0
+
+    def record(self) -> None:
+        self.at_ms = Event.now_ms
+
+    def query(self) -> bool:
+        return self.at_ms <= Event.passed_ms
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at_ms - self.at_ms
+
+
+def test_an_accelerators_own_time_is_read_when_it_has_passed() -> None:
+    clock = own_time.OwnClock(Event)
+    for _ in range(8):
+        with clock:
+            Event.now_ms += 20.0
+        clock.step_done(1)
+    assert clock.own_time() is None, "the device has not got so far, and nobody waits for it"
+    Event.passed_ms = 100.0
+    with clock:
+        Event.now_ms += 20.0
+    clock.step_done(2)
+    assert clock.own_time() == own_time.OwnTime(0.02, 0.0, 5)
+    Event.passed_ms = 1000.0
+    with clock:
+        Event.now_ms += 20.0
+    clock.step_done(1)
+    found = clock.own_time()
+    assert found is not None
+    assert found.steps == 10
+
+
+def test_a_rank_has_one_heartbeat(tmp_path: Path) -> None:
+    ctx = _context(tmp_path)
+    heartbeat = Heartbeat(ctx)
+    assert ctx.heartbeat is heartbeat

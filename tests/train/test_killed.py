@@ -24,9 +24,7 @@ LONGEST_S = 0.06
 """A save of this model takes about half of it."""
 
 
-def test_a_kill_at_any_instant_leaves_the_newest_checkpoint_complete(
-    ranks: RankServer, tmp_path: Path
-) -> None:
+def test_a_kill_at_any_instant_leaves_the_newest_checkpoint_complete(ranks: RankServer, tmp_path: Path) -> None:
     seed = int(os.environ.get("SOVCTL_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     print(f"SOVCTL_TEST_SEED={seed} repeats the same instants")
     chance = random.Random(seed)

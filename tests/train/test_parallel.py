@@ -30,7 +30,9 @@ def _losses(path: Path) -> list[tuple[int, float]]:
 def test_on_the_same_shape_no_bit_changes(ranks: RankServer, tmp_path: Path, kind: str) -> None:
     log = tmp_path / "log"
     ranks.call(SCENARIOS, "train", 4, log, kind=kind, steps=STEPS, save_at=SAVED, out=str(tmp_path / "whole"))
-    ranks.call(SCENARIOS, "train", 4, log, kind=kind, steps=STEPS, load=True, out=str(tmp_path / "rest"), **_resume(tmp_path))
+    ranks.call(
+        SCENARIOS, "train", 4, log, kind=kind, steps=STEPS, load=True, out=str(tmp_path / "rest"), **_resume(tmp_path)
+    )
     whole, rest = _losses(tmp_path / "whole"), _losses(tmp_path / "rest")
     assert len(rest) == STEPS - SAVED
     assert rest == whole[SAVED:]
@@ -65,7 +67,16 @@ def test_on_another_shape_the_losses_are_equal(
     out = tmp_path / "rest"
     resume = _resume(saved[before])
     ranks.call(
-        SCENARIOS, "train", number, tmp_path / "log", kind=kind, steps=STEPS, load=True, out=str(out), noisy=False, **resume
+        SCENARIOS,
+        "train",
+        number,
+        tmp_path / "log",
+        kind=kind,
+        steps=STEPS,
+        load=True,
+        out=str(out),
+        noisy=False,
+        **resume,
     )
     whole, rest = _losses(saved[before] / "whole"), _losses(out)
     assert [step for step, _ in rest] == list(range(SAVED + 1, STEPS + 1))
@@ -139,3 +150,26 @@ def test_a_tier_that_somebody_else_could_write_is_not_used(ranks: RankServer, tm
     said = ranks.call(SCENARIOS, "two_tiers", 2, tmp_path / "log", steps=[1], local=str(local))
     assert said.count("no checkpoints on the nodes themselves") == 1
     assert [one.step for one in scan(tmp_path / "checkpoints")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shapes"),
+    [
+        (NODES, {"0": [[0, 1], [2, 3]], "1": [[0], [1], [2], [3]], "4": [[0, 1, 2, 3]]}),
+        (["n001", "n002", "n001", "n002"], {"0": [[0, 2], [1, 3]]}),  # srun --distribution=cyclic
+    ],
+)
+def test_a_mesh_follows_the_nodes(
+    ranks: RankServer, tmp_path: Path, nodes: list[str], shapes: dict[str, list[list[int]]]
+) -> None:
+    ranks.call(SCENARIOS, "mesh_of_the_allocation", 4, tmp_path / "log", nodes=nodes, shapes=shapes)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_sharded_model_can_be_compiled(ranks: RankServer, tmp_path: Path) -> None:
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    ranks.call(SCENARIOS, "compiled", 2, tmp_path / "log", environment=cache)
+
+
+def test_all_ranks_stop_at_the_same_call(ranks: RankServer, tmp_path: Path) -> None:
+    ranks.call(SCENARIOS, "all_stop_at_the_same_call", 3, tmp_path / "log", asker=2)
