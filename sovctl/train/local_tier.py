@@ -1,8 +1,8 @@
 """The first tier of checkpoints: a directory of one node, on a local disk or in memory.
 
-`<directory>/<run>/<node>/step-<N>` holds what the ranks of that node need to go on as they are, in the same layout
-and with the same mark as on shared storage, but without checksums, written as by ranks 0, 1, ... of the node. It is worth something as long
-as the node lives and every rank comes back to where it was; otherwise the shared tier counts.
+`<directory>/<run>/<node>/step-<N>` holds what the ranks of that node need to go on as they are, in the layout and with
+the mark of a checkpoint on shared storage (without checksums), as if the ranks of the node had been alone. It is worth
+something as long as the node lives and every rank comes back to where it was; otherwise the shared tier counts.
 """
 
 from __future__ import annotations
