@@ -7,6 +7,7 @@ a process for each environment and answers `{"pids"}` (function `__main__` runs 
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +124,24 @@ def _fork(request: dict[str, Any], environment: dict[str, str]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(environment)
+    os._exit(_status_of(lambda: _run(Path(request["module"]), request["function"], request["arguments"])))
+
+
+def _status_of(main: Callable[[], None]) -> int:
+    """Run it and end as the interpreter does, but for its own clean-up, which is the server's business."""
+    status = 0
     try:
-        _run(Path(request["module"]), request["function"], request["arguments"])
+        main()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
-        if not (isinstance(error, SystemExit) and error.code in (0, None)):
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
+        sys.last_value = error
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    return status
 
 
 def _run(path: Path, function: str, arguments: dict[str, Any]) -> None:

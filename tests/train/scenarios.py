@@ -108,9 +108,13 @@ def a_failure_is_told_on_every_rank() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     assert saver.save(2, model=model), "nobody knows yet"
     saver._writer.wait_until(0)
+    now = saver.save(20, model=model, wait=True)
+    assert not now
+    assert (now.complete, "File too large" in now.problem) == (False, True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [(one.step, "File too large" in one.problem) for one in now.failed] == [(2, True)]
     report = saver.save(3, model=model)
-    assert [(one.step, "File too large" in one.problem) for one in report.failed] == [(2, True)]
+    assert report.failed == ()
     assert saver.wait() == ()
     assert saver.save(4, model=model).failed == ()
     progress = ctx.heartbeat.progress
