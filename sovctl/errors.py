@@ -158,6 +158,17 @@ class RunNotFound(SovctlError):
         super().__init__(f"there is no record of a run {name}", hint="List the known runs with `sovctl run ls`.")
 
 
+class StacksMissing(SovctlError):
+    """No stacks were kept: the run did not hang, or its ranks could not be looked at."""
+
+    def __init__(self, job_id: str, attempt: int | None) -> None:
+        of = f" in attempt {attempt}" if attempt is not None else ""
+        super().__init__(
+            f"run {job_id} has no stacks of its ranks{of}: they are taken when a run hangs",
+            hint=f"See what happened: sovctl run events {job_id}",
+        )
+
+
 class RunGone(SovctlError):
     """The record of a run is there, but Slurm has no job of it any more that could go on."""
 

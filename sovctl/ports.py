@@ -269,14 +269,18 @@ class LookAnswer:
     """Nodes that were asked and did not answer in time."""
     problem: str = ""
     """Why there is no answer at all."""
-    seconds: float = 0.0
+    first_s: float = 0.0
+    """How long the first node took to answer."""
 
 
 class JobLooks(Protocol):
     """Looks at all nodes of the running job, one look at a time."""
 
-    def begin(self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None) -> None:
-        """Start it and return. `gpus`: how many each node was given. Raises CommandMissing."""
+    def begin(
+        self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None, within_s: float | None = None
+    ) -> None:
+        """Start it and return. `gpus`: how many each node was given; `within_s`: how long the first of them may take to
+        answer, None: as long as is usual at most. Raises CommandMissing."""
         ...
 
     @property

@@ -8,7 +8,6 @@ script (SLURM_NTASKS, SLURM_KILL_BAD_EXIT, SLURM_CPU_BIND, ...) are options of t
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,8 @@ from sovctl.ports import LookAnswer
 
 _FIRST_S = 12.0
 """How long the first node may take to answer: slurmctld has to make a step, Python has to start."""
-_AFTER_FIRST_S = 3.0
-"""How long the others may take after the first, at least; at most twice as long as it took."""
+_AFTER_FIRST_S = 2.0
+"""How long the others may take after the first, at least; as long again as it took, where that is longer."""
 _MOST_OUTPUT = 256 * 1024 * 1024
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
 
@@ -44,14 +43,18 @@ class SrunLook:
         self._nodes: tuple[str, ...] = ()
         self._began = 0.0
         self._answered_at = 0.0
+        self._within_s = first_s
 
-    def begin(self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None) -> None:
+    def begin(
+        self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None, within_s: float | None = None
+    ) -> None:
         """Start it; nothing happens while an earlier one goes on."""
         if self._child is not None:
             return
         # A file without a name: a disk in trouble is what may have to be found.
         self._output = os.memfd_create("sovctl-look")
         self._nodes, self._began, self._answered_at = tuple(nodes), time.monotonic(), 0.0
+        self._within_s = self._first_s if within_s is None else within_s
         argv = [
             *(self._srun, "--overlap", f"--jobid={self._job_id}", f"--nodelist={','.join(nodes)}"),
             *(f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpus-per-task=1"),
@@ -90,7 +93,7 @@ class SrunLook:
         problem = "" if looks else _problem(rest, status)
         self._child = None
         self._close()
-        return LookAnswer(tuple(looks), silent, problem, now - self._began)
+        return LookAnswer(tuple(looks), silent, problem, max(0.0, self._answered_at - self._began))
 
     def cancel(self) -> None:
         """End it without an answer."""
@@ -101,8 +104,8 @@ class SrunLook:
 
     def _deadline(self) -> float:
         if not self._answered_at:
-            return self._began + self._first_s
-        return self._answered_at + max(_AFTER_FIRST_S, 2.0 * (self._answered_at - self._began))
+            return self._began + self._within_s
+        return self._answered_at + max(_AFTER_FIRST_S, self._answered_at - self._began)
 
     def _read(self) -> tuple[list[NodeLook], list[str]]:
         size = os.fstat(self._output).st_size
@@ -111,11 +114,10 @@ class SrunLook:
         return [look for look in looks if look.node in self._nodes], [line for line in rest if line.strip()]
 
     def _end(self, child: Child) -> None:
-        """SIGTERM makes srun end its step; after SIGKILL alone the step would stay until the job ends."""
-        child.send(signal.SIGTERM)
-        if child.wait(0.5) is None:
-            child.kill_group()
-            child.wait(1.0)
+        """At once: a recovery may be waiting. The step ends by itself once its slurmstepds have no srun, or with
+        the job."""
+        child.kill_group()
+        child.wait(0.5)
 
     def _close(self) -> None:
         if self._output >= 0:

@@ -44,6 +44,9 @@ def up(
     job_checks: Annotated[
         bool, typer.Option("--job-checks", help="Prolog and Epilog judge the node around each job.")
     ] = False,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Also storage of its own in DIR/scratch, to fill and to freeze (root).")
+    ] = False,
     no_health: Annotated[bool, typer.Option("--no-health", help="Plain Slurm: no checks, no watchers.")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A slurm.conf parameter.")
@@ -65,6 +68,7 @@ def up(
         accounting,
         health=not no_health,
         job_checks=job_checks,
+        scratch=scratch,
         overrides=_pairs(set_ or []),
     )
     lab = cluster.up(request)
@@ -136,7 +140,7 @@ def shell(
 
 @app.command()
 def inject(
-    fault: Annotated[str, typer.Argument(help="xid:CODE, ecc-uncorrectable, node-dead, rank-crash or rank-hang.")],
+    fault: Annotated[str, typer.Argument(help="A fault of docs/lab.md, such as xid:79, node-dead or rank-hang.")],
     node: Annotated[str, typer.Option(help="The node it happens to.")],
     gpu: Annotated[int | None, typer.Option(help="The GPU it happens to, by index.")] = None,
     dir: Dir = None,

@@ -26,6 +26,7 @@ from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.explain import Why, Words
 from sovctl.recovery.run_state import RunState
+from sovctl.recovery.stacks import looks_of, stacks_text
 from sovctl.recovery.timeline import Timeline, step_reached
 
 app = typer.Typer(
@@ -39,6 +40,13 @@ app = typer.Typer(
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Job id, run id or directory of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the Slurm command and change nothing.")]
+Stacks = Annotated[
+    bool, typer.Option("--stacks", help="Where every rank stood when the run hung, ranks at the same place together.")
+]
+StacksOf = Annotated[
+    int | None,
+    typer.Option("--attempt", metavar="N", help="With --stacks: of this attempt, not the last that hung."),
+]
 AttemptNumber = Annotated[
     int | None, typer.Option("--attempt", metavar="N", help="Explain the end of this attempt, not of the newest.")
 ]
@@ -71,13 +79,15 @@ def list_(all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = 
 
 
 @app.command()
-def show(name: Run, as_json: Json = False) -> int:
+def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: Json = False) -> int:
     """Show one run: how it stands, how far its ranks are, and each of its attempts.
 
     Example: sovctl run show 1234
     """
     ports = wiring.run_ports()
     found = runs.find_run(name, ports, _here())
+    if stacks:
+        return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
     if as_json:
         _print_json("sovctl.run.show/1", _show_record(found, state, progress))
@@ -147,6 +157,17 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
     """
     ports = wiring.run_ports()
     return _report(runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run), dry_run)
+
+
+def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(record, allow_nan=False))
+        return EXIT_DONE
+    print(f"attempt {record.get('attempt')}, {clock_time(seconds(record, 'at'))}")
+    silent = [name for name in record.get("silent", ()) if isinstance(name, str)]
+    for line in stacks_text(looks_of(record), silent).splitlines():
+        print(printable(line))
+    return EXIT_DONE
 
 
 def _here() -> str:

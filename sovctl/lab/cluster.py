@@ -25,7 +25,7 @@ from pathlib import Path
 from sovctl.adapters.command import CommandRunner, replace_process, spawn
 from sovctl.adapters.slurm_cli import SlurmCli
 from sovctl.errors import RefusedError, SovctlError
-from sovctl.lab import database, gpus
+from sovctl.lab import database, gpus, storage
 from sovctl.lab.host import write_healthy_host
 from sovctl.lab.layout import Layout
 from sovctl.lab.processes import ProcessMark, mark, stop
@@ -48,6 +48,7 @@ _NEEDED = {
     "srun": "slurm-client",
 }
 _NEEDED_ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
+_SCRATCH_MIB = 192
 _FIRST_PORT, _LAST_PORT = 20000, 32000
 """Below the range from which Linux takes the ports of outgoing connections."""
 
@@ -84,6 +85,8 @@ class Request:
     accounting: bool = False
     health: bool = True
     job_checks: bool = False
+    scratch: bool = False
+    """A small file system of its own, to fill and to freeze."""
     overrides: dict[str, str] = field(default_factory=dict)
 
 
@@ -126,6 +129,8 @@ def up(request: Request) -> Lab:
     spec = _spec(request)
     prepare_root(layout.root)
     _write_files(spec, layout)
+    if request.scratch:
+        storage.make(layout, _SCRATCH_MIB)
     started: list[ProcessMark] = []
     # A terminated or interrupted `lab up` takes down what it started; it looks between two starts, never inside one.
     main = threading.current_thread() is threading.main_thread()
@@ -165,10 +170,13 @@ def down(root: Path, *, keep: bool = False) -> int:
     """Stop exactly what `up` started, then remove the directory unless `keep`. Returns how many were stopped."""
     lab = load(root)
     running = [item for item in lab.processes if item.alive]
+    # What waits for frozen storage cannot even be killed.
+    storage.thaw(lab.layout)
     # Nodes first and at once: a slurmd that sees its controller go only waits and complains.
     stop([item for item in running if not item.role.startswith(("munged", "mariadbd"))])
     stop(running)
     _kill_steps(lab)
+    storage.release(lab.layout)
     if keep:
         lab.layout.record.unlink()
     else:
@@ -343,6 +351,7 @@ def prepare_root(root: Path) -> None:
     if root.exists() and any(root.iterdir()):
         if not (root / "lab.json").exists() and not (root / "slurm.conf").exists():
             raise RefusedError(f"{root} holds something that is not a lab", hint="Choose another with --dir.")
+        storage.release(Layout(root))
         shutil.rmtree(root)
     try:
         root.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sovctl.adapters.command import spawn
 from sovctl.errors import SovctlError, UsageError
-from sovctl.lab import cluster, gpus, processes
+from sovctl.lab import cluster, gpus, processes, storage
+from sovctl.lab.host import write_healthy_host, write_port
 from sovctl.lab.layout import Layout
 
 
@@ -31,7 +35,19 @@ FAULTS = {
     "node-dead": "slurmd, its watcher and every step of the node die at once",
     "rank-crash": "one training process of the node dies of a segmentation fault",
     "rank-hang": "one training process of the node is stopped (SIGSTOP)",
+    "gpu-slow": "a GPU at 60 % of its clock without a reason; one training process computes 60 % of the time",
+    "thermal-throttle": "a GPU at 96 degrees that the hardware slows down",
+    "link-flap": "the first InfiniBand port of the node goes down for a second and comes back",
+    "node-frozen": "slurmd, its watcher and every step of the node stand still (SIGSTOP) and answer nothing",
+    "disk-full": "not a byte is left on the lab's scratch storage (lab up --scratch)",
+    "storage-hang": "whoever writes to the lab's scratch storage waits in the kernel (lab up --scratch)",
+    "slurmctld-down": "the controller dies; the node does not matter",
+    "supervisor-killed": "the supervisor of the run whose batch host this is dies (SIGKILL)",
 }
+
+
+_SLOW_SHARE = 0.4
+"""Part of the time a slowed process stands still."""
 
 
 def inject(lab: cluster.Lab, fault: str, node: str, gpu: int | None = None) -> Injected:
@@ -52,6 +68,12 @@ def heal(lab: cluster.Lab, node: str) -> str:
     """Undo what was injected: GPUs whole again, daemons running. The drain stays: giving a node back is a decision."""
     _check_node(lab, node)
     layout = lab.layout
+    storage.thaw(layout)
+    storage.empty(layout)
+    _release_processes(layout, node)
+    if not any(item.role == "slurmctld" and item.alive for item in lab.processes):
+        lab = cluster.restart_slurmctld(lab)
+    write_healthy_host(layout.node_dir(node) / "host")
     gpus.write_healthy_state(layout.node_dir(node) / "nvml.state", node, lab.gpus)
     running = {item.role for item in lab.processes if item.alive}
     fresh = []
@@ -123,6 +145,14 @@ def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
         "node-dead": (_node_dead, False),
         "rank-crash": (lambda lab, node, _: _signal_rank(lab, node, signal.SIGSEGV), False),
         "rank-hang": (lambda lab, node, _: _signal_rank(lab, node, signal.SIGSTOP), False),
+        "gpu-slow": (_gpu_slow, True),
+        "thermal-throttle": (_thermal, True),
+        "link-flap": (_link_flap, False),
+        "node-frozen": (_node_frozen, False),
+        "disk-full": (_disk_full, False),
+        "storage-hang": (_storage_hang, False),
+        "slurmctld-down": (_slurmctld_down, False),
+        "supervisor-killed": (_supervisor_killed, False),
     }
     if fault not in known:
         raise UsageError(f"there is no fault {fault!r}; known: {', '.join(FAULTS)}")
@@ -154,3 +184,90 @@ def _signal_rank(lab: cluster.Lab, node: str, signum: signal.Signals) -> str:
         raise SovctlError(f"no training process runs on {node}", hint="See what runs where: squeue -s")
     os.kill(ranks[0], signum)
     return f"sent {signum.name} to process {ranks[0]} on {node}"
+
+
+def _gpu_slow(lab: cluster.Lab, node: str, gpu: int) -> str:
+    own = lab.layout.node_dir(node)
+    gpus.update_state(own / "nvml.state", **{f"gpu{gpu}.sm_clock_mhz": 1180, f"gpu{gpu}.utilization_percent": 100})
+    ranks = rank_processes(lab.layout, node)
+    if not ranks:
+        return f"GPU {gpu} of {node} runs at 1180 of 1965 MHz; no training process is there to be slowed"
+    argv = [sys.executable, "-P", "-m", "sovctl.lab.brake", str(ranks[0]), str(_SLOW_SHARE)]
+    with open(lab.layout.log_dir / "brake.out", "ab") as log:
+        spawn(argv, env=cluster.node_environment(lab.layout, node), stdout=log.fileno())
+    return (
+        f"GPU {gpu} of {node} runs at 1180 of 1965 MHz; process {ranks[0]} computes {1 - _SLOW_SHARE:.0%} of the time"
+    )
+
+
+def _thermal(lab: cluster.Lab, node: str, gpu: int) -> str:
+    values = {"temperature_c": 96, "sm_clock_mhz": 990, "clocks_event_reasons": "0x48", "utilization_percent": 100}
+    gpus.update_state(
+        lab.layout.node_dir(node) / "nvml.state", **{f"gpu{gpu}.{key}": value for key, value in values.items()}
+    )
+    return f"GPU {gpu} of {node} is at 96 degrees and slowed down by the hardware"
+
+
+def _link_flap(lab: cluster.Lab, node: str, _: int) -> str:
+    host = lab.layout.node_dir(node) / "host"
+    counter = host / "sys/class/infiniband/mlx5_0/ports/1/counters/link_downed"
+    downed = int(counter.read_text("ascii")) + 1
+    write_port(host, "mlx5_0", state="1: DOWN", link_downed=downed)
+    time.sleep(1.0)
+    write_port(host, "mlx5_0", link_downed=downed)
+    return f"mlx5_0 of {node} was down for a second, {downed} times by now"
+
+
+def _node_frozen(lab: cluster.Lab, node: str, _: int) -> str:
+    # Twice: a step may have started a process between the look and the signal.
+    members: set[int] = set()
+    for _again in range(2):
+        members |= node_processes(lab.layout, node)
+        _signal_all(members, signal.SIGSTOP)
+    return f"stopped {len(members)} processes of {node}"
+
+
+def _disk_full(lab: cluster.Lab, node: str, _: int) -> str:
+    return f"wrote {storage.fill(lab.layout)} bytes; nothing is left on {lab.layout.scratch}, for {node} as for all"
+
+
+def _storage_hang(lab: cluster.Lab, node: str, _: int) -> str:
+    storage.freeze(lab.layout)
+    return f"{lab.layout.scratch} is frozen: whoever writes there waits, on {node} as on all"
+
+
+def _slurmctld_down(lab: cluster.Lab, node: str, _: int) -> str:
+    controllers = [item for item in lab.processes if item.role == "slurmctld" and item.alive]
+    if not controllers:
+        raise SovctlError("slurmctld does not run", hint=f"Start it again: sovctl lab heal --node {node}")
+    processes.kill(item.pid for item in controllers)
+    processes.gone_within(controllers, 5.0)
+    return "slurmctld is dead"
+
+
+def _supervisor_killed(lab: cluster.Lab, node: str, _: int) -> str:
+    found = [pid for pid in node_processes(lab.layout, node) if _is_supervisor(pid)]
+    if not found:
+        raise SovctlError(f"no supervisor runs on {node}", hint="It runs on a job's batch host: squeue -o '%i %B'")
+    processes.kill(found)
+    return f"killed the supervisor, process {', '.join(map(str, found))}, on {node}"
+
+
+def _is_supervisor(pid: int) -> bool:
+    words = processes.command(pid).split()
+    return "supervise" in words and words[max(0, words.index("supervise") - 1)] == "sovctl"
+
+
+def _release_processes(layout: Layout, node: str) -> None:
+    """What was slowed or stopped goes on."""
+    members = node_processes(layout, node)
+    brakes = [pid for pid in members if "sovctl.lab.brake" in processes.command(pid)]
+    _signal_all(brakes, signal.SIGTERM)
+    processes.gone_within([processes.mark("brake", pid) for pid in brakes], 2.0)
+    _signal_all(node_processes(layout, node), signal.SIGCONT)
+
+
+def _signal_all(pids: Iterable[int], signum: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)

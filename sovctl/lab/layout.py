@@ -72,6 +72,11 @@ class Layout:
         return self.root / "journal"
 
     @property
+    def scratch(self) -> Path:
+        """Storage of the lab's own, where it has any."""
+        return self.root / "scratch"
+
+    @property
     def health_check(self) -> Path:
         return self.root / "bin" / "health_check"
 

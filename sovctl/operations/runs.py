@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, UsageError
+from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
@@ -16,6 +16,7 @@ from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
 from sovctl.recovery.attempts import attempts, text, whole
 from sovctl.recovery.explain import Why, Words, story_of, why
 from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
+from sovctl.recovery.stacks import looks_of
 
 RUNS = ".sovctl/runs"
 """Where runs lie below the directory they were submitted from."""
@@ -185,6 +186,16 @@ def _state(run: KnownRun, job: JobView | None, problem: str) -> RunState:
     if job is not None and not is_job_of(run.record, run.events, job):
         job = None  # A later job got the same id.
     return run_state(run.events, job, problem=problem)
+
+
+def stacks_of(run: KnownRun, ports: RunPorts, attempt: int | None) -> dict[str, Any]:
+    """What was kept of the ranks' stacks: of this attempt, else of the last one that hung. Raises StacksMissing."""
+    hung = [whole(event, "attempt") for event in run.events if event.get("kind") == "hang"]
+    wanted = attempt if attempt is not None else next((number for number in reversed(hung) if number is not None), None)
+    record = ports.records.kept(run.run_dir, wanted, "stacks.json") if wanted is not None and run.run_dir else None
+    if not isinstance(record, dict) or not looks_of(record):
+        raise StacksMissing(run.job_id, wanted)
+    return record
 
 
 def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:

@@ -12,8 +12,8 @@ from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, Slu
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
-from sovctl.recovery.output_steps import compile_pattern
 from sovctl.recovery.lead import lead_warning, save_seconds
+from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
 from sovctl.submit.nodes import node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
@@ -131,9 +131,7 @@ def lead_advice(prepared: Prepared, index: RunIndex, records: RunRecords) -> str
     if prepared.choices.signal is None:
         return ""
     alike = (
-        run
-        for run in index.list()
-        if run.script and (run.script, run.work_dir) == (prepared.script, prepared.work_dir)
+        run for run in index.list() if run.script and (run.script, run.work_dir) == (prepared.script, prepared.work_dir)
     )
     for run in islice(alike, _RUNS_LOOKED_AT):
         ids = f"-{run.job_id}-{run.submitted}"

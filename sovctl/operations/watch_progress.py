@@ -14,7 +14,7 @@ from sovctl.model.blame import Blame
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook
 from sovctl.operations.follow_progress import ProgressFollower
-from sovctl.operations.watch_stragglers import StragglerWatch
+from sovctl.operations.watch_stragglers import StragglerSettings, StragglerWatch
 from sovctl.ports import AttemptFiles, JobLooks, Journal, LookAnswer, RunFiles, RunOutput
 from sovctl.recovery.hang import AUTO, Hang, NotYet, Pace, Source, Standstill, judge
 from sovctl.recovery.output_steps import OutputSteps
@@ -24,6 +24,8 @@ _OUTPUT_EVERY_S = 1.0
 _CHECKPOINTS_EVERY_S = 15.0
 _PROBLEM_PAUSE_S = 15.0
 _SLOW_PAUSE_S = 30.0
+_AGAIN_S = 2.5
+"""How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
 _LONGEST_TURN_S = 30.0
 """A supervisor whose turns are further apart stood still itself."""
 
@@ -62,7 +64,8 @@ class ProgressWatch:
         self._follower = follower
         self._pace = Pace(settings.hang_timeout_s)
         self._steps = OutputSteps(settings.progress_regex)
-        self._stragglers = StragglerWatch(ports.files, ports.journal, restart=settings.restart_stragglers)
+        compared = StragglerSettings(settings.nodes, settings.gpus, settings.restart_stragglers)
+        self._stragglers = StragglerWatch(compared, ports.files, ports.looks, ports.journal)
         self._attempt = 0
         self._began = self._turn = 0.0
         self._output_read = self._checkpoints_read = self._checkpoints_at = self._next_look = 0.0
@@ -70,6 +73,7 @@ class ProgressWatch:
         self._looks: dict[str, NodeLook] = {}
         self._silent: tuple[str, ...] = ()
         self._tries = 0
+        self._first_s = 0.0
         self._told = ""
         self.frozen: frozenset[str] = frozenset()
         """Nodes that are to blame and start no process: they will not report the end of the job either."""
@@ -78,7 +82,7 @@ class ProgressWatch:
         """The script is about to start."""
         self._attempt, self._began, self._turn = attempt, now, now
         self._pace.begin(now)
-        self._stragglers.begin(attempt)
+        self._stragglers.begin(attempt, now)
         self._ports.output.begin(())
         self._checkpoints_at = self._ports.kept.changed(self._settings.checkpoint_dir)
 
@@ -92,7 +96,8 @@ class ProgressWatch:
         idle, patience = self._pace.idle_s(now), self._pace.patience_s()
         if self._pace.off or idle < patience:
             self._moves_again()
-            return self._stragglers.look(now)
+            return self._stragglers.look(now, self._step_s)
+        self._stragglers.stop_asking()
         if self._ports.looks.going_on:
             answer = self._ports.looks.poll()
             return self._judge(answer, now) if answer is not None else None
@@ -146,17 +151,25 @@ class ProgressWatch:
         if self._said is None or self._said.phase in (Phase.SAVING, Phase.STOPPING):
             self._pace.alive(now)
 
+    @property
+    def _step_s(self) -> float | None:
+        return self._said.step_seconds if self._said is not None else self._pace.step_s
+
     # When it stands still
 
     def _moves_again(self) -> None:
-        if self._looks or self._tries or self._ports.looks.going_on:
+        if self._tries or (self._ports.looks.going_on and not self._stragglers.asking):
             self._ports.looks.cancel()
             self._looks, self._silent, self._tries, self._next_look = {}, (), 0, 0.0
 
     def _ask(self) -> None:
         try:
             self._ports.looks.begin(
-                self._silent or self._settings.nodes, since=self._began, stacks=True, gpus=self._settings.gpus
+                self._silent or self._settings.nodes,
+                since=self._began,
+                stacks=True,
+                gpus=self._settings.gpus,
+                within_s=max(_AGAIN_S, 1.25 * self._first_s) if self._silent else None,
             )
         except SovctlError as error:
             self._next_look = self._turn + _PROBLEM_PAUSE_S
@@ -165,6 +178,7 @@ class ProgressWatch:
     def _judge(self, answer: LookAnswer, now: float) -> Blame | None:
         again = bool(self._silent)
         self._tries += 1
+        self._first_s = answer.first_s or self._first_s
         self._looks |= {look.node: look for look in answer.looks}
         self._silent = tuple(name for name in self._settings.nodes if name not in self._looks)
         seen = Standstill(
@@ -172,7 +186,7 @@ class ProgressWatch:
             patience_s=self._pace.patience_s(),
             source=self._pace.source,
             step=self._follower.step,
-            step_s=self._said.step_seconds if self._said is not None else self._pace.step_s,
+            step_s=self._step_s,
             looks=tuple(self._looks.values()),
             silent=self._silent,
             silent_again=again,

@@ -1,42 +1,77 @@
-"""Compares the ranks of a run with each other while it moves, from their own progress files."""
+"""Compares the ranks of a run with each other while it moves, and its GPUs when it has become slower than it was."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.progress import Phase, Progress
-from sovctl.ports import Journal, RunFiles
-from sovctl.recovery.straggler import Straggler, Windows
+from sovctl.ports import JobLooks, Journal, RunFiles
+from sovctl.recovery.straggler import SlowGpu, Windows, became_slower, slow_gpus
 
-_WINDOW_S = 10.0
-"""Between two windows; ranks write at most once a second, and the figures are smoothed over about five steps."""
+_LEAST_WINDOW_S, _MOST_WINDOW_S = 3.0, 60.0
+_WINDOW_STEPS = 5.0
+"""The figures of the ranks are smoothed over about so many steps."""
+_LOOK_EVERY_S = 600.0
+_CONFIRM_AFTER_S = 15.0
+"""One look at the clocks of the GPUs is a moment; two that agree are a fact."""
+
+
+@dataclass(frozen=True, slots=True)
+class StragglerSettings:
+    """Whom to compare, and what may be done."""
+
+    nodes: tuple[str, ...]
+    gpus: int | None
+    restart: bool
+    """End the attempt for a straggler instead of only writing it down."""
 
 
 class StragglerWatch:
-    """One attempt's ranks."""
+    """One attempt's ranks and GPUs."""
 
-    def __init__(self, files: RunFiles, journal: Journal, *, restart: bool) -> None:
-        """`restart`: end the attempt for a straggler instead of only writing it down."""
+    def __init__(self, settings: StragglerSettings, files: RunFiles, looks: JobLooks, journal: Journal) -> None:
+        self._settings = settings
         self._files = files
+        self._looks = looks
         self._journal = journal
-        self._restart = restart
         self._attempt = 0
-        self._next = 0.0
+        self._began = self._next = self._next_look = 0.0
         self._steps: dict[int, int] = {}
         self._windows = Windows()
-        self._told: set[int] = set()
+        self._told: set[str] = set()
+        self._suspects: frozenset[tuple[str, int]] = frozenset()
+        self._pace: deque[float] = deque(maxlen=240)
+        self.asking = False
+        """A look at the GPUs goes on."""
 
-    def begin(self, attempt: int) -> None:
+    def begin(self, attempt: int, now: float) -> None:
         """Another attempt, other nodes."""
-        self._attempt = attempt
-        self._windows.clear()
-        self._steps.clear()
-        self._told.clear()
+        self._attempt, self._began, self._next = attempt, now, now
 
-    def look(self, now: float) -> Blame | None:
-        """Write down a new straggler; its blame, if it is to be acted upon."""
+    def look(self, now: float, step_s: float | None) -> Blame | None:
+        """Write down a new straggler; its blame, if it is to be acted upon. `step_s`: seconds a step of the run."""
+        if self.asking:
+            return self._hear(now)
         if now < self._next:
             return None
-        self._next = now + _WINDOW_S
+        self._next = now + min(max(_LEAST_WINDOW_S, _WINDOW_STEPS * (step_s or 0.0)), _MOST_WINDOW_S)
+        if step_s is not None:
+            self._pace.append(step_s)
+            if now >= self._next_look and (self._suspects or became_slower(self._pace)):
+                self._ask(now)
+        return self._compare_ranks()
+
+    def stop_asking(self) -> None:
+        """Somebody else needs the looks."""
+        if self.asking:
+            self.asking = False
+            self._looks.cancel()
+
+    def _compare_ranks(self) -> Blame | None:
         words = [item for item in self._files.all_progress() if self._counts(item)]
         seconds = {item.rank: busy for item in words if (busy := busy_seconds(item)) is not None}
         # A window in which nobody did a step says nothing new.
@@ -45,29 +80,54 @@ class StragglerWatch:
             return None
         self._steps = steps
         self._windows.add(seconds, {item.rank: item.node for item in words})
-        found = [item for item in self._windows.stragglers() if item.rank not in self._told]
-        for item in found:
-            self._tell(item)
-        if not found or not self._restart:
-            return None
-        worst = found[0]
-        return Blame(
-            Culprit.HARDWARE, (worst.node,), f"{worst.node}: STRAGGLER {worst.evidence}", signature="straggler"
-        )
+        blames = [
+            self._tell(item.node, item.rank, item.ratio, item.evidence)
+            for item in self._windows.stragglers()
+            if f"rank {item.rank}" not in self._told
+        ]
+        return _first(blames) if self._settings.restart else None
 
     def _counts(self, item: Progress) -> bool:
         return item.attempt == self._attempt and item.phase is Phase.RUNNING and item.step is not None
 
-    def _tell(self, item: Straggler) -> None:
-        self._told.add(item.rank)
+    def _ask(self, now: float) -> None:
+        self._next_look = now + _LOOK_EVERY_S
+        try:
+            self._looks.begin(self._settings.nodes, since=self._began, stacks=False, gpus=self._settings.gpus)
+            self.asking = True
+        except SovctlError:
+            # The ranks' own figures must do.
+            self._suspects = frozenset()
+
+    def _hear(self, now: float) -> Blame | None:
+        answer = self._looks.poll()
+        if answer is None:
+            self.asking = self._looks.going_on
+            return None
+        self.asking = False
+        found = {(item.node, item.gpu): item for item in slow_gpus(answer.looks)}
+        confirmed = [found[key] for key in sorted(self._suspects & found.keys()) if _name(found[key]) not in self._told]
+        self._suspects = frozenset(found) - self._suspects
+        if self._suspects:
+            self._next_look = now + _CONFIRM_AFTER_S
+        blames = [self._tell(item.node, None, item.ratio, item.evidence) for item in confirmed]
+        self._told |= {_name(item) for item in confirmed}
+        return _first(blames) if self._settings.restart else None
+
+    def _tell(self, node: str, rank: int | None, ratio: float, evidence: str) -> Blame:
+        self._told.add(f"rank {rank}")
         self._journal.append(
-            "straggler",
-            attempt=self._attempt,
-            node=item.node,
-            rank=item.rank,
-            ratio=round(item.ratio, 3),
-            evidence=item.evidence,
+            "straggler", attempt=self._attempt, node=node, rank=rank, ratio=round(ratio, 3), evidence=evidence
         )
+        return Blame(Culprit.HARDWARE, (node,), f"{node}: STRAGGLER {evidence}", signature="straggler")
+
+
+def _name(item: SlowGpu) -> str:
+    return f"gpu {item.node} {item.gpu}"
+
+
+def _first(blames: Iterable[Blame]) -> Blame | None:
+    return next(iter(blames), None)
 
 
 def busy_seconds(item: Progress) -> float | None:

@@ -17,6 +17,8 @@ from sovctl.errors import UsageError
 LONGEST_LINE = 2000
 PATTERN_S = 0.02
 _MOST_TIMEOUTS = 5
+_TROUBLE = re.compile(r"error|exception|timeout|timed out|warning|traceback|failed", re.IGNORECASE)
+"""A line of trouble may name a step, but is no sign that there was one."""
 _ANSI = re.compile(r"\x1b\[[0-9;]{0,12}[A-Za-z]")
 # A rank prefix of srun --label (`3: `), torchrun (`[default0]:`, `[rank0]:`).
 _PREFIX = re.compile(r"^(?:\s*\d{1,6}:\s|\[(?:default|rank)\d{1,6}\]:\s?)")
@@ -52,6 +54,7 @@ def _epoch(match: re.Match[str]) -> Mark:
     return Mark("", None, (float(match["epoch"]),))
 
 
+_ANYBODY = "output"
 _N = r"(?P<step>\d{1,12})"
 _RULES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Mark]], ...] = (
     # ` [2026-02-24 19:46:17] iteration       34/   10000 | consumed samples: ...`; older ones begin at `iteration`.
@@ -82,7 +85,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Mark]], ...]
     ("HF Trainer", re.compile(r"^\{'loss': .{1,400}'epoch': '?(?P<epoch>\d{1,9}(?:\.\d{1,9})?)'?\}"), _epoch),
     # Everybody else: `step 20 loss 2.4`, `iter 20: loss 2.4`, `global_step=20 ...`.
     (
-        "output",
+        _ANYBODY,
         re.compile(rf"^(?:\S{{1,60}} ){{0,4}}(?:global[_ ])?(?:step|iter|iteration)\s?[:=#]?\s{{0,4}}{_N}\b"),
         _counted,
     ),
@@ -153,7 +156,7 @@ class OutputSteps:
             if self._best is not None and number > self._best and by != _RULES[self._best][0]:
                 break
             match = pattern.search(text)
-            if match is not None:
+            if match is not None and not (by == _ANYBODY and _TROUBLE.search(text)):
                 self._best = number if self._best is None else min(self._best, number)
                 found = read(match)
                 return Mark(by, found.step, found.place)

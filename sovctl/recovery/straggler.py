@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sovctl.model.rank_look import NodeLook
+
 _MAD_TO_SIGMA = 1.4826
 """MAD of a normal distribution times this is its standard deviation."""
 
@@ -54,11 +56,6 @@ class Windows:
     def __post_init__(self) -> None:
         self._kept = deque(maxlen=self.rule.windows)
 
-    def clear(self) -> None:
-        """Another attempt: other nodes."""
-        self._kept.clear()
-        self._nodes.clear()
-
     def add(self, seconds: Mapping[int, float], nodes: Mapping[int, str]) -> None:
         """One window: seconds a step of each rank, and the node of each."""
         self._kept.append(dict(seconds))
@@ -98,3 +95,52 @@ def outliers(seconds: Mapping[int, float], rule: Rule) -> dict[int, float]:
     spread = _MAD_TO_SIGMA * statistics.median(abs(value - middle) for value in values)
     limit = max(rule.ratio * middle, middle + rule.sigmas * spread)
     return {rank: value / middle for rank, value in seconds.items() if value > limit}
+
+
+_SLOWER = 1.15
+_SLOW_CLOCK = 0.85
+_BUSY_PERCENT = 50
+
+
+def became_slower(step_seconds: Sequence[float], *, recent: int = 3, before: int = 6) -> bool:
+    """Whether the last windows of a run are all clearly slower than its own best time was; oldest first."""
+    if len(step_seconds) < recent + before:
+        return False
+    values = list(step_seconds)
+    usual = min(statistics.median(values[at : at + before]) for at in range(len(values) - recent - before + 1))
+    return min(values[-recent:]) > _SLOWER * usual
+
+
+@dataclass(frozen=True, slots=True)
+class SlowGpu:
+    """A GPU that computes at a lower clock than the others of the same job."""
+
+    node: str
+    gpu: int
+    ratio: float
+    """The median clock over its own."""
+    evidence: str
+
+
+def slow_gpus(looks: Sequence[NodeLook]) -> tuple[SlowGpu, ...]:
+    """Busy GPUs whose clock is far below that of the job's other busy GPUs; idle ones clock down and do not count."""
+    busy = [
+        (look.node, gpu, gpu.sm_clock_mhz)
+        for look in looks
+        for gpu in look.gpus
+        if gpu.sm_clock_mhz and (gpu.utilization_percent or 0) >= _BUSY_PERCENT
+    ]
+    if len(busy) < Rule().least_ranks:
+        return ()
+    middle = statistics.median(clock for _, _, clock in busy)
+    return tuple(
+        SlowGpu(
+            node,
+            gpu.index,
+            middle / clock,
+            f"GPU {gpu.index} of {node} runs at {clock} MHz, while the median of {len(busy)} busy GPUs of the job is "
+            f"{middle:.0f} MHz",
+        )
+        for node, gpu, clock in busy
+        if clock < _SLOW_CLOCK * middle
+    )

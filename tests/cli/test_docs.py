@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 WRITERS = {
-    "Events of a run": ("supervise", "bring_back", "follow_progress"),
+    "Events of a run": ("supervise", "bring_back", "follow_progress", "watch_progress", "watch_stragglers"),
     "Events of a node": ("check_node", "guard_job"),
     "Events of the watch": ("watch_cluster",),
 }

@@ -115,6 +115,8 @@ class Run:
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
         self.silent_slurmds: set[str] = set()
+        self.nodes: Any = None
+        """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
@@ -150,6 +152,8 @@ class Run:
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(ports, leftover=lambda run_id, job_id: self.children[-1])
+        if self.nodes is not None:
+            ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 
         def live() -> int:
             own_life = Supervisor(own, ports)

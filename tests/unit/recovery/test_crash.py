@@ -1,0 +1,152 @@
+"""What died first, where, and of what."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovctl.recovery.crash import Kind, read_crash
+
+ECHO = """[rank0]: Traceback (most recent call last):
+[rank0]:   File "/w/train.py", line 80, in main
+[rank0]:     loss.backward()
+[rank0]: RuntimeError: [pair.cc:553] Connection closed by peer [10.0.0.3]:8379. This is typically caused by a crash.
+"""
+CAUSE = """[rank2]: Traceback (most recent call last):
+[rank2]:   File "/w/train.py", line 12, in batch
+[rank2]:     return documents[7]
+[rank2]: ValueError: document 7 is empty
+"""
+SRUN = "srun: error: n001: task 0: Exited with exit code 1\nsrun: error: n003: task 2: Exited with exit code 1\n"
+ELASTIC = """torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Failures:
+  <NO_OTHER_FAILURES>
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : {time}
+  host      : {host}
+  rank      : {rank} (local_rank: 3)
+  exitcode  : {code} (pid: 33054)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+
+
+def test_the_rank_whose_own_exception_it_is_failed_first() -> None:
+    crash = read_crash(ECHO + CAUSE + SRUN, 1)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.PYTHON, 2, "")
+    assert crash.signature == "ValueError: document N is empty"
+    assert crash.excerpt == CAUSE.strip()
+
+
+def test_its_node_is_taken_from_what_the_ranks_said() -> None:
+    assert read_crash(CAUSE, 1, ranks={2: "n003"}).node == "n003"
+
+
+def test_tracebacks_of_several_ranks_may_be_mixed_line_by_line() -> None:
+    mixed = "\n".join(line for pair in zip(ECHO.splitlines(), CAUSE.splitlines(), strict=True) for line in pair)
+    crash = read_crash(mixed, 1)
+    assert (crash.rank, crash.excerpt) == (2, CAUSE.strip())
+
+
+def test_srun_label_names_the_rank_too() -> None:
+    labelled = CAUSE.replace("[rank2]:", "2:")
+    assert read_crash(labelled, 1).rank == 2
+
+
+def test_torchelastic_names_rank_and_host() -> None:
+    text = ELASTIC.format(time="2026-08-01_11:36:44", host="n007", rank=19, code=1)
+    crash = read_crash(text + SRUN, 1)
+    assert (crash.rank, crash.node) == (19, "n007")
+
+
+def test_of_several_launchers_the_earliest_root_cause_counts_and_none_that_was_ended() -> None:
+    text = "".join(
+        ELASTIC.format(time=time, host=host, rank=rank, code=code)
+        for time, host, rank, code in (
+            ("2026-08-01_11:36:40", "n001", 3, "-15"),
+            ("2026-08-01_11:36:44", "n002", 9, "1"),
+            ("2026-08-01_11:36:42", "n003", 17, "-9"),
+        )
+    )
+    crash = read_crash(text, 1)
+    assert (crash.rank, crash.node) == (17, "n003")
+
+
+def test_a_rank_of_torchrun_that_was_killed_is_told_by_its_launcher() -> None:
+    launcher = 'Traceback (most recent call last):\n  File "run.py", line 883, in run\n    elastic_launch(\n'
+    block = ELASTIC.format(time="2026-08-01_11:36:44", host="n007", rank=19, code=-11).replace(
+        "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html",
+        "Signal 11 (SIGSEGV) received by PID 33054",
+    )
+    crash = read_crash(launcher + block + SRUN, 1)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 19, "n007")
+    assert crash.excerpt.startswith("Root Cause")
+    assert "SIGSEGV" in crash.excerpt
+
+
+def test_srun_tells_who_died_of_a_fault_of_its_own() -> None:
+    text = "srun: error: n001: task 0: Exited with exit code 1\nsrun: error: n003: tasks 2-3: Segmentation fault\n"
+    crash = read_crash(text + ECHO, 139)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 2, "n003")
+
+
+def test_tasks_that_srun_itself_killed_are_no_cause() -> None:
+    text = "srun: error: n001: task 0: Killed\nsrun: error: n002: task 1: Exited with exit code 7\n"
+    assert read_crash(text, 7).rank == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0. Some of the step tasks have been OOM Killed.",
+            "oom",
+        ),
+        (
+            "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=12.batch. Some of your processes may have been",
+            "oom",
+        ),
+        ("srun: error: n003: task 2: Out Of Memory", "oom"),
+        ("RuntimeError: [enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory", "oom"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 178 GiB",
+            "cuda",
+        ),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "cuda"),
+        ("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered", "cuda"),
+        (
+            "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled system error",
+            "nccl",
+        ),
+        ("OSError: [Errno 28] No space left on device", "storage"),
+        ("OSError: [Errno 116] Stale file handle: '/data/shard-7'", "storage"),
+        ("KeyError: 'input_ids'", "python"),
+    ],
+)
+def test_the_kind_is_read_from_the_words(line: str, kind: str) -> None:
+    trace = 'Traceback (most recent call last):\n  File "t.py", line 1, in f\n    g()\n'
+    text = line if line.startswith(("slurmstepd", "srun")) else trace + line
+    assert read_crash(text + "\n", 1).kind == kind
+
+
+def test_a_signal_without_words_is_a_signal_and_silence_is_unknown() -> None:
+    assert read_crash("", -11).kind == Kind.SIGNAL
+    assert read_crash("", 1).kind == Kind.UNKNOWN
+
+
+def test_memory_freed_in_peace_is_no_oom() -> None:
+    assert read_crash("epoch 3 done, peak memory 12 GiB\n" + CAUSE, 1).kind == Kind.PYTHON
+
+
+@given(st.text(max_size=2000), st.integers(-64, 255))
+def test_no_output_breaks_it(text: str, status: int) -> None:
+    crash = read_crash(text, status)
+    assert crash.kind in [*Kind]
+    assert len(crash.excerpt) < 200_000
