@@ -181,6 +181,7 @@ class Supervisor:
         self._attempt = 0
         self._resumed_at = 0
         self._overlap = False
+        self._down: frozenset[str] = frozenset()
         self._watch = _Watch()
         self._allocation = plan.allocation()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -738,6 +739,7 @@ class Supervisor:
             views = self._ports.cluster.nodes(self._allocation.nodes)
         except SovctlError:
             return frozenset(avoid)
+        self._down = frozenset(item.name for item in views if item.state.down)
         silent = self._ports.ping.silent(views) if self._suspicion.any else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ())
@@ -753,7 +755,7 @@ class Supervisor:
     def _silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self._moving.frozen if self._moving is not None else frozenset()
-        return self._suspicion.silent_for(0.0) | frozen
+        return self._suspicion.silent_for(0.0) | frozen | self._down
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""
