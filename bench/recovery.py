@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.job_look import SrunLook
 from sovctl.lab import cluster, faults
+from sovctl.lab.training import Training, TrainingSpec
 
 SCRIPT = """#!/bin/bash
 #SBATCH --exclusive
@@ -154,9 +156,76 @@ def measure(nodes: int, job_nodes: int, target: float) -> list[Figure]:
     ]
 
 
+HANG_TIMEOUT_S = 5.0
+RANKS = """#!/bin/bash
+#SBATCH --nodes=4 --ntasks-per-node=4 --gpus-per-node=8
+srun {python} -c '
+import time
+from sovctl.train import Heartbeat, RunContext
+heartbeat = Heartbeat(RunContext.from_env())
+for step in range(1, 100000):
+    time.sleep(0.2)
+    heartbeat.beat(step)
+'
+"""
+
+
+def hang() -> list[Figure]:
+    """Stacks of 16 ranks on 4 nodes, and how long after its timeout a hang is decided, of a rank and of a node."""
+    stacks, ranks, frozen = [], [], []
+    with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        lab = cluster.up(cluster.Request(Path(name) / "lab", nodes=8, health=False, accounting=True))
+        try:
+            for fault, found in (
+                ("rank-hang", ranks),
+                ("rank-hang", ranks),
+                ("rank-hang", ranks),
+                ("node-frozen", frozen),
+            ):
+                run = Training(lab, Path(name), TrainingSpec())
+                (Path(name) / "ranks.sh").write_text(RANKS.format(python=sys.executable))
+                words = ("--parsable", f"--chdir={name}", f"--hang-timeout={HANG_TIMEOUT_S:g}", f"{name}/ranks.sh")
+                run.job_id = run.sovctl("submit", *words).stdout.strip()
+                run.await_event("first_step", 120)
+                nodes = run.events("attempt_started")[0]["nodes"]
+                stacks.append(stacks_of(lab, run.job_id, nodes))
+                # A stopped rank 0 says nothing any more; a frozen node is noticed by the silence of the rank beside it.
+                faults.inject(lab, "rank-hang", nodes[0])
+                at = time.time()
+                if fault == "node-frozen":
+                    faults.inject(lab, fault, nodes[2])
+                event = run.await_event("hang", 120)
+                found.append(event["at"] - at - HANG_TIMEOUT_S)
+                run.sovctl("run", "stop", run.job_id)
+                for node in dict.fromkeys((nodes[0], nodes[2])):
+                    faults.heal(cluster.load(lab.layout.root), node)
+        finally:
+            cluster.down(lab.layout.root)
+    return [
+        figure("stacks of 16 ranks on 4 nodes, srun and Python included", stacks, "s", target=5.0),
+        figure("hang decided after its timeout, a stopped rank", ranks, "s", target=10.0),
+        figure("hang decided after its timeout, a frozen node", frozen, "s", target=10.0),
+    ]
+
+
+def stacks_of(lab: cluster.Lab, job: str, nodes: list[str]) -> float:
+    """Seconds from the question to the last of 16 stacks."""
+    look, began = SrunLook(job, {**os.environ, **lab.environment}), time.monotonic()
+    look.begin(nodes, since=time.time(), stacks=True, gpus=8)
+    while (answer := look.poll()) is None:
+        time.sleep(0.02)
+    took = time.monotonic() - began
+    if sum(bool(rank.stack) for node in answer.looks for rank in node.ranks) != 16:
+        raise SystemExit(f"not every rank has a stack: {answer}")
+    return took
+
+
 def main() -> None:
-    """Measure both sizes and print."""
-    figures = [item for nodes, job_nodes, target in SIZES for item in measure(nodes, job_nodes, target)]
+    """Measure both sizes and print; with the argument `hang` only the hangs."""
+    sizes = () if sys.argv[1:] == ["hang"] else SIZES
+    figures = [item for nodes, job_nodes, target in sizes for item in measure(nodes, job_nodes, target)]
+    figures += hang()
     publish(
         "recovery",
         figures,

@@ -8,7 +8,6 @@ script (SLURM_NTASKS, SLURM_KILL_BAD_EXIT, SLURM_CPU_BIND, ...) are options of t
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -115,11 +114,10 @@ class SrunLook:
         return [look for look in looks if look.node in self._nodes], [line for line in rest if line.strip()]
 
     def _end(self, child: Child) -> None:
-        """SIGTERM makes srun end its step; after SIGKILL alone the step would stay until the job ends."""
-        child.send(signal.SIGTERM)
-        if child.wait(0.5) is None:
-            child.kill_group()
-            child.wait(1.0)
+        """At once: a recovery may be waiting. The step ends by itself once its slurmstepds have no srun, or with
+        the job."""
+        child.kill_group()
+        child.wait(0.5)
 
     def _close(self) -> None:
         if self._output >= 0:

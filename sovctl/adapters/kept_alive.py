@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
+_UNRELATED_S = 3600.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
 def keep_alive(work: Callable[[], int], give_up: Callable[[], int], *, tries: int = 4) -> int:
-    """Return the status of `work`; `give_up` is called, here, when it was killed `tries` times.
+    """Return the status of `work`; `give_up` is called, here, when it was killed `tries` times, each time within an
+    hour: deaths further apart have nothing to do with each other.
 
     An orderly end is told through a pipe, so that a status of 137 is not mistaken for a SIGKILL. Signals to this
     process go on to the child. Call it before there are threads.
@@ -24,10 +27,13 @@ def keep_alive(work: Callable[[], int], give_up: Callable[[], int], *, tries: in
     child = _Child()
     before = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
     try:
-        for _ in range(tries):
+        deaths = 0
+        while deaths < tries:
+            began = time.monotonic()
             status = child.run(work)
             if status is not None:
                 return status
+            deaths = 1 if time.monotonic() - began > _UNRELATED_S else deaths + 1
         return give_up()
     finally:
         for signum, handler in before.items():

@@ -84,8 +84,11 @@ def retire(directory: Path, newest: int, keep: int) -> list[Path]:
     """Delete complete checkpoints older than step `newest` but the `keep - 1` newest of them; returns what went.
 
     The one just saved always stays, and so do higher steps of an earlier run; incomplete ones neither count nor go.
+    Nothing goes unless step `newest` itself is proven complete: otherwise an older one may be the newest that is.
     A directory is renamed before it is emptied, so that half of one never looks like a checkpoint.
     """
+    if not already_complete(directory, newest):
+        return []
     complete = [
         path
         for step, path in candidates(directory)

@@ -81,8 +81,9 @@ def _submit(line: SubmitLine) -> int:
     cwd = os.getcwd()  # noqa: PTH109 - text, as sbatch has it
     qos = load_config(os.environ).run.preemptible_qos if line.own.preemptible else ""
     prepared = operation.prepare(line, files, os.environ, cwd, launch, preemptible_qos=qos or "preemptible")
-    if prepared.warning:
-        _say(f"sovctl: {prepared.warning}")
+    advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
+    for words in filter(None, (prepared.warning, advice)):
+        _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)
     done = operation.submit(prepared, wiring.submitter(), files, wiring.run_index())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         NodeRecords,
         RemoteShell,
         RunIndex,
+        RunRecords,
         SubmissionFiles,
         Submitter,
     )
@@ -56,6 +57,13 @@ def run_index() -> RunIndex:
     from sovctl.adapters.run_index import RunIndexFiles, index_directory
 
     return RunIndexFiles(index_directory(os.environ))
+
+
+def run_records() -> RunRecords:
+    """The records of runs."""
+    from sovctl.adapters.run_records import RunRecordFiles
+
+    return RunRecordFiles()
 
 
 def run_ports() -> RunPorts:

@@ -7,6 +7,7 @@ goes on. Needs root and a loop device.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
@@ -14,7 +15,6 @@ from sovctl.errors import SovctlError
 from sovctl.lab.layout import Layout
 
 _BALLAST = ".lab-fills-the-disk"
-_CHUNK = bytes(1024 * 1024)
 
 
 def make(layout: Layout, size_mib: int) -> None:
@@ -26,7 +26,7 @@ def make(layout: Layout, size_mib: int) -> None:
     with open(image, "wb") as file:
         file.truncate(size_mib * 1024 * 1024)
     runner = CommandRunner()
-    runner.run(["mkfs.ext4", "-q", "-m", "0", str(image)], timeout_s=60)
+    runner.run(["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)], timeout_s=60)
     runner.run(["mount", "-o", "loop", str(image), str(layout.scratch)], timeout_s=30)
     layout.scratch.chmod(0o1777)
 
@@ -43,12 +43,14 @@ def fill(layout: Layout) -> int:
     """Write until no byte is left; returns how many bytes it took."""
     _check(layout)
     path, written = layout.scratch / _BALLAST, 0
-    try:
-        with open(path, "ab", buffering=0) as file:
-            while True:
-                written += file.write(_CHUNK)
-    except OSError:
-        return written
+    with open(path, "ab", buffering=0) as file:
+        # Where a large piece has no room any more, a small one may.
+        for size in (1024 * 1024, 64 * 1024, 4096, 512):
+            with suppress(OSError):
+                while True:
+                    written += file.write(bytes(size))
+        os.fsync(file.fileno())
+    return written
 
 
 def freeze(layout: Layout) -> None:

@@ -16,6 +16,9 @@ SCHEMA = "sovctl.progress/1"
 LONGEST_BYTES = 64 * 1024
 """Read at most so much of a progress file; an honest one has under 1 KiB."""
 
+LONGEST_PROBLEM = 200
+"""Characters of `save_problem`."""
+
 STOPPED = 75
 """Exit status of a training script that stopped because it was asked to: run me again."""
 FINISHED = 93
@@ -23,14 +26,23 @@ FINISHED = 93
 
 
 class Phase(StrEnum):
-    """What a rank is doing."""
+    """What a rank is doing.
+
+    `TRAINING` is another name of `RUNNING`, which is what the file says; a reader takes both words. A checkpoint that
+    is written in the background does not change the phase: the rank trains on, and `saving_step` names its step.
+    """
 
     STARTING = "starting"
     LOADING = "loading"
     RUNNING = "running"
+    TRAINING = "running"
     SAVING = "saving"
     STOPPING = "stopping"
     FINISHED = "finished"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Phase | None:
+        return cls.RUNNING if value == "training" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,26 @@ class Progress:
     """The last checkpoint of this attempt that is complete on disk."""
     saved_at: float | None = None
     loss: float | None = None
+    busy_seconds: float | None = None
+    """What one step costs this rank itself, in seconds: the mean of the middle half (quarter to three quarters) of its
+    last `busy_steps` steps, at most 64. Only what the script put inside `with run.compute():` counts, so no waiting
+    for other ranks and no collective that it left outside; on an accelerator the time is the device's own, between two
+    events. This is what tells a slow rank from its peers, who all share the same `step_seconds`. `None`: the script
+    does not tell, or has done fewer than 4 steps."""
+    busy_steps: int | None = None
+    """Steps behind `busy_seconds`: 4 to 64."""
+    busy_spread: float | None = None
+    """How far those steps lie apart, in seconds: third quartile less first. A rank is slow only by more than this."""
+    data_seconds: float | None = None
+    """The same mean as `busy_seconds` for what the script put inside `with run.loading_data():`."""
+    saving_step: int | None = None
+    """A checkpoint of this step is being written in the background while the rank trains on; `None`: none is."""
+    save_seconds: float | None = None
+    """How long the last complete checkpoint took from the call to the rename into its place."""
+    stall_seconds: float | None = None
+    """How long the training loop stood still for it: staging, and waiting for an earlier one to be done."""
+    save_problem: str | None = None
+    """Why the last checkpoint could not be written, at most 200 characters; `None` after one that could."""
 
     def to_json(self) -> bytes:
         """One line of JSON. A loss that is no number is written as text, since JSON has no word for it."""
@@ -102,7 +134,19 @@ def _progress(record: dict[str, Any]) -> Progress | None:
         saved_at=_number(record.get("saved_at")),
         step_seconds=_number(record.get("step_seconds")),
         loss=_loss(record.get("loss")),
+        **_extras(record),
     )
+
+
+def _extras(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields that came later: earlier writers do not have them, and a writer need not have any."""
+    seconds = ("busy_seconds", "busy_spread", "data_seconds", "save_seconds", "stall_seconds")
+    problem = record.get("save_problem")
+    return {
+        **{name: _duration(record.get(name)) for name in seconds},
+        **{name: _whole(record.get(name)) for name in ("busy_steps", "saving_step")},
+        "save_problem": problem[:LONGEST_PROBLEM] if isinstance(problem, str) and problem else None,
+    }
 
 
 def _whole(value: object) -> int | None:
@@ -114,6 +158,12 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
         return None
     return float(value)
+
+
+def _duration(value: object) -> float | None:
+    """Seconds that passed: never negative, and finite."""
+    number = _number(value)
+    return number if number is not None and number >= 0 else None
 
 
 def _loss(value: object) -> float | None:

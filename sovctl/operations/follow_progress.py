@@ -40,6 +40,8 @@ class ProgressFollower:
         self._output_size: int | None = None
         self._output_grew = clock.now()
         self._heard = clock.now()
+        self.save_seconds: list[float] = []
+        """How long the last saves took, oldest first."""
 
     @property
     def step(self) -> int | None:
@@ -82,8 +84,15 @@ class ProgressFollower:
         self._tell("first_step", progress.first_step_at, step=progress.first_step)
         if progress.saved_step is not None and progress.saved_step != self._saved_step:
             self._saved_step = progress.saved_step
+            if progress.save_seconds is not None:
+                self.save_seconds = [*self.save_seconds[-7:], progress.save_seconds]
             self._journal.append(
-                "checkpoint_saved", attempt=self._attempt, step=progress.saved_step, happened=progress.saved_at
+                "checkpoint_saved",
+                attempt=self._attempt,
+                step=progress.saved_step,
+                happened=progress.saved_at,
+                save_seconds=progress.save_seconds,
+                stall_seconds=progress.stall_seconds,
             )
 
     def quiet(self, output_size: int | None, now: float) -> Quiet:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, SlurmUnreachable, SovctlError, UsageError
 from sovctl.model.submitted import SubmittedRun
-from sovctl.ports import RunIndex, SubmissionFiles, SubmitOutcome, Submitter
+from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
+from sovctl.recovery.lead import lead_warning, save_seconds
 from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
 from sovctl.submit.nodes import node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
 from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
 
+_RUNS_LOOKED_AT = 5
+"""Earlier runs whose saves are looked for; the newest that has any is enough."""
 RUNS = ".sovctl/runs"
 """Where runs are recorded, below the job's working directory."""
 
@@ -120,6 +124,21 @@ def submit(prepared: Prepared, submitter: Submitter, files: SubmissionFiles, ind
         script=prepared.script,
     )
     return Submitted(outcome, run.job_id, _remember(run, index))
+
+
+def lead_advice(prepared: Prepared, index: RunIndex, records: RunRecords) -> str:
+    """A warning where --signal leaves too little time, by what the last run of this script needed to save."""
+    if prepared.choices.signal is None:
+        return ""
+    alike = (
+        run for run in index.list() if run.script and (run.script, run.work_dir) == (prepared.script, prepared.work_dir)
+    )
+    for run in islice(alike, _RUNS_LOOKED_AT):
+        ids = f"-{run.job_id}-{run.submitted}"
+        for run_dir in records.below(run.run_root):
+            if run_dir.endswith(ids) and (saves := save_seconds(records.events(run_dir))):
+                return lead_warning(prepared.choices.signal, saves)
+    return ""
 
 
 def advice(outcome: SubmitOutcome) -> str:

@@ -47,6 +47,7 @@ from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_node
 from sovctl.recovery.decide import Action, Decision, Limits, decide, past_stops
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.hang import AUTO
+from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import How, Place, choose_place, may_grow
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
@@ -180,6 +181,7 @@ class Supervisor:
         self._attempt = 0
         self._resumed_at = 0
         self._overlap = False
+        self._down: frozenset[str] = frozenset()
         self._watch = _Watch()
         self._allocation = plan.allocation()
         self._progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -586,7 +588,9 @@ class Supervisor:
         job = self._watch.job
         if job is None or job.ends_at is None or not job.requeue:
             return None
-        lead = min(self._plan.stop_lead_s, 0.25 * (job.ends_at - (job.started_at or job.ends_at)))
+        lead = stop_lead_s(
+            self._plan.stop_lead_s, job.ends_at - (job.started_at or job.ends_at), self._progress.save_seconds
+        )
         if now < job.ends_at - lead:
             return None
         self._ask_stop("time limit")
@@ -736,6 +740,7 @@ class Supervisor:
             views = self._ports.cluster.nodes(self._allocation.nodes)
         except SovctlError:
             return frozenset(avoid)
+        self._down = frozenset(item.name for item in views if item.state.down)
         silent = self._ports.ping.silent(views) if self._suspicion.any else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ())
@@ -751,7 +756,7 @@ class Supervisor:
     def _silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self._moving.frozen if self._moving is not None else frozenset()
-        return self._suspicion.silent_for(0.0) | frozen
+        return self._suspicion.silent_for(0.0) | frozen | self._down
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""

@@ -26,6 +26,8 @@ the node is declared dead here."""
 _TAKE_OVER_S = 600.0
 _LOOK_AGAIN_S = 5.0
 _BEGIN_IN_S = 2
+_SUPERVISED = " -m sovctl supervise "
+"""In the batch script that `sovctl submit` writes."""
 
 
 class Site(Protocol):
@@ -36,6 +38,7 @@ class Site(Protocol):
     def job(self, job_id: str) -> JobView: ...
     def batch_script(self, job_id: str) -> str: ...
     def set_down(self, node: str, reason: str) -> None: ...
+    def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None: ...
     def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None: ...
 
 
@@ -138,10 +141,29 @@ class ClusterWatch:
             self._tell(f"observe:{node.name}", f"would set {node.name} down: {decision.reason}")
             return
         self.ports.journal.append("down-intended", node=node.name, incident=incident, reason=decision.reason)
+        self._spare_jobs(node.name)
         self.ports.site.set_down(node.name, decision.reason)
         self.ports.journal.append("down-done", node=node.name, incident=incident)
         self.say(f"set {node.name} down: {decision.reason}")
         self._adopt(node.name)
+
+    def _spare_jobs(self, node: str) -> None:
+        """Slurm ends every job on a node that goes down. A run that holds spares goes on without the node, if it has
+        left the job before; its supervisor does the rest."""
+        for job_id in [job_id for job_id, place in self._places if place == node]:
+            try:
+                job = self.ports.site.job(job_id)
+                keep = [name for name in job.nodes if name != node]
+                spared = job.running and node in job.nodes and job.batch_host != node and self._has_spares(job_id)
+                if spared:
+                    self.ports.site.drop_nodes(job_id, keep)
+                    self.ports.journal.append("dropped-from-job", node=node, job_id=job_id)
+            except SovctlError as error:
+                self._tell(f"drop:{job_id}:{node}", f"{node} could not be dropped from job {job_id}: {error.message}")
+
+    def _has_spares(self, job_id: str) -> bool:
+        script = self.ports.site.batch_script(job_id)
+        return _SUPERVISED in script and any(word in script for word in (" --spare-nodes ", " --min-nodes "))
 
     def _dead_last_hour(self, nodes: Sequence[NodeView]) -> int:
         now = self.ports.clock.now()
@@ -223,7 +245,7 @@ class ClusterWatch:
         """Only jobs that sovctl supervises: what else runs here is none of our business."""
         if orphan.ours is None:
             try:
-                orphan.ours = " -m sovctl supervise " in self.ports.site.batch_script(job_id)
+                orphan.ours = _SUPERVISED in self.ports.site.batch_script(job_id)
             except SovctlError:
                 return False
         return orphan.ours

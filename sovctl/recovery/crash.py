@@ -34,7 +34,8 @@ _KINDS = tuple(
     for name, text in (("oom", _MEMORY), ("storage", _STORAGE), ("nccl", _NCCL), ("cuda", _CUDA))
 )
 _SIGNALLED = re.compile(
-    r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted|Killed|Terminated"
+    r"^srun: error: .*(?:Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted|Killed"
+    r"|Terminated)|traceback : Signal \d{1,2} \(SIG"
 )
 _CAUSE_BY_ITSELF = re.compile(r"Out Of Memory|Segmentation fault|Bus error|Illegal instruction")
 
@@ -79,7 +80,7 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     rank, node = _where(root, cause, task)
     if rank is not None and not node:
         node = (ranks or {}).get(rank, "")
-    excerpt = "\n".join((cause or _telling(lines))[-_EXCERPT_LINES:])
+    excerpt = "\n".join((cause or _root_block(lines) or _telling(lines))[-_EXCERPT_LINES:])
     return Crash(_kind(lines, cause, status), rank, node, signature, excerpt)
 
 
@@ -100,7 +101,7 @@ def _kind(lines: Sequence[str], cause: Sequence[str] | None, status: int) -> Kin
     # The words of the cause decide before those of the ranks that died of it.
     if cause:
         return _by_words(cause[-1:]) or (Kind.PYTHON if "RuntimeError" not in cause[-1] else None) or _rest(lines)
-    killed = status < 0 or status > 128 or any(_SIGNALLED.search(line) for line in lines if "srun: error" in line)
+    killed = status < 0 or status > 128 or any(_SIGNALLED.search(line) for line in lines)
     return _by_words([line for line in lines if not is_echo(line)]) or (
         Kind.SIGNAL if killed else _by_words(lines) or Kind.UNKNOWN
     )
@@ -132,6 +133,12 @@ def _torchelastic(lines: Sequence[str]) -> tuple[int, str] | None:
         if rank and not fields.get("exitcode", "").startswith("-15"):
             found.append((fields.get("time", "~"), int(rank[0]), fields.get("host", "")))
     return min(found)[1:] if found else None
+
+
+def _root_block(lines: Sequence[str]) -> list[str]:
+    """The first root cause as torchelastic prints it."""
+    at = next((number for number, line in enumerate(lines) if "Root Cause (first observed failure):" in line), None)
+    return [] if at is None else list(lines[at : at + 8])
 
 
 def _tracebacks(lines: Sequence[str]) -> list[list[str]]:

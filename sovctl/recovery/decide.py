@@ -8,7 +8,7 @@ checkpoint was reached, not that time passed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -84,6 +84,9 @@ def decide(
         return Decision(Action.END, "the job was ended by request")
     if not may_requeue:
         return Decision(Action.END, "the job was submitted with --no-requeue")
+    if blame.culprit is Culprit.UNKNOWN and replacements > 0 and not blame.signature:
+        # As many more tries as halving the nodes takes.
+        limits = replace(limits, unknown=limits.unknown + len(ran_on).bit_length())
     over = _over_budget(blame, past, checkpoint_step, limits)
     if over:
         return Decision(Action.HOLD, over, blame.nodes)

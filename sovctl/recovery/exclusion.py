@@ -57,7 +57,8 @@ def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusio
 def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
     at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
     if event.get("kind") == "straggler":
-        return [Exclusion(node, at, evidence, suspected=True) for node in event.get("nodes", ())]
+        node = event.get("node")
+        return [Exclusion(node, at, evidence, suspected=True)] if isinstance(node, str) and node else []
     if event.get("kind") != "attempt_ended":
         return []
     culprit = event.get("culprit")

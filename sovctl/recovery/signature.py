@@ -14,9 +14,10 @@ _OTHER_ERRORS = (
     re.compile(r".*\bNo space left on device.*"),
     re.compile(r".*\b(?:Segmentation fault|Bus error|Killed|Aborted)\b.*"),
 )
-# What other ranks say when one of them is gone; never the cause.
+# What other ranks, or their launcher, say when one of them is gone; never the cause.
 _ECHO = re.compile(
     r"Connection (?:reset|closed|refused)|Broken pipe|\bgloo\b|DistBackendError|DistNetworkError|Socket Timeout"
+    r"|ChildFailedError|SignalException: Process \d+ got signal|Rendezvous\w*Error"
 )
 _SLURMSTEPD = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ DUE TO (PREEMPTION|JOB REQUEUE|TIME LIMIT)")
 _VARIABLE = (

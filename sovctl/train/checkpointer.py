@@ -5,53 +5,105 @@ torch and torch.distributed.checkpoint are imported at the first save or load, n
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
+import atexit
 import sys
+import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from sovctl.checkpoint import commit
-from sovctl.checkpoint.complete import judge, sha256_of
-from sovctl.checkpoint.dcp import METADATA, shard_rank
-from sovctl.checkpoint.find import step_of
-from sovctl.checkpoint.mark import Mark
 from sovctl.errors import CheckpointIncomplete, CheckpointUnloadable
-from sovctl.model.checkpoint import CheckpointState
-from sovctl.train import random_state
+from sovctl.train.background import BackgroundWriter, SaveOutcome
 from sovctl.train.context import RunContext
 from sovctl.train.heartbeat import Heartbeat
+from sovctl.train.layout import Layout
+from sovctl.train.loading import NotLoadable, content_problem, older_complete, proven_step, read_into
+from sovctl.train.local_tier import LocalTier
+from sovctl.train.save_job import SaveJob, Target, say
+from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup
+from sovctl.train.staging import HostBuffers, Staged
+from sovctl.train.tree import Parts, collect, distribute, random_key, random_numbers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn, optim
+    from torch import nn, optim
 
-T = TypeVar("T")
-FileFacts = dict[str, tuple[int, str]]
-"""File name -> (bytes, SHA-256 in hex or empty)."""
+PATIENCE_S = 1800.0
+"""How long the end of a script waits for its last checkpoint: as long as the ranks wait for each other."""
+CRASH_PATIENCE_S = 10.0
+"""How long a script that failed waits for the checkpoint that is being written: it may save an hour of work."""
+_JITTER_PER_NODE_S = 0.1
+_LONGEST_JITTER_S = 5.0
+_WORTH_SAYING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SaveReport:
+    """What a call of `save` did. True unless the checkpoint is known not to be on disk."""
+
+    step: int
+    complete: bool
+    """Complete on disk, on shared storage; `False` for one that is still being written in the background."""
+    problem: str
+    """Why it is not there; always empty in the background, where the next report tells."""
+    stall_seconds: float
+    """How long the call took: how long training stood still."""
+    waited_seconds: float
+    """The part of it spent waiting for an earlier checkpoint to be done: back-pressure."""
+    failed: tuple[SaveOutcome, ...] = ()
+    """Earlier saves in the background that could not be written, each told once; the same on every rank."""
+
+    def __bool__(self) -> bool:
+        return not self.problem
 
 
 class Checkpointer:
     """Checkpoints of one run in `ctx.checkpoint_dir/step-<N>`.
 
-    `keep`: so many complete checkpoints stay, `None`: all. `checksums`: each rank reads its files back (from memory,
-    as a rule) and records their SHA-256 for `sovctl ckpt verify --deep`; about 1 s per GB and rank.
-    Works in one process without torch.distributed, with DDP, FSDP2 and plain modules. `save` and `load` are
-    collective: every rank calls them with the same step. They are synchronous.
+    Works in one process without torch.distributed, and with DDP, FSDP2, HSDP and plain modules. A checkpoint may be
+    loaded on another number of ranks and another sharding than it was saved on. `save`, `load`, `wait` and `close`
+    are collective: every rank calls them, with the same step.
     """
 
     def __init__(
-        self, ctx: RunContext, keep: int | None = 3, *, heartbeat: Heartbeat | None = None, checksums: bool = True
+        self,
+        ctx: RunContext,
+        keep: int | None = 3,
+        *,
+        heartbeat: Heartbeat | None = None,
+        checksums: bool = True,
+        background: bool = True,
+        in_flight: int = 1,
+        local_dir: Path | None = None,
+        keep_local: int = 1,
+        jitter_s: float | None = None,
     ) -> None:
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep must be at least 1 or None, not {keep}")
+        """`keep`: so many complete checkpoints stay, `None`: all. `checksums`: record the SHA-256 of each file, taken
+        while it is written, for `sovctl ckpt verify --deep`. `background`: `save` returns once a copy is in host
+        memory. `in_flight`: so many are written or wait at most, each with a copy of its own in host memory; then
+        `save` waits. `local_dir`: a directory of each node (default: `ctx.local_checkpoint_dir`) for the first tier,
+        of which `keep_local` stay. `jitter_s`: the nodes begin to write to shared storage spread over so many seconds
+        (default: 0.1 s a node, at most 5 s).
+        Raises ValueError for a number below 1.
+        """
+        for name, number in (("keep", keep), ("in_flight", in_flight), ("keep_local", keep_local)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1{' or None' if name == 'keep' else ''}, not {number}")
         self._ctx = ctx
-        self._keep = keep
-        self._heartbeat = heartbeat
-        self._checksums = checksums
+        self._heartbeat = heartbeat or ctx.heartbeat
+        self._keep, self._keep_local, self._checksums = keep, keep_local, checksums
+        self._background, self._in_flight = background, in_flight
+        self._local_dir = local_dir or ctx.local_checkpoint_dir
+        self._jitter_s = jitter_s
+        self._layout = Layout()
+        self._writer = BackgroundWriter()
+        self._buffers: list[HostBuffers] = []
+        self._hurry = threading.Event()
+        self._target: Target | None = None
+        self._tier: LocalTier | None = None
+        ctx.before_destroying(self.close)
+        atexit.register(self._at_exit)
 
     def save(
         self,
@@ -61,27 +113,60 @@ class Checkpointer:
         optimizer: optim.Optimizer | None = None,
         state: Mapping[str, Any] | None = None,
         rank_state: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Save after step `step` (>= 1); returns whether a complete checkpoint of that step is on disk.
+        wait: bool = False,
+    ) -> SaveReport:
+        """Save after step `step` (>= 1). The report is true unless the checkpoint is known not to be on disk.
 
-        `state` is one for all ranks (a scheduler, counters), `rank_state` each rank's own (a data loader): names to
-        objects with `state_dict()`/`load_state_dict()`, tensors, or dicts of those and plain values. The random
-        numbers of every rank are always saved. When the disk is full or failing, one warning goes to stderr, False
-        is returned on every rank, and the earlier checkpoints stay valid. Other errors are raised.
+        `state` is one for all ranks (a scheduler, counters, the position in the data), `rank_state` each rank's own:
+        names to objects with `state_dict()`/`load_state_dict()`, tensors, or dicts of those and plain values. The
+        random numbers of every rank are always saved.
+
+        Returns when everything is copied, and writes in the background; with `wait`, with `background=False`, and
+        after a stop was requested, when it is complete on disk. A full or failing disk costs this checkpoint only: one
+        warning on stderr, a false report (in the background: the next report's `failed`), partial data removed,
+        earlier checkpoints kept. Raises ValueError, RuntimeError and what a `state_dict()` raises.
         """
         if step < 1:
             raise ValueError(f"a checkpoint needs a step of at least 1, not {step}")
-        if self._heartbeat:
-            self._heartbeat.saving()
-        self._check_group()
-        tree = _collect(_group_rank(), model, optimizer, state, rank_state)
-        tree[_random_key(_group_rank())] = _tensor(random_state.capture())
-        problem = self._save(step, tree)
-        if problem and _is_first():
-            _say(f"checkpoint of step {step} was not saved: {problem}; training goes on, earlier checkpoints are kept")
-        if self._heartbeat:
-            self._heartbeat.saved(None if problem else step)
-        return not problem
+        began = time.monotonic()
+        wait = wait or not self._background or self._ctx.stopping
+        control = self._groups()
+        self._heartbeat.saving()
+        waited = self._room(step)
+        parts = Parts(model, optimizer, state or {}, rank_state or {})
+        job, failed = self._staged_job(step, parts, control)
+        stalled = time.monotonic() - began
+        problem = self._hand_over(job, wait=wait, stalled=stalled)
+        self._heartbeat.training_again()
+        return SaveReport(step, wait and not problem, problem, time.monotonic() - began, waited, failed)
+
+    def wait(self, timeout_s: float | None = None) -> tuple[SaveOutcome, ...]:
+        """Wait until nothing is being written; returns the saves that failed since the last report.
+
+        Returns what is known after `timeout_s`; `None`: waits as long as it takes.
+        """
+        self._hurry.set()
+        self._writer.wait_until(0, timeout_s)
+        return self.poll()
+
+    def poll(self) -> tuple[SaveOutcome, ...]:
+        """The saves that failed since the last report, as far as this rank knows by now. Not collective, no wait."""
+        return tuple(outcome for outcome in self._writer.take(self._writer.ended()) if outcome.problem)
+
+    def close(self) -> None:
+        """Wait for what is being written. After `finished()` the tier on the nodes is removed: shared storage has all.
+
+        `ctx.destroy_process_group()` calls it, and the end of the script.
+        """
+        ended = self._writer.wait_until(0, PATIENCE_S) is not None
+        if self._tier is not None and ended and self._ctx.phase.value == "finished":
+            self._tier.clear()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def load(
         self,
@@ -92,316 +177,233 @@ class Checkpointer:
         rank_state: Mapping[str, Any] | None = None,
         path: Path | None = None,
     ) -> int:
-        """Load `path`, or what the context says to resume from; returns its step, 0 when there is nothing to load.
+        """Load `path`, or the newest there is of this run; returns its step, 0 when there is nothing to load.
 
-        Everything is changed in place; name what was named in `save`. Random numbers and `rank_state` come back for
-        the ranks that were there when it was saved. The checkpoint is proven complete first.
+        Without `path` that is what the context says to resume from, or a newer step that is complete on the nodes'
+        own tier of every rank. One whose content does not match its checksums is said so, and the next older one is
+        taken. Everything is changed in place; name what was named in `save`. Random numbers and `rank_state` come back
+        for the ranks that were there when it was saved.
         Raises CheckpointIncomplete, CheckpointUnloadable.
         """
-        if self._heartbeat:
-            self._heartbeat.loading()
-        source = _from_first(lambda: str(path or self._ctx.resume_from or ""))
-        step = self._load(Path(source), model, optimizer, state, rank_state) if source else 0
-        if self._heartbeat:
-            self._heartbeat.loaded(step)
+        parts = Parts(model, optimizer, state or {}, rank_state or {})
+        self._heartbeat.loading()
+        self._writer.wait_until(0)
+        control = self._groups()
+        source = control.from_first(lambda: str(path or self._ctx.resume_from or ""))
+        step = 0 if path else self._load_local(parts, control, self._step_of(source))
+        if not step and source:
+            step = self._load_shared(Path(source), parts, control, exact=path is not None)
+        self._heartbeat.loaded(step)
         return step
 
-    def _check_group(self) -> None:
-        if _group() is None and self._ctx.world_size > 1:
+    # Saving
+
+    def _groups(self) -> SideGroup:
+        """Make both side groups, on every rank in the same order; returns the one of this thread."""
+        control = SideGroup(CONTROL)
+        if control.size == 1 and self._ctx.world_size > 1:
             raise RuntimeError(
-                f"{self._ctx.world_size} ranks cannot save one checkpoint before the process group is there: "
+                f"{self._ctx.world_size} ranks cannot share one checkpoint before the process group is there: "
                 "call ctx.init_process_group() first"
             )
+        SideGroup(BACKGROUND)
+        if self._target is None:
+            self._open_tiers(control)
+        return control
 
-    def _save(self, step: int, tree: dict[str, Any]) -> str:
-        """Write and commit; returns why not, the same words on every rank."""
-        directory, attempt = self._ctx.checkpoint_dir, self._ctx.attempt
-        temporary = commit.temporary_path(directory, step, attempt)
-        if _from_first(lambda: commit.already_complete(directory, step)):
+    def _open_tiers(self, control: SideGroup) -> None:
+        ctx = self._ctx
+        nodes = control.everyone(ctx.node)
+        spread = min(_JITTER_PER_NODE_S * len(set(nodes)), _LONGEST_JITTER_S)
+        self._target = Target(
+            directory=ctx.checkpoint_dir,
+            attempt=ctx.attempt,
+            run_id=ctx.run_id,
+            keep=self._keep,
+            checksums=self._checksums,
+            jitter_s=spread if self._jitter_s is None else self._jitter_s,
+            nodes=tuple(nodes),
+        )
+        problem = ""
+        if self._local_dir is not None:
+            try:
+                self._tier = LocalTier(self._local_dir, ctx.run_id, nodes, control.rank, keep=self._keep_local)
+            except OSError as error:
+                problem = error.strerror or str(error)
+        problems = {f"{node}: {words}" for node, words in zip(nodes, control.everyone(problem), strict=True) if words}
+        if problems:  # all ranks or none: a step that half the nodes keep is of no use
+            self._tier = None
+            if control.rank == 0:
+                say(f"no checkpoints on the nodes themselves: {'; '.join(sorted(problems))}")
+
+    def _room(self, step: int) -> float:
+        """Wait until one more may be in flight; returns for how long."""
+        if self._writer.in_flight < self._in_flight:
+            return 0.0
+        self._hurry.set()
+        waited = self._writer.wait_until(self._in_flight - 1) or 0.0
+        self._hurry.clear()
+        if waited >= _WORTH_SAYING_S and self._ctx.rank == 0:
+            say(
+                f"the checkpoint of step {step} had to wait {waited:.1f} s for an earlier one to be written: "
+                "save less often, or allow more in flight"
+            )
+        return waited
+
+    def _staged_job(self, step: int, parts: Parts, control: SideGroup) -> tuple[_Job, tuple[SaveOutcome, ...]]:
+        """Everything copied on every rank; what is wrong on one of them is raised on all."""
+        assert self._target is not None
+        tree, error = _attempt(lambda: self._tree(parts, control.rank))
+        planner, share = self._layout.share(tree, error, control, self._target.nodes if self._tier else None)
+        buffers = self._buffers.pop() if self._buffers else HostBuffers()
+        staged, error = _attempt(lambda: buffers.stage(planner, share.node.items))
+        wrong, ended = control.largest(int(error is not None), -self._writer.ended())
+        if error is not None:
+            raise error
+        if wrong or staged is None:
+            raise RuntimeError("another rank could not copy what it has to save; it says why")
+        failed = tuple(outcome for outcome in self._writer.take(-ended) if outcome.problem)
+        job = SaveJob(step, self._target, share, staged, SideGroup(BACKGROUND), self._tier, self._hurry)
+        return _Job(step, job, buffers, staged), failed
+
+    def _tree(self, parts: Parts, rank: int) -> dict[str, Any]:
+        tree = collect(rank, parts)
+        tree[random_key(rank)] = random_numbers()
+        return tree
+
+    def _hand_over(self, job: _Job, *, wait: bool, stalled: float) -> str:
+        """Have it written; with `wait`, until it is there. Returns why it is not, as far as that is known."""
+        outcomes: list[SaveOutcome] = []
+        began = time.monotonic()
+
+        def run() -> SaveOutcome:
+            self._heartbeat.save_started(job.step)
+            outcome = job.work.run()
+            self._buffers.append(job.buffers)
+            self._tell(outcome, stalled + (time.monotonic() - began if wait else 0.0))
+            outcomes.append(outcome)
+            return outcome
+
+        if not wait:
+            self._writer.submit(run)
             return ""
-        problem = _from_first(lambda: _os_problem(lambda: commit.begin(directory, step, attempt)))
-        facts: FileFacts = {}
-        if not problem:
-            problem = _write(temporary, tree)
-        if not problem:
-            facts, problem = self._all_facts(temporary)
-        if not problem:
-            problem = _from_first(lambda: _os_problem(lambda: self._commit(temporary, step, facts)))
-        if problem and _is_first():
-            commit.discard(temporary)
+        self._hurry.set()
+        self._writer.submit(run)
+        self._writer.wait_until(0)
+        self._hurry.clear()
+        problem = outcomes[0].problem
+        self._writer.forget(outcomes[0])
         return problem
 
-    def _all_facts(self, temporary: Path) -> tuple[FileFacts, str]:
-        """What every rank says about the files it wrote: its own view is right even where others' caches lag."""
-        facts: FileFacts = {}
-        problem = _os_problem(lambda: facts.update(self._own_facts(temporary)))
-        everyone = _gather((facts, problem))
-        merged = {name: fact for part, _ in everyone for name, fact in part.items()}
-        return merged, next((words for _, words in everyone if words), "")
+    def _tell(self, outcome: SaveOutcome, stalled: float) -> None:
+        self._heartbeat.save_ended(outcome.step, outcome.problem, save_seconds=outcome.seconds, stall_seconds=stalled)
+        if outcome.problem and self._ctx.rank == 0:
+            kept = "; the nodes' own tier has it" if outcome.local_seconds is not None else ""
+            say(
+                f"checkpoint of step {outcome.step} was not saved: {outcome.problem}{kept}; "
+                "training goes on, earlier checkpoints are kept"
+            )
+        if outcome.local_problem and self._tier is not None and self._tier.is_leader:
+            say(f"{self._ctx.node} does not keep the checkpoint of step {outcome.step}: {outcome.local_problem}")
 
-    def _own_facts(self, temporary: Path) -> FileFacts:
-        rank = _group_rank()
-        names = [path.name for path in temporary.iterdir()]
-        mine = [name for name in names if shard_rank(name) == rank or (rank == 0 and name == METADATA)]
-        return {
-            name: ((temporary / name).stat().st_size, sha256_of(temporary / name) if self._checksums else "")
-            for name in mine
-        }
+    def _at_exit(self) -> None:
+        """The end of the script: what is in flight is worth waiting for, less so when the script failed."""
+        failed = getattr(sys, "last_value", None) is not None
+        self._hurry.set()
+        self._writer.wait_until(0, CRASH_PATIENCE_S if failed else PATIENCE_S)
 
-    def _commit(self, temporary: Path, step: int, facts: FileFacts) -> None:
-        mark = Mark(
-            step=step,
-            world_size=_group_size(),
-            files={name: size for name, (size, _) in facts.items()},
-            saved_at=time.time(),
-            attempt=self._ctx.attempt,
-            run_id=self._ctx.run_id,
-            sha256={name: digest for name, (_, digest) in facts.items() if digest},
-        )
-        commit.commit(temporary, self._ctx.checkpoint_dir, mark)
-        problem = _os_problem(lambda: self._tidy(step))
-        if problem:
-            _say(f"old checkpoints could not be removed: {problem}")
+    # Loading
 
-    def _tidy(self, step: int) -> None:
-        directory = self._ctx.checkpoint_dir
-        for path in commit.sweep(directory, self._ctx.attempt):
-            _say(f"removed {path}, left unfinished by an earlier attempt")
-        if self._keep is not None:
-            commit.retire(directory, step, self._keep)
+    def _step_of(self, source: str) -> int:
+        return proven_step(Path(source))[0] if source else 0
 
-    def _load(
-        self,
-        path: Path,
-        model: nn.Module | None,
-        optimizer: optim.Optimizer | None,
-        state: Mapping[str, Any] | None,
-        rank_state: Mapping[str, Any] | None,
-    ) -> int:
-        step, why = _from_first(lambda: _proven_step(path))
-        if why:
-            raise CheckpointIncomplete(str(path), why)
-        tree = _collect(_group_rank(), model, optimizer, state, rank_state)
-        _read(path, tree, _group_rank())
-        _distribute(tree, _group_rank(), model, optimizer, state, rank_state)
-        return step
-
-
-def _proven_step(path: Path) -> tuple[int, str]:
-    """(step, why it must not be loaded)."""
-    step = step_of(path.name)
-    if step is None:
-        return 0, "its name is not step-<N>"
-    checkpoint = judge(path, step)
-    return step, "" if checkpoint.state is CheckpointState.COMPLETE else checkpoint.why
-
-
-def _collect(
-    rank: int,
-    model: nn.Module | None,
-    optimizer: optim.Optimizer | None,
-    state: Mapping[str, Any] | None,
-    rank_state: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Everything as one tree of tensors and plain values, the rank's own under names that only it uses."""
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
-
-    tree: dict[str, Any] = {}
-    if model is not None:
-        tree["model"] = get_model_state_dict(model)
-    if optimizer is not None:
-        tree["optimizer"] = get_optimizer_state_dict(_needed(model), optimizer)
-    tree.update({f"state.{name}": _state_of(value) for name, value in (state or {}).items()})
-    tree.update({_rank_key(rank, name): _state_of(value) for name, value in (rank_state or {}).items()})
-    return tree
-
-
-def _distribute(
-    tree: Mapping[str, Any],
-    rank: int,
-    model: nn.Module | None,
-    optimizer: optim.Optimizer | None,
-    state: Mapping[str, Any] | None,
-    rank_state: Mapping[str, Any] | None,
-) -> None:
-    """The way back of `_collect`; tensors and dicts were already changed in place."""
-    from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
-
-    if model is not None:
-        set_model_state_dict(model, tree["model"])
-    if optimizer is not None:
-        set_optimizer_state_dict(_needed(model), optimizer, tree["optimizer"])
-    for name, value in (state or {}).items():
-        _give_back(value, tree[f"state.{name}"])
-    for name, value in (rank_state or {}).items():
-        if _rank_key(rank, name) in tree:
-            _give_back(value, tree[_rank_key(rank, name)])
-    if _random_key(rank) in tree:
-        random_state.restore(bytes(tree[_random_key(rank)].tolist()))
-
-
-def _write(temporary: Path, tree: dict[str, Any]) -> str:
-    """Every rank writes and syncs its files; returns the storage's complaint, the same on every rank."""
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True, thread_count=1)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            save(tree, storage_writer=writer)
-    except CheckpointException as error:
-        words = [_storage_words(cause, temporary) for cause, _ in error.failures.values()]
-        if not all(words):
-            raise
-        return words[0]
-    return ""
-
-
-def _read(path: Path, tree: dict[str, Any], rank: int) -> None:
-    """Fill the tree from a checkpoint that is proven complete. What this rank did not save stays as it is."""
-    import torch
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    reader = FileSystemReader(path)
-    saved = _saved_entries(path, reader)
-    try:
-        if _random_key(rank) in saved:
-            tree[_random_key(rank)] = torch.empty(saved[_random_key(rank)].size, dtype=torch.uint8)
-        else:  # this rank is new: it was not there when the checkpoint was saved
-            for name in [name for name in tree if name.startswith(_rank_key(rank, ""))]:
-                del tree[name]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load(tree, storage_reader=reader)
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        raise CheckpointUnloadable(str(path), f"{type(cause).__name__}: {cause}") from cause
-
-
-def _saved_entries(path: Path, reader: Any) -> Mapping[str, Any]:
-    """What the checkpoint holds, by name. This unpickles: only what the run itself saved and marked gets here."""
-    try:
-        entries: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
-    except Exception as error:
-        raise CheckpointUnloadable(str(path), f"{type(error).__name__}: {error}") from error
-    return entries
-
-
-def _storage_words(error: BaseException, directory: Path) -> str:
-    """The storage's own words when a failed write is the storage's fault, empty when it is a bug."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _TORCH_WRITE_FAILURES):
-        # torch's zip writer swallows the system's error and complains about a short file instead
-        full = _free_bytes(directory) < _NO_SPACE_BYTES
-        return os.strerror(errno.ENOSPC) if full else "a file could not be written in full (a quota or a limit?)"
-    return ""
-
-
-def _free_bytes(directory: Path) -> int:
-    try:
-        found = os.statvfs(directory)
-    except OSError:
+    def _load_local(self, parts: Parts, control: SideGroup, above: int) -> int:
+        """The newest step above `above` that every rank can load from its own node; 0 when there is none."""
+        tier = self._tier
+        if self._local_dir is None or tier is None:
+            return 0
+        complete, error = _attempt(tier.complete)
+        seen = control.everyone({(step, at) for step, at in (complete or {}).items()} if error is None else set())
+        common = sorted(set.intersection(*seen), reverse=True)
+        shut_out = control.from_first(lambda: _quarantined(self._ctx.checkpoint_dir))
+        steps: list[int] = [step for step, _ in common if step > above and step not in shut_out]
+        for step in steps:
+            problem = self._load_everywhere(tier.path / f"step-{step}", parts, control, tier.metadata)
+            if not problem:
+                return step
+            if control.rank == 0:
+                say(f"step {step} on the nodes themselves cannot be loaded: {problem}; looking further")
         return 0
-    return found.f_bavail * found.f_frsize
+
+    def _load_shared(self, path: Path, parts: Parts, control: SideGroup, *, exact: bool) -> int:
+        """From shared storage; one that is proven broken is passed over, unless it was asked for by its path."""
+        while True:
+            step, why = control.from_first(lambda path=path: proven_step(path))  # type: ignore[misc]
+            if why:
+                raise CheckpointIncomplete(str(path), why)
+            problem = self._load_everywhere(path, parts, control, None)
+            if not problem:
+                return step
+            older = control.from_first(lambda path=path, step=step: _next_older(path, step, exact))  # type: ignore[misc]
+            if older is None:
+                raise CheckpointUnloadable(str(path), problem)
+            path = Path(older)
+
+    def _load_everywhere(self, path: Path, parts: Parts, control: SideGroup, metadata_of: Any) -> str:
+        """Read on every rank, and change model and optimizer only when all could. Returns why not."""
+        tree, error = _attempt(lambda: collect(control.rank, parts))
+        if error is None and tree is not None:
+            _, error = _attempt(lambda: read_into(path, tree, control.rank, metadata_of))
+        unloadable = isinstance(error, NotLoadable)
+        everyone = control.everyone((str(error) if error else "", error is not None and not unloadable))
+        if error is not None and not unloadable:
+            raise error
+        if any(bug for _, bug in everyone):
+            raise RuntimeError("another rank could not gather what it has to load; it says why")
+        problem = next((words for words, _ in everyone if words), "")
+        if not problem and tree is not None:
+            distribute(tree, control.rank, parts)
+        return problem
 
 
-def _os_problem(action: Callable[[], object]) -> str:
-    """Do it; returns the system's words when it cannot be done."""
+@dataclass(frozen=True)
+class _Job:
+    step: int
+    work: SaveJob
+    buffers: HostBuffers
+    staged: Staged
+
+
+def _attempt(action: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """(result, `None`) or (`None`, error): the other ranks must hear of it before anybody leaves.
+
+    Some of torch's own errors are no `Exception`; what ends a process on purpose gets through.
+    """
     try:
-        action()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-def _needed(model: nn.Module | None) -> nn.Module:
-    if model is None:
-        raise ValueError("an optimizer can be saved and loaded only together with its model")
-    return model
-
-
-def _state_of(value: Any) -> Any:
-    return value.state_dict() if hasattr(value, "state_dict") else value
-
-
-def _give_back(value: Any, loaded: Any) -> None:
-    if hasattr(value, "load_state_dict"):
-        value.load_state_dict(loaded)
-
-
-def _rank_key(rank: int, name: str) -> str:
-    return f"rank-{rank}.{name}"
-
-
-def _random_key(rank: int) -> str:
-    return f"random-of-rank-{rank}"
-
-
-def _tensor(data: bytes) -> Tensor:
-    import torch
-
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
-def _group() -> Any:
-    """torch.distributed when a process group is there, else `None`."""
-    import torch.distributed as dist
-
-    return dist if dist.is_available() and dist.is_initialized() else None
-
-
-def _group_rank() -> int:
-    dist = _group()
-    return dist.get_rank() if dist else 0
-
-
-def _group_size() -> int:
-    dist = _group()
-    return dist.get_world_size() if dist else 1
-
-
-def _is_first() -> bool:
-    return _group_rank() == 0
-
-
-def _from_first(action: Callable[[], T]) -> T:
-    """Rank 0 does it, every rank gets the result, or an exception: nobody is left waiting."""
-    dist = _group()
-    if not dist:
-        return action()
-    box: list[Any] = [None, ""]
-    try:
-        if _is_first():
-            box[0] = action()
-    except Exception as error:
-        box[1] = f"{type(error).__name__}: {error}"
+        return action(), None
+    except (KeyboardInterrupt, SystemExit):
         raise
-    finally:
-        dist.broadcast_object_list(box, src=0)
-    if box[1]:
-        raise RuntimeError(f"rank 0 failed with {box[1]}")
-    result: T = box[0]
-    return result
+    except BaseException as error:
+        return None, error
 
 
-def _gather(value: T) -> list[T]:
-    dist = _group()
-    if not dist:
-        return [value]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, value)
-    return everyone
+def _next_older(path: Path, step: int, exact: bool) -> str | None:
+    """After a checkpoint could not be loaded: the next older one when it is proven broken, else `None`."""
+    why = "" if exact else content_problem(path, step)
+    if not why:
+        return None
+    older = older_complete(path.parent, step)
+    if older is None:
+        return None
+    say(f"checkpoint {path} is broken: {why}; going on from {older.name}")
+    return str(older)
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"sovctl: {text}\n")
-
-
-_NO_SPACE_BYTES = 16 << 20
-_TORCH_WRITE_FAILURES = ("PytorchStreamWriter failed", "unexpected pos", "file write failed")
+def _quarantined(directory: Path) -> set[int]:
+    """Steps that were put aside as bad: an older copy of one must not come back by another way."""
+    try:
+        names = [entry.name for entry in (directory / ".quarantine").iterdir()]
+    except OSError:
+        return set()
+    numbers = (name.removeprefix("step-").partition("-")[0] for name in names)
+    return {int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 19}

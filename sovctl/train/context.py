@@ -5,37 +5,50 @@ Nothing here imports torch, so that a script can look at its context before the 
 
 from __future__ import annotations
 
-import gc
 import os
+import re
 import signal
 import socket
-import sys
 import threading
-import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsFloat
 
 from sovctl.checkpoint.find import latest_complete
 from sovctl.errors import UsageError
-from sovctl.model.progress import FINISHED, STOPPED
+from sovctl.model.progress import FINISHED, STOPPED, Phase
+from sovctl.train.agreement import StopAgreement
+from sovctl.train.run_directory import RunDirectory
+from sovctl.train.side_groups import destroy_all
+
+if TYPE_CHECKING:
+    from sovctl.train.heartbeat import Heartbeat
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_STOP_FILE_INTERVAL_S = 1.0
+_TASKS = re.compile(r"(\d{1,6})(?:\(x(\d{1,6})\))?", re.ASCII)
 _FIRST_PORT, _PORTS = 12000, 8000
 """Below the range from which the kernel gives out ports by itself (32768 and up)."""
 
 
 @dataclass(slots=True)
 class _StopRequest:
-    """Set by a signal handler, which may interrupt anything: two plain stores, no lock."""
+    """Set by a signal handler, which may interrupt anything: one plain store, no lock, and no saving there."""
 
     signalled: bool = False
-    file_seen: bool = False
-    next_look: float = 0.0
+
+
+@dataclass(slots=True)
+class _Live:
+    """What a context comes to know while the script runs."""
+
+    agreement: StopAgreement = field(default_factory=StopAgreement)
+    directory: RunDirectory | None = None
+    heartbeat: Heartbeat | None = None
+    closers: list[Callable[[], object]] = field(default_factory=list)
 
 
 _request = _StopRequest()
@@ -67,6 +80,11 @@ class RunContext:
     world_size: int = 1
     node: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+    local_checkpoint_dir: Path | None = None
+    """A directory of this node alone, on a local disk or in memory, for the first tier of checkpoints."""
+    local_world_size: int = 1
+    """Ranks on this node."""
+    _live: _Live = field(default_factory=_Live, repr=False, compare=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RunContext:
@@ -79,6 +97,7 @@ class RunContext:
         """
         env = os.environ if environ is None else environ
         rank, local_rank, world_size = _ranks(env)
+        local = env.get("SOVCTL_LOCAL_CHECKPOINT_DIR")
         resume_from, resume_step = _resume(env)
         run_dir = env.get("SOVCTL_RUN_DIR")
         _listen()
@@ -95,6 +114,8 @@ class RunContext:
             world_size=world_size,
             node=env.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0],
             environ=env,
+            local_checkpoint_dir=Path(local) if local else None,
+            local_world_size=_local_world_size(env),
         )
 
     def init_process_group(self, backend: str = "gloo", timeout: timedelta | None = None) -> None:
@@ -118,34 +139,86 @@ class RunContext:
     def destroy_process_group(self) -> None:
         """End torch.distributed on this rank; call it where model and optimizer are out of scope.
 
-        A DDP or FSDP model that outlives the group ends the group's threads while it holds the interpreter's lock,
-        and now and then (1 run in 60 here, over gloo) the process then hangs or aborts at its very end. So leave the
-        function that holds the model first; garbage is collected here before the group goes.
+        Checkpoints that are still being written are waited for first. A DDP or FSDP model that outlives the group
+        ends the group's threads while it holds the interpreter's lock, and now and then (1 run in 60 here, over gloo)
+        the process then hangs or aborts at its very end. So leave the function that holds the model first; garbage is
+        collected here before the group goes.
         """
-        import torch.distributed as dist
+        for close in self._live.closers:
+            close()
+        self._live.agreement.settle()
+        destroy_all()
 
-        gc.collect()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    def before_destroying(self, close: Callable[[], object]) -> None:
+        """Have something called before the process group goes: on every rank, in the order it was asked for."""
+        self._live.closers.append(close)
 
     def stop_requested(self) -> bool:
         """Whether to save and leave: a signal (time limit, preemption, `scancel`) or the run's stop file.
 
-        All ranks must call it equally often: with torch.distributed initialised it is one all-reduce of 4 bytes, so
-        that every rank gets the same answer at the same call. Measured over gloo with 2 ranks on one machine: 0.5 ms;
-        with NCCL it waits for the GPU, so there ask every few steps only.
+        All ranks must call it equally often, once a step as a rule; every rank gets the same answer at the same call,
+        at most about 0.25 s and two calls after the request. Costs some microseconds on average: the ranks ask each
+        other four times a second over gloo, and nobody waits for the GPU. A yes stays.
         """
-        return _any_rank(_request.signalled or self._stop_file_seen())
+        return self._live.agreement.ask(_request.signalled or self._stop_file_seen())
+
+    @property
+    def stopping(self) -> bool:
+        """The last answer of `stop_requested`, without asking again."""
+        return self._live.agreement.answer
+
+    @property
+    def run_directory(self) -> RunDirectory | None:
+        """The thread that writes to the run directory; `None` without one."""
+        if self._live.directory is None and self.run_dir is not None:
+            self._live.directory = RunDirectory(
+                self.run_dir / "progress" / str(self.rank),
+                self.run_dir / "attempts" / str(self.attempt) / "stop",
+                temporary=str(self.attempt),
+            )
+        return self._live.directory
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The heartbeat of this rank; made with the first use."""
+        if self._live.heartbeat is None:
+            from sovctl.train.heartbeat import Heartbeat
+
+            self._live.heartbeat = Heartbeat(self)
+        return self._live.heartbeat
+
+    def adopt(self, heartbeat: Heartbeat) -> None:
+        """The heartbeat of this rank, unless there is one already: a rank has one progress file and one writer."""
+        self._live.heartbeat = self._live.heartbeat or heartbeat
+
+    @property
+    def phase(self) -> Phase:
+        """What this rank is doing: starting, training, saving, ..."""
+        return self.heartbeat.phase
+
+    def step_done(self, step: int, loss: SupportsFloat | None = None) -> None:
+        """Step `step` is done: tells the supervisor that this rank is alive, and where it is. See `Heartbeat.beat`."""
+        self.heartbeat.beat(step, loss)
+
+    def compute(self) -> AbstractContextManager[object]:
+        """`with ctx.compute():` around what this rank does by itself. See `Heartbeat.compute`."""
+        return self.heartbeat.compute()
+
+    def loading_data(self) -> AbstractContextManager[object]:
+        """`with ctx.loading_data():` around fetching a batch."""
+        return self.heartbeat.loading_data()
+
+    def finished(self) -> None:
+        """Every step is done; `sys.exit(0)` or `sys.exit(ctx.finished_status)` comes next."""
+        self.heartbeat.finished()
 
     def _stop_file_seen(self) -> bool:
-        """Look for the stop file at most once a second; in a process group rank 0 looks for all."""
-        if _request.file_seen or self.run_dir is None or (_group_ready() and self.rank != 0):
-            return _request.file_seen
-        now = time.monotonic()
-        if now >= _request.next_look:
-            _request.next_look = now + _STOP_FILE_INTERVAL_S
-            _request.file_seen = _exists(self.run_dir / "attempts" / str(self.attempt) / "stop")
-        return _request.file_seen
+        """What the directory's thread saw when it looked last, about a second ago at most."""
+        directory = self.run_directory
+        if directory is None:
+            return False
+        directory.watch_stop()
+        return directory.stop_seen
 
 
 def split_hosts(hosts: str) -> tuple[str, ...]:
@@ -203,6 +276,26 @@ def _ranks(env: Mapping[str, str]) -> tuple[int, int, int]:
     return 0, 0, 1
 
 
+def _local_world_size(env: Mapping[str, str]) -> int:
+    """Ranks on this node: torchrun's word, else what Slurm started here (`4(x2),3` with this node's place), else 1."""
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _count(env, "LOCAL_WORLD_SIZE", 1)
+    counts = task_counts(env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "")
+    place = _count(env, "SLURM_NODEID", 0)
+    return counts[place] if place < len(counts) and _ranks(env)[2] > 1 else 1
+
+
+def task_counts(text: str) -> list[int]:
+    """Slurm's word for tasks on each node: `4(x2),3` -> [4, 4, 3]. Empty when it cannot be read."""
+    counts: list[int] = []
+    for part in text.split(",") if text else []:
+        found = _TASKS.fullmatch(part.strip())
+        if not found:
+            return []
+        counts += [int(found[1])] * int(found[2] or 1)
+    return counts
+
+
 def _resume(env: Mapping[str, str]) -> tuple[Path | None, int]:
     path = env.get("SOVCTL_RESUME_FROM")
     if path:
@@ -223,14 +316,6 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _exists(path: Path) -> bool:
-    """Whether it is there; a run directory that cannot be read asks for nothing."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def _listen() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
@@ -239,32 +324,12 @@ def _listen() -> None:
             signal.signal(number, _on_signal)
 
 
+def take_stop_signals() -> None:
+    """Have SIGTERM and SIGUSR1 mean "save and leave" again, after a framework put handlers of its own there."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            signal.signal(number, _on_signal)
+
+
 def _on_signal(_number: int, _frame: object) -> None:
     _request.signalled = True
-
-
-def _group_ready() -> bool:
-    """Whether a process group is there, without being the one who imports torch."""
-    dist = sys.modules.get("torch.distributed")
-    return dist is not None and dist.is_available() and dist.is_initialized()
-
-
-def _any_rank(flag: bool) -> bool:
-    if not _group_ready():
-        return flag
-    import torch
-    import torch.distributed as dist
-
-    word = torch.tensor([int(flag)], dtype=torch.int32, device=_collective_device())
-    dist.all_reduce(word, op=dist.ReduceOp.MAX)
-    return bool(word.item())
-
-
-def _collective_device() -> str:
-    """A device whose tensors the process group can reduce."""
-    import torch
-    import torch.distributed as dist
-
-    backend = dist.get_backend()
-    accelerator = torch.accelerator.current_accelerator()
-    return "cpu" if accelerator is None or "gloo" in backend or "mpi" in backend else accelerator.type

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
-from sovctl.model.progress import Phase, Progress
+from sovctl.model.progress import LONGEST_PROBLEM, Phase, Progress
 from sovctl.train.context import RunContext
+from sovctl.train.own_time import OwnClock
+from sovctl.train.run_directory import PATIENCE_S
 
 _WRITE_INTERVAL_S = 1.0
 _SMOOTHING = 0.2
@@ -22,13 +23,14 @@ _SMOOTHING = 0.2
 class Heartbeat:
     """Writes `<run_dir>/progress/<rank>`; without a run directory it does nothing.
 
-    A call costs under 10 microseconds; at most one a second writes (temp file + rename, 0.3 ms on a local disk),
-    plus one at each change of phase and one at exit. A disk that is full or a directory that cannot be written is
-    reported once on stderr and never reaches the training loop.
+    A step costs under 20 microseconds; at most once a second another thread writes (temp file + rename), and at each
+    change of phase and at exit, for which at most 2 s are waited. A disk that is full, a directory that is gone and a
+    file system that hangs are reported once on stderr and never stop the training loop. One thread calls it, but for
+    `save_started` and `save_ended`.
     """
 
     def __init__(self, ctx: RunContext) -> None:
-        self._path = ctx.run_dir / "progress" / str(ctx.rank) if ctx.run_dir else None
+        self._directory = ctx.run_directory
         self._progress = Progress(
             rank=ctx.rank,
             node=ctx.node,
@@ -38,17 +40,44 @@ class Heartbeat:
             started_at=process_started_at(),
         )
         self._loss: SupportsFloat | None = None
+        self._saves: dict[str, Any] = {}
+        self._compute = OwnClock()
+        self._data = OwnClock()
         self._phase_after_saving = Phase.RUNNING
         self._next_write = 0.0
-        self._warned = False
         self._pending = False
-        self._write()
+        ctx.adopt(self)
+        self._write(wait_s=PATIENCE_S)
         atexit.register(self._flush)
 
     @property
     def progress(self) -> Progress:
         """What the next write says."""
-        return replace(self._progress, loss=_number(self._loss))
+        compute, data = self._compute.own_time(), self._data.own_time()
+        return replace(
+            self._progress,
+            loss=_number(self._loss),
+            busy_seconds=compute.seconds if compute else None,
+            busy_steps=compute.steps if compute else None,
+            busy_spread=compute.spread if compute else None,
+            data_seconds=data.seconds if data else None,
+            **self._saves,
+        )
+
+    @property
+    def phase(self) -> Phase:
+        """What this rank is doing."""
+        return self._progress.phase
+
+    def compute(self) -> AbstractContextManager[object]:
+        """`with heartbeat.compute():` around what this rank does by itself in a step: the forward pass, preparing a
+        batch; not a collective, and not DDP's `backward`, in which each rank waits for the slowest. A step may have
+        several such blocks, not one in another. It is how a slow rank is told from those that wait for it."""
+        return self._compute
+
+    def loading_data(self) -> AbstractContextManager[object]:
+        """`with heartbeat.loading_data():` around fetching a batch: tells a slow data source from a slow rank."""
+        return self._data
 
     def beat(self, step: int, loss: SupportsFloat | None = None, phase: Phase | str = Phase.RUNNING) -> None:
         """Step `step` is done. `loss` may be a tensor: it is read only when a line is written."""
@@ -56,6 +85,9 @@ class Heartbeat:
         before = self._progress
         self._loss = _detached(loss)
         first = before.first_step is None
+        done = step - before.step if before.step is not None and step > before.step else 1
+        self._compute.step_done(done)
+        self._data.step_done(done)
         self._progress = replace(
             before,
             phase=Phase(phase),
@@ -65,7 +97,7 @@ class Heartbeat:
             first_step_at=now if first else before.first_step_at,
             step_seconds=_smoothed(before, step, now),
         )
-        self._changed(at_once=first or before.phase is not self._progress.phase)
+        self._changed(at_once=first or before.phase is not self._progress.phase, wait_s=PATIENCE_S)
 
     def loading(self) -> None:
         """A checkpoint is being read."""
@@ -77,15 +109,30 @@ class Heartbeat:
         self._enter(Phase.RUNNING)
 
     def saving(self) -> None:
-        """A checkpoint is being written."""
+        """Training stands still for a checkpoint."""
         self._phase_after_saving = Phase.STOPPING if self._progress.phase is Phase.STOPPING else Phase.RUNNING
-        self._enter(Phase.SAVING)
+        self._enter(Phase.SAVING, wait_s=0.0)
 
-    def saved(self, step: int | None) -> None:
-        """The checkpoint of `step` is complete on disk; `None`: it could not be written."""
-        if step is not None:
-            self._progress = replace(self._progress, saved_step=step, saved_at=time.time())
-        self._enter(self._phase_after_saving)
+    def training_again(self) -> None:
+        """The training loop goes on, whatever became of the checkpoint."""
+        self._enter(self._phase_after_saving, wait_s=0.0)
+
+    def save_started(self, step: int) -> None:
+        """The checkpoint of `step` is being written in the background. Any thread may call it."""
+        self._saves = {**self._saves, "saving_step": step}
+        self._pending = True
+
+    def save_ended(self, step: int, problem: str, *, save_seconds: float, stall_seconds: float) -> None:
+        """It is complete on disk, or why not; written at once. Any thread may call it."""
+        saves: dict[str, Any] = {
+            **self._saves,
+            "saving_step": None,
+            "save_problem": problem[:LONGEST_PROBLEM] or None,
+        }
+        if not problem:
+            saves.update(saved_step=step, saved_at=time.time(), save_seconds=save_seconds, stall_seconds=stall_seconds)
+        self._saves = saves
+        self._write(wait_s=0.0)
 
     def stopping(self) -> None:
         """Leaving because somebody asked."""
@@ -95,35 +142,36 @@ class Heartbeat:
         """Every step is done."""
         self._enter(Phase.FINISHED)
 
-    def _enter(self, phase: Phase) -> None:
-        self._progress = replace(self._progress, phase=phase)
-        self._changed(at_once=True)
+    def flush(self, timeout_s: float = PATIENCE_S) -> bool:
+        """Have the newest line written; returns whether it is after at most so long."""
+        return self._write(wait_s=timeout_s)
 
-    def _changed(self, *, at_once: bool) -> None:
+    def _enter(self, phase: Phase, *, wait_s: float = PATIENCE_S) -> None:
+        self._progress = replace(self._progress, phase=phase)
+        self._changed(at_once=True, wait_s=wait_s)
+
+    def _changed(self, *, at_once: bool, wait_s: float = 0.0) -> None:
         self._pending = True
-        if at_once or time.monotonic() >= self._next_write:
-            self._write()
+        if at_once:
+            self._write(wait_s=wait_s)
+        elif time.monotonic() >= self._next_write:
+            self._write(wait_s=0.0)
 
     def _flush(self) -> None:
         if self._pending:
-            self._write()
+            self._write(wait_s=PATIENCE_S)
+        elif self._directory:
+            self._directory.flush()
 
-    def _write(self) -> None:
-        if self._path is None:
-            return
+    def _write(self, *, wait_s: float) -> bool:
+        if self._directory is None:
+            return True
         self._next_write = time.monotonic() + _WRITE_INTERVAL_S
         self._pending = False
-        try:
-            _replace_file(self._path, self.progress.to_json(), self._progress.attempt)
-        except OSError as error:
-            self._warn(error)
+        return self._directory.post(self._line, wait_s=wait_s)
 
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            self._warned = True
-            with contextlib.suppress(OSError):
-                text = f"sovctl: cannot write {self._path}: {error.strerror or error}; training goes on unobserved\n"
-                sys.stderr.write(text)
+    def _line(self) -> bytes:
+        return self.progress.to_json()
 
 
 def process_started_at() -> float:
@@ -136,14 +184,6 @@ def process_started_at() -> float:
         return now
     age_s = uptime_s - ticks / os.sysconf("SC_CLK_TCK")
     return now - max(age_s, 0.0)
-
-
-def _replace_file(path: Path, data: bytes, attempt: int) -> None:
-    """Temp file + rename: a reader sees the old line or the new one. Not synced: it is worthless after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{attempt}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
 
 
 def _smoothed(before: Progress, step: int, now: float) -> float | None:

@@ -303,3 +303,38 @@ def test_usage(site: Site) -> None:
     assert site.run("frobnicate").returncode == 2
     assert site.run("why", "7", "--attempt", "0").returncode == 2
     assert site.run("ls", "--frob").returncode == 2
+
+
+# Stacks of a run that hung
+
+
+def hung(site: Site) -> None:
+    stack = ["all_reduce (dist.py:9)", "main (train.py:3)"]
+    ranks = [{"rank": rank, "pid": 9, "state": "S", "stack": stack} for rank in range(3)]
+    odd = {"rank": 3, "pid": 9, "state": "T", "stack": ["load (\x1b[31mdata.py:1)"]}
+    nodes = [{"node": "n001", "ranks": ranks}, {"node": "n002", "ranks": [odd]}]
+    record = {"schema": "sovctl.stacks/1", "attempt": 0, "at": SUBMITTED + 80, "silent": ["n004"], "nodes": nodes}
+    (site.run_dir / "attempts" / "0").mkdir(parents=True)
+    (site.run_dir / "attempts" / "0" / "stacks.json").write_text(json.dumps(record))
+    site.event("hang", 80, attempt=0, ranks="3", idle_seconds=20.0, timeout_seconds=15.0, source="ranks")
+
+
+def test_show_stacks_groups_the_ranks_and_marks_the_odd_one(site: Site) -> None:
+    hung(site)
+    done = site.run("show", "--stacks", "7")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ranks 0-2 on n001\n  all_reduce (dist.py:9)\n" in done.stdout
+    assert "rank 3 on n002, stopped <- odd" in done.stdout
+    assert "n004: no answer" in done.stdout
+    assert "\x1b" not in done.stdout
+    record = json.loads(site.run("show", "--stacks", "--json", "--attempt", "0", "7").stdout)
+    assert record["schema"] == "sovctl.stacks/1"
+
+
+def test_a_run_that_never_hung_has_no_stacks(site: Site) -> None:
+    done = site.run("show", "--stacks", "7")
+    assert done.returncode == 1
+    assert "has no stacks" in done.stderr
+    (site.run_dir / "attempts" / "0").mkdir(parents=True)
+    (site.run_dir / "attempts" / "0" / "stacks.json").write_text("[" * 10000)
+    assert site.run("show", "--stacks", "--attempt", "0", "7").returncode == 1

@@ -79,3 +79,12 @@ def undisturbed(new_root: Callable[[], Path], user: str) -> dict[int, str]:
         cluster.down(lab.layout.root)
     assert sorted(curve) == list(range(1, STORY.steps + 1))
     return curve
+
+
+def start_script(lab: cluster.Lab, work_dir: Path, user: str, text: str, *sbatch: str) -> Training:
+    """Submit a script of its own."""
+    run = Training(lab, work_dir, STORY, user)
+    (work_dir / "own.sbatch").write_text(text)
+    said = run.sovctl("submit", "--parsable", f"--chdir={work_dir}", *sbatch, str(work_dir / "own.sbatch"))
+    run.job_id = said.stdout.strip()
+    return run

@@ -165,3 +165,24 @@ for step in range(1, 100000):
     assert "blocked in the kernel" in ended["evidence"]
     faults.heal(lab, lab.nodes[0])
     stop(run)
+
+
+@pytest.mark.train
+def test_a_rank_that_dies_under_torchrun_leaves_nobody_waiting(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    """The other ranks never talk to it, so nothing but the launchers can tell them."""
+    lab = story_lab(health=False, nodes=3)
+    (work_dir / "waits.py").write_text("import time\nprint('step 1 loss 2', flush=True)\ntime.sleep(1000)\n")
+    torchrun = f"""#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1
+srun "$PYTHON" -m torch.distributed.run --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d \\
+    --rdzv-endpoint=127.0.0.1:{lab.port + 5000} --rdzv-id=$SLURM_JOB_ID waits.py
+"""
+    run = started(lab, work_dir, user, torchrun)
+    run.wait("both ranks", lambda: run.output().count("step 1 ") == 2, 120)
+    nodes = run.events("attempt_started")[0]["nodes"]
+    at = faults.inject(lab, "rank-crash", nodes[1]).at
+    said = run.await_event("script_ended", 60)
+    assert said["at"] - at < 30
+    assert said["rank"] in (0, 1)
+    assert "Signal 11 (SIGSEGV)" in (run.run_dir or work_dir).joinpath("attempts/0/traceback.txt").read_text()
+    stop(run)

@@ -13,7 +13,7 @@ import pytest
 
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
-from tests.slurm.conftest import STORY
+from tests.slurm.conftest import STORY, start_script
 from tests.slurm.test_stories import assert_record_whole, nodes_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.train]
@@ -28,15 +28,6 @@ def start(
     run.submit()
     run.await_step(14)
     run.await_event("checkpoint_saved", step=10)
-    return run
-
-
-def start_script(lab: cluster.Lab, work_dir: Path, user: str, text: str, *sbatch: str) -> Training:
-    """Submit a script of its own."""
-    run = Training(lab, work_dir, STORY, user)
-    (work_dir / "own.sbatch").write_text(text)
-    said = run.sovctl("submit", "--parsable", f"--chdir={work_dir}", *sbatch, str(work_dir / "own.sbatch"))
-    run.job_id = said.stdout.strip()
     return run
 
 

@@ -305,6 +305,71 @@ def test_a_dead_node_stops_answering_and_can_be_healed(
     assert sovctl("down", "--dir", str(root)).returncode == 0
 
 
+def test_each_new_fault_does_what_it_says_and_is_undone(
+    new_root: Root, eventually: Callable[..., Any], attach_logs: Callable[[Path], None]
+) -> None:
+    root = new_root()
+    attach_logs(root)
+    storage = ("--scratch",) if os.geteuid() == 0 else ()
+    up(root, "--nodes", "2", "--gpus", "1", "--no-health", *storage)
+    state, port = root / "nodes/n002/nvml.state", root / "nodes/n002/host/sys/class/infiniband/mlx5_0/ports/1"
+
+    def inject(fault: str, *more: str) -> None:
+        done = sovctl("inject", "--dir", str(root), fault, "--node", "n002", *more)
+        assert done.returncode == 0, done.stderr
+
+    def heal() -> None:
+        done = sovctl("heal", "--dir", str(root), "--node", "n002")
+        assert done.returncode == 0, done.stderr
+
+    inject("gpu-slow", "--gpu", "0")
+    assert "gpu0.sm_clock_mhz=1180" in state.read_text()
+    inject("thermal-throttle", "--gpu", "0")
+    assert "gpu0.temperature_c=96" in state.read_text()
+    inject("link-flap")
+    assert (port / "state").read_text().startswith("4: ACTIVE")
+    assert (port / "counters/link_downed").read_text().strip() == "1"
+    inject("node-frozen")
+    slurmd = next(item["pid"] for item in status(root)["processes"] if item["role"] == "slurmd:n002")
+    assert stopped(slurmd)
+    heal()
+    assert not stopped(slurmd)
+    assert "gpu0.sm_clock_mhz=1965" in state.read_text()
+    assert (port / "counters/link_downed").read_text().strip() == "0"
+
+    inject("slurmctld-down")
+    assert not next(item["alive"] for item in status_of(root) if item["role"] == "slurmctld")
+    heal()
+    words = sovctl("shell", "--dir", str(root), "--", "srun", "-N2", "hostname")
+    assert (words.returncode, len(words.stdout.split())) == (0, 2), words.stderr
+
+    if storage:
+        file = root / "scratch" / "file"
+        inject("disk-full")
+        with pytest.raises(OSError, match="No space left"):
+            file.write_bytes(bytes(100_000))
+        heal()
+        file.write_bytes(bytes(100_000))
+        inject("storage-hang")
+        writer = subprocess.Popen(["touch", str(file.with_name("other"))])
+        eventually(lambda: Path(f"/proc/{writer.pid}/stat").read_text().split()[2] == "D", "the writer to be blocked")
+        heal()
+        assert writer.wait(20) == 0
+    assert sovctl("down", "--dir", str(root)).returncode == 0
+    assert not root.exists()
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def status_of(root: Path) -> list[dict[str, Any]]:
+    """The daemons by the lab's own record: Slurm cannot be asked."""
+    from sovctl.lab import cluster
+
+    return [{"role": item.role, "alive": item.alive} for item in cluster.load(root).processes]
+
+
 # An ordinary user
 
 

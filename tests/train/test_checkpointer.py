@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from sovctl.checkpoint.find import latest_complete, scan  # noqa: E402
 from sovctl.errors import CheckpointIncomplete, CheckpointUnloadable  # noqa: E402
 from sovctl.model.checkpoint import CheckpointState  # noqa: E402
 from sovctl.model.progress import Phase  # noqa: E402
-from sovctl.train import Checkpointer, Heartbeat, RunContext  # noqa: E402
-from sovctl.train import checkpointer as checkpointer_module  # noqa: E402
+from sovctl.train import Checkpointer, Heartbeat, RunContext, save_job  # noqa: E402
 
 pytestmark = pytest.mark.train
 
@@ -41,6 +41,10 @@ class Counter:
 
 def _context(directory: Path, **fields: Any) -> RunContext:
     return RunContext(checkpoint_dir=directory / "checkpoints", **fields)
+
+
+def _synchronous(context: RunContext, keep: int | None = 3, **options: Any) -> Checkpointer:
+    return Checkpointer(context, keep, background=False, **options)
 
 
 def _trained() -> tuple[Any, Any]:
@@ -64,7 +68,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     _step(model, optimizer)
     schedule.step()
     loader.position, loader.seen = 12, [1, 2, 3]
-    saver = Checkpointer(_context(tmp_path))
+    saver = _synchronous(_context(tmp_path))
     states = {"schedule": schedule, "extra": extra, "average": average}
     assert saver.save(1, model=model, optimizer=optimizer, state=states, rank_state={"loader": loader})
     expected = [_step(model, optimizer) for _ in range(3)]
@@ -76,7 +80,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     loader, extra, average = Counter(), {"tokens": 0, "note": ""}, torch.zeros(3)
     states = {"schedule": schedule, "extra": extra, "average": average}
     context = _context(tmp_path, resume_from=tmp_path / "checkpoints" / "step-1")
-    step = Checkpointer(context).load(model=model, optimizer=optimizer, state=states, rank_state={"loader": loader})
+    step = _synchronous(context).load(model=model, optimizer=optimizer, state=states, rank_state={"loader": loader})
     assert step == 1
     assert (loader.position, loader.seen, extra) == (12, [1, 2, 3], {"tokens": 7, "note": "a"})
     assert average.tolist() == [0.0, 1.0, 2.0]
@@ -86,13 +90,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_a_fresh_start_loads_nothing(tmp_path: Path) -> None:
     heartbeat = Heartbeat(_context(tmp_path))
-    assert Checkpointer(_context(tmp_path), heartbeat=heartbeat).load() == 0
+    assert _synchronous(_context(tmp_path), heartbeat=heartbeat).load() == 0
     assert (heartbeat.progress.phase, heartbeat.progress.loaded_step) == (Phase.RUNNING, 0)
 
 
 def test_what_is_on_disk(tmp_path: Path) -> None:
     heartbeat = Heartbeat(_context(tmp_path))
-    assert Checkpointer(_context(tmp_path, attempt=4, run_id="r"), heartbeat=heartbeat).save(7, model=_trained()[0])
+    assert _synchronous(_context(tmp_path, attempt=4, run_id="r"), heartbeat=heartbeat).save(7, model=_trained()[0])
     path = tmp_path / "checkpoints" / "step-7"
     assert sorted(file.name for file in path.iterdir()) == [".metadata", ".sovctl-complete.json", "__0_0.distcp"]
     assert [file.name for file in path.parent.iterdir()] == ["step-7"]
@@ -102,7 +106,7 @@ def test_what_is_on_disk(tmp_path: Path) -> None:
 
 
 def test_saving_a_step_twice_leaves_the_first_alone(tmp_path: Path) -> None:
-    saver = Checkpointer(_context(tmp_path))
+    saver = _synchronous(_context(tmp_path))
     assert saver.save(1, state={"n": {"value": 1}})
     before = (tmp_path / "checkpoints" / "step-1").stat().st_ino
     assert saver.save(1, state={"n": {"value": 2}})
@@ -112,45 +116,103 @@ def test_saving_a_step_twice_leaves_the_first_alone(tmp_path: Path) -> None:
 def test_an_incomplete_leftover_of_the_step_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "__0_0.distcp").write_text("half")
-    assert Checkpointer(_context(tmp_path)).save(1)
+    assert _synchronous(_context(tmp_path)).save(1)
     assert judge(tmp_path / "checkpoints" / "step-1", 1).state is CheckpointState.COMPLETE
     assert (tmp_path / "checkpoints" / ".aside-step-1-0" / "__0_0.distcp").read_text() == "half"
 
 
 def test_old_ones_go(tmp_path: Path) -> None:
-    saver = Checkpointer(_context(tmp_path), keep=2, checksums=False)
+    saver = _synchronous(_context(tmp_path), keep=2, checksums=False)
     for step in (1, 2, 3):
         assert saver.save(step)
     assert [one.step for one in scan(tmp_path / "checkpoints")] == [3, 2]
 
 
+def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path) -> None:
+    saver = Checkpointer(_context(tmp_path), keep=None)
+    value = torch.ones(1000)
+    for step in (1, 2, 3):
+        value.fill_(step)
+        report = saver.save(step, state={"value": value})
+        assert report
+        assert not report.complete
+        value.fill_(-1)
+    assert saver.wait() == ()
+    assert len(saver._buffers) == 1
+    for step in (1, 2, 3):
+        saver.load(state={"value": value}, path=tmp_path / "checkpoints" / f"step-{step}")
+        assert (value == step).all()
+
+
+def test_one_that_is_broken_inside_is_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    saver = _synchronous(_context(tmp_path))
+    value = torch.zeros(1000)
+    for step in (1, 2):
+        value.fill_(step)
+        assert saver.save(step, state={"value": value})
+    shard = tmp_path / "checkpoints" / "step-2" / "__0_0.distcp"
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    newest = tmp_path / "checkpoints" / "step-2"
+    assert _synchronous(_context(tmp_path, resume_from=newest)).load(state={"value": value}) == 1
+    assert (value == 1).all()
+    assert "does not match its checksum; going on from step-1" in capfd.readouterr().err
+    with pytest.raises(CheckpointUnloadable, match="step-2 cannot be loaded"):
+        _synchronous(_context(tmp_path)).load(state={"value": value}, path=newest)
+
+
+def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    code = (
+        "import torch; from sovctl.train import *\n"
+        "saver = Checkpointer(RunContext.from_env())\n"
+        "saver.save(1, state={'value': torch.ones(3_000_000)})\n"
+        "raise ValueError('a bug')"
+    )
+    env = {**os.environ, "SOVCTL_CHECKPOINT_DIR": str(tmp_path / "checkpoints")}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 1
+    assert [one.step for one in scan(tmp_path / "checkpoints")] == [1]
+
+
+def test_the_nodes_own_tier_goes_when_the_run_is_finished(tmp_path: Path) -> None:
+    context = _context(tmp_path, node="n001", run_id="r", local_checkpoint_dir=tmp_path / "local")
+    saver = Checkpointer(context)
+    assert saver.save(1)
+    saver.close()
+    assert (tmp_path / "local" / "r" / "n001" / "step-1").is_dir()
+    assert ((tmp_path / "local" / "r").stat().st_mode & 0o777) == 0o700
+    context.finished()
+    saver.close()
+    assert list((tmp_path / "local").iterdir()) == []
+
+
 @pytest.mark.parametrize("harm", ["mark", "shard"])
 def test_resuming_from_an_incomplete_one_is_refused(tmp_path: Path, harm: str) -> None:
-    assert Checkpointer(_context(tmp_path)).save(1)
+    assert _synchronous(_context(tmp_path)).save(1)
     path = tmp_path / "checkpoints" / "step-1"
     (path / {"mark": ".sovctl-complete.json", "shard": "__0_0.distcp"}[harm]).unlink()
     with pytest.raises(CheckpointIncomplete, match="step-1 is not complete"):
-        Checkpointer(_context(tmp_path, resume_from=path)).load()
+        _synchronous(_context(tmp_path, resume_from=path)).load()
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointIncomplete, match="its name is not step-<N>"):
-        Checkpointer(_context(tmp_path)).load(path=tmp_path)
+        _synchronous(_context(tmp_path)).load(path=tmp_path)
 
 
 def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
-    assert Checkpointer(_context(tmp_path)).save(1, model=torch.nn.Linear(2, 2))
+    assert _synchronous(_context(tmp_path)).save(1, model=torch.nn.Linear(2, 2))
     with pytest.raises(CheckpointUnloadable, match=r"step-1 cannot be loaded: .*Size mismatch"):
-        Checkpointer(_context(tmp_path)).load(model=torch.nn.Linear(3, 3), path=tmp_path / "checkpoints" / "step-1")
+        _synchronous(_context(tmp_path)).load(model=torch.nn.Linear(3, 3), path=tmp_path / "checkpoints" / "step-1")
 
 
 def test_wrong_use_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep"):
-        Checkpointer(_context(tmp_path), keep=0)
+        _synchronous(_context(tmp_path), keep=0)
+    with pytest.raises(ValueError, match="in_flight"):
+        Checkpointer(_context(tmp_path), in_flight=0)
     with pytest.raises(ValueError, match="at least 1"):
-        Checkpointer(_context(tmp_path)).save(0)
+        _synchronous(_context(tmp_path)).save(0)
     with pytest.raises(RuntimeError, match="init_process_group"):
-        Checkpointer(_context(tmp_path, world_size=4)).save(1)
+        _synchronous(_context(tmp_path, world_size=4)).save(1)
 
 
 @pytest.fixture
@@ -169,7 +231,7 @@ def _too_large(step: int, saver: Checkpointer, capfd: pytest.CaptureFixture[str]
 
 def test_a_file_that_cannot_grow(tmp_path: Path, capfd: pytest.CaptureFixture[str], small_files: None) -> None:
     heartbeat = Heartbeat(_context(tmp_path))
-    saver = Checkpointer(_context(tmp_path), heartbeat=heartbeat)
+    saver = _synchronous(_context(tmp_path), heartbeat=heartbeat)
     assert saver.save(1)
     said = _too_large(2, saver, capfd)
     assert "checkpoint of step 2 was not saved" in said
@@ -187,31 +249,39 @@ def test_a_full_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if mount.returncode != 0:
         pytest.skip(f"cannot mount a tmpfs: {mount.stderr.decode()}")
     try:
-        saver = Checkpointer(_context(tmp_path))
+        saver = _synchronous(_context(tmp_path))
         assert saver.save(1)
         assert "No space left on device" in _too_large(2, saver, capfd)
         assert saver.save(3)
         assert [one.step for one in scan(disk)] == [3, 1]
+        later = Checkpointer(_context(tmp_path))
+        assert later.save(4, state={"large": torch.zeros(100_000)}), "nobody knows yet"
+        assert [(one.step, one.problem) for one in later.wait()] == [(4, "No space left on device")]
+        assert "training goes on" in capfd.readouterr().err
+        assert later.save(5)
+        assert later.wait() == ()
+        assert [one.step for one in scan(disk)] == [5, 3, 1]
+        assert not list(disk.glob(".tmp*"))
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoints").write_text("a file")
-    assert not Checkpointer(_context(tmp_path)).save(1)
+    assert not _synchronous(_context(tmp_path)).save(1)
     assert "checkpoint of step 1 was not saved" in capfd.readouterr().err
 
 
 def test_a_commit_that_fails(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saver = Checkpointer(_context(tmp_path))
+    saver = _synchronous(_context(tmp_path))
     assert saver.save(1)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(checkpointer_module.commit, "commit", refuse)
+    monkeypatch.setattr(save_job.commit, "commit", refuse)
     assert not saver.save(2)
     assert "Read-only file system" in capfd.readouterr().err
     latest = latest_complete(tmp_path / "checkpoints")
@@ -221,4 +291,4 @@ def test_a_commit_that_fails(
 
 def test_a_bug_in_the_state_is_raised(tmp_path: Path) -> None:
     with pytest.raises(BaseException, match="pickle"):
-        Checkpointer(_context(tmp_path)).save(1, state={"bad": {"lambda": lambda: None}})
+        _synchronous(_context(tmp_path)).save(1, state={"bad": {"lambda": lambda: None}})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.model.progress import Phase, Progress, parse_progress
-from sovctl.train import Heartbeat, RunContext
+from sovctl.train import Heartbeat, RunContext, own_time
 from sovctl.train import heartbeat as heartbeat_module
 from sovctl.train.heartbeat import process_started_at
 
@@ -51,15 +51,27 @@ def test_the_story_of_an_attempt(tmp_path: Path, clock: list[float]) -> None:
         2.5,
     )
     heartbeat.saving()
-    heartbeat.saved(41)
-    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.RUNNING, 41)
-    heartbeat.saving()
-    heartbeat.saved(None)
-    assert _read(tmp_path).saved_step == 41
+    assert heartbeat.flush()
+    assert _read(tmp_path).phase is Phase.SAVING
+    heartbeat.save_started(41)
+    heartbeat.training_again()
+    assert heartbeat.flush()
+    assert (_read(tmp_path).phase, _read(tmp_path).saving_step, _read(tmp_path).saved_step) == (Phase.RUNNING, 41, None)
+    heartbeat.save_ended(41, "", save_seconds=2.0, stall_seconds=0.1)
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.saving_step, said.saved_step, said.save_seconds, said.stall_seconds) == (None, 41, 2.0, 0.1)
+    heartbeat.save_ended(50, "No space left on device", save_seconds=9.0, stall_seconds=9.0)
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.saved_step, said.save_problem, said.save_seconds) == (41, "No space left on device", 2.0)
     heartbeat.stopping()
     heartbeat.saving()
-    heartbeat.saved(42)
-    assert (_read(tmp_path).phase, _read(tmp_path).saved_step) == (Phase.STOPPING, 42)
+    heartbeat.save_ended(42, "", save_seconds=1.0, stall_seconds=1.0)
+    heartbeat.training_again()
+    assert heartbeat.flush()
+    said = _read(tmp_path)
+    assert (said.phase, said.saved_step, said.save_problem) == (Phase.STOPPING, 42, None)
     heartbeat.finished()
     assert _read(tmp_path).phase is Phase.FINISHED
 
@@ -73,6 +85,8 @@ def test_at_most_one_write_a_second(tmp_path: Path, clock: list[float]) -> None:
     assert _read(tmp_path).step == 1
     clock[0] += 0.3
     heartbeat.beat(10)
+    assert heartbeat._directory is not None
+    assert heartbeat._directory.flush()
     assert _read(tmp_path).step == 10
     assert _read(tmp_path).step_seconds == pytest.approx(0.14)
 
@@ -105,7 +119,7 @@ def test_a_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "progress").mkdir()
     (tmp_path / "progress" / ".3.2.tmp").symlink_to("/dev/full")
     heartbeat = Heartbeat(_context(tmp_path))
-    heartbeat.saving()
+    heartbeat.loading()
     assert "No space left on device" in capsys.readouterr().err
 
 
@@ -132,3 +146,94 @@ def test_started_at_is_when_the_process_began() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert before - 0.1 <= float(out) <= time.time()
     assert process_started_at() < before
+
+
+def test_a_run_directory_that_hangs_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a reader: whoever opens it for writing waits for ever, as on a dead file server."""
+    (tmp_path / "progress").mkdir()
+    os.mkfifo(tmp_path / "progress" / ".3.2.tmp")
+    monkeypatch.setattr(heartbeat_module, "PATIENCE_S", 0.05)
+    began = time.monotonic()
+    ctx = _context(tmp_path)
+    heartbeat = Heartbeat(ctx)
+    for step in range(1, 1000):
+        heartbeat.beat(step)
+    heartbeat.saving()
+    heartbeat.training_again()
+    assert not heartbeat.flush(0.01)
+    assert time.monotonic() - began < 5
+    reader = os.open(tmp_path / "progress" / ".3.2.tmp", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert heartbeat.flush(20), "it goes on when the storage does"
+    finally:
+        os.close(reader)
+
+
+def test_what_a_step_costs_the_rank_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(own_time.time, "perf_counter", lambda: now[0])
+    ctx = _context(tmp_path)
+    for step in range(1, 11):
+        for seconds in (0.1, 0.2):
+            with ctx.compute():
+                now[0] += seconds if step != 5 else 9.0
+        now[0] += 1.0  # waiting for the others
+        with ctx.loading_data():
+            now[0] += 0.01
+        ctx.step_done(step)
+    assert ctx.heartbeat.flush()
+    said = _read(tmp_path)
+    assert said.busy_seconds == pytest.approx(0.3)
+    assert said.busy_spread == pytest.approx(0.0, abs=1e-9)
+    assert said.data_seconds == pytest.approx(0.01)
+    assert said.busy_steps == 10
+
+
+def test_a_script_that_does_not_tell_has_no_own_time(tmp_path: Path) -> None:
+    ctx = _context(tmp_path)
+    for step in range(1, 11):
+        ctx.step_done(step)
+    assert ctx.heartbeat.progress.busy_seconds is None
+
+
+class Event:
+    """An event of an accelerator whose clock the test winds."""
+
+    now_ms = 0.0
+    passed_ms = 0.0
+
+    def record(self) -> None:
+        self.at_ms = Event.now_ms
+
+    def query(self) -> bool:
+        return self.at_ms <= Event.passed_ms
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at_ms - self.at_ms
+
+
+def test_an_accelerators_own_time_is_read_when_it_has_passed() -> None:
+    clock = own_time.OwnClock(Event)
+    for _ in range(8):
+        with clock:
+            Event.now_ms += 20.0
+        clock.step_done(1)
+    assert clock.own_time() is None, "the device has not got so far, and nobody waits for it"
+    Event.passed_ms = 100.0
+    with clock:
+        Event.now_ms += 20.0
+    clock.step_done(2)
+    assert clock.own_time() == own_time.OwnTime(0.02, 0.0, 5)
+    Event.passed_ms = 1000.0
+    with clock:
+        Event.now_ms += 20.0
+    clock.step_done(1)
+    found = clock.own_time()
+    assert found is not None
+    assert found.steps == 10
+
+
+def test_a_rank_has_one_heartbeat(tmp_path: Path) -> None:
+    ctx = _context(tmp_path)
+    heartbeat = Heartbeat(ctx)
+    assert ctx.heartbeat is heartbeat

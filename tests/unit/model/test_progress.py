@@ -32,6 +32,14 @@ ranks = st.builds(
     saved_step=st.none() | counts,
     saved_at=st.none() | times,
     loss=st.none() | st.floats(allow_nan=False),
+    busy_seconds=st.none() | times,
+    busy_steps=st.none() | counts,
+    busy_spread=st.none() | times,
+    data_seconds=st.none() | times,
+    saving_step=st.none() | counts,
+    save_seconds=st.none() | times,
+    stall_seconds=st.none() | times,
+    save_problem=st.none() | st.text(min_size=1, max_size=200),
 )
 PLAIN = Progress(rank=3, node="n003", pid=7, attempt=1, phase=Phase.RUNNING, started_at=5.0, step=9, loss=2.5)
 
@@ -72,6 +80,28 @@ def test_garbage_is_no_progress(data: bytes) -> None:
 @given(st.integers(0, len(PLAIN.to_json()) - 2))
 def test_half_a_file_is_no_progress(length: int) -> None:
     assert parse_progress(PLAIN.to_json()[:length]) is None
+
+
+def test_an_earlier_writer_has_no_later_fields() -> None:
+    record = json.loads(PLAIN.to_json())
+    for name in ("busy_seconds", "busy_steps", "busy_spread", "data_seconds", "saving_step", "save_problem"):
+        del record[name]
+    assert parse_progress(json.dumps(record).encode()) == PLAIN
+
+
+def test_both_words_for_training_are_read() -> None:
+    record = json.loads(PLAIN.to_json())
+    assert record["phase"] == "running"
+    parsed = parse_progress(json.dumps({**record, "phase": "training"}).encode())
+    assert parsed is not None
+    assert parsed.phase is Phase.TRAINING is Phase.RUNNING
+
+
+def test_a_time_that_runs_backwards_is_no_time() -> None:
+    record = json.loads(PLAIN.to_json())
+    parsed = parse_progress(json.dumps({**record, "busy_seconds": -1.0, "save_problem": "x" * 999}).encode())
+    assert parsed is not None
+    assert (parsed.busy_seconds, len(parsed.save_problem or "")) == (None, 200)
 
 
 def test_bounds() -> None:

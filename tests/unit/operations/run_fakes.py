@@ -115,6 +115,8 @@ class Run:
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
         self.silent_slurmds: set[str] = set()
+        self.nodes: Any = None
+        """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
@@ -136,7 +138,8 @@ class Run:
         """Run the supervisor of the job's present execution to its end."""
         return self.supervisor(**plan)()
 
-    def supervisor(self, **plan: Any) -> Callable[[], int]:
+    def supervisor(self, *, gives_up: bool = False, **plan: Any) -> Callable[[], int]:
+        """A supervisor for the job's present execution, to be run now or later."""
         job = self.job
         assert job.state == "RUNNING", f"the job is {job.state}"
         own = replace(
@@ -149,9 +152,12 @@ class Run:
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(ports, leftover=lambda run_id, job_id: self.children[-1])
+        if self.nodes is not None:
+            ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 
         def live() -> int:
-            status = Supervisor(own, ports).run()
+            own_life = Supervisor(own, ports)
+            status = own_life.give_up("killed too often") if gives_up else own_life.run()
             self.slurm.leave(self.job_id)
             return status
 

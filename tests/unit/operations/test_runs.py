@@ -27,6 +27,7 @@ class FakeSite:
     def __init__(self) -> None:
         self.dirs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         self.entries: list[SubmittedRun] = []
+        self.files: dict[tuple[str, int, str], Any] = {}
         self.ranks: list[Progress] = []
         self.views: dict[str, JobView] = {}
         self.down = False
@@ -75,6 +76,9 @@ class FakeSite:
 
     def progress(self, run_dir: str) -> Sequence[Progress]:
         return self.ranks
+
+    def kept(self, run_dir: str, attempt: int, name: str) -> Any:
+        return self.files.get((run_dir, attempt, name))
 
     # JobControl, JobQueue, Clock
 

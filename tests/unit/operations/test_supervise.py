@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from run_fakes import NOW, XID79, FakeChild, Run
 
 from sovctl.errors import CommandFailed
+from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
 STORY = ["attempt_started", "attempt_ended", "run_ended"]
@@ -530,3 +532,70 @@ def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
     assert len(run.of("attempt_started")) == 1
     assert run.of("run_ended")[0]["outcome"] == "cancelled"
     whole(run)
+
+
+# Hangs, and nodes that speak against themselves
+
+
+class Nodes:
+    """ports.JobLooks, RunOutput and AttemptFiles: what the nodes of a job answer after a second."""
+
+    def __init__(self, run: Run, *looks: NodeLook) -> None:
+        self.run, self.looks = run, looks
+        self.ready: float | None = None
+        self.kept: list[str] = []
+
+    def begin(self, nodes: Sequence[str] = (), **_: Any) -> None:
+        self.ready = self.run.clock.time + 1.0 if nodes else None
+
+    @property
+    def going_on(self) -> bool:
+        return self.ready is not None
+
+    def poll(self) -> LookAnswer | None:
+        if self.ready is None or self.run.clock.time < self.ready:
+            return None
+        self.ready = None
+        return LookAnswer(self.looks, first_s=1.0)
+
+    def cancel(self) -> None:
+        self.ready = None
+
+    def read(self, paths: Sequence[str]) -> tuple[list[str], bool]:
+        return [], False
+
+    def keep(self, attempt: int, name: str, data: bytes) -> str:
+        self.kept.append(f"{attempt}/{name}")
+        return ""
+
+    def changed(self, directory: str) -> float:
+        return 0.0
+
+
+def test_a_run_that_hangs_is_requeued_with_its_stacks_kept() -> None:
+    run = Run()
+    stack = ("all_reduce (dist.py:9)",)
+    ranks = (RankLook(0, 9, "python", "S", stack=stack), RankLook(1, 9, "python", "T", stack=stack))
+    run.nodes = nodes = Nodes(run, NodeLook("n001", ranks[:1]), NodeLook("n002", ranks[1:]))
+    run.clock.at(9.9, lambda: run.steps(12))
+    run.attempt(hang_timeout_s=20.0)
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"], ended["step"]) == ("unknown", ["n002"], 12)
+    assert ended["at"] < NOW + 10 + 20 + 3
+    assert nodes.kept == ["0/stacks.json", "0/stacks.txt"]
+    run.await_start()
+    whole(run)
+
+
+def test_a_crash_is_the_nodes_when_the_node_says_so_itself() -> None:
+    run = Run()
+    run.output = CRASH
+    run.nodes = Nodes(run, NodeLook("n001"), NodeLook("n002", findings=("XID79 GPU 5 fell off the bus",)))
+    ends(run, 1)
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
+    assert ended["evidence"] == "n002: XID79 GPU 5 fell off the bus"
+    assert run.of("script_ended")[0]["crash"] == "python"
+    run.await_start()
+    assert "n002" not in run.job.nodes

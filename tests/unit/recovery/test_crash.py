@@ -79,6 +79,18 @@ def test_of_several_launchers_the_earliest_root_cause_counts_and_none_that_was_e
     assert (crash.rank, crash.node) == (17, "n003")
 
 
+def test_a_rank_of_torchrun_that_was_killed_is_told_by_its_launcher() -> None:
+    launcher = 'Traceback (most recent call last):\n  File "run.py", line 883, in run\n    elastic_launch(\n'
+    block = ELASTIC.format(time="2026-08-01_11:36:44", host="n007", rank=19, code=-11).replace(
+        "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html",
+        "Signal 11 (SIGSEGV) received by PID 33054",
+    )
+    crash = read_crash(launcher + block + SRUN, 1)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 19, "n007")
+    assert crash.excerpt.startswith("Root Cause")
+    assert "SIGSEGV" in crash.excerpt
+
+
 def test_srun_tells_who_died_of_a_fault_of_its_own() -> None:
     text = "srun: error: n001: task 0: Exited with exit code 1\nsrun: error: n003: tasks 2-3: Segmentation fault\n"
     crash = read_crash(text + ECHO, 139)

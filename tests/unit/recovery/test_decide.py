@@ -215,3 +215,18 @@ def test_never_more_are_left_out_than_can_be_replaced() -> None:
     past = [stopped(0, tuple("abcdefgh"))]
     blame = Blame(Culprit.UNKNOWN, evidence="x")
     assert decide(blame, past, 0, Limits(), ran_on="abcdefgh", replacements=1).suspects == ("h",)
+
+
+def test_one_bad_node_among_64_is_cornered_before_the_budget_ends() -> None:
+    nodes = [f"n{number}" for number in range(200)]
+    bad, avoid, past = "n37", set(), []
+    for attempt in range(12):
+        ran_on = tuple(node for node in nodes if node not in avoid)[:64]
+        if bad not in ran_on:
+            break
+        decision = decide(Blame(Culprit.UNKNOWN, evidence="x"), past, 0, Limits(), ran_on=ran_on, replacements=64)
+        assert decision.action is Action.RESTART
+        avoid = set(decision.suspects)
+        past.append(stopped(attempt, ran_on))
+    assert bad in avoid
+    assert attempt <= 8

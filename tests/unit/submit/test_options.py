@@ -55,6 +55,16 @@ def test_own_options_are_taken_out_and_the_rest_keeps_its_order() -> None:
     assert (line.script, line.arguments) == ("t.sh", ("a",))
 
 
+def test_how_progress_is_watched() -> None:
+    own = ("--hang-timeout", "15m", "--restart-stragglers", r"--progress-regex=tick (\d+)")
+    line = split([*own, "-N4", "t.sh"])
+    assert (line.own.hang_timeout, line.own.progress_regex) == ("15m", r"tick (\d+)")
+    assert line.own.restart_stragglers is True
+    assert line.words == ("-N4",)
+    with pytest.raises(UsageError, match="takes no value"):
+        split(["--restart-stragglers=yes", "t.sh"])
+
+
 def test_a_command_after_two_dashes() -> None:
     line = split(["-N1", "--dry-run", "--", "python", "-c", "print()"])
     assert line.is_command
