@@ -114,8 +114,7 @@ class SrunLook:
         return [look for look in looks if look.node in self._nodes], [line for line in rest if line.strip()]
 
     def _end(self, child: Child) -> None:
-        """At once: a recovery may be waiting. The step ends by itself once its slurmstepds have no srun, or with
-        the job."""
+        """At once: a recovery may be waiting. The step ends by itself without its srun, at the latest with the job."""
         child.kill_group()
         child.wait(0.5)
 
