@@ -25,7 +25,7 @@ from sovctl.checkpoint import commit
 from sovctl.checkpoint.complete import sha256_of
 from sovctl.checkpoint.dcp import METADATA
 from sovctl.checkpoint.mark import Mark
-from sovctl.train import Heartbeat, RunContext
+from sovctl.train import RunContext
 
 _LENGTH_BYTES = 4
 _MEET_S = 120.0
@@ -116,7 +116,7 @@ class Toy:
         self._ctx = ctx
         self._args = args
         self._group = group
-        self._heartbeat = Heartbeat(ctx)
+        self._heartbeat = ctx.heartbeat
         self._state = 1.0 / (2.0 + ctx.rank)
         self._saved = 0
         self._step = 0
@@ -184,8 +184,9 @@ class Toy:
 
     def _save(self) -> None:
         """Every rank writes, rank 0 commits. A storage that refuses costs this checkpoint, not the run."""
-        ctx, step = self._ctx, self._step
+        ctx, step, began = self._ctx, self._step, time.monotonic()
         self._heartbeat.saving()
+        self._heartbeat.save_started(step)
         temporary = commit.temporary_path(ctx.checkpoint_dir, step, ctx.attempt)
         problem = ""
         if ctx.rank == 0:
@@ -205,7 +206,9 @@ class Toy:
         problem = self._first_problem(problem)
         if not problem:
             self._saved = step
-        self._heartbeat.saved(None if problem else step)
+        took = time.monotonic() - began
+        self._heartbeat.save_ended(step, problem, save_seconds=took, stall_seconds=took)
+        self._heartbeat.training_again()
 
     def _first_problem(self, problem: str) -> str:
         return next((words for words in self._group.exchange(problem) if words), "")

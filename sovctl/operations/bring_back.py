@@ -65,8 +65,9 @@ class BringBack:
     """What the job asks for from now on; None: as it was submitted."""
     shrunk: bool = False
     """Nodes were dropped from the job."""
-    lingering: bool = False
-    """A step whose processes are dead is still on the books: new steps have to share its resources (--overlap)."""
+    lingering: tuple[str, ...] = ()
+    """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
+    new steps have to share their resources (--overlap)."""
     _requeued: float = 0.0
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
@@ -103,23 +104,24 @@ class BringBack:
         if silent and not self.drop(silent):
             return False
         self.kill(child, ())
-        if not self._await_no_steps(_LINGER_S if silent else _STEPS_END_S):
-            if not silent:
-                return False
-            self.lingering = True
+        left = self._await_no_steps(_LINGER_S if silent else _STEPS_END_S)
+        if not silent and not left <= set(self.lingering):
+            return False
+        self.lingering = tuple(sorted(left))
         rest = [node for node in drop if node in self.nodes]
         if rest and not self.drop(rest):
             return False
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         return job.running and job.restarts == self.restarts
 
-    def _await_no_steps(self, patience_s: float) -> bool:
+    def _await_no_steps(self, patience_s: float) -> frozenset[str]:
+        """Wait for the end of every step but those known to linger; returns what is on the books then."""
         deadline = self.clock.now() + patience_s
-        while self.clock.now() < deadline:
-            if not self._patiently(lambda: self.jobs.steps(self.job_id)):
-                return True
+        while True:
+            left = frozenset(self._patiently(lambda: self.jobs.steps(self.job_id)))
+            if left <= set(self.lingering) or self.clock.now() >= deadline:
+                return left
             self.clock.sleep(_STEPS_LOOK_S)
-        return False
 
     def requeue(self, *, exclude_reason: str) -> None:
         """Bring the job to pending with its exclusions and a begin time just after the last epilog."""

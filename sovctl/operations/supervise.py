@@ -180,7 +180,7 @@ class Supervisor:
         self._ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
         self._attempt = 0
         self._resumed_at = 0
-        self._overlap = False
+        self._lingering: tuple[str, ...] = ()
         self._down: frozenset[str] = frozenset()
         self._watch = _Watch()
         self._allocation = plan.allocation()
@@ -262,6 +262,7 @@ class Supervisor:
         if job is not None and job.running:
             here.dropped([node for node in here.nodes if node not in job.nodes])
         here.running_on = tuple(node for node in last.get("nodes", ()) if node in here.nodes)
+        self._lingering = _lingering(events)
         self._ports.say("its supervisor was killed; a new one takes over")
         self._ports.journal.append("taken_over", attempt=self._attempt)
         ended = _end_of(events, self._attempt)
@@ -396,7 +397,7 @@ class Supervisor:
         guard = self._ports.files.guard_requeue(self._attempt)
         if guard:
             env["PATH"] = f"{guard}:{env['PATH']}" if env.get("PATH") else guard
-        if self._overlap:
+        if self._lingering:
             env["SLURM_OVERLAP"] = "1"
         # A rank that dies must not leave the others waiting; srun's own default is to let them (KillOnBadExit=0).
         env.setdefault("SLURM_KILL_BAD_EXIT", "1")
@@ -769,9 +770,14 @@ class Supervisor:
             journal.append("restart_refused", attempt=self._attempt, how=place.how.value)
             return False
         here.running_on = place.nodes
-        self._overlap = back.lingering
+        self._lingering = back.lingering
         journal.append(
-            "restarted", attempt=self._attempt, how=place.how.value, nodes=list(place.nodes), dropped=list(place.drop)
+            "restarted",
+            attempt=self._attempt,
+            how=place.how.value,
+            nodes=list(place.nodes),
+            dropped=list(place.drop),
+            lingering=list(back.lingering),
         )
         return True
 
@@ -791,6 +797,7 @@ class Supervisor:
             self._passes,
             size=plan.job_size(None),
             shrunk=self._allocation.shrunk,
+            lingering=self._lingering,
         )
 
     def _newest(self, patience_s: float = 0.0) -> Checkpoint | None:
@@ -846,6 +853,12 @@ class Supervisor:
 
 def _last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)
+
+
+def _lingering(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Steps that were left on the books when the last attempt was started in its allocation."""
+    last = [event for event in events if event["kind"] in ("restarted", "requeued")][-1:]
+    return tuple(str(step) for event in last for step in event.get("lingering", ()))
 
 
 def _end_of(events: Sequence[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:

@@ -229,3 +229,19 @@ def test_nothing_is_killed_before_slurmctld_is_back() -> None:
     assert child.status == -9
     assert run.clock.now() >= back_at
     assert run.kinds == ["slurm_silent"]
+
+
+def test_a_step_known_to_be_left_on_the_books_delays_no_restart() -> None:
+    """A node that does not answer keeps a dead step listed for a minute; the next restart does not wait for it."""
+    run = Run(count=3)
+    run.slurm.steps = lambda job_id: (f"{job_id}.0",)  # type: ignore[method-assign]
+    child = run.start([], {})
+    back = run.back(run.job.nodes)
+    began = run.clock.time
+    assert not back.clear(child, ())
+    assert run.clock.time - began > 5
+    back.lingering = (f"{run.job_id}.0",)
+    began = run.clock.time
+    assert back.clear(child, ())
+    assert run.clock.time - began < 1
+    assert back.lingering == (f"{run.job_id}.0",)
