@@ -13,7 +13,8 @@ from sovctl.cli import wiring
 from sovctl.cli.main import print_error
 from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, UsageError
-from sovctl.operations.supervise import RunPlan, Supervisor
+from sovctl.operations.live_run import RunPlan
+from sovctl.operations.supervise import Supervisor
 from sovctl.recovery.decide import Limits
 from sovctl.recovery.hang import parse_timeout
 

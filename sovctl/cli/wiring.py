@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
-    from sovctl.operations.supervise import Ports as SupervisorPorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.ports import (
@@ -110,7 +110,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
-    from sovctl.operations.supervise import Ports
+    from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
     return Ports(

@@ -28,7 +28,17 @@ ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 WRITERS = {
-    "Events of a run": ("supervise", "bring_back", "follow_progress", "watch_progress", "watch_stragglers"),
+    "Events of a run": (
+        "supervise",
+        "live_run",
+        "look_at_run",
+        "recover",
+        "take_over",
+        "bring_back",
+        "follow_progress",
+        "watch_progress",
+        "watch_stragglers",
+    ),
     "Events of a node": ("check_node", "guard_job"),
     "Events of the watch": ("watch_cluster",),
 }

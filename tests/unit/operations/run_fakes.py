@@ -12,8 +12,9 @@ from slurm_fake import FakeSlurm
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Phase, Progress
 from sovctl.operations.bring_back import BringBack
+from sovctl.operations.live_run import Ports, RunPlan
 from sovctl.operations.pass_watch import PassWatch
-from sovctl.operations.supervise import Ports, RunPlan, Supervisor
+from sovctl.operations.supervise import Supervisor
 from sovctl.recovery.decide import Limits
 
 NOW = 1_795_384_000.0

@@ -55,7 +55,7 @@ class EveryOrder(RuleBasedStateMachine):
         self.executions = 0
         self.allowed: set[str] = set()
         """Nodes a person has repaired, or Slurm's shortage brought back."""
-        self._patch = mock.patch("sovctl.operations.supervise.latest_complete", self._latest)
+        self._patch = mock.patch("sovctl.operations.live_run.latest_complete", self._latest)
         self._patch.start()
 
     def teardown(self) -> None:

@@ -1,0 +1,367 @@
+"""One run while it is supervised: what it was started with, what is known of it, and the questions everybody asks.
+
+The supervisor's parts (watching, recovering, taking over) share one LiveRun; only they change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sovctl.checkpoint.find import latest_complete
+from sovctl.errors import CheckpointDirUnreadable, SovctlError
+from sovctl.model.blame import Blame
+from sovctl.model.checkpoint import Checkpoint
+from sovctl.model.job import JobSize, JobView
+from sovctl.operations.allocation import Allocation, free_nodes
+from sovctl.operations.bring_back import BringBack
+from sovctl.operations.crash_look import CrashLook
+from sovctl.operations.follow_progress import ProgressFollower
+from sovctl.operations.pass_watch import PassWatch
+from sovctl.operations.suspicion import NodeSuspicion
+from sovctl.operations.tolerant_journal import TolerantJournal
+from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
+from sovctl.ports import (
+    AttemptFiles,
+    ChildProcess,
+    Clock,
+    ClusterView,
+    JobControl,
+    JobLooks,
+    Journal,
+    NodePing,
+    OutputTail,
+    RunFiles,
+    RunOutput,
+    Signals,
+    StartScript,
+)
+from sovctl.recovery.blame import NodeEvidence, blame_nodes
+from sovctl.recovery.decide import Decision, Limits
+from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.hang import AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What the supervisor was started with; the same at every attempt but for the Slurm part."""
+
+    run_id: str
+    cluster: str
+    job_id: str
+    """Names just this job, also within an array."""
+    submitted: int
+    name: str
+    script: bytes
+    arguments: tuple[str, ...]
+    run_dir: Path
+    checkpoint_dir: Path
+    work_dir: str
+    limits: Limits
+    nodes: tuple[str, ...]
+    batch_host: str
+    restarts: int
+    """SLURM_RESTART_COUNT of this execution."""
+    environment: Mapping[str, str]
+    poll_s: float = 0.5
+    stop_lead_s: float = 60.0
+    epilog_s: float = 2.0
+    hang_timeout_s: float = AUTO
+    progress_regex: str = ""
+    restart_stragglers: bool = False
+    size: int = 0
+    """Nodes the script runs on, where the job may hold spares beyond them; 0: every node of the job."""
+    spares: int = 0
+    """Spares the job asks for (--spare-nodes)."""
+    least: int = 0
+    """Nodes it is content with where no replacement is free (--min-nodes); 0: no fewer than `size`."""
+
+    def allocation(self) -> Allocation:
+        """The nodes Slurm gave this execution."""
+        size = self.size or len(self.nodes)
+        return Allocation(self.nodes, self.batch_host, size, self.least or size)
+
+    def job_size(self, usable: int | None) -> JobSize | None:
+        """What to ask Slurm for when `usable` nodes could be had now; None: it is left as submitted.
+
+        Exact figures: with one task a node, Slurm takes the least of a range of nodes (22.05 to 26.05).
+        """
+        if not self.size:
+            return None
+        least, most = self.least or self.size, self.size + self.spares
+        nodes = most if usable is None else min(most, max(usable, least if usable < self.size else self.size))
+        tasks = nodes * _figure(self.environment, "SLURM_NTASKS_PER_NODE")
+        return JobSize(nodes, tasks, tasks * _figure(self.environment, "SLURM_CPUS_PER_TASK"))
+
+
+def _figure(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    return max(1, int(text)) if text.isascii() and text.isdigit() else 1
+
+
+def _unsaid(_words: str) -> None:
+    """For callers without an output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside of the supervisor."""
+
+    jobs: JobControl
+    cluster: ClusterView
+    journal: Journal
+    files: RunFiles
+    ping: NodePing
+    start: StartScript
+    signals: Signals
+    output: OutputTail
+    clock: Clock
+    say: Callable[[str], None] = _unsaid
+    """One line into the job's own output."""
+    fold: Callable[[Iterable[str]], str] = ",".join
+    """Node names as one hostlist."""
+    leftover: Callable[[str, str], ChildProcess] | None = None
+    """What is left of a script whose supervisor was killed, by run id and Slurm's raw job id."""
+    looks: JobLooks | None = None
+    """A look at the ranks on their nodes; None: hangs are not noticed."""
+    run_output: RunOutput | None = None
+    kept: AttemptFiles | None = None
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known while the script runs."""
+
+    job: JobView | None = None
+    job_checked: float = 0.0
+    nodes_checked: float = 0.0
+    slurm_silent: bool = False
+    stop_asked: str = ""
+    stop_asked_at: float = 0.0
+    room_checked: float = 0.0
+    spares_checked: float = 0.0
+    ended_by_slurm: str = ""
+
+
+class LiveRun:
+    """The state of one run in this execution of its job."""
+
+    def __init__(self, plan: RunPlan, ports: Ports) -> None:
+        self.plan = plan
+        self.ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
+        self.attempt = 0
+        self.resumed_at = 0
+        """Step of the checkpoint this attempt was given."""
+        self.lingering: tuple[str, ...] = ()
+        """Steps of earlier attempts that are still on Slurm's books, though their processes are dead."""
+        self.down: frozenset[str] = frozenset()
+        """Nodes of the job that Slurm calls DOWN."""
+        self.watch = Watch()
+        self.here = plan.allocation()
+        self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
+        self.passes = PassWatch(ports.cluster, ports.clock)
+        self.suspicion = NodeSuspicion(ports.ping, ports.clock)
+        self.began = ports.clock.now()
+        self.moving = self.progress_watch()
+        self.crash = self.crash_look()
+
+    def next_attempt(self) -> None:
+        """What was known of the last attempt no longer holds."""
+        self.attempt += 1
+        self.watch = Watch()
+        self.suspicion.clear()
+
+    def poll_s(self) -> float:
+        """Seconds between two turns. Nobody polls a controller twice a second for a thousand nodes: the answer grows
+        with the job."""
+        return self.plan.poll_s * max(1.0, len(self.plan.nodes) / 128)
+
+    def ask_job(self) -> JobView | None:
+        """The job as Slurm has it; None when it does not answer."""
+        try:
+            return self.ports.jobs.job(self.plan.job_id)
+        except SovctlError:
+            return None
+
+    def evidence(self, silence_s: float | None) -> list[NodeEvidence]:
+        """The nodes of the allocation; `silence_s`: also ask slurmd, and count it as gone after so long."""
+        try:
+            views = self.ports.cluster.nodes(self.here.running_on)
+        except SovctlError as error:
+            # Nobody's training ends because Slurm, its configuration or its commands are away for a while.
+            if not self.watch.slurm_silent:
+                self.ports.journal.append("slurm_silent", attempt=self.attempt, detail=error.message)
+            self.watch.slurm_silent = True
+            return []
+        if self.watch.slurm_silent:
+            self.watch.slurm_silent = False
+            self.ports.journal.append("slurm_back", attempt=self.attempt)
+        gone: frozenset[str] = frozenset()
+        if silence_s is not None:
+            self.suspicion.look(views)
+            gone = self.suspicion.silent_for(silence_s)
+        return [
+            NodeEvidence(view, view.name in gone, silence_s is not None, self.crash.findings(view.name))
+            for view in views
+        ]
+
+    def unfit(self, avoid: set[str]) -> frozenset[str]:
+        """Nodes of the job the next attempt must not get: those given, and spares with something against them."""
+        try:
+            views = self.ports.cluster.nodes(self.here.nodes)
+        except SovctlError:
+            return frozenset(avoid)
+        self.down = frozenset(item.name for item in views if item.state.down)
+        silent = self.ports.ping.silent(views) if self.suspicion.any else frozenset()
+        bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
+        return frozenset(avoid) | frozenset(bad.nodes if bad else ())
+
+    def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
+        """Idle nodes outside the job that it could get; None: not known."""
+        excluded = [item.node for item in exclusions(self.ports.journal.events(), self.ports.clock.now())]
+        partition = job.extra.get("Partition", "") if job is not None else ""
+        try:
+            return free_nodes(self.ports.cluster.nodes(), partition, [*avoid, *excluded, *self.here.nodes])
+        except SovctlError:
+            return None
+
+    def silent(self) -> frozenset[str]:
+        """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
+        frozen = self.moving.frozen if self.moving is not None else frozenset()
+        return self.suspicion.silent_for(0.0) | frozen | self.down
+
+    def bring_back(self) -> BringBack:
+        """The way through the queue, for the allocation as it is now."""
+        plan, ports = self.plan, self.ports
+        return BringBack(
+            plan.job_id,
+            self.attempt,
+            plan.restarts,
+            self.here.nodes,
+            plan.batch_host,
+            plan.epilog_s,
+            ports.jobs,
+            ports.cluster,
+            ports.journal,
+            ports.clock,
+            self.passes,
+            size=plan.job_size(None),
+            shrunk=self.here.shrunk,
+            lingering=self.lingering,
+        )
+
+    def newest(self, patience_s: float = 0.0) -> Checkpoint | None:
+        """The newest complete checkpoint. A directory that cannot be listed is not an empty one: it is looked at again
+        for `patience_s`, then CheckpointDirUnreadable is raised; without patience it counts as unknown (None)."""
+        deadline = self.ports.clock.now() + patience_s
+        while True:
+            try:
+                return latest_complete(self.plan.checkpoint_dir)
+            except CheckpointDirUnreadable as error:
+                if self.ports.clock.now() >= deadline:
+                    if patience_s:
+                        raise
+                    self.ports.say(error.message)
+                    return None
+            self.ports.clock.sleep(1.0)
+
+    def append_end(
+        self,
+        attempt: int,
+        blame: Blame,
+        decision: Decision,
+        newest: Checkpoint | None = None,
+        status: int | None = None,
+    ) -> None:
+        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for."""
+        newest = newest or self.newest()
+        self.ports.journal.append(
+            "attempt_ended",
+            attempt=attempt,
+            culprit=blame.culprit.value,
+            blamed=list(blame.nodes),
+            suspects=list(decision.suspects),
+            evidence=blame.evidence,
+            signature=blame.signature,
+            step=blame.step,
+            checkpoint=str(newest.path) if newest else "",
+            checkpoint_step=newest.step if newest else 0,
+            action=decision.action.value,
+            why=decision.why,
+            exit_status=status,
+        )
+
+    def leftover(self) -> ChildProcess:
+        """The script of a supervisor that was killed."""
+        raw_id = self.plan.environment.get("SLURM_JOB_ID", self.plan.job_id)
+        assert self.ports.leftover is not None
+        return self.ports.leftover(self.plan.run_id, raw_id)
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`."""
+        plan = self.plan
+        return {
+            "schema": "sovctl.run/1",
+            "run_id": plan.run_id,
+            "cluster": plan.cluster,
+            "job_id": plan.job_id,
+            "submitted": plan.submitted,
+            "name": plan.name,
+            "arguments": list(plan.arguments),
+            "user": plan.environment.get("SLURM_JOB_USER") or plan.environment.get("USER", ""),
+            "work_dir": plan.work_dir,
+            "run_dir": str(plan.run_dir),
+            "checkpoint_dir": str(plan.checkpoint_dir),
+        }
+
+    def ask_stop(self, why: str) -> None:
+        """Ask the ranks to save and stop, once an attempt."""
+        if not self.watch.stop_asked:
+            self.watch.stop_asked, self.watch.stop_asked_at = why, self.ports.clock.now()
+            self.ports.files.ask_stop(self.attempt, why)
+            self.ports.journal.append("stop_asked", attempt=self.attempt, why=why)
+
+    def progress_watch(self) -> ProgressWatch | None:
+        """A watch over the progress on the nodes of this attempt."""
+        plan, ports = self.plan, self.ports
+        if ports.looks is None or ports.run_output is None or ports.kept is None:
+            return None
+        settings = ProgressSettings(
+            nodes=self.here.running_on,
+            checkpoint_dir=str(plan.checkpoint_dir),
+            gpus=self.gpus(),
+            hang_timeout_s=plan.hang_timeout_s,
+            progress_regex=plan.progress_regex,
+            restart_stragglers=plan.restart_stragglers,
+        )
+        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal)
+        return ProgressWatch(settings, outside, self.progress)
+
+    def crash_look(self) -> CrashLook:
+        """A look at the nodes of this attempt after a crash."""
+        ports = self.ports
+        return CrashLook(self.here.running_on, self.gpus(), ports.files, ports.kept, ports.looks)
+
+    def gpus(self) -> int | None:
+        """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""
+        count = self.plan.environment.get("SLURM_GPUS_ON_NODE", "")
+        return int(count) if count.isdigit() and self.plan.environment.get("SLURM_GPUS_PER_NODE") else None
+
+
+def last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The newest `attempt_started`."""
+    return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)
+
+
+def lingering_steps(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Steps that were left on the books when the last attempt was started in its allocation."""
+    last = [event for event in events if event["kind"] in ("restarted", "requeued")][-1:]
+    return tuple(str(step) for event in last for step in event.get("lingering", ()))
+
+
+def end_of(events: Sequence[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:
+    """How an attempt ended, if it did."""
+    ends = (event for event in reversed(events) if event["kind"] == "attempt_ended" and event["attempt"] == attempt)
+    return next(ends, None)

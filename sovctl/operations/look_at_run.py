@@ -1,0 +1,135 @@
+"""Looks at a run while its script works: nodes, spares, the time limit, room to grow, requests, progress.
+
+Each look returns whom to blame when the script has to be ended now, and None while all is well.
+"""
+
+from __future__ import annotations
+
+from sovctl.errors import SovctlError
+from sovctl.model.blame import Blame, Culprit
+from sovctl.operations.follow_progress import Quiet
+from sovctl.operations.live_run import LiveRun
+from sovctl.recovery.blame import NodeEvidence, blame_nodes
+from sovctl.recovery.lead import stop_lead_s
+from sovctl.recovery.place import may_grow
+
+_JOB_CHECK_S = 5.0
+_ROOM_CHECK_S = 5.0
+"""How often a run on fewer nodes looks for a new checkpoint and free nodes."""
+_SPARES_CHECK_S = 10.0
+_STOP_PATIENCE_S = 60.0
+"""How long a script that was asked to stop may take, when nothing but a wish is behind it."""
+_SILENCE_S = 1.0
+"""A slurmd counts as gone after so long when its ranks are silent too."""
+_SILENCE_WITHOUT_RANKS_S = 20.0
+"""The same for scripts whose ranks say nothing of themselves: longer than any restart of slurmd."""
+
+
+class RunLooks:
+    """Everything that is looked at once a turn."""
+
+    def __init__(self, live: LiveRun) -> None:
+        self._live = live
+
+    def look(self) -> Blame | None:
+        """One turn of all looks; the first that finds something ends it."""
+        looks = (
+            self._look_at_nodes,
+            self._look_at_time,
+            self._look_for_room,
+            self._look_for_requests,
+            self._look_at_progress,
+        )
+        return next((found for look in looks if (found := look()) is not None), None)
+
+    def _look_at_nodes(self) -> Blame | None:
+        """Node states of the allocation, and slurmd itself once the ranks have gone silent."""
+        now = self._live.ports.clock.now()
+        if now - self._live.watch.nodes_checked < self._live.poll_s() * 0.9:
+            return None
+        self._live.watch.nodes_checked = now
+        self._live.passes.look()
+        self._look_at_spares(now)
+        quiet = self._live.progress.quiet(self._output_size(), now)
+        if quiet is Quiet.NO:
+            self._live.suspicion.clear()
+        patience = _SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
+        blame = blame_nodes(self._live.evidence(patience if quiet is not Quiet.NO else None))
+        if blame is not None:
+            self._live.ports.journal.append(
+                "detected", attempt=self._live.attempt, nodes=list(blame.nodes), evidence=blame.evidence
+            )
+            return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
+        return None
+
+    def _look_at_spares(self, now: float) -> None:
+        """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""
+        here = self._live.here
+        spares = [node for node in here.nodes if node not in here.running_on]
+        if not spares or now - self._live.watch.spares_checked < _SPARES_CHECK_S:
+            return
+        self._live.watch.spares_checked = now
+        try:
+            lost = blame_nodes([NodeEvidence(item) for item in self._live.ports.cluster.nodes(spares)])
+        except SovctlError:
+            return
+        if lost is not None and self._live.bring_back().drop(lost.nodes):
+            here.dropped(lost.nodes)
+            self._live.ports.journal.append(
+                "spare_lost", attempt=self._live.attempt, nodes=list(lost.nodes), evidence=lost.evidence
+            )
+
+    def _look_at_progress(self) -> Blame | None:
+        """Whether the run still moves."""
+        if self._live.moving is None or self._live.watch.stop_asked:
+            return None
+        job = self._live.watch.job
+        paths = [path for path in dict.fromkeys([job.stdout, job.stderr]) if path] if job is not None else []
+        return self._live.moving.look(self._live.ports.clock.now(), paths)
+
+    def _output_size(self) -> int | None:
+        job = self._live.watch.job
+        return self._live.ports.output.size(job.stdout) if job is not None and job.stdout else None
+
+    def _look_at_time(self) -> Blame | None:
+        """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""
+        now = self._live.ports.clock.now()
+        if now - self._live.watch.job_checked > (_JOB_CHECK_S if self._live.watch.job is None else 60.0):
+            self._live.watch.job_checked = now
+            self._live.watch.job = self._live.ask_job() or self._live.watch.job
+        job = self._live.watch.job
+        if job is None or job.ends_at is None or not job.requeue:
+            return None
+        lead = stop_lead_s(
+            self._live.plan.stop_lead_s, job.ends_at - (job.started_at or job.ends_at), self._live.progress.save_seconds
+        )
+        if now < job.ends_at - lead:
+            return None
+        self._live.ask_stop("time limit")
+        if now > job.ends_at - min(10.0, lead / 2):
+            return Blame(Culprit.TIME_LIMIT, evidence="the time limit was near", step=self._live.progress.step)
+        return None
+
+    def _look_for_room(self) -> Blame | None:
+        """A run on fewer nodes than it wants goes back to all of them right after a checkpoint, when they are free."""
+        here, now = self._live.here, self._live.ports.clock.now()
+        if len(here.running_on) >= here.size or now - self._live.watch.room_checked < _ROOM_CHECK_S:
+            return None
+        self._live.watch.room_checked = now
+        if self._live.watch.stop_asked:
+            late = now - self._live.watch.stop_asked_at > _STOP_PATIENCE_S
+            wish = Blame(Culprit.STOPPED, evidence=self._live.watch.stop_asked, step=self._live.progress.step)
+            return wish if late else None
+        newest = self._live.newest()
+        if newest is None or newest.step <= self._live.resumed_at:
+            return None
+        if may_grow(here.room(self._live.free_elsewhere((), self._live.watch.job), self._live.watch.job, now)):
+            self._live.ask_stop(f"{here.size} nodes are free again")
+        return None
+
+    def _look_for_requests(self) -> Blame | None:
+        """A framework that wants to requeue the job itself: there is one owner of the requeue, and it is this one."""
+        if not self._live.ports.files.requeue_asked(self._live.attempt):
+            return None
+        self._live.ports.say("the script asked Slurm to requeue this job; sovctl does it, with its exclusions")
+        return Blame(Culprit.STOPPED, evidence="the script asked for a requeue", step=self._live.progress.step)

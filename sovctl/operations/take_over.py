@@ -1,0 +1,102 @@
+"""Takes a run over from a supervisor that is gone: killed in this execution of the job, or lost with its node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sovctl.errors import SovctlError
+from sovctl.model.blame import Blame, Culprit
+from sovctl.operations.live_run import LiveRun, end_of, last_attempt, lingering_steps
+from sovctl.operations.recover import Recovery
+from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
+from sovctl.recovery.decide import Action, Decision, past_stops
+
+
+class TakeOver:
+    """What the journal says was begun is carried on."""
+
+    def __init__(self, live: LiveRun, recovery: Recovery) -> None:
+        self._live = live
+        self._recovery = recovery
+
+    def died_here(self, events: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether an earlier supervisor of this very execution of the job was killed."""
+        last = last_attempt(events)
+        return last is not None and (last.get("job_id"), last.get("restarts")) == (
+            self._live.plan.job_id,
+            self._live.plan.restarts,
+        )
+
+    def go_on(self, events: Sequence[Mapping[str, Any]]) -> int | None:
+        """Go on where the killed supervisor was: every effect of a recovery can be repeated. None: start the script
+        again in this allocation."""
+        last = last_attempt(events)
+        assert last is not None
+        self._live.attempt = last["attempt"]
+        self._live.watch.job = job = self._live.ask_job()
+        here = self._live.here
+        if job is not None and job.running:
+            here.dropped([node for node in here.nodes if node not in job.nodes])
+        here.running_on = tuple(node for node in last.get("nodes", ()) if node in here.nodes)
+        self._live.lingering = lingering_steps(events)
+        self._live.ports.say("its supervisor was killed; a new one takes over")
+        self._live.ports.journal.append("taken_over", attempt=self._live.attempt)
+        ended = end_of(events, self._live.attempt)
+        if ended is None:
+            return self._recovery.recover(self._live.leftover(), *self._unseen_end(events))
+        return self._finish_recovery(ended)
+
+    def _unseen_end(self, events: Sequence[Mapping[str, Any]]) -> tuple[Blame, int | None]:
+        """How the script ended, if that was still written down; else only that nobody watched it."""
+        said = [event for event in events if event["kind"] == "script_ended" and event["attempt"] == self._live.attempt]
+        hardware = blame_nodes(self._live.evidence(None))
+        if said:
+            end = ScriptEnd(said[-1]["exit_status"], said[-1].get("signature", ""))
+            return blame_end(end, self._live.evidence(None)), end.status
+        words = "the supervisor was killed while the script ran"
+        return hardware or Blame(Culprit.UNKNOWN, evidence=words, signature="supervisor killed"), None
+
+    def _finish_recovery(self, ended: Mapping[str, Any]) -> int | None:
+        """The decision was written down; carry it out."""
+        culprit = past_stops([ended])[0].culprit
+        blame = Blame(culprit, tuple(ended.get("blamed", ())), str(ended.get("evidence", "")))
+        decision = Decision(
+            Action(ended["action"]), str(ended.get("why", "")), blame.nodes, tuple(ended.get("suspects", ()))
+        )
+        if decision.action in (Action.FINISH, Action.END) and any(
+            event["kind"] == "run_ended" for event in self._live.ports.journal.events()[-3:]
+        ):
+            return ended.get("exit_status") or 0
+        return self._recovery.act(self._live.leftover(), blame, decision, ended.get("exit_status"))
+
+    def close_lost_attempt(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Write the end of an attempt whose supervisor died with its node, so that none is lost in the record."""
+        started = [event for event in events if event["kind"] == "attempt_started"]
+        ended = {event.get("attempt") for event in events if event["kind"] == "attempt_ended"}
+        if not started or started[-1]["attempt"] in ended:
+            return
+        last = started[-1]
+        blame = self._blame_lost(last)
+        word = self._live.ports.files.progress(0)
+        if word is not None and word.attempt == last["attempt"]:
+            blame = replace(blame, step=word.step)
+        self._live.append_end(last["attempt"], blame, Decision(Action.REQUEUE, "Slurm requeued the job"))
+
+    def _blame_lost(self, last: Mapping[str, Any]) -> Blame:
+        names = [str(name) for name in last.get("nodes", ())]
+        host = str(last.get("batch_host", ""))
+        try:
+            views = self._live.ports.cluster.nodes(names)
+        except SovctlError as error:
+            return Blame(Culprit.UNKNOWN, evidence=f"the supervisor on {host} was lost ({error.message})")
+        silent = self._live.ports.ping.silent(views)
+        blame = blame_nodes([NodeEvidence(view, view.name in silent, True) for view in views])
+        job = self._live.ask_job()
+        if blame is None and job is not None and job.preempted_at:
+            return Blame(Culprit.PREEMPTED, evidence="the job was preempted")
+        return blame or Blame(
+            Culprit.UNKNOWN,
+            evidence=f"the attempt ended without a word of its supervisor on {host}; no node shows a fault",
+        )
