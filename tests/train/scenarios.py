@@ -234,6 +234,10 @@ def compiled() -> None:
             optimizer.step()
         losses.append(loss.item())
     assert abs(losses[0] - losses[1]) < 1e-5, losses
+    saver = Checkpointer(ctx)
+    assert saver.save(1, model=forward, optimizer=optimizer, wait=True).complete
+    plain: Any = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
+    assert saver.load(model=plain, path=ctx.checkpoint_dir / "step-1") == 1, "saved compiled, loaded plain"
     ctx.destroy_process_group()
 
 

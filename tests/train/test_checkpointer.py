@@ -184,6 +184,21 @@ def test_the_nodes_own_tier_goes_when_the_run_is_finished(tmp_path: Path) -> Non
     assert list((tmp_path / "local").iterdir()) == []
 
 
+def test_without_a_run_an_emptied_directory_means_to_begin_anew(tmp_path: Path) -> None:
+    def context(place: str, resume_from: Path | None = None) -> RunContext:
+        return RunContext(
+            checkpoint_dir=tmp_path / place, local_checkpoint_dir=tmp_path / "local", resume_from=resume_from
+        )
+
+    value = torch.ones(3)
+    for step in (1, 2):
+        assert _synchronous(context("a")).save(step, state={"value": value})
+    assert _synchronous(context("b")).load(state={"value": value}) == 0, "another run's"
+    assert _synchronous(context("a")).load(state={"value": value}) == 0
+    older = tmp_path / "a" / "step-1"
+    assert _synchronous(context("a", older)).load(state={"value": value}) == 2, "the node is ahead of shared storage"
+
+
 @pytest.mark.parametrize("harm", ["mark", "shard"])
 def test_resuming_from_an_incomplete_one_is_refused(tmp_path: Path, harm: str) -> None:
     assert _synchronous(_context(tmp_path)).save(1)
