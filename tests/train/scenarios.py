@@ -136,6 +136,12 @@ def what_one_rank_cannot_copy_stops_all() -> None:
     ctx.destroy_process_group()
 
 
+def fail_while_saving() -> None:
+    ctx = started()
+    Checkpointer(ctx).save(1, state={"value": torch.ones(3_000_000)})
+    raise ValueError("a bug")
+
+
 def back_pressure(in_flight: int) -> None:
     """Storage that takes as long as the test wants."""
     ctx = started()

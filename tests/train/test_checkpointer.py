@@ -7,12 +7,12 @@ import os
 import random
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rank_server import RankServer
 
 torch = pytest.importorskip("torch", reason="sovctl.train needs torch: pip install sovctl[train]")
 
@@ -160,15 +160,10 @@ def test_one_that_is_broken_inside_is_passed_over(tmp_path: Path, capfd: pytest.
         _synchronous(_context(tmp_path)).load(state={"value": value}, path=newest)
 
 
-def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
-    code = (
-        "import torch; from sovctl.train import *\n"
-        "saver = Checkpointer(RunContext.from_env())\n"
-        "saver.save(1, state={'value': torch.ones(3_000_000)})\n"
-        "raise ValueError('a bug')"
-    )
-    env = {**os.environ, "SOVCTL_CHECKPOINT_DIR": str(tmp_path / "checkpoints")}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 1
+def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(ranks: RankServer, tmp_path: Path) -> None:
+    scenarios, log = Path(__file__).with_name("scenarios.py"), tmp_path / "log"
+    assert ranks.wait(ranks.start(scenarios, "fail_while_saving", 2, log)) == [1, 1]
+    assert log.read_text().count("ValueError: a bug") == 2
     assert [one.step for one in scan(tmp_path / "checkpoints")] == [1]
 
 
