@@ -6,6 +6,8 @@ torch and torch.distributed.checkpoint are imported at the first save or load, n
 from __future__ import annotations
 
 import atexit
+import hashlib
+import os
 import sys
 import threading
 import time
@@ -147,6 +149,7 @@ class Checkpointer:
         """
         self._hurry.set()
         self._writer.wait_until(0, timeout_s)
+        self._hurry.clear()
         return self.poll()
 
     def poll(self) -> tuple[SaveOutcome, ...]:
@@ -227,7 +230,7 @@ class Checkpointer:
         problem = ""
         if self._local_dir is not None:
             try:
-                self._tier = LocalTier(self._local_dir, ctx.run_id, nodes, control.rank, keep=self._keep_local)
+                self._tier = LocalTier(self._local_dir, _name_of_run(ctx), nodes, control.rank, keep=self._keep_local)
             except OSError as error:
                 problem = error.strerror or str(error)
         problems = {f"{node}: {words}" for node, words in zip(nodes, control.everyone(problem), strict=True) if words}
@@ -320,7 +323,9 @@ class Checkpointer:
     def _load_local(self, parts: Parts, control: SideGroup, above: int) -> int:
         """The newest step above `above` that every rank can load from its own node; 0 when there is none."""
         tier = self._tier
-        if self._local_dir is None or tier is None:
+        if tier is None:
+            return 0
+        if not self._ctx.run_id and not above:  # without a run, whoever emptied the directory wants to begin anew
             return 0
         complete, error = _attempt(tier.complete)
         seen = control.everyone({(step, at) for step, at in (complete or {}).items()} if error is None else set())
@@ -385,6 +390,12 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         raise
     except BaseException as error:
         return None, error
+
+
+def _name_of_run(ctx: RunContext) -> str:
+    """What tells the tiers of two runs on one node apart: the run, else the directory of its checkpoints."""
+    place = str(ctx.checkpoint_dir.absolute())
+    return ctx.run_id or f"dir-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
 
 
 def _next_older(path: Path, step: int, exact: bool) -> str | None:

@@ -33,7 +33,7 @@ class LocalTier:
         self.nodes = nodes
         self.ranks = [other for other, node in enumerate(nodes) if node == nodes[rank]]
         self.is_leader = self.ranks[0] == rank
-        self.path = directory / _plain(run or "run") / _plain(nodes[rank])
+        self.path = directory / _plain(run) / _plain(nodes[rank])
         self._place = self.ranks.index(rank)
         self._keep = keep
         _make_private(self.path)

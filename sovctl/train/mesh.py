@@ -30,7 +30,7 @@ def hybrid_mesh(
     from torch.distributed.device_mesh import DeviceMesh
 
     group = SideGroup(CONTROL)
-    node = _place(ctx or RunContext.from_env())
+    node = place_of(ctx or RunContext.from_env())
     rows = mesh_rows(group.everyone(node), shard)
     accelerator = torch.accelerator.current_accelerator()
     kind = device_type or ("cpu" if accelerator is None else accelerator.type)
@@ -77,7 +77,7 @@ def mesh_rows(nodes: Sequence[str], shard: int | None = None) -> list[list[int]]
     return [ordered[first : first + width] for first in range(0, len(ordered), width)]
 
 
-def _place(ctx: RunContext) -> str:
+def place_of(ctx: RunContext) -> str:
     """Which node this rank is on: also under torchrun, where a node is one agent."""
     agent = ctx.environ.get("GROUP_RANK")
     named = ctx.environ.get("SLURMD_NODENAME")

@@ -187,7 +187,7 @@ def jitter(target: Target, rank: int, step: int) -> float:
 
 def say(text: str) -> None:
     """One line on stderr, if it takes one."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: it is closed
         sys.stderr.write(f"sovctl: {text}\n")
 
 

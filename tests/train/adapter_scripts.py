@@ -121,6 +121,16 @@ def lightning_loop(out: str, stop_at: int = 0) -> None:
     trainer.fit(Module(), Batches(), ckpt_path=callback.resume_from)
 
 
+def lightning_requeues_nothing() -> None:
+    from types import SimpleNamespace
+
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    environment = SLURMEnvironment(auto_requeue=True)
+    lightning_callback().setup(SimpleNamespace(strategy=SimpleNamespace(cluster_environment=environment)), None, "fit")
+    assert environment.auto_requeue is False
+
+
 def transformers_loop(out: str, stop_at: int = 0) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 

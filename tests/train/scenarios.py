@@ -136,6 +136,12 @@ def what_one_rank_cannot_copy_stops_all() -> None:
     ctx.destroy_process_group()
 
 
+def fail_while_saving() -> None:
+    ctx = started()
+    Checkpointer(ctx).save(1, state={"value": torch.ones(3_000_000)})
+    raise ValueError("a bug")
+
+
 def back_pressure(in_flight: int) -> None:
     """Storage that takes as long as the test wants."""
     ctx = started()
@@ -234,6 +240,10 @@ def compiled() -> None:
             optimizer.step()
         losses.append(loss.item())
     assert abs(losses[0] - losses[1]) < 1e-5, losses
+    saver = Checkpointer(ctx)
+    assert saver.save(1, model=forward, optimizer=optimizer, wait=True).complete
+    plain: Any = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
+    assert saver.load(model=plain, path=ctx.checkpoint_dir / "step-1") == 1, "saved compiled, loaded plain"
     ctx.destroy_process_group()
 
 

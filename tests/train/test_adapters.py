@@ -36,6 +36,11 @@ def _newest(directory: Path, pattern: str) -> Path:
     return found[max(found)]
 
 
+def _needs(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: pip install sovctl[formats]")
+
+
 @pytest.mark.parametrize(
     ("function", "library", "pattern"),
     [
@@ -47,8 +52,7 @@ def _newest(directory: Path, pattern: str) -> Path:
 def test_asked_to_stop_it_goes_on_as_if_nothing_had_been(
     ranks: RankServer, tmp_path: Path, function: str, library: str, pattern: str
 ) -> None:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed: pip install sovctl[formats]")
+    _needs(library)
     whole = tmp_path / "whole"
     whole.mkdir()
     alone = {"SOVCTL_ATTEMPT": "0"}
@@ -80,3 +84,8 @@ def test_a_loop_of_ones_own_leaves_complete_checkpoints(ranks: RankServer, tmp_p
     latest = latest_complete(tmp_path / "checkpoints")
     assert latest is not None
     assert latest.step == STEPS
+
+
+def test_lightning_does_not_requeue_the_job_too(ranks: RankServer, tmp_path: Path) -> None:
+    _needs("lightning")
+    ranks.call(SCRIPTS, "lightning_requeues_nothing", 1, tmp_path / "log")

@@ -7,12 +7,12 @@ import os
 import random
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rank_server import RankServer
 
 torch = pytest.importorskip("torch", reason="sovctl.train needs torch: pip install sovctl[train]")
 
@@ -160,15 +160,10 @@ def test_one_that_is_broken_inside_is_passed_over(tmp_path: Path, capfd: pytest.
         _synchronous(_context(tmp_path)).load(state={"value": value}, path=newest)
 
 
-def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
-    code = (
-        "import torch; from sovctl.train import *\n"
-        "saver = Checkpointer(RunContext.from_env())\n"
-        "saver.save(1, state={'value': torch.ones(3_000_000)})\n"
-        "raise ValueError('a bug')"
-    )
-    env = {**os.environ, "SOVCTL_CHECKPOINT_DIR": str(tmp_path / "checkpoints")}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 1
+def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(ranks: RankServer, tmp_path: Path) -> None:
+    scenarios, log = Path(__file__).with_name("scenarios.py"), tmp_path / "log"
+    assert ranks.wait(ranks.start(scenarios, "fail_while_saving", 2, log)) == [1, 1]
+    assert log.read_text().count("ValueError: a bug") == 2
     assert [one.step for one in scan(tmp_path / "checkpoints")] == [1]
 
 
@@ -182,6 +177,21 @@ def test_the_nodes_own_tier_goes_when_the_run_is_finished(tmp_path: Path) -> Non
     context.finished()
     saver.close()
     assert list((tmp_path / "local").iterdir()) == []
+
+
+def test_without_a_run_an_emptied_directory_means_to_begin_anew(tmp_path: Path) -> None:
+    def context(place: str, resume_from: Path | None = None) -> RunContext:
+        return RunContext(
+            checkpoint_dir=tmp_path / place, local_checkpoint_dir=tmp_path / "local", resume_from=resume_from
+        )
+
+    value = torch.ones(3)
+    for step in (1, 2):
+        assert _synchronous(context("a")).save(step, state={"value": value})
+    assert _synchronous(context("b")).load(state={"value": value}) == 0, "another run's"
+    assert _synchronous(context("a")).load(state={"value": value}) == 0
+    older = tmp_path / "a" / "step-1"
+    assert _synchronous(context("a", older)).load(state={"value": value}) == 2, "the node is ahead of shared storage"
 
 
 @pytest.mark.parametrize("harm", ["mark", "shard"])

@@ -12,7 +12,7 @@ from sovctl.errors import UsageError
 from sovctl.train.context import RunContext, task_counts
 from sovctl.train.data_position import DataPosition
 from sovctl.train.layout import node_owners
-from sovctl.train.mesh import mesh_rows
+from sovctl.train.mesh import mesh_rows, place_of
 from sovctl.train.own_time import summary
 from sovctl.train.save_job import Target, jitter
 
@@ -44,6 +44,18 @@ def test_rows_of_a_mesh() -> None:
 def test_rows_that_do_not_come_out_even_are_refused(nodes: str, shard: int | None) -> None:
     with pytest.raises(UsageError):
         mesh_rows(list(nodes), shard)
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"SLURMD_NODENAME": "n004", "GROUP_RANK": "1"}, "n004"),
+        ({"GROUP_RANK": "1"}, "host/1"),  # torchrun, two agents on one machine
+        ({}, "host"),
+    ],
+)
+def test_the_place_of_a_rank(environ: dict[str, str], place: str) -> None:
+    assert place_of(RunContext(node="host", environ=environ)) == place
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 50))
