@@ -85,7 +85,8 @@ class StragglerWatch:
             for item in self._windows.stragglers()
             if f"rank {item.rank}" not in self._told
         ]
-        return _first(blames) if self._settings.restart else None
+        # A rank that does not name its node can be told, but nobody knows where not to run.
+        return _first(blame for blame in blames if blame.nodes[0]) if self._settings.restart else None
 
     def _counts(self, item: Progress) -> bool:
         return item.attempt == self._attempt and item.phase is Phase.RUNNING and item.step is not None
