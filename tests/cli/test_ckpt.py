@@ -54,7 +54,8 @@ def test_ls_shows_why(shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatc
     assert main.run(["ckpt", "ls", str(shelf)]) == 0
     rows = [line.rstrip().split(maxsplit=4) for line in capfd.readouterr().out.splitlines()]
     assert rows[0][:4] == ["STEP", "AGE", "SIZE", "STATE"]
-    assert rows[1] == ["80", "-", "-", "incomplete", "it has no mark of completion"]
+    assert rows[1][:4] == ["80", "-", "-", "writing"]
+    assert rows[1][4].endswith("so far it is empty")
     assert [row[0] for row in rows[1:]] == ["80", "60", "40", "20"]
     assert "__0_0.distcp has 5 bytes, saved were 100" in " ".join(rows[2])
 
@@ -65,7 +66,7 @@ def test_ls_json(shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: py
     record = json.loads(capfd.readouterr().out)
     assert record["schema"] == "sovctl.checkpoints/1"
     assert [(one["step"], one["state"]) for one in record["checkpoints"]] == [
-        (80, "incomplete"),
+        (80, "writing"),
         (60, "corrupt"),
         (40, "complete"),
         (20, "complete"),
