@@ -62,11 +62,18 @@ def still_fits(mark: Mark, tree: Tree) -> bool:
 
 def sha256_of(path: str | Path, directory_fd: int | None = None) -> str:
     """Hex digest of a file. Follows no link. Raises OSError."""
-    digest = hashlib.sha256()
     file_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
-    with open(file_fd, "rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
+    try:
+        return sha256_of_open(file_fd)
+    finally:
+        os.close(file_fd)
+
+
+def sha256_of_open(file_fd: int) -> str:
+    """The same of an open file, from where it stands. Raises OSError."""
+    digest = hashlib.sha256()
+    while block := os.read(file_fd, _BLOCK_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 

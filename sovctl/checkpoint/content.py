@@ -1,7 +1,8 @@
 """Whether a single file is whole, as far as its own structure tells: a few bounded reads, nothing loaded.
 
 A file of torch.save is a zip archive: its directory stands at the end, so a truncated one has none. A safetensors
-file says in its header how long it is. JSON parses or does not. An old torch.save or a plain pickle only has a first byte.
+file says in its header how long it is. JSON parses or does not. An old torch.save or a plain pickle has only a
+first byte that tells.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What time it is for a file system. The clocks of a file server and of the nodes differ, and only its own says how old a file is."""
+"""What time it is for a file system: the clocks of a file server and of the nodes differ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file_now_ns(directory: Path, local_ns: int) -> int:
 
 
 def _probe(place: Path) -> int | None:
-    """Makes a hidden file and removes it again. Not by root in another user's directory: it would not be root's to write."""
+    """Makes a hidden file and removes it again. Not by root in another user's directory."""
     path = place / f".sovctl-clock-{os.getpid()}"
     try:
         if os.stat(place).st_uid != os.geteuid():

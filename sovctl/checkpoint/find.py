@@ -1,4 +1,4 @@
-"""Which checkpoints lie in a directory, newest step first, which of them is the newest complete one, and what it skips."""
+"""Which checkpoints lie in a directory, newest step first, which is the newest complete one, and what it skips."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ def latest_complete(directory: Path, checkpoint_format: str = AUTO, *, quiet_s: 
     return resume_point(directory, checkpoint_format, quiet_s=quiet_s).checkpoint
 
 
-def resume_point(directory: Path, checkpoint_format: str = AUTO, *, quiet_s: float = QUIET_S) -> ResumePoint:
+def resume_point(
+    directory: Path, checkpoint_format: str = AUTO, *, quiet_s: float = QUIET_S, record: bool = True
+) -> ResumePoint:
     """From where a run goes on, which newer checkpoints it skips and why, and whether a start from step 0 loses any.
 
     Raises CheckpointDirUnreadable.
     """
-    shelf = Shelf(directory, Terms(checkpoint_format, quiet_s))
+    shelf = Shelf(directory, Terms(checkpoint_format, quiet_s, record=record))
     skipped: list[Checkpoint] = []
     for at in range(len(shelf.candidates)):
         found = shelf.checkpoint(at)

@@ -68,6 +68,19 @@ class Candidate:
         """What names in the mark are relative to."""
         return self.path if self.mark == MARK or self.format == nvrx.NAME else self.path.parent
 
+    @property
+    def directory(self) -> Path:
+        """The directory of checkpoints it lies in."""
+        return self.path if self.format == nvrx.NAME else self.path.parent
+
+    def own_mark(self) -> Mark | None:
+        """Its mark; `None` when there is none. Raises MarkError, OSError."""
+        base_fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return read_mark(base_fd, self.mark)
+        finally:
+            os.close(base_fd)
+
 
 class Sibling(NamedTuple):
     """A complete checkpoint beside the one that is judged."""
@@ -106,10 +119,10 @@ def file_mark(name: str) -> str:
 def prove(candidate: Candidate, beside: Beside, terms: Terms, sibling: Callable[[], Sibling | None]) -> Proof:
     """Judge one candidate. Never raises for what lies on disk; `sibling` is asked only when all else is well."""
     try:
-        mark = _mark_of(candidate)
+        mark = candidate.own_mark()
         if mark is not None and not mark.is_record:
             return _by_own_mark(candidate, mark, terms)
-        tree = _tree_of(candidate)
+        tree = tree_of(candidate)
         if mark is not None and mark.step == candidate.step and still_fits(mark, tree):
             return Proof(_recorded(candidate, mark), _kinds(mark.files))
         return _by_structure(candidate, tree, beside, terms, sibling)
@@ -166,18 +179,6 @@ def mark_of(checkpoint: Checkpoint, tree: Tree, sha256: dict[str, str] | None = 
 
 def tree_of(candidate: Candidate) -> Tree:
     """The files of a candidate, without marks. Raises OSError, TreeTooLarge."""
-    return _tree_of(candidate)
-
-
-def _mark_of(candidate: Candidate) -> Mark | None:
-    base_fd = os.open(candidate.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return read_mark(base_fd, candidate.mark)
-    finally:
-        os.close(base_fd)
-
-
-def _tree_of(candidate: Candidate) -> Tree:
     if candidate.names:
         return file_tree(candidate.base, list(candidate.names))
     tree = read_tree(candidate.path)
@@ -191,7 +192,7 @@ def _by_own_mark(candidate: Candidate, mark: Mark, terms: Terms) -> Proof:
     """A mark of the training process: its sizes must be those on disk, and no file newer than the mark."""
     found = judge_mark(candidate.path, candidate.step, mark)
     if found.state is CheckpointState.COMPLETE and not terms.alone:
-        tree = _tree_of(candidate)
+        tree = tree_of(candidate)
         closed = os.lstat(candidate.base / candidate.mark).st_mtime_ns
         late = _newer(tree, mark.files, closed)
         if late:

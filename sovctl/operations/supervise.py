@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sovctl.checkpoint.find import latest_complete
+from sovctl.checkpoint.find import resume_point
 from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame, Culprit
-from sovctl.model.checkpoint import Checkpoint
+from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobView
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.follow_progress import ProgressFollower, Quiet
@@ -76,6 +76,9 @@ class RunPlan:
     environment: Mapping[str, str]
     poll_s: float = 0.5
     stop_lead_s: float = 60.0
+    checkpoint_format: str = "auto"
+    fresh: bool = False
+    """Begin at step 0 where checkpoints lie but none is proven complete, instead of being held."""
     epilog_s: float = 2.0
 
 
@@ -139,10 +142,12 @@ class Supervisor:
         if misplaced:
             return self._move_away(misplaced)
         try:
-            newest = self._newest(_CHECKPOINTS_PATIENCE_S)
+            found = self._resume_point(_CHECKPOINTS_PATIENCE_S)
         except CheckpointDirUnreadable as error:
             return self._hold_unstarted(error.message)
-        return self._follow(self._start_script(events, newest))
+        if found.loses and not plan.fresh:
+            return self._hold_unstarted(found.loses)
+        return self._follow(self._start_script(events, found.checkpoint))
 
     def _hold_unstarted(self, why: str) -> int:
         """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
@@ -461,19 +466,25 @@ class Supervisor:
             self._passes,
         )
 
-    def _newest(self, patience_s: float = 0.0) -> Checkpoint | None:
-        """The newest complete checkpoint. A directory that cannot be listed is not an empty one: it is looked at again
-        for `patience_s`, then CheckpointDirUnreadable is raised; without patience it counts as unknown (None)."""
+    def _newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint; None also when nobody can tell."""
+        try:
+            return self._resume_point(record=False).checkpoint
+        except CheckpointDirUnreadable as error:
+            self._ports.say(error.message)
+            return None
+
+    def _resume_point(self, patience_s: float = 0.0, *, record: bool = True) -> ResumePoint:
+        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept. A directory that cannot be listed is not an
+        empty one: it is looked at again for `patience_s`, then CheckpointDirUnreadable is raised."""
         deadline = self._ports.clock.now() + patience_s
         while True:
             try:
-                return latest_complete(self._plan.checkpoint_dir)
-            except CheckpointDirUnreadable as error:
+                where, kind = self._plan.checkpoint_dir, self._plan.checkpoint_format
+                return resume_point(where, kind, quiet_s=0.0, record=record)
+            except CheckpointDirUnreadable:
                 if self._ports.clock.now() >= deadline:
-                    if patience_s:
-                        raise
-                    self._ports.say(error.message)
-                    return None
+                    raise
             self._ports.clock.sleep(1.0)
 
     def _append_end(
@@ -508,4 +519,5 @@ class Supervisor:
             "work_dir": plan.work_dir,
             "run_dir": str(plan.run_dir),
             "checkpoint_dir": str(plan.checkpoint_dir),
+            "checkpoint_format": plan.checkpoint_format,
         }

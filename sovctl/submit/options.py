@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from sovctl.checkpoint.formats.registry import CHOICES
 from sovctl.errors import RefusedError, UsageError
 from sovctl.submit.directives import Directive
 from sovctl.submit.sbatch_options import LONG, SHORT, Value, resolve
@@ -21,6 +22,8 @@ class OwnOptions:
     checkpoint_dir: str | None = None
     max_hardware_faults: int | None = None
     same_crash_limit: int | None = None
+    checkpoint_format: str | None = None
+    fresh: bool = False
     dry_run: bool = False
     help: bool = False
 
@@ -90,7 +93,7 @@ class Choices:
 
 
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
-_OWN_FLAGS = frozenset({"dry-run", "help"})
+_OWN_FLAGS = frozenset({"fresh", "dry-run", "help"})
 
 
 def split(argv: Sequence[str]) -> SubmitLine:
@@ -259,10 +262,14 @@ def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
             return replace(own, dry_run=_flag(option, where))
         case "help":
             return replace(own, help=_flag(option, where))
+        case "fresh":
+            return replace(own, fresh=_flag(option, where))
         case "run-dir":
             return replace(own, run_dir=_text(option, where))
         case "checkpoint-dir":
             return replace(own, checkpoint_dir=_text(option, where))
+        case "checkpoint-format":
+            return replace(own, checkpoint_format=_format(option, where))
         case "max-hardware-faults":
             return replace(own, max_hardware_faults=_number(option, where))
         case _:
@@ -279,6 +286,13 @@ def _text(option: Option, where: str) -> str:
     if not option.value:
         raise UsageError(f"{where}: --{option.name} needs a value", hint=_SEE_HELP)
     return option.value
+
+
+def _format(option: Option, where: str) -> str:
+    text = _text(option, where)
+    if text not in CHOICES:
+        raise UsageError(f"{where}: there is no checkpoint format {text!r}", hint=f"There are: {', '.join(CHOICES)}.")
+    return text
 
 
 def _number(option: Option, where: str) -> int:

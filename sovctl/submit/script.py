@@ -120,6 +120,8 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch) -> bytes:
         ("--checkpoint-dir", own.checkpoint_dir),
         ("--max-hardware-faults", own.max_hardware_faults),
         ("--same-crash-limit", own.same_crash_limit),
+        ("--checkpoint-format", own.checkpoint_format),
+        ("--fresh", "yes" if own.fresh else None),
     ):
         if value is not None:
             words += [option, str(value)]

@@ -118,7 +118,7 @@ def test_verify_deep_needs_checksums(tmp_path: Path, capfd: pytest.CaptureFixtur
     ("argv", "said"),
     [
         (["verify"], "missing argument 'PATH'"),
-        (["verify", "nowhere"], "its name is not step-<N>"),
+        (["verify", "nowhere"], "there is no checkpoint"),
         (["verify", "step-99999"], "there is no checkpoint"),
         (["frobnicate"], "no such command 'frobnicate'"),
         (["ls", "--fast"], "no such option: --fast"),

@@ -1,7 +1,7 @@
 """Has a real library save checkpoints of a tiny model, the way its users do, and prints nothing.
 
-usage: write_layouts.py LAYOUT DIRECTORY [LAYOUT DIRECTORY]... Two ranks with gloo where a format spreads over ranks; they are forked after
-the library is imported, because importing it is what takes the time.
+usage: write_layouts.py LAYOUT DIRECTORY [LAYOUT DIRECTORY]... Two ranks with gloo where a format spreads over ranks;
+they are forked after the library is imported, because importing it is what takes the time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def ranks(body: Callable[[int], None]) -> None:
             finally:
                 os._exit(status)
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    if any(ended):
         sys.exit(1)
 
 
@@ -221,9 +222,7 @@ def lightning_sharded(root: Path) -> None:
 
     def body(rank: int) -> None:
         saver = ModelCheckpoint(dirpath=root, every_n_train_steps=2, save_top_k=-1)
-        strategy = ModelParallelStrategy(
-            data_parallel_size=WORLD, tensor_parallel_size=1, process_group_backend="gloo"
-        )
+        strategy = ModelParallelStrategy(data_parallel_size=WORLD, tensor_parallel_size=1, process_group_backend="gloo")
         _lightning_trainer(pl, root, saver, devices=WORLD, strategy=strategy).fit(Sharded())
 
     ranks(body)
@@ -354,7 +353,9 @@ def neuronx(root: Path) -> None:
         for rank in range(WORLD):
             torch.save({"w": torch.ones(4)}, place / "model" / f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt")
             for data in range(WORLD):
-                torch.save({"m": torch.ones(4)}, place / "optim" / f"dp_rank_{data:02d}_tp_rank_{rank:02d}_pp_rank_00.pt")
+                torch.save(
+                    {"m": torch.ones(4)}, place / "optim" / f"dp_rank_{data:02d}_tp_rank_{rank:02d}_pp_rank_00.pt"
+                )
         torch.save({"step": step}, place / "user_content.pt")
         (place / "done").write_text("1")
 

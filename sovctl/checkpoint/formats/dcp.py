@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint: `__<rank>_<number>.distcp` and `.metadata`, which the coordinator renames into place last.
+"""torch.distributed.checkpoint: `__<rank>_<number>.distcp`, and `.metadata`, renamed into place last by rank 0.
 
 `.metadata` is a pickle. Its opcodes are walked for the names of the shards and for how long each must be; it is
 never unpickled. A save into a directory that was used before leaves the old `.metadata` until its end.

@@ -1,6 +1,7 @@
-"""DeepSpeed ZeRO 0 to 3: `<tag>/` with model states and, of every data-parallel rank, optimizer states; `latest` names the tag.
+"""DeepSpeed ZeRO 0 to 3: `<tag>/` with model states and, of every data-parallel rank, optimizer states.
 
-The engine writes `latest` as a plain overwrite after its commit. How many ranks there were stands in the model states.
+`latest` names the newest tag; the engine overwrites it after its commit. How many ranks there were stands in the
+model states.
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ def look(tree: Tree, beside: Beside) -> Layout:
 
 
 def weights(tree: Tree) -> Layout:
-    """The model of a Trainer or Accelerate checkpoint: whole files, an index, FSDP's DCP folders or DeepSpeed's. Raises OSError."""
+    """The model of a Trainer or Accelerate checkpoint: whole files, an index, FSDP's DCP folders or DeepSpeed's.
+
+    Raises OSError.
+    """
     if any(deepspeed.owns("", frozenset({name.rpartition("/")[2]})) for name in tree.files):
         return deepspeed.part(tree)
     folders = sorted({name.rpartition("/")[0] for name in tree.files if name.endswith((".distcp", "/.metadata"))})

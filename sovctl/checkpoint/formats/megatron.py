@@ -1,4 +1,4 @@
-"""Megatron-LM: `iter_<7 digits>/`, torch_dist (a DCP with `metadata.json` written last) or legacy (`mp_rank_...` folders).
+"""Megatron-LM: `iter_<7 digits>/`, torch_dist (a DCP and `metadata.json`, last) or legacy (`mp_rank_...`).
 
 `latest_checkpointed_iteration.txt` is a plain overwrite: a crash can leave it empty. Legacy has no other mark.
 """

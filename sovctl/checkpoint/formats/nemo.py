@@ -1,6 +1,6 @@
-"""NeMo 2: `<name>/` with `weights/` (Megatron torch_dist) and `context/`; a file `<name>-unfinished` beside it means "not".
+"""NeMo 2: `<name>/` with `weights/` (Megatron torch_dist) and `context/`; `<name>-unfinished` beside it means "not".
 
-The mark is set before a save or a deletion begins and removed at the end of it.
+That file is set before a save or a deletion begins and removed at the end of it.
 """
 
 from __future__ import annotations
