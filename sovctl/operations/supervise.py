@@ -475,8 +475,11 @@ class Supervisor:
             return None
 
     def _resume_point(self, patience_s: float = 0.0, *, record: bool = True) -> ResumePoint:
-        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept. A directory that cannot be listed is not an
-        empty one: it is looked at again for `patience_s`, then CheckpointDirUnreadable is raised."""
+        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept.
+
+        A directory that cannot be listed is not an empty one: it is looked at again for `patience_s`, then
+        CheckpointDirUnreadable is raised.
+        """
         deadline = self._ports.clock.now() + patience_s
         while True:
             try:
