@@ -57,6 +57,8 @@ def torch_pickle(tree: Tree, name: str) -> bytes:
     head = tree.read(name, 30 + 1024)
     if head[:4] != b"PK\x03\x04":
         return tree.read(name, LONGEST_BYTES) if head[:1] == b"\x80" else b""
+    if len(head) < 30:
+        return b""
     name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
     if head[8:10] != b"\0\0" or not head[30 : 30 + name_bytes].endswith(b"/data.pkl"):
         return b""
@@ -106,7 +108,7 @@ def _zip_problem(tail: bytes, size: int) -> str:
         # torch always writes the 64-bit records; the directory ends where the 64-bit end record begins.
         record = int.from_bytes(tail[locator + 8 : locator + 16], "little")
         record_at = record - (size - len(tail))
-        if record_at < 0 or tail[record_at : record_at + 4] != b"PK\x06\x06":
+        if locator < 0 or not 0 <= record_at <= locator - 56 or tail[record_at : record_at + 4] != b"PK\x06\x06":
             return cut
         length, offset = struct.unpack_from("<QQ", tail, record_at + 40)
         end = record
