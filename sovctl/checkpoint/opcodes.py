@@ -19,7 +19,7 @@ Atom = str | int
 _SHARD = re.compile(rb"__(?:0|[1-9]\d{0,9})_(?:0|[1-9]\d{0,9})\.distcp")
 
 _FIXED = {
-    **dict.fromkeys(b"0(.12)N]a}edlous\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93RbtQ\x97\x98", 0),
+    **dict.fromkeys(b"0(12)N]a}edlous\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93RbtQ\x97\x98", 0),
     **dict.fromkeys(b"\x80\x82", 1),
     **dict.fromkeys(b"\x83", 2),
     **dict.fromkeys(b"\x84", 4),
@@ -48,32 +48,42 @@ def atoms(data: bytes) -> Iterator[Atom]:
     at, end = 0, len(data)
     memo: dict[int, Atom | None] = {}
     last: Atom | None = None
+    skips = _SKIPS
     while at < end:
         code = data[at]
-        at += 1
-        if code == 0x94:  # MEMOIZE
+        skip = skips[code]
+        if skip:  # nearly every opcode; this loop is what a large table of contents costs
+            at += skip
+            last = None
+        elif code == _MEMOIZE:
+            at += 1
             memo[len(memo)] = last
-            continue
-        if code in _PUT:
-            memo[int.from_bytes(data[at : at + _PUT[code]], "little")] = last
-            at += _PUT[code]
-            continue
-        if code == 0x2E:  # STOP
+        elif code in _PUT:
+            past = at + 1 + _PUT[code]
+            memo[int.from_bytes(data[at + 1 : past], "little")] = last
+            at = past
+        elif code == _STOP:
             return
-        last, at = _step(data, code, at, memo)
-        if last is not None:
-            yield last
+        else:
+            last, at = _step(data, code, at + 1, memo)
+            if last is not None:
+                yield last
     raise NotAPickle("it ends in the middle")
 
 
+_MEMOIZE = 0x94
+_STOP = ord(".")
 _PUT = {ord("q"): 1, ord("r"): 4}
+_SHORT_GET = ord("h")
 _GET = {ord("h"): 1, ord("j"): 4}
+_SKIPS = [1 + _FIXED[code] if code in _FIXED else 0 for code in range(256)]
+"""Opcode -> its length with its argument; 0 for those that need a look."""
 
 
 def _step(data: bytes, code: int, at: int, memo: dict[int, Atom | None]) -> tuple[Atom | None, int]:
     """What one opcode pushes, if it is of interest, and where the next one starts."""
-    if code in _FIXED:
-        return None, at + _FIXED[code]
+    if code == _SHORT_GET and at < len(data):
+        return memo.get(data[at]), at + 1
     if code in _GET:
         past = at + _GET[code]
         return memo.get(int.from_bytes(data[at:past], "little")), past

@@ -73,6 +73,10 @@ class Candidate:
         """The directory of checkpoints it lies in."""
         return self.path if self.format == nvrx.NAME else self.path.parent
 
+    def is_of(self, mark: Mark) -> bool:
+        """Whether a record speaks of this candidate; a format that was forced wins over the recorded one."""
+        return mark.step == self.step and self.format in ("", mark.format)
+
     def own_mark(self) -> Mark | None:
         """Its mark; `None` when there is none. Raises MarkError, OSError."""
         base_fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -123,7 +127,7 @@ def prove(candidate: Candidate, beside: Beside, terms: Terms, sibling: Callable[
         if mark is not None and not mark.is_record:
             return _by_own_mark(candidate, mark, terms)
         tree = tree_of(candidate)
-        if mark is not None and mark.step == candidate.step and still_fits(mark, tree):
+        if mark is not None and candidate.is_of(mark) and still_fits(mark, tree):
             return Proof(_recorded(candidate, mark), _kinds(mark.files))
         return _by_structure(candidate, tree, beside, terms, sibling)
     except MarkError as error:

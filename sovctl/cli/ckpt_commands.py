@@ -142,7 +142,9 @@ def quarantine(
 ) -> int:
     """Rename a broken checkpoint into .quarantine/<step>-<reason>, and repair the tracker file that named it.
 
-    Nothing is deleted. Example: sovctl ckpt quarantine --dry-run ./checkpoints/iter_0000500
+    Nothing is deleted.
+
+    Example: sovctl ckpt quarantine --dry-run ./checkpoints/iter_0000500
     """
     terms = Terms(known_format(fmt or AUTO))
     plan = set_aside.plan_quarantine(path.absolute(), terms, step=step, reason=reason, even_complete=even_complete)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sovctl.checkpoint.dcp import METADATA
 from sovctl.checkpoint.formats.layout import Beside, Layout, missing
-from sovctl.checkpoint.opcodes import LONGEST_BYTES, NotAPickle, shard_lengths, shard_names
+from sovctl.checkpoint.opcodes import NotAPickle, shard_lengths, shard_names
 from sovctl.checkpoint.tree import Tree
 
 NAME = "dcp"
@@ -16,6 +16,10 @@ TRACKERS: tuple[str, ...] = ()
 _LONGEST_METADATA = 1024 * 1024 * 1024
 _BLOCK = 16 * 1024 * 1024
 _SEAM = 64
+WALKED_BYTES = 16 * 1024 * 1024
+"""A longer table of contents is not walked, at about 10 MB a second: then each shard must end like its like."""
+_ZIP_END = b"PK\x05\x06"
+_ZIP_END_BYTES = 22
 
 
 def owns(name: str, top: frozenset[str]) -> bool:
@@ -40,6 +44,11 @@ def part(tree: Tree, prefix: str = "") -> Layout:
     lost = missing(prefix + name for name in lengths if prefix + name not in shards)
     if lost:
         return Layout(lost, mark=mark)
+    cut = (
+        _without_end(tree, [prefix + name for name in sorted(lengths)]) if tree.files[mark].size > WALKED_BYTES else ""
+    )
+    if cut:
+        return Layout(f"{cut} is truncated: it does not end as the others do", corrupt=True, mark=mark)
     for name, length in sorted(lengths.items()):
         size = tree.files[prefix + name].size
         if size < max(length, 1):
@@ -50,12 +59,19 @@ def part(tree: Tree, prefix: str = "") -> Layout:
     return Layout(mark=mark, closed=closed, world_size=max(ranks) + 1 if ranks else None)
 
 
+def _without_end(tree: Tree, shards: list[str]) -> str:
+    """The first shard that ends otherwise than most. Each piece is a file of torch.save, and so ends with a zip's end
+    record without a comment; a shard of other pieces (safetensors) is left to its size."""
+    cut = [name for name in shards if not tree.read(name, _ZIP_END_BYTES, -_ZIP_END_BYTES).startswith(_ZIP_END)]
+    return cut[0] if cut and 2 * len(cut) < len(shards) else ""
+
+
 def _lengths(tree: Tree, mark: str) -> dict[str, int] | None:
     """Shard -> bytes it needs, as far as the table tells within bounded work; `None`: it names no shard at all."""
     size = tree.files[mark].size
-    if size <= LONGEST_BYTES:
+    if size <= WALKED_BYTES:
         try:
-            found = shard_lengths(tree.read(mark, LONGEST_BYTES))
+            found = shard_lengths(tree.read(mark, WALKED_BYTES))
         except NotAPickle:
             return None
         return found or None

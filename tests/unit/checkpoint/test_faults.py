@@ -255,3 +255,19 @@ def test_nothing_to_lose(tmp_path: Path) -> None:
     assert resume_point(tmp_path).loses == ""
     dcp(tmp_path / "step-10")
     assert resume_point(tmp_path).loses == ""
+
+
+# Very large ones
+
+
+def test_a_table_of_contents_too_long_to_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovctl.checkpoint.formats.dcp.WALKED_BYTES", 100)
+    path = dcp(tmp_path / "step-10", ranks=3)
+    for rank in range(3):
+        (path / f"__{rank}_0.distcp").write_bytes(torch_file() * 3)
+    assert latest_complete(tmp_path) is not None
+    (path / MARK).unlink()
+    os.truncate(path / "__1_0.distcp", 300)
+    assert _why(tmp_path) == "__1_0.distcp is truncated: it does not end as the others do"
+    (path / "__1_0.distcp").unlink()
+    assert _why(tmp_path) == "__1_0.distcp is missing"
