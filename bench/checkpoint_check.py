@@ -32,7 +32,9 @@ RUNS = 5
 SHARDS = 480
 BYTES = 1_400_000_000_000
 PIECES = 100
-"""Of a shard, in the table of contents."""
+"""Of a shard, in the table of contents: 4 MB of it."""
+MANY_PIECES = 2100
+"""Of a shard, where a model of 700 tensors and its Adam state is split over all ranks."""
 FILES = 10_000
 COMMAND_RUNS = 15
 
@@ -51,8 +53,8 @@ class Index:
         self.fqn, self.offset, self.index = fqn, offset, None
 
 
-def large(root: Path) -> Path:
-    """480 shards of 2.9 GB."""
+def large(root: Path, pieces: int) -> Path:
+    """480 shards of 2.9 GB, each of so many pieces in the table of contents."""
     path = root / "step-1000"
     path.mkdir(parents=True)
     size = BYTES // SHARDS
@@ -64,9 +66,9 @@ def large(root: Path) -> Path:
         table += [
             (
                 Index(f"layers.{piece}.attention.weight", (rank, 0)),
-                StorageInfo(name, size // PIECES * piece, size // PIECES),
+                StorageInfo(name, size // pieces * piece, size // pieces),
             )
-            for piece in range(PIECES)
+            for piece in range(pieces)
         ]
     (path / ".metadata").write_bytes(pickle.dumps({"storage_data": table}, protocol=4))
     return path
@@ -109,11 +111,14 @@ def main() -> None:
     sovctl = str(Path(sys.executable).with_name("sovctl"))
     with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
         root = Path(name)
-        big, wide = large(root / "large"), many(root / "many")
+        big, wide = large(root / "large", PIECES), many(root / "many")
         old = time.time() - 3600
         for path in [*wide.iterdir(), wide]:
             os.utime(path, (old, old))
         first = timed(lambda: proven(big), lambda: (big / MARK).unlink(missing_ok=True))
+        long = large(root / "long", MANY_PIECES)
+        long_first = timed(lambda: proven(long), lambda: (long / MARK).unlink(missing_ok=True))
+        long_table_bytes = (long / ".metadata").stat().st_size
         wide_first = timed(lambda: proven(wide), lambda: (wide / MARK).unlink(missing_ok=True))
         wide_again = timed(lambda: latest_complete(wide.parent))
         command = [sovctl, "ckpt", "latest", str(big.parent)]
@@ -129,6 +134,7 @@ def main() -> None:
         "checkpoint_check",
         [
             figure(f"prove {SHARDS} shards, {BYTES / 1e12:g} TB, never looked at", first, "s", target=2),
+            figure(f"the same with {long_table_bytes / 1e6:.0f} MB of table of contents", long_first, "s", target=2),
             figure(
                 f"prove {FILES} files, never looked at",
                 wide_first,
