@@ -27,7 +27,7 @@ def file_now_ns(directory: Path, local_ns: int) -> int:
 
 def _probe(place: Path) -> int | None:
     """Makes a hidden file and removes it again. Not by root in another user's directory."""
-    path = place / f".sovctl-clock-{os.getpid()}"
+    path = place / f".sovctl-clock-{os.urandom(6).hex()}"
     try:
         if os.stat(place).st_uid != os.geteuid():
             return None

@@ -20,6 +20,8 @@ from sovctl.model.checkpoint import Checkpoint, CheckpointState, ResumePoint, Tr
 
 _STEP_NAME = re.compile(r"step-(0|[1-9]\d{0,17})", re.ASCII)
 _SIBLINGS_TRIED = 3
+_PART = re.compile(r"-\d+-of-\d+\.safetensors$", re.ASCII)
+"""A file of several, in the directory of one checkpoint."""
 
 
 def step_of(name: str) -> int | None:
@@ -151,7 +153,7 @@ class Shelf:
 
     def _file(self, name: str, asked: str) -> Candidate | None:
         kind = next((kind for kind in (lightning, safetensors) if kind.owns(name, frozenset())), None)
-        if kind is None or asked not in (AUTO, kind.NAME):
+        if kind is None or _PART.search(name) or asked not in (AUTO, kind.NAME):
             return None
         path, step = self._directory / name, step_in(name) if kind is safetensors else lightning.step_of_name(name)
         if step is None and kind is lightning:

@@ -22,7 +22,7 @@ from sovctl.checkpoint.complete import judge_mark, still_fits
 from sovctl.checkpoint.content import content_problem
 from sovctl.checkpoint.file_clock import file_now_ns
 from sovctl.checkpoint.formats import dcp, nvrx, torchtitan
-from sovctl.checkpoint.formats.layout import Beside, Layout
+from sovctl.checkpoint.formats.layout import Beside, Implausible, Layout
 from sovctl.checkpoint.formats.registry import AUTO, FORMATS, recognise
 from sovctl.checkpoint.mark import BESIDE, MARK, Mark, MarkError, encode_mark, read_mark
 from sovctl.checkpoint.tree import Tree, TreeTooLarge, file_tree, read_tree
@@ -132,7 +132,7 @@ def prove(candidate: Candidate, beside: Beside, terms: Terms, sibling: Callable[
         return _by_structure(candidate, tree, beside, terms, sibling)
     except MarkError as error:
         return _unproven(candidate, _Problem(CheckpointState.CORRUPT, str(error)))
-    except TreeTooLarge as error:
+    except (TreeTooLarge, Implausible) as error:
         return _unproven(candidate, _Problem(CheckpointState.CORRUPT, str(error)))
     except OSError as error:
         return _unproven(candidate, _Problem(CheckpointState.INCOMPLETE, _words(error, candidate)))
@@ -143,7 +143,7 @@ def record(candidate: Candidate, mark: Mark) -> bool:
 
     Only into a directory of the caller's own: root proves, and leaves nothing in a user's directory.
     """
-    unfinished = f"{candidate.mark}.{os.getpid()}.tmp"
+    unfinished = f"{candidate.mark}.{os.urandom(6).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         base_fd = os.open(candidate.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from sovctl.checkpoint.content import torch_pickle
-from sovctl.checkpoint.formats.layout import Beside, Layout, missing, not_newest
+from sovctl.checkpoint.formats.layout import Beside, Layout, missing, not_newest, plausible
 from sovctl.checkpoint.opcodes import number_after
 from sovctl.checkpoint.tree import Tree
 
@@ -42,6 +42,7 @@ def part(tree: Tree) -> Layout:
     ranks = {rank for rank in (*models, *shards) if rank[0] >= 0}
     data_size = max([data_size, *(rank[0] + 1 for rank in ranks)])
     model_size = max([model_size, *(rank[1] + 1 for rank in (*models, *shards))])
+    plausible(data_size * model_size)
     everyone = [(data, model) for data in range(data_size) for model in range(model_size)]
     by_rank = any(rank[0] >= 0 for rank in models)  # ZeRO 3 splits the model states too
     lost = (

@@ -9,6 +9,12 @@ from typing import Protocol
 
 from sovctl.checkpoint.tree import Tree
 
+MOST_RANKS = 1_000_000
+
+
+class Implausible(ValueError):
+    """Names or counts that no job has, made to keep the reader busy; the text is a clause."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -61,10 +67,17 @@ def missing(what: Iterable[str]) -> str:
 
 
 def gaps(numbers: Iterable[int], expected: int | None = None) -> list[int]:
-    """Numbers from 0 that are not there, up to the highest one or to `expected - 1`."""
+    """Numbers from 0 that are not there, up to the highest one or to `expected - 1`. Raises Implausible."""
     have = set(numbers)
-    count = max(expected or 0, max(have, default=-1) + 1)
+    count = plausible(max(expected or 0, max(have, default=-1) + 1))
     return [number for number in range(count) if number not in have]
+
+
+def plausible(ranks: int) -> int:
+    """The number itself. Raises Implausible where it is beyond any job."""
+    if ranks > MOST_RANKS:
+        raise Implausible(f"its files speak of more than {MOST_RANKS} ranks")
+    return ranks
 
 
 def numbered(tree: Tree, pattern: re.Pattern[str]) -> dict[int, str]:

@@ -9,7 +9,7 @@ import re
 
 from sovctl.checkpoint.content import read_json, torch_pickle
 from sovctl.checkpoint.formats import dcp
-from sovctl.checkpoint.formats.layout import Beside, Layout, missing, not_newest
+from sovctl.checkpoint.formats.layout import Beside, Layout, missing, not_newest, plausible
 from sovctl.checkpoint.opcodes import number_after
 from sovctl.checkpoint.tree import Tree
 
@@ -77,7 +77,9 @@ def _sizes(tree: Tree, folder: str) -> tuple[int, int]:
 def _expected(tensor: int, pipeline: int, ranks: list[tuple[str | None, ...]]) -> set[str]:
     """Every folder there must be, without the expert's part."""
     tensor = max([tensor, *(int(rank[0] or 0) + 1 for rank in ranks)])
+    plausible(tensor)
     if all(rank[1] is None for rank in ranks):
         return {f"mp_rank_{at:02d}" for at in range(tensor)}
     pipeline = max([pipeline, *(int(rank[1] or 0) + 1 for rank in ranks)])
+    plausible(tensor * pipeline)
     return {f"mp_rank_{at:02d}_{stage:03d}" for at in range(tensor) for stage in range(pipeline)}

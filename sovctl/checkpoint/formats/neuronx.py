@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from sovctl.checkpoint.formats.layout import Beside, Layout, missing
+from sovctl.checkpoint.formats.layout import Beside, Layout, missing, plausible
 from sovctl.checkpoint.tree import Tree
 
 NAME = "neuronx"
@@ -34,6 +34,7 @@ def look(tree: Tree, beside: Beside) -> Layout:
     lost: list[str] = []
     for kind, ranks in kinds.items():
         sizes = [max(rank[axis] for rank in ranks) + 1 for axis in range(3)]
+        plausible(sizes[0] * sizes[1] * sizes[2])
         grid = {(d, t, p) for d in range(sizes[0]) for t in range(sizes[1]) for p in range(sizes[2])}
         lost += [f"{kind}/dp_rank_{d:02d}_tp_rank_{t:02d}_pp_rank_{p:02d}.pt" for d, t, p in grid - ranks]
     closed = frozenset(name for name in tree.files if name.endswith(".pt"))

@@ -6,6 +6,7 @@ rank that has any. What the other nodes have cannot be seen from this one.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def _any(name: str) -> re.Match[str] | None:
 
 def _in(folder: Path) -> list[str]:
     """The names in a rank's folder; a link is not followed."""
-    if folder.is_symlink() or not folder.is_dir():
+    try:
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return []
-    return sorted(path.name for path in folder.iterdir())
+    try:
+        return sorted(os.listdir(folder_fd))
+    finally:
+        os.close(folder_fd)

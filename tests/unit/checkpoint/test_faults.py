@@ -70,6 +70,23 @@ def test_a_table_of_contents_made_of_garbage(tmp_path: Path, data: bytes) -> Non
     assert latest_complete(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("global_step5", "zero_pp_rank_99999999999_mp_rank_00_model_states.pt"),
+        ("iter_0000005", "mp_rank_99999999999_999/model_optim_rng.pt"),
+        ("step_5", "model/dp_rank_99999999_tp_rank_9999_pp_rank_00.pt"),
+    ],
+)
+def test_names_made_to_keep_the_reader_busy(tmp_path: Path, folder: str, name: str) -> None:
+    path = tmp_path / folder / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(torch_file())
+    (tmp_path / folder / "done").write_text("1")
+    age(tmp_path)
+    assert _why(tmp_path) == "its files speak of more than 1000000 ranks"
+
+
 # Trackers
 
 
