@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sovctl.checkpoint.formats import lightning, nvrx, safetensors
 from sovctl.checkpoint.formats.layout import Beside
-from sovctl.checkpoint.formats.registry import AUTO, FORMATS, is_telling, is_temporary, recognise, step_in
+from sovctl.checkpoint.formats.registry import AUTO, FORMATS, is_telling, is_temporary, recognise, says_step, step_in
 from sovctl.checkpoint.mark import MARK
 from sovctl.checkpoint.prove import QUIET_S, Candidate, Proof, Sibling, Terms, file_mark, prove
 from sovctl.checkpoint.trackers import read_trackers
@@ -155,6 +155,8 @@ class Shelf:
         kind = next((kind for kind in (lightning, safetensors) if kind.owns(name, frozenset())), None)
         if kind is None or _PART.search(name) or asked not in (AUTO, kind.NAME):
             return None
+        if kind is safetensors and asked == AUTO and not says_step(name):
+            return None
         path, step = self._directory / name, step_in(name) if kind is safetensors else lightning.step_of_name(name)
         if step is None and kind is lightning:
             step = self._step_inside(name)
@@ -180,7 +182,11 @@ class Shelf:
 
 
 def _owned(name: str, top: frozenset[str], asked: str) -> bool:
-    return bool(recognise(name, top)) if asked == AUTO else MARK in top or FORMATS[asked].owns(name, top)
+    if asked != AUTO:
+        return MARK in top or FORMATS[asked].owns(name, top)
+    kind = recognise(name, top)
+    # A model that training starts from often lies beside its checkpoints, with a number in its name.
+    return bool(kind) and (kind != safetensors.NAME or says_step(name))
 
 
 def _holds_ranks(path: Path) -> bool:

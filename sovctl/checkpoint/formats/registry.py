@@ -40,6 +40,11 @@ def step_in(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def says_step(name: str) -> bool:
+    """Whether a name has the word `step` before its number: the number of `llama-3` is none."""
+    return bool(_STEP.search(name))
+
+
 def is_telling(name: str) -> bool:
     """Whether a name alone makes an entry a checkpoint, so that an empty one is shown as a broken one."""
     return bool(_TELLING.fullmatch(name)) or name.endswith(lightning.SUFFIX)

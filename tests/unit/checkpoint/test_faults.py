@@ -288,3 +288,14 @@ def test_a_table_of_contents_too_long_to_walk(tmp_path: Path, monkeypatch: pytes
     assert _why(tmp_path) == "__1_0.distcp is truncated: it does not end as the others do"
     (path / "__1_0.distcp").unlink()
     assert _why(tmp_path) == "__1_0.distcp is missing"
+
+
+def test_a_model_beside_the_checkpoints_is_none_of_them(tmp_path: Path) -> None:
+    weights = (hf_trainer(tmp_path, 10) / "model.safetensors").read_bytes()
+    for name in ("llama-3.2-11", "model-00001-of-00004"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        (tmp_path / f"{name}.safetensors").write_bytes(weights)
+    age(tmp_path)
+    assert [one.path.name for one in scan(tmp_path)] == ["checkpoint-10"]
+    assert "llama-3.2-11" in [one.path.name for one in scan(tmp_path, Terms("safetensors"))]
