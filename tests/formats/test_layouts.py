@@ -17,6 +17,7 @@ import pytest
 from sovctl.checkpoint.find import Shelf, latest_complete, resume_point, scan
 from sovctl.checkpoint.prove import Terms
 from sovctl.model.checkpoint import Checkpoint, CheckpointState
+from sovctl.operations.checkpoints import verify_checkpoint
 
 pytestmark = pytest.mark.formats
 
@@ -205,3 +206,20 @@ def test_a_changed_file_makes_the_record_worthless(name: str, shelf: Copy) -> No
     shelf_now = Shelf(root, Terms(record=False))
     assert shelf_now.checkpoint(0).state is CheckpointState.COMPLETE
     assert not shelf_now.checkpoint(0).recorded
+
+
+@every_layout
+def test_deep_reads_every_byte(name: str, shelf: Copy) -> None:
+    root, layout = shelf(name), LAYOUTS[name]
+    _drop_copies(root, name)
+    step = layout.steps[0] if name == "nvrx" else None
+    checkpoint = root if name == "nvrx" else root / layout.newest
+    assert verify_checkpoint(checkpoint, step=step, deep=True).proven
+    path = _file(root, name, layout.shard)
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert verify_checkpoint(checkpoint, step=step).proven  # neither size nor time tells
+    found = verify_checkpoint(checkpoint, step=step, deep=True)
+    assert (found.proven, path.name in found.why) == (False, True)
