@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+FORMATS := $(VENV)/formats
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help demo test check lint bench packages test-packages venv install clean
@@ -18,7 +19,7 @@ help:
 demo: packages $(STAMP)
 	@$(BIN)/sovctl lab demo $(ARGS)
 
-test: test-packages check
+test: test-packages check $(FORMATS)
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 	$(BIN)/python -m pytest tests --ignore=tests/unit $(PYTEST_ARGS)
 
@@ -43,6 +44,9 @@ install: packages $(STAMP)
 
 $(STAMP): pyproject.toml scripts/python.sh
 	@sh scripts/python.sh $(VENV)
+
+$(FORMATS): $(STAMP) tests/formats/requirements.txt
+	@sh scripts/python.sh $(VENV) formats
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

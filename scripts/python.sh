@@ -1,9 +1,11 @@
 #!/bin/sh
 # Makes the virtual environment and installs sovctl into it, with what its tests and its training example need.
-# usage: python.sh DIRECTORY
+# usage: python.sh DIRECTORY [formats]
+# With `formats` also the libraries whose checkpoints the tests save; without them those tests are skipped.
 set -eu
 
 venv=$1
+wanted=${2:-}
 here=$(dirname "$0")
 cpu_index=https://download.pytorch.org/whl/cpu
 
@@ -43,6 +45,21 @@ index_options() {
         printf '%s\n' "--extra-index-url=$cpu_index"
     fi
 }
+
+install_formats() {
+    pip=$venv/bin/pip
+    # DeepSpeed's build asks the torch that is installed, and compiles nothing here.
+    # shellcheck disable=SC2046 # one word or none
+    "$pip" install --quiet --disable-pip-version-check $(index_options) -e "$here/..[formats]" >&2 &&
+        DS_BUILD_OPS=0 "$pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+            -r "$here/../tests/formats/requirements.txt" >&2
+}
+
+if [ "$wanted" = formats ]; then
+    install_formats || say 'some libraries of the checkpoint formats do not install here; their tests are skipped'
+    touch "$venv/formats"
+    exit 0
+fi
 
 { is_new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; } || make_venv
 # shellcheck disable=SC2046 # one word or none

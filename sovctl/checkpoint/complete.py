@@ -1,9 +1,9 @@
-"""The rule for "complete": the only place that says whether a checkpoint may be resumed from.
+"""The rule for "complete" where there is a mark; `prove.py` has the one for checkpoints that have none.
 
 Complete means: a real directory named for its step; a mark that can be trusted and speaks of that step; a structure
-that its format allows, with files of every rank; and every file of the mark there, regular, with the recorded size.
-`deep` also compares checksums. Nothing is unpickled, no link is followed, and whatever lies on disk gives an answer
-with a reason, never an exception.
+that its format allows, with files of every rank; and every file of the mark there, regular, with the recorded size
+(of a record also the recorded time). `deep` also compares checksums. Nothing is unpickled, no link is followed, and
+whatever lies on disk gives an answer with a reason, never an exception.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sovctl.checkpoint import dcp
 from sovctl.checkpoint.mark import Mark, MarkError, read_mark
+from sovctl.checkpoint.tree import Tree, TreeTooLarge, read_tree
 from sovctl.model.checkpoint import Checkpoint, CheckpointState
 
 STRUCTURE_RULES: Mapping[str, Callable[[Mark], str]] = {dcp.FORMAT: dcp.structure_problem}
@@ -43,13 +44,36 @@ def judge(directory: Path, step: int, *, deep: bool = False) -> Checkpoint:
         os.close(directory_fd)
 
 
+def judge_mark(directory: Path, step: int, mark: Mark) -> Checkpoint:
+    """The same with a mark of the training process that was read already. Raises OSError when it cannot be opened."""
+    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return _with_mark(directory, directory_fd, step, mark, deep=False)
+    finally:
+        os.close(directory_fd)
+
+
+def still_fits(mark: Mark, tree: Tree) -> bool:
+    """Whether every file of a record has the size and the time it had at the proof, and there is no link among them."""
+    return not tree.odd and all(
+        tree.files.get(name) == (size, mark.modified_ns[name]) for name, size in mark.files.items()
+    )
+
+
 def sha256_of(path: str | Path, directory_fd: int | None = None) -> str:
     """Hex digest of a file. Follows no link. Raises OSError."""
-    digest = hashlib.sha256()
     file_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
-    with open(file_fd, "rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
+    try:
+        return sha256_of_open(file_fd)
+    finally:
+        os.close(file_fd)
+
+
+def sha256_of_open(file_fd: int) -> str:
+    """The same of an open file, from where it stands. Raises OSError."""
+    digest = hashlib.sha256()
+    while block := os.read(file_fd, _BLOCK_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -62,7 +86,13 @@ def _judge_open(directory: Path, directory_fd: int, step: int, *, deep: bool) ->
         return _incomplete(directory, step, _unreadable(error, "its mark"))
     if mark is None:
         return _incomplete(directory, step, _Problem(CheckpointState.INCOMPLETE, "it has no mark of completion"))
-    problem = _structure_problem(mark, step) or _files_problem(mark, directory_fd)
+    return _with_mark(directory, directory_fd, step, mark, deep=deep)
+
+
+def _with_mark(directory: Path, directory_fd: int, step: int, mark: Mark, *, deep: bool) -> Checkpoint:
+    problem = _structure_problem(mark, step)
+    if problem is None:
+        problem = _record_problem(mark, directory) if mark.is_record else _files_problem(mark, directory_fd)
     if problem is None and deep:
         problem = _content_problem(mark, directory_fd)
     return Checkpoint(
@@ -74,6 +104,7 @@ def _judge_open(directory: Path, directory_fd: int, step: int, *, deep: bool) ->
         saved_at=mark.saved_at,
         world_size=mark.world_size,
         checksums=mark.files.keys() == mark.sha256.keys(),
+        recorded=True,
         why=problem.why if problem else "",
     )
 
@@ -81,9 +112,19 @@ def _judge_open(directory: Path, directory_fd: int, step: int, *, deep: bool) ->
 def _structure_problem(mark: Mark, step: int) -> _Problem | None:
     if mark.step != step:
         return _Problem(CheckpointState.CORRUPT, f"its mark is of step {mark.step}")
+    if mark.is_record:
+        return None
     rule = STRUCTURE_RULES.get(mark.format)
     why = rule(mark) if rule else f"its format {mark.format!r} is not known"
     return _Problem(CheckpointState.CORRUPT, why) if why else None
+
+
+def _record_problem(mark: Mark, directory: Path) -> _Problem | None:
+    try:
+        fits = still_fits(mark, read_tree(directory))
+    except (OSError, TreeTooLarge) as error:
+        return _unreadable(error, "it")
+    return None if fits else _Problem(CheckpointState.INCOMPLETE, "it was changed after it was proven complete")
 
 
 def _files_problem(mark: Mark, directory_fd: int) -> _Problem | None:

@@ -1,8 +1,10 @@
 """The mark of a complete checkpoint: `.sovctl-complete.json`, the last file written into it.
 
 It lists every file with its size (and, where wanted, its SHA-256), so that completeness can be proven later without
-loading anything. Whoever reads it may be root and whoever wrote it any user: the read is bounded, follows no link,
-and is JSON only.
+loading anything. Schema 1 is written by the training process as part of its save. Schema 2 is the record of a proof
+that `sovctl` made afterwards of a checkpoint in any format: names may have `/` in them, and the time of each file is
+kept, so that one that was written to since is noticed. Whoever reads it may be root and whoever wrote it any user:
+the read is bounded, follows no link, and is JSON only.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from typing import Any
 
 MARK = ".sovctl-complete.json"
 SCHEMA = "sovctl.checkpoint/1"
+RECORD_SCHEMA = "sovctl.checkpoint/2"
 LONGEST_BYTES = 32 * 1024 * 1024
 """A mark with 100,000 files and their checksums has about 12 MiB."""
+BESIDE = ".{}.sovctl-complete.json"
+"""The mark of a checkpoint that is no directory: hidden, beside it, with its name."""
 
 
 class MarkError(ValueError):
@@ -31,9 +36,9 @@ class Mark:
 
     step: int
     world_size: int
-    """Ranks that wrote it."""
+    """Ranks that wrote it; 0 in a record: nothing tells."""
     files: Mapping[str, int]
-    """Name in the checkpoint directory -> bytes; without the mark itself."""
+    """Name in the checkpoint directory -> bytes; without the mark itself. A record may have `/` in names."""
     saved_at: float
     """Seconds since the epoch."""
     attempt: int = 0
@@ -41,6 +46,13 @@ class Mark:
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Name -> hex digest; may be empty."""
     format: str = "dcp"
+    modified_ns: Mapping[str, int] = field(default_factory=dict)
+    """Name -> time of last change as the file system gave it; of a record, all of its files."""
+
+    @property
+    def is_record(self) -> bool:
+        """Whether sovctl proved it after the save, rather than the training process as part of it."""
+        return bool(self.modified_ns)
 
     @property
     def size_bytes(self) -> int:
@@ -50,7 +62,7 @@ class Mark:
 def encode_mark(mark: Mark) -> bytes:
     """The mark as JSON with a newline at the end."""
     record = {
-        "schema": SCHEMA,
+        "schema": RECORD_SCHEMA if mark.is_record else SCHEMA,
         "format": mark.format,
         "step": mark.step,
         "world_size": mark.world_size,
@@ -60,6 +72,8 @@ def encode_mark(mark: Mark) -> bytes:
         "attempt": mark.attempt,
         "run_id": mark.run_id,
     }
+    if mark.is_record:
+        record["modified_ns"] = dict(sorted(mark.modified_ns.items()))
     return json.dumps(record, indent=1).encode() + b"\n"
 
 
@@ -69,28 +83,30 @@ def parse_mark(data: bytes) -> Mark:
         record = json.loads(data)
     except (ValueError, RecursionError):
         raise MarkError("its mark is not readable as JSON") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if not isinstance(record, dict) or record.get("schema") not in (SCHEMA, RECORD_SCHEMA):
         raise MarkError(f"its mark is not of schema {SCHEMA}")
+    proof = record["schema"] == RECORD_SCHEMA
     saved_at = record.get("saved_at")
     if isinstance(saved_at, bool) or not isinstance(saved_at, int | float) or not 0 <= saved_at < 1e15:
         raise MarkError("its mark has no usable saved_at")
     return Mark(
         step=_count(record, "step"),
         world_size=_count(record, "world_size"),
-        files=_files(record.get("files")),
+        files=_files(record.get("files"), proof),
         saved_at=float(saved_at),
         attempt=_count(record, "attempt"),
         run_id=_text(record, "run_id"),
-        sha256=_digests(record.get("sha256", {})),
+        sha256=_digests(record.get("sha256", {}), proof),
         format=_text(record, "format"),
+        modified_ns=_times(record) if proof else {},
     )
 
 
-def read_mark(directory_fd: int) -> Mark | None:
+def read_mark(directory_fd: int, name: str = MARK) -> Mark | None:
     """The mark of an open checkpoint directory; `None` when there is none. Raises MarkError, OSError."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        mark_fd = os.open(MARK, flags, dir_fd=directory_fd)
+        mark_fd = os.open(name, flags, dir_fd=directory_fd)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -121,20 +137,28 @@ def _text(record: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _files(value: object) -> dict[str, int]:
+def _files(value: object, nested: bool) -> dict[str, int]:
     if not isinstance(value, dict) or not value:
         raise MarkError("its mark lists no files")
-    return {_name(name): _count(value, name) for name in value}
+    return {_name(name, nested): _count(value, name) for name in value}
 
 
-def _digests(value: object) -> dict[str, str]:
+def _digests(value: object, nested: bool) -> dict[str, str]:
     if not isinstance(value, dict):
         raise MarkError("its mark has unusable checksums")
-    return {_name(name): _text(value, name) for name in value}
+    return {_name(name, nested): _text(value, name) for name in value}
 
 
-def _name(name: str) -> str:
-    """A plain file name: a mark must not make its reader look outside the checkpoint."""
-    if not name or "/" in name or "\0" in name or name in (".", ".."):
+def _times(record: Mapping[str, Any]) -> dict[str, int]:
+    times = record.get("modified_ns")
+    if not isinstance(times, dict) or times.keys() != record["files"].keys():
+        raise MarkError("its mark has no usable modified_ns")
+    return {name: _count(times, name) for name in times}
+
+
+def _name(name: str, nested: bool) -> str:
+    """A plain name, or in a record several with `/` between: a mark must not make its reader look outside."""
+    parts = name.split("/") if nested else [name]
+    if any(not part or "/" in part or "\0" in part or part in (".", "..") for part in parts):
         raise MarkError("its mark names a file outside the checkpoint")
     return name

@@ -36,6 +36,8 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --run-dir DIR            Directory that gets one directory a run (default: .sovctl/runs in the job's working
                            directory); must be on the shared file system.
   --checkpoint-dir DIR     Where the checkpoints are; passed to the script as SOVCTL_CHECKPOINT_DIR.
+  --checkpoint-format FMT  Which framework saves them (default: auto, recognised by what lies there): dcp, torchtitan,
+                           megatron, deepspeed, lightning, hf-trainer, accelerate, nemo, safetensors, nvrx, neuronx.
   --max-hardware-faults N  So many hardware faults without a new checkpoint in between: hold and explain.
   --same-crash-limit N     The same crash at the same step so many times: hold and explain.
   --spare-nodes K          Ask for K nodes more than the script runs on and sees. A node that fails is dropped from
@@ -50,6 +52,7 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --restart-stragglers     Restart at once without a node that is persistently slower than the others.
 
 Options on the command line only:
+  --fresh                  Begin at step 0 where checkpoints lie but none is proven complete, instead of being held.
   --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.
   -h, --help               Show this text. sbatch's own: sbatch --help
 

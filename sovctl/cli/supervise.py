@@ -25,6 +25,8 @@ _OPTIONS = frozenset(
         "--name",
         "--run-dir",
         "--checkpoint-dir",
+        "--checkpoint-format",
+        "--fresh",
         "--max-hardware-faults",
         "--same-crash-limit",
         "--nodes",
@@ -93,6 +95,8 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         arguments=tuple(arguments),
         run_dir=run_dir,
         checkpoint_dir=(work_dir / checkpoint_dir).absolute() if checkpoint_dir else run_dir / "checkpoints",
+        checkpoint_format=options.get("--checkpoint-format", "auto"),
+        fresh="--fresh" in options,
         work_dir=str(work_dir),
         limits=Limits(
             same_crash=int(options.get("--same-crash-limit", config.run.same_crash_limit)),

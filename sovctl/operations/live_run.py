@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sovctl.checkpoint.find import latest_complete
+from sovctl.checkpoint.find import resume_point
 from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame
-from sovctl.model.checkpoint import Checkpoint
+from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
 from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
@@ -68,6 +68,9 @@ class RunPlan:
     poll_s: float = 0.5
     stop_lead_s: float = 60.0
     epilog_s: float = 2.0
+    checkpoint_format: str = "auto"
+    fresh: bool = False
+    """Begin at step 0 where checkpoints lie but none is proven complete, instead of being held."""
     hang_timeout_s: float = AUTO
     progress_regex: str = ""
     restart_stragglers: bool = False
@@ -252,19 +255,28 @@ class LiveRun:
             lingering=self.lingering,
         )
 
-    def newest(self, patience_s: float = 0.0) -> Checkpoint | None:
-        """The newest complete checkpoint. A directory that cannot be listed is not an empty one: it is looked at again
-        for `patience_s`, then CheckpointDirUnreadable is raised; without patience it counts as unknown (None)."""
+    def newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint; None also when nobody can tell."""
+        try:
+            return self.resume_point(record=False).checkpoint
+        except CheckpointDirUnreadable as error:
+            self.ports.say(error.message)
+            return None
+
+    def resume_point(self, patience_s: float = 0.0, *, record: bool = True) -> ResumePoint:
+        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept.
+
+        A directory that cannot be listed is not an empty one: it is looked at again for `patience_s`, then
+        CheckpointDirUnreadable is raised.
+        """
         deadline = self.ports.clock.now() + patience_s
         while True:
             try:
-                return latest_complete(self.plan.checkpoint_dir)
-            except CheckpointDirUnreadable as error:
+                where, kind = self.plan.checkpoint_dir, self.plan.checkpoint_format
+                return resume_point(where, kind, quiet_s=0.0, record=record)
+            except CheckpointDirUnreadable:
                 if self.ports.clock.now() >= deadline:
-                    if patience_s:
-                        raise
-                    self.ports.say(error.message)
-                    return None
+                    raise
             self.ports.clock.sleep(1.0)
 
     def append_end(
@@ -314,6 +326,7 @@ class LiveRun:
             "work_dir": plan.work_dir,
             "run_dir": str(plan.run_dir),
             "checkpoint_dir": str(plan.checkpoint_dir),
+            "checkpoint_format": plan.checkpoint_format,
         }
 
     def ask_stop(self, why: str) -> None:

@@ -71,10 +71,12 @@ class Supervisor:
             return self._move_away(misplaced)
         while True:
             try:
-                newest = self._live.newest(_CHECKPOINTS_PATIENCE_S)
+                found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
             except CheckpointDirUnreadable as error:
                 return self._hold_unstarted(error.message)
-            status = self._follow(self._start_script(ports.journal.events(), newest))
+            if found.loses and not plan.fresh:
+                return self._hold_unstarted(found.loses)
+            status = self._follow(self._start_script(ports.journal.events(), found.checkpoint))
             if status is not None:
                 return status
             self._live.next_attempt()

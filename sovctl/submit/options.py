@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from sovctl.checkpoint.formats.registry import CHOICES
 from sovctl.errors import RefusedError, UsageError
 from sovctl.submit.directives import Directive
 from sovctl.submit.sbatch_options import LONG, SHORT, Value, resolve
@@ -27,6 +28,8 @@ class OwnOptions:
     hang_timeout: str | None = None
     progress_regex: str | None = None
     restart_stragglers: bool | None = None
+    checkpoint_format: str | None = None
+    fresh: bool | None = None
     dry_run: bool = False
     help: bool = False
 
@@ -102,7 +105,7 @@ class Choices:
 
 
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
-_OWN_FLAGS = frozenset({"dry-run", "help"})
+_OWN_FLAGS = frozenset({"fresh", "dry-run", "help"})
 """Only on the command line."""
 _FLAGS = _OWN_FLAGS | {"restart-stragglers", "preemptible"}
 
@@ -272,7 +275,8 @@ def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
     key = option.name.replace("-", "_")
     if option.name in _FLAGS:
         return replace(own, **{key: _flag(option, where)})  # type: ignore[arg-type]
-    value: str | int = _number(option, where) if option.name in _NUMBERS else _text(option, where)
+    read = _number if option.name in _NUMBERS else _format if option.name == "checkpoint-format" else _text
+    value: str | int = read(option, where)
     return replace(own, **{key: value})  # type: ignore[arg-type]
 
 
@@ -289,6 +293,13 @@ def _text(option: Option, where: str) -> str:
     if not option.value:
         raise UsageError(f"{where}: --{option.name} needs a value", hint=_SEE_HELP)
     return option.value
+
+
+def _format(option: Option, where: str) -> str:
+    text = _text(option, where)
+    if text not in CHOICES:
+        raise UsageError(f"{where}: there is no checkpoint format {text!r}", hint=f"There are: {', '.join(CHOICES)}.")
+    return text
 
 
 def _number(option: Option, where: str) -> int:

@@ -133,6 +133,8 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodeP
         ("--hang-timeout", own.hang_timeout),
         ("--progress-regex", own.progress_regex),
         ("--restart-stragglers", 1 if own.restart_stragglers else None),
+        ("--checkpoint-format", own.checkpoint_format),
+        ("--fresh", "yes" if own.fresh else None),
     ):
         if value is not None:
             words += [option, str(value)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from format_builders import megatron
 
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
@@ -127,6 +128,29 @@ def test_every_task_of_an_array_is_a_run(scripts: Scripts) -> None:
     scripts.run.wait("both tasks to end", ended, 60)
     names = {json.loads(path.read_text())["job_id"] for path in runs.glob("*/run.json")}
     assert names == {f"{scripts.run.job_id}_3", f"{scripts.run.job_id}_4"}
+
+
+def test_a_run_goes_on_from_what_another_framework_saved_and_never_starts_over(scripts: Scripts) -> None:
+    checkpoints = scripts.run.work_dir / "theirs"
+    for step in (500, 1000):
+        megatron(checkpoints, step)
+    (checkpoints / "iter_0001000" / "metadata.json").unlink()
+    scripts.submit(SAY_ARGUMENTS, "--checkpoint-dir=theirs", "--checkpoint-format=megatron", "--parsable")
+    assert scripts.run.await_end()["outcome"] == "finished"
+    found = json.loads((scripts.run.work_dir / "said.json").read_text())["env"]
+    assert found["SOVCTL_RESUME_FROM"] == str(checkpoints / "iter_0000500")
+    assert found["SOVCTL_RESUME_STEP"] == "500"
+
+    (checkpoints / "iter_0000500" / ".metadata").unlink()
+    scripts.submit(SAY_ARGUMENTS, "--checkpoint-dir=theirs", "--parsable")
+    held = scripts.run.await_event("held")
+    assert "none is proven complete: iter_0001000: metadata.json is missing" in held["why"]
+    assert scripts.run.events("attempt_started") == []
+    scripts.run.sovctl("run", "stop", scripts.run.job_id)
+
+    scripts.submit(SAY_ARGUMENTS, "--checkpoint-dir=theirs", "--fresh", "--parsable")
+    assert scripts.run.await_end()["outcome"] == "finished"
+    assert json.loads((scripts.run.work_dir / "said.json").read_text())["env"]["SOVCTL_RESUME_STEP"] == "0"
 
 
 def test_an_unwritable_run_directory_submits_nothing(scripts: Scripts) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from run_fakes import NOW, XID79, FakeChild, Run
 
-from sovctl.model.checkpoint import Checkpoint, CheckpointState
+from sovctl.model.checkpoint import Checkpoint, CheckpointState, ResumePoint
 from sovctl.recovery.decide import Limits
 
 NODES = 8
@@ -55,7 +55,7 @@ class EveryOrder(RuleBasedStateMachine):
         self.executions = 0
         self.allowed: set[str] = set()
         """Nodes a person has repaired, or Slurm's shortage brought back."""
-        self._patch = mock.patch("sovctl.operations.live_run.latest_complete", self._latest)
+        self._patch = mock.patch("sovctl.operations.live_run.resume_point", self._resume_point)
         self._patch.start()
 
     def teardown(self) -> None:
@@ -216,11 +216,11 @@ class EveryOrder(RuleBasedStateMachine):
             raise Killed
         return self.alive and self.run_.clock.time < self.silent_until
 
-    def _latest(self, _directory: Path, *_: Any) -> Checkpoint | None:
+    def _resume_point(self, _directory: Path, *_: Any, **__: Any) -> ResumePoint:
         if not self.checkpoint:
-            return None
+            return ResumePoint(None)
         path = Path(f"/checkpoints/step-{self.checkpoint}")
-        return Checkpoint(path, self.checkpoint, "dcp", CheckpointState.COMPLETE, 1, 0.0, 1, False, "")
+        return ResumePoint(Checkpoint(path, self.checkpoint, "dcp", CheckpointState.COMPLETE, 1, 0.0, 1, False, ""))
 
     # What must hold
 

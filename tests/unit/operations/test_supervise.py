@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from format_builders import hf_trainer
 from run_fakes import NOW, XID79, FakeChild, Run
 
 from sovctl.errors import CommandFailed
@@ -599,3 +601,35 @@ def test_a_crash_is_the_nodes_when_the_node_says_so_itself() -> None:
     assert run.of("script_ended")[0]["crash"] == "python"
     run.await_start()
     assert "n002" not in run.job.nodes
+
+
+# Checkpoints that cannot be trusted
+
+
+def test_a_run_is_held_rather_than_started_over(tmp_path: Path) -> None:
+    (tmp_path / "step-40").mkdir()
+    run = Run()
+    ends(run, 0)
+    assert run.attempt(checkpoint_dir=tmp_path) == 0
+    assert "attempt_started" not in run.kinds
+    said = run.of("held")[0]["why"]
+    assert said == "there are checkpoints, but none is proven complete: step-40: it is empty"
+
+
+def test_a_run_starts_over_where_its_user_said_so(tmp_path: Path) -> None:
+    (tmp_path / "step-40").mkdir()
+    run = Run()
+    ends(run, 0)
+    assert run.attempt(checkpoint_dir=tmp_path, fresh=True) == 0
+    assert run.of("attempt_started")[0]["resume_from"] == ""
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_another_format(tmp_path: Path) -> None:
+    hf_trainer(tmp_path, 500)
+    hf_trainer(tmp_path, 1000)
+    (tmp_path / "checkpoint-1000" / "trainer_state.json").unlink()
+    run = Run()
+    ends(run, 0)
+    run.attempt(checkpoint_dir=tmp_path)
+    started = run.of("attempt_started")[0]
+    assert (started["resume_from"], started["resume_step"]) == (str(tmp_path / "checkpoint-500"), 500)

@@ -208,3 +208,11 @@ def test_the_command_line_wins_over_variables_and_those_over_the_script() -> Non
 def test_a_heterogeneous_script_is_refused(word: str) -> None:
     with pytest.raises(RefusedError, match=r"t\.sh:3"):
         _choices(["t.sh"], "#SBATCH -N1", f"#SBATCH {word}", "#SBATCH -N2")
+
+
+def test_a_checkpoint_format_must_be_known() -> None:
+    assert split(["--checkpoint-format=megatron", "--fresh", "t.sh"]).own == OwnOptions(
+        checkpoint_format="megatron", fresh=True
+    )
+    with pytest.raises(UsageError, match="there is no checkpoint format 'megatro'"):
+        split(["--checkpoint-format", "megatro", "t.sh"])
