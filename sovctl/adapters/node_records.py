@@ -20,6 +20,7 @@ class NodeRecordFiles:
             "facts": run_dir / "facts.json",
             "ledger": state_dir / "ledger.json",
             "probes": state_dir / "probes.json",
+            "burn-in": state_dir / "burn-in.json",
             "inventory": inventory or state_dir / "inventory.json",
         }
         self._jobs = run_dir / "jobs"
@@ -35,7 +36,7 @@ class NodeRecordFiles:
         return self.path(name).exists()
 
     def save(self, name: str, record: dict[str, Any]) -> None:
-        replace_json(self.path(name), record, durable=name in ("ledger", "inventory"))
+        replace_json(self.path(name), record, durable=name in ("ledger", "inventory", "burn-in"))
 
     def drop(self, name: str) -> None:
         try:

@@ -18,6 +18,7 @@ _NO_STORAGE = frozenset(
     | {"debugfs", "tracefs", "securityfs", "pstore", "configfs", "fusectl", "bpf", "autofs", "binfmt_misc", "nsfs"}
     | {"rpc_pipefs", "ramfs", "efivarfs", "selinuxfs", "nfsd", "iso9660", "fuse.lxcfs"}
 )
+_STEP = re.compile(r"slurmstepd: \[(\d+)[._]")
 _XPRT_FIELDS = {"tcp": (5, 6, 9), "rdma": (5, 6, 9), "udp": (2, 3, 6)}
 """Positions of sends, receives and backlog after the word (linux/net/sunrpc/xprtsock.c, xprtrdma/transport.c)."""
 _SERVICE_BY_COMMAND = {
@@ -127,6 +128,18 @@ def job_of(root: str, pid: int) -> str | None:
         if name == b"SLURM_JOB_ID":
             return value.decode("ascii", "replace")
     return ""
+
+
+def slurm_jobs(root: str) -> frozenset[str]:
+    """Jobs that have a step here, as slurmstepd's own title says: `slurmstepd: [123.extern]`.
+
+    With PrologFlags=Contain each allocation has one from its first second.
+    """
+    found = set()
+    for pid in _pids(root):
+        if title := _STEP.match(text(f"{root}/proc/{pid}/cmdline", 256)):
+            found.add(title[1])
+    return frozenset(found)
 
 
 def _xprt(words: list[str]) -> tuple[int, int, int] | None:

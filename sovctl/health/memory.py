@@ -51,6 +51,11 @@ def rose(snapshot: NodeSnapshot, name: str, within_s: float) -> float:
     return points[-1][1] - (before[-1] if before else points[0][1])
 
 
+def rose_since(snapshot: NodeSnapshot, name: str, at: float) -> float:
+    """By how much a counter rose since `at` (seconds since the epoch), as far as this boot was looked at."""
+    return rose(snapshot, name, snapshot.observed_at - at)
+
+
 def held_s(snapshot: NodeSnapshot, name: str) -> float | None:
     """For how many seconds a condition has been seen at every look; 0 at its first, None when it does not hold."""
     since = snapshot.memory.since.get(name)
@@ -114,6 +119,7 @@ def _counters(snapshot: NodeSnapshot) -> Iterator[tuple[str, float]]:
                 "replays": gpu.pcie_replays,
                 "nvlink": gpu.nvlink_errors,
                 "corrected": gpu.ecc_volatile_corrected,
+                "uncorrected": gpu.ecc_volatile_uncorrected,
             },
         )
     yield from _host_counters(snapshot.host)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sovctl.errors import ConfigError
-from sovctl.health import rules_gpu, rules_host, rules_kernel, rules_network, rules_storage
+from sovctl.health import burn_in, rules_gpu, rules_host, rules_kernel, rules_network, rules_storage
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.probe import ProbeSetting, ProbeState
 from sovctl.model.verdict import Finding, Severity
@@ -75,6 +75,8 @@ PROBES = (
     Probe("clock", ("clock",), rules_host.clock, _WARN, "a clock nobody steers", True),
     Probe("processes", ("processes",), rules_host.stuck_processes, _WARN, "processes no signal reaches, zombies"),
     Probe("shared-memory", ("ram", "shared"), rules_host.shared_memory, _WARN, "what jobs left in /dev/shm"),
+    Probe("burn-in", ("burn-in",), burn_in.burn_in_findings, _WARN, "wrong answers to known work corrupt training"),
+    Probe("burn-in-slow", ("burn-in",), burn_in.slow_findings, _SHADOW, "right answers, much slower than its kind"),
     Probe("probe-hang", (), rules_host.unanswered, _WARN, "a source that hangs, named", True),
 )
 """In the order in which findings are shown: the kernel names the cause, NVML mostly the consequence."""

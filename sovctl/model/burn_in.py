@@ -57,6 +57,62 @@ class BurnInResult:
     """The accelerators that are meant; empty: the node as a whole, or none."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceAnswer:
+    """What one accelerator said after one piece."""
+
+    rank: int
+    name: str = ""
+    uuid: str = ""
+    """As NVML has it; empty for a CPU."""
+    checksum: str = ""
+    """Empty for pieces that know by themselves whether they are right."""
+    wrong: int = 0
+    """Rounds whose answer was not the one it should be."""
+    repeats: int = 0
+    rate: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BurnInRun:
+    """One piece as it was done, not yet judged."""
+
+    piece: Piece
+    at: float
+    """Seconds since the epoch."""
+    torch: str = ""
+    runtime: str = ""
+    """`cuda 13.0`, or the vector unit of the CPU."""
+    device: str = ""
+    """`cuda` or `cpu`."""
+    count: int = 0
+    """Accelerators that torch sees."""
+    size: int = 0
+    unit: str = ""
+    """Of the rates."""
+    devices: tuple[DeviceAnswer, ...] = ()
+    absent: str = ""
+    """Why there is nothing to do it with."""
+    interrupted: str = ""
+    """Why it was ended early."""
+    problem: str = ""
+    """Why it broke: no answer in time, the last words of the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class BurnInSpec:
+    """One piece to be done."""
+
+    piece: Piece
+    seconds: float
+    """The work itself, without the start of torch."""
+    device: str
+    """`cuda` or `cpu`."""
+    timeout_s: float
+    """With everything."""
+
+
 def result_record(result: BurnInResult) -> dict[str, Any]:
     """As JSON."""
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sovctl.model.burn_in import BurnInResult
 from sovctl.model.gpu import GpuSample, XidEvent
 from sovctl.model.host import HostFacts
 from sovctl.model.inventory import Inventory
@@ -84,5 +85,7 @@ class NodeSnapshot:
     """Faults of this node's GPUs within the last days, on whichever node and boot, without those in `xids`."""
     epilog: bool = False
     """A job just ended and no other is here: nothing may be left on the GPUs."""
+    burn_in: tuple[BurnInResult, ...] = ()
+    """The last burn-in of each piece that said something."""
     blind: tuple[str, ...] = field(default=())
     """Sources that could not be read ("nvml: ...", "kernel-log: ..."): never shown as empty."""

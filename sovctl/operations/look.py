@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sovctl.errors import SovctlError
+from sovctl.health.burn_in import memory_from_record as memory_of_burn_ins
 from sovctl.health.ledger import Ledger, ledger_from_record, ledger_record, past_faults, recorded
 from sovctl.health.memory import advance, memory_from_record, memory_record
 from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources
 from sovctl.health.tally import counted, tallies_from_record, tallies_record
+from sovctl.model.burn_in import BurnInResult
 from sovctl.model.facts import facts_of, facts_record
 from sovctl.model.gpu import GpuSample, KernelLogRead
 from sovctl.model.host import HostFacts
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     # Types only: the prolog, for which every job waits, does not import the ports.
     from sovctl.ports import Clock, GpuProbe, HostProbe, KernelLog, NodeRecords
 
-GPU_SOURCES = frozenset({"nvml", "kernel-log"})
+GPU_SOURCES = frozenset({"nvml", "kernel-log", "burn-in"})
+"""What a look without the host asks; `burn-in` is the record of the last one, not a new one."""
 
 
 class LookPorts(Protocol):
@@ -109,6 +112,7 @@ def look(
         host=host,
         inventory=inventory,
         epilog=settings.epilog,
+        burn_in=_burn_ins(ports.records) if "burn-in" in asked else (),
         blind=tuple(said for said in (gpus.blind, blind) if said),
     )
     ledger = ledger_from_record(_load(ports.records, "ledger"))
@@ -190,6 +194,10 @@ def _inventory(records: NodeRecords | None) -> tuple[Inventory | None, str]:
     if inventory is None and records.present("inventory"):
         return None, "the inventory cannot be used (not JSON, not root's, or of another version): nothing is missed"
     return inventory, ""
+
+
+def _burn_ins(records: NodeRecords | None) -> tuple[BurnInResult, ...]:
+    return tuple(memory_of_burn_ins(_load(records, "burn-in")).results.values())
 
 
 def _load(records: NodeRecords | None, name: str) -> Any:
