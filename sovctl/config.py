@@ -117,6 +117,8 @@ class SweepConfig:
     """A job that completes for so long on one node only is freed by setting that node down."""
     clock_offset_s: float = 2.0
     """A clock that differs by so much from most others is shown."""
+    lemons_last: bool = True
+    """Nodes with a bad record get a Slurm weight above all others, so that they are taken last."""
     drain_codes: str = ""
     """Findings of the comparison with peers that drain, with blanks in between (`PCIE_WIDTH`); the others only warn."""
 

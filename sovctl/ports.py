@@ -98,9 +98,31 @@ class NodeRecords(Protocol):
         """What the tasks of the job that starts are told (plugins/slurmd/task_prolog); empty: nothing."""
         ...
 
+    def ledgers(self) -> tuple[Any, ...]:
+        """What the other nodes of the site know of their GPUs; nothing without a shared directory."""
+        ...
+
     def jobs(self) -> tuple[str, ...]:
         """Ids of the jobs with a record."""
         ...
+
+
+class Ledgers(Protocol):
+    """What the nodes of a site know of their GPUs, and the list of lemons that a sweep makes of it."""
+
+    def changed(self, since: float) -> bool:
+        """Whether any was written after `since` (seconds since the epoch), as far as that can be told."""
+        ...
+
+    def all(self) -> dict[str, tuple[float, Any]]:
+        """By node: when it was written, and the JSON in it."""
+        ...
+
+    def lemons(self) -> Any:
+        """The JSON of the list; None when absent, not root's or not JSON."""
+        ...
+
+    def save_lemons(self, record: dict[str, Any]) -> None: ...
 
 
 class BurnInWork(Protocol):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         GpuProbe,
         HostProbe,
         Journal,
+        Ledgers,
         NodeRecords,
         RemoteShell,
         RunIndex,
@@ -163,7 +164,16 @@ def node_records(config: Config) -> NodeRecords:
     from sovctl.adapters.node_records import NodeRecordFiles
 
     inventory = Path(config.node.inventory) if config.node.inventory else None
-    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory)
+    name = node_name(config)
+    shared = Path(config.cluster.journal_dir) / "ledgers" / f"{name}.json" if config.cluster.journal_dir else None
+    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory, shared)
+
+
+def ledgers(config: Config) -> Ledgers | None:
+    """What the nodes show each other; None without a shared directory."""
+    from sovctl.adapters.node_records import LedgerFiles
+
+    return LedgerFiles(Path(config.cluster.journal_dir)) if config.cluster.journal_dir else None
 
 
 def inventory_path(config: Config) -> Path:
@@ -411,6 +421,8 @@ def sweep_ports(config: Config) -> SweepPorts:
         journal=cluster_journal(config, "sweep"),
         turn=FileTurn(cluster_journal_dir(config) / "drain.lock"),
         clock=SystemClock(),
+        ledgers=ledgers(config),
+        evidence=job_evidence(config),
     )
 
 
@@ -425,6 +437,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         drain_share_per_hour=chosen.drain_share_per_hour,
         retest=bool(chosen.retest_command.strip()),
         resume_limit_per_day=chosen.resume_limit_per_day,
+        retest_pause_s=chosen.retest_pause_s,
         completing_s=chosen.completing_s,
         drain_codes=frozenset(chosen.drain_codes.split()),
     )
@@ -438,6 +451,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         retest_timeout_s=chosen.retest_timeout_s,
         clock_offset_s=chosen.clock_offset_s,
         only=only,
+        lemons_last=chosen.lemons_last,
     )
 
 

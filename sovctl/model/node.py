@@ -62,6 +62,8 @@ class NodeView:
     partitions: tuple[str, ...] = ()
     boot_time: int | None = None
     """Seconds since the epoch."""
+    weight: int = 1
+    """Slurm hands out nodes of lower weight first."""
 
 
 @dataclass(frozen=True, slots=True)

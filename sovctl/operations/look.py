@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sovctl.errors import SovctlError
 from sovctl.health.burn_in import memory_from_record as memory_of_burn_ins
-from sovctl.health.ledger import Ledger, ledger_from_record, ledger_record, past_faults, recorded
+from sovctl.health.ledger import (
+    Ledger,
+    adopted,
+    ledger_from_record,
+    ledger_record,
+    merged,
+    past_faults,
+    recorded,
+    strangers,
+)
 from sovctl.health.memory import advance, memory_from_record, memory_record
 from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources
 from sovctl.health.tally import counted, tallies_from_record, tallies_record
@@ -115,7 +124,7 @@ def look(
         burn_in=_burn_ins(ports.records) if "burn-in" in asked else (),
         blind=tuple(said for said in (gpus.blind, blind) if said),
     )
-    ledger = ledger_from_record(_load(ports.records, "ledger"))
+    ledger = _with_strangers(ports.records, ledger_from_record(_load(ports.records, "ledger")), gpus.gpus)
     snapshot = replace(snapshot, past=past_faults(ledger, snapshot))
     snapshot = advance(memory_from_record(_load(ports.records, "memory")), snapshot)
     return Look(snapshot, log.next_sequence, asked, ledger, costs, (note,) if note else ())
@@ -194,6 +203,14 @@ def _inventory(records: NodeRecords | None) -> tuple[Inventory | None, str]:
     if inventory is None and records.present("inventory"):
         return None, "the inventory cannot be used (not JSON, not root's, or of another version): nothing is missed"
     return inventory, ""
+
+
+def _with_strangers(records: NodeRecords | None, ledger: Ledger, gpus: tuple[GpuSample, ...]) -> Ledger:
+    """A GPU that is new here may have a past elsewhere: looked for once, when it is first seen."""
+    new = strangers(ledger, gpus) if records is not None else frozenset()
+    if records is None or not new:
+        return ledger
+    return adopted(ledger, new, merged(ledger_from_record(record) for record in records.ledgers()))
 
 
 def _burn_ins(records: NodeRecords | None) -> tuple[BurnInResult, ...]:
