@@ -80,6 +80,15 @@ class HostProbe(Protocol):
         ...
 
 
+class HostWatch(Protocol):
+    """The same for who must not wait: a kernel line may come at any time."""
+
+    def begin(self, sources: frozenset[str]) -> None: ...
+    def collect(self, wait_s: float) -> HostFacts | None:
+        """What `begin` asked for; None while it goes on after `wait_s` seconds."""
+        ...
+
+
 class NodeRecords(Protocol):
     """The small files of this node: `memory` (of this boot), `ledger`, `probes`, `inventory`,
     `burn-in`, and `job-<id>`."""

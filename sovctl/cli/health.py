@@ -221,6 +221,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         lambda: stop.arrived,
         report,
         lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
+        wiring.host_watch(config),
     )
     return EXIT_DONE
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         EvidenceFiles,
         GpuProbe,
         HostProbe,
+        HostWatch,
         Journal,
         Ledgers,
         NodeRecords,
@@ -157,6 +158,13 @@ def host_probe(config: Config, timeout_s: float) -> HostProbe:
     from sovctl.adapters.host_probe import HostFiles
 
     return HostFiles(config.node.host_root, timeout_s)
+
+
+def host_watch(config: Config) -> HostWatch:
+    """The same for the watcher."""
+    from sovctl.adapters.host_probe import HostFiles
+
+    return HostFiles(config.node.host_root, config.health.source_timeout_s)
 
 
 def node_records(config: Config) -> NodeRecords:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sovctl.errors import ConfigError
-from sovctl.health import burn_in, rules_gpu, rules_host, rules_kernel, rules_network, rules_storage
+from sovctl.health import (
+    burn_in,
+    rules_gpu,
+    rules_host,
+    rules_kernel,
+    rules_kernel_notice,
+    rules_network,
+    rules_storage,
+)
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.probe import ProbeSetting, ProbeState
 from sovctl.model.verdict import Finding, Severity
@@ -69,17 +77,44 @@ PROBES = (
     Probe("mount-answer", ("answers",), rules_storage.mount_answer, _WARN, "storage that hangs or errs"),
     Probe("nfs-backlog", ("nfs",), rules_storage.nfs_backlog, _WARN, "requests that queue up in the client"),
     Probe("disk-space", ("answers",), rules_storage.space, _WARN, "full disks fail jobs in disguise"),
+    Probe(
+        "kernel", ("kernel-log",), rules_kernel_notice.family("kernel"), _WARN, "lockups, stalls, oopses, broken PCIe"
+    ),
+    Probe(
+        "kernel-storage",
+        ("kernel-log",),
+        rules_kernel_notice.family("storage"),
+        _WARN,
+        "disks and file systems that fail",
+    ),
+    Probe(
+        "kernel-network", ("kernel-log",), rules_kernel_notice.family("network"), _WARN, "adapters and cables that fail"
+    ),
+    Probe(
+        "kernel-memory",
+        ("kernel-log",),
+        rules_kernel_notice.family("memory"),
+        _WARN,
+        "machine checks, memory that ran out",
+    ),
     Probe("memory-size", ("ram",), rules_host.memory_size, _WARN, "a memory module is gone", True),
-    Probe("memory-errors", ("edac",), rules_host.memory_errors, _WARN, "errors of main memory", True),
+    Probe("memory-errors", ("edac", "ras", "ram"), rules_host.memory_errors, _WARN, "errors of main memory"),
+    Probe(
+        "firmware", ("firmware", "infiniband"), rules_host.firmware, _WARN, "versions that differ from the other nodes"
+    ),
     Probe("service", ("services",), rules_host.services, _DRAIN, "fabric manager and other needed services", True),
     Probe("clock", ("clock",), rules_host.clock, _WARN, "a clock nobody steers", True),
     Probe("processes", ("processes",), rules_host.stuck_processes, _WARN, "processes no signal reaches, zombies"),
     Probe("shared-memory", ("ram", "shared"), rules_host.shared_memory, _WARN, "what jobs left in /dev/shm"),
+    Probe("leftovers", ("containers",), rules_host.leftovers, _WARN, "containers of jobs that are over"),
     Probe("burn-in", ("burn-in",), burn_in.burn_in_findings, _WARN, "wrong answers to known work corrupt training"),
     Probe("burn-in-slow", ("burn-in",), burn_in.slow_findings, _SHADOW, "right answers, much slower than its kind"),
     Probe("probe-hang", (), rules_host.unanswered, _WARN, "a source that hangs, named", True),
 )
 """In the order in which findings are shown: the kernel names the cause, NVML mostly the consequence."""
+
+NOT_OF_THE_HOST = frozenset({"nvml", "kernel-log", "burn-in"})
+"""Sources that a look without the host asks; `burn-in` is the record of the last one, not a new one."""
 
 DEFAULT_STATES: Mapping[str, ProbeState] = {probe.name: probe.default for probe in PROBES}
 
@@ -110,6 +145,21 @@ def needed_sources(states: Mapping[str, ProbeState], *, quick: bool = False) -> 
         if states.get(probe.name, probe.default) is not ProbeState.OFF and (probe.quick or not quick)
         for source in probe.sources
     )
+
+
+def source_groups(states: Mapping[str, ProbeState]) -> tuple[frozenset[str], ...]:
+    """Sources of the host that have to be read together, because one probe needs them together; in a fixed order."""
+    groups: list[set[str]] = []
+    for probe in PROBES:
+        if states.get(probe.name, probe.default) is ProbeState.OFF:
+            continue
+        together = set(probe.sources) - NOT_OF_THE_HOST
+        for group in [group for group in groups if group & together]:
+            together |= group
+            groups.remove(group)
+        if together:
+            groups.append(together)
+    return tuple(sorted((frozenset(group) for group in groups), key=sorted))
 
 
 def apply(

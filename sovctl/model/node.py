@@ -8,6 +8,7 @@ from sovctl.model.burn_in import BurnInResult
 from sovctl.model.gpu import GpuSample, XidEvent
 from sovctl.model.host import HostFacts
 from sovctl.model.inventory import Inventory
+from sovctl.model.kernel_line import KernelNotice
 from sovctl.model.past import LookMemory, PastFault
 
 
@@ -77,6 +78,8 @@ class NodeSnapshot:
     gpus: tuple[GpuSample, ...] = ()
     xids: tuple[XidEvent, ...] = ()
     """Kernel log events since the cursor of this boot."""
+    notices: tuple[KernelNotice, ...] = ()
+    """What the kernel complained of besides, since the same cursor."""
     expected_gpus: int | None = None
     host: HostFacts = field(default_factory=HostFacts)
     inventory: Inventory | None = None
