@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from sovctl.errors import ConfigError
 from sovctl.health import (
-    burn_in,
     rules_gpu,
     rules_host,
     rules_kernel,
@@ -39,6 +38,19 @@ class Probe:
     why: str
     quick: bool = False
     """Cheap enough for the prolog of every job."""
+
+
+def _burn_in(snapshot: NodeSnapshot) -> list[Finding]:
+    """Imported when it is asked: the prolog of each job imports this module and never asks."""
+    from sovctl.health.burn_in import burn_in_findings
+
+    return burn_in_findings(snapshot)
+
+
+def _burn_in_slow(snapshot: NodeSnapshot) -> list[Finding]:
+    from sovctl.health.burn_in import slow_findings
+
+    return slow_findings(snapshot)
 
 
 PROBES = (
@@ -107,8 +119,8 @@ PROBES = (
     Probe("processes", ("processes",), rules_host.stuck_processes, _WARN, "processes no signal reaches, zombies"),
     Probe("shared-memory", ("ram", "shared"), rules_host.shared_memory, _WARN, "what jobs left in /dev/shm"),
     Probe("leftovers", ("containers",), rules_host.leftovers, _WARN, "containers of jobs that are over"),
-    Probe("burn-in", ("burn-in",), burn_in.burn_in_findings, _WARN, "wrong answers to known work corrupt training"),
-    Probe("burn-in-slow", ("burn-in",), burn_in.slow_findings, _SHADOW, "right answers, much slower than its kind"),
+    Probe("burn-in", ("burn-in",), _burn_in, _WARN, "wrong answers to known work corrupt training"),
+    Probe("burn-in-slow", ("burn-in",), _burn_in_slow, _SHADOW, "right answers, much slower than its kind"),
     Probe("probe-hang", (), rules_host.unanswered, _WARN, "a source that hangs, named", True),
 )
 """In the order in which findings are shown: the kernel names the cause, NVML mostly the consequence."""

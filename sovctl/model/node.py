@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from sovctl.model.burn_in import BurnInResult
 from sovctl.model.gpu import GpuSample, XidEvent
 from sovctl.model.host import HostFacts
 from sovctl.model.inventory import Inventory
 from sovctl.model.kernel_line import KernelNotice
 from sovctl.model.past import LookMemory, PastFault
+
+if TYPE_CHECKING:
+    from sovctl.model.burn_in import BurnInResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sovctl.errors import SovctlError
-from sovctl.health.burn_in import memory_from_record as memory_of_burn_ins
 from sovctl.health.ledger import (
     Ledger,
     adopted,
@@ -21,7 +20,6 @@ from sovctl.health.ledger import (
 from sovctl.health.memory import advance, memory_from_record, memory_record
 from sovctl.health.probes import DEFAULT_STATES, NOT_OF_THE_HOST, PROBES, needed_sources
 from sovctl.health.tally import counted, tallies_from_record, tallies_record
-from sovctl.model.burn_in import BurnInResult
 from sovctl.model.facts import facts_of, facts_record
 from sovctl.model.gpu import GpuSample, KernelLogRead
 from sovctl.model.host import HostFacts
@@ -31,6 +29,8 @@ from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Verdict
 
 if TYPE_CHECKING:
+    from sovctl.model.burn_in import BurnInResult
+
     # Types only: the prolog, for which every job waits, does not import the ports.
     from sovctl.ports import Clock, GpuProbe, HostProbe, KernelLog, NodeRecords
 
@@ -232,7 +232,9 @@ def _with_strangers(records: NodeRecords | None, ledger: Ledger, gpus: tuple[Gpu
 
 
 def _burn_ins(records: NodeRecords | None) -> tuple[BurnInResult, ...]:
-    return tuple(memory_of_burn_ins(_load(records, "burn-in")).results.values())
+    from sovctl.health.burn_in import memory_from_record  # not for the prolog
+
+    return tuple(memory_from_record(_load(records, "burn-in")).results.values())
 
 
 def _load(records: NodeRecords | None, name: str) -> Any:
