@@ -199,7 +199,8 @@ def _failures(
             serial = next(iter(gone))
         if serial:
             what = f"FAILED {finding.code}"
-            yield serial, LedgerEntry(round(snapshot.observed_at, 3), snapshot.node, snapshot.boot_id, what)
+            at, repair = round(snapshot.observed_at, 3), f"repair: {finding.repair}"
+            yield serial, LedgerEntry(at, snapshot.node, snapshot.boot_id, what, text=repair)
 
 
 def _grouped(entries: Iterable[LedgerEntry]) -> Iterable[LedgerEntry]:

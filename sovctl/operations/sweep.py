@@ -393,11 +393,16 @@ class _Acts:
         before = lemons_from_record(self.ports.ledgers.lemons())
         scores, where, moves = self._scores(self.ports.ledgers, before, now)
         changes, taken_last = reweigh(nodes, scores, before, enabled=self.settings.lemons_last)
+        if not self.settings.act:
+            return tuple((change.node, self._reweigh(change)) for change in changes)
+        for move in moves:
+            self._journal("gpu-moved", node=move.to_node, from_node=move.from_node, serial=move.serial)
+        # Before any weight is changed: what a node had must be known also after a crash, or it never gets it back.
+        if not self._kept(Lemons(now, scores, {**before.taken_last, **taken_last}, where)):
+            return ()
         deeds = tuple((change.node, self._reweigh(change)) for change in changes)
-        if self.settings.act:
-            for move in moves:
-                self._journal("gpu-moved", node=move.to_node, from_node=move.from_node, serial=move.serial)
-            self._save_lemons(Lemons(now, scores, taken_last, where))
+        undone = {node: before.taken_last[node] for node, deed in deeds if not deed.done and node in before.taken_last}
+        self._kept(Lemons(now, scores, {**undone, **taken_last}, where))
         return deeds
 
     def _scores(
@@ -429,12 +434,21 @@ class _Acts:
         self._journal("weight-done", node=change.node)
         return Deed(f"weight {change.before} to {change.weight} ({change.why})", change.argv, done=True)
 
-    def _save_lemons(self, lemons: Lemons) -> None:
+    def _kept(self, lemons: Lemons) -> bool:
+        """Whether it can be read back, too: on a file system that takes root for nobody it cannot be trusted."""
+        if self.ports.ledgers is None:
+            return False
         try:
-            if self.ports.ledgers is not None:
-                self.ports.ledgers.save_lemons(lemons_record(lemons))
+            self.ports.ledgers.save_lemons(lemons_record(lemons))
         except SovctlError as error:
             self.notes.append(error.message)
+            return False
+        if lemons_from_record(self.ports.ledgers.lemons()) == lemons:
+            return True
+        self.notes.append(
+            "lemons.json of the journal does not belong to who wrote it (root squashing?): weights are left"
+        )
+        return False
 
     def _retests(self, now: float) -> tuple[Counter[str], dict[str, float]] | None:
         """(how often each node was given back within a day, when each last did not pass); None: nobody knows, because
