@@ -254,10 +254,13 @@ def gpu_probe(config: Config) -> GpuProbe:
 
 
 def burn_in_settings(config: Config) -> BurnInSettings:
-    """How long and with what."""
+    """How long and with what. Raises ConfigError."""
+    from sovctl.errors import ConfigError
     from sovctl.operations.burn_in import BurnInSettings
 
     chosen = config.burn_in
+    if chosen.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError("burn_in.device", f"must be auto, cuda or cpu, not {chosen.device!r}")
     return BurnInSettings(node_name(config), chosen.device, chosen.seconds, chosen.timeout_s, chosen.every_s)
 
 
