@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
         # Also what a broken CUDA library raises (OSError), and a torch built for another Python.
         _say({"absent": f"torch cannot be imported: {type(error).__name__}: {error}"[:300]})
         return 0
+    # Here and not in each rank: it imports for a second, and touches no accelerator.
+    torch.use_deterministic_algorithms(True)
     device = spec["device"]
     count = torch.cuda.device_count() if device == "cuda" else int(spec.get("ranks") or _CPU_RANKS)
     runtime = f"cuda {torch.version.cuda}" if device == "cuda" else _cpu_runtime(torch)
@@ -95,7 +97,6 @@ def _work(rank: int, count: int, spec: dict[str, Any], size: int, rendezvous: st
 
     where = f"{spec['device']}:{rank}" if spec["device"] == "cuda" else "cpu"
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     device = torch.device(where)
     about = _about(torch, device)
     wait: Callable[[], None] = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
