@@ -1,4 +1,4 @@
-"""What the health checks cost: prolog, check, watcher, judgement.
+"""What the health checks cost: prolog, check, watcher, burn-in, sweep, judgement; and what others cost here.
 
 Prints one JSON object (`sovctl.bench/1`) on stdout and a table on stderr. Exit status 0 when every target is met.
 The node is simulated (8 GPUs through the real NVML binding, 8 fabric ports); the watcher drains in a real Slurm.
@@ -20,7 +20,9 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(HERE)]
+sys.path[:0] = [str(HERE), str(HERE / "bench")]
+
+import sweep as sweep_bench  # noqa: E402
 
 from sovctl.adapters.command import CommandRunner  # noqa: E402
 from sovctl.health.judge import judge  # noqa: E402
@@ -34,8 +36,13 @@ from sovctl.model.node import NodeSnapshot  # noqa: E402
 from sovctl.model.verdict import VerdictState  # noqa: E402
 
 PROLOGS, CHECKS, DRAINS, MANY = 100, 20, 4, 10_000
-GCM_CHECK_MS, NHC_MS = 1000.0, 140.0
-"""Measured for the issue: start-up of one GCM check; NHC with 7 checks."""
+IDLE_S = 60.0
+"""So long the watchers are left alone while their CPU time is taken: each part of the host comes several times."""
+GCM_QUOTED_MS, NHC_QUOTED_MS = 1000.0, 140.0
+GCM_PACKAGE, GCM_INSTALL_S = "gpucm", 120.0
+GCM_CHECK = ("check-storage", "mounted-directory", "lab", "prolog", "--directory", "/", "--sink", "do_nothing")
+NHC_SOURCE = "NHC 1.4.3 with 7 checks, measured earlier on another machine; Debian has no package of it"
+GCM_SOURCE = "one check of GCM, measured earlier on another machine; gpucm could not be installed here"
 
 
 def main() -> int:
@@ -45,11 +52,13 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="sovbench", dir="/var/tmp") as scratch:
         Path(scratch).chmod(0o755)
-        figures = [*on_one_node(Path(scratch)), *in_a_lab(Path(scratch)), *judge_many()]
+        others = other_tools(Path(scratch))
+        figures = [*on_one_node(Path(scratch), others), *in_a_lab(Path(scratch)), *judge_many()]
+        figures += [*sweep_bench.sweep_over_ssh(), *sweep_bench.judge_many(), *others.values()]
     print(json.dumps({"schema": "sovctl.bench/1", "name": "health", "figures": figures}))
     for figure in figures:
         met = {True: "met", False: "MISSED", None: ""}[figure["met"]]
-        said = f"{figure['name']:<40} {figure['value']:>9.2f} {figure['unit']:<5} target {figure['target']} {met}"
+        said = f"{figure['name']:<48} {figure['value']:>9.2f} {figure['unit']:<5} target {figure['target']} {met}"
         print(said, file=sys.stderr)
     return 0 if all(figure["met"] is not False for figure in figures) else 1
 
@@ -71,7 +80,41 @@ def figure(
     }
 
 
-def on_one_node(scratch: Path) -> list[dict[str, Any]]:
+def other_tools(scratch: Path) -> dict[str, dict[str, Any]]:
+    """What GCM and NHC take, measured here where they can be had, otherwise quoted with the source named."""
+    gcm = measured_gcm(scratch / "gcm")
+    if gcm:
+        said = figure("GCM: one check (mounted-directory): median", median(gcm), "ms", len(gcm), None)
+        said["source"] = f"{GCM_PACKAGE} of PyPI, in this run"
+    else:
+        said = {**figure("GCM: one check, quoted", GCM_QUOTED_MS, "ms", 0, None), "source": GCM_SOURCE}
+    nhc = {**figure("NHC: 7 checks, quoted", NHC_QUOTED_MS, "ms", 0, None), "source": NHC_SOURCE}
+    return {"gcm": said, "nhc": nhc}
+
+
+def measured_gcm(venv: Path) -> list[float]:
+    """Start to end of one of its checks; nothing where it cannot be installed within two minutes."""
+    command = venv / "bin" / "health_checks"
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, capture_output=True, timeout=60)
+        pip = [str(venv / "bin" / "pip"), "install", "-q", GCM_PACKAGE]
+        subprocess.run(pip, check=True, capture_output=True, timeout=GCM_INSTALL_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"GCM is not measured: {type(error).__name__}", file=sys.stderr)
+        return []
+    times = []
+    for _ in range(CHECKS // 2 + 1):
+        began = time.perf_counter()
+        done = subprocess.run([str(command), *GCM_CHECK], capture_output=True, text=True, check=False, cwd=venv)
+        times.append((time.perf_counter() - began) * 1000)
+        if "Usage:" in done.stderr or "Traceback" in done.stderr:
+            print(f"GCM is not measured: {done.stderr[-200:]}", file=sys.stderr)
+            return []
+    # The first one compiles the modules.
+    return times[1:]
+
+
+def on_one_node(scratch: Path, others: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Prolog and check as slurmd starts them, process start included."""
     env = simulated_node(scratch)
     scripts = HERE / "plugins" / "slurmd"
@@ -82,13 +125,16 @@ def on_one_node(scratch: Path) -> list[dict[str, Any]]:
     epilog = [run([str(scripts / "epilog")]) for _ in range(CHECKS)]
     check = [run([sys.executable, "-P", "-m", "sovctl", "health", "check"]) for _ in range(CHECKS)]
     bare = [run([sys.executable, "-S", "-c", "pass"]) for _ in range(CHECKS)]
+    burn_in = [run([sys.executable, "-P", "-m", "sovctl", "health", "burn-in", "--piece", "matmul"])]
     count = 1 + sum(probe.quick for probe in PROBES)
+    gcm, nhc = others["gcm"], others["nhc"]
     name = f"prolog, {count} checks, 8 GPUs"
     return [
-        figure(f"{name}: median", median(prolog), "ms", PROLOGS, 100.0, "NHC, 7 checks", NHC_MS),
-        figure(f"{name}: p99", prolog[int(0.99 * (PROLOGS - 1))], "ms", PROLOGS, 250.0, "GCM, 1 check", GCM_CHECK_MS),
+        figure(f"{name}: median", median(prolog), "ms", PROLOGS, 100.0, nhc["name"], nhc["value"]),
+        figure(f"{name}: p99", prolog[int(0.99 * (PROLOGS - 1))], "ms", PROLOGS, 250.0, gcm["name"], gcm["value"]),
         figure("epilog: median", median(epilog), "ms", CHECKS, None),
         figure(f"health check, {len(PROBES)} probes, 8 GPUs: median", median(check), "ms", CHECKS, 500.0),
+        figure("burn-in, matmul for 1 s on the CPU, start of torch included", burn_in[0], "ms", 1, None),
         figure("the interpreter alone: median", median(bare), "ms", CHECKS, None),
     ]
 
@@ -124,6 +170,7 @@ def simulated_node(scratch: Path) -> dict[str, str]:
     (node / "sovctl.toml").write_text(
         f'[node]\nname = "n001"\nkernel_log = "{node}/kmsg"\nboot_id_file = "{node}/boot_id"\nrun_dir = "{node}/run"\n'
         f'state_dir = "{node}/state"\nhost_root = "{node}/host"\nexpected_gpus = 8\n[slurm]\nbin_dir = "{scratch}"\n'
+        '[burn_in]\ndevice = "cpu"\nseconds = 1\n'
     )
     return {
         "PATH": "/usr/bin:/bin",
@@ -147,7 +194,9 @@ def in_a_lab(scratch: Path) -> list[dict[str, Any]]:
     lab = cluster.up(cluster.Request(root, nodes=DRAINS, gpus=8))
     try:
         slurm = cluster.slurm(lab.layout)
-        memory = [watcher_memory_mb(item.pid) for item in lab.processes if item.role.startswith("watcher:")]
+        watchers = [item.pid for item in lab.processes if item.role.startswith("watcher:")]
+        idle = idle_cpu_percent(watchers)
+        memory = [watcher_memory_mb(pid) for pid in watchers]
         times = []
         for node in lab.nodes:
             await_true(lambda node=node: (lab.layout.node_dir(node) / "run" / "verdict.json").exists())
@@ -160,7 +209,8 @@ def in_a_lab(scratch: Path) -> list[dict[str, Any]]:
     return [
         figure("watcher: kernel line to DRAIN: median", median(times), "s", len(times), 1.0),
         figure("watcher: kernel line to DRAIN: worst", max(times), "s", len(times), 1.0),
-        figure("watcher: memory", max(memory), "MB", len(memory), 60.0),
+        figure("watcher: memory, worst", max(memory), "MB", len(memory), 60.0),
+        figure("watcher: CPU when nothing happens, worst", max(idle), "%", len(idle), 0.5),
     ]
 
 
@@ -168,6 +218,21 @@ def gpu_address(lab: cluster.Lab, node: str) -> str:
     """GPU 5 of a node as the kernel prints it."""
     state = gpus.read_state(lab.layout.node_dir(node) / "nvml.state")
     return state["gpu5.pci_bus_id"].lower()[4:].rpartition(".")[0]
+
+
+def idle_cpu_percent(pids: list[int]) -> list[float]:
+    """Of one core, children included, over a minute."""
+    before = [cpu_seconds(pid) for pid in pids]
+    began = time.monotonic()
+    time.sleep(IDLE_S)
+    passed = time.monotonic() - began
+    return [100 * (cpu_seconds(pid) - spent) / passed for pid, spent in zip(pids, before, strict=True)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of its children that ended (proc(5): utime, stime, cutime, cstime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def watcher_memory_mb(pid: int) -> float:
@@ -188,17 +253,14 @@ def await_true(look: Callable[[], bool], within_s: float = 20.0) -> None:
 
 
 def judge_many() -> list[dict[str, Any]]:
-    """Judging snapshots of a large cluster: time, memory, and growth from half as many."""
-    half, whole = (
-        json.loads(
-            subprocess.run([sys.executable, __file__, "--judge", str(n)], capture_output=True, check=True).stdout
-        )
-        for n in (MANY // 2, MANY)
-    )
+    """Judging snapshots of a large cluster: time, memory, and growth from half as many; in processes of their own."""
+    said = {count: [judged_apart(count) for _ in range(3)] for count in (MANY // 2, MANY)}
+    took = {count: median(run["seconds"] for run in runs) for count, runs in said.items()}
+    memory = max(run["memory_mb"] for run in said[MANY])
     return [
-        figure(f"judging {MANY} nodes x 8 GPUs", whole["seconds"], "s", 1, 1.0),
-        figure(f"judging {MANY} nodes x 8 GPUs: memory", whole["memory_mb"], "MB", 1, 300.0),
-        figure("growth from half as many (2 is linear)", whole["seconds"] / half["seconds"], "x", 1, 2.5),
+        figure(f"judging {MANY} nodes x 8 GPUs", took[MANY], "s", 3, 1.0),
+        figure(f"judging {MANY} nodes x 8 GPUs: memory", memory, "MB", 3, 300.0),
+        figure("growth from half as many (2 is linear)", took[MANY] / took[MANY // 2], "x", 3, 2.5),
     ]
 
 

@@ -103,10 +103,12 @@ class SweepConfig:
 
     check_command: str = "sovctl health check --json --observe"
     """Run on a node whose stored verdict is missing or too old."""
-    retest_command: str = ""
+    retest_command: str = "sovctl health burn-in --all"
     """A loaded test, run on a node that sovctl drained and that looks healthy again; status 0: it is given back.
     Empty: nothing is ever given back by itself."""
     retest_timeout_s: float = 900.0
+    retest_pause_s: float = 3600.0
+    """A node that did not pass is tried again after so long."""
     resume_limit_per_day: int = 2
     """So often a node is given back by itself; after that a person decides."""
     drain_share_per_hour: float = 0.1
@@ -115,8 +117,28 @@ class SweepConfig:
     """A job that completes for so long on one node only is freed by setting that node down."""
     clock_offset_s: float = 2.0
     """A clock that differs by so much from most others is shown."""
+    lemons_last: bool = True
+    """Nodes with a bad record get a Slurm weight above all others, so that they are taken last."""
     drain_codes: str = ""
     """Findings of the comparison with peers that drain, with blanks in between (`PCIE_WIDTH`); the others only warn."""
+
+
+@dataclass(frozen=True, slots=True)
+class BurnInConfig:
+    """Short work with a known answer, on idle nodes."""
+
+    after_jobs: bool = False
+    """One piece in the epilog of a job that leaves the node idle."""
+    python: str = ""
+    """An interpreter that has torch; empty: the one that runs sovctl."""
+    device: str = "auto"
+    """`cuda`, `cpu`, or `auto`: cuda where NVML shows GPUs."""
+    seconds: float = 5.0
+    """Of work for one piece; the start of torch comes on top."""
+    timeout_s: float = 60.0
+    """For one piece, with everything."""
+    every_s: float = 3600.0
+    """At most one piece in so long after jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +190,7 @@ class Config:
     watch: WatchConfig = field(default_factory=WatchConfig)
     ssh: SshConfig = field(default_factory=SshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    burn_in: BurnInConfig = field(default_factory=BurnInConfig)
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)

@@ -3,16 +3,18 @@ held to the same contract suites."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
 from sovctl.model.job import JobSize, JobView
+from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
@@ -79,8 +81,18 @@ class HostProbe(Protocol):
         ...
 
 
+class HostWatch(Protocol):
+    """The same for who must not wait: a kernel line may come at any time."""
+
+    def begin(self, sources: frozenset[str]) -> None: ...
+    def collect(self, wait_s: float) -> HostFacts | None:
+        """What `begin` asked for; None while it goes on after `wait_s` seconds."""
+        ...
+
+
 class NodeRecords(Protocol):
-    """The small files of this node: `memory` (of this boot), `ledger`, `probes`, `inventory`, and `job-<id>`."""
+    """The small files of this node: `memory` (of this boot), `ledger`, `probes`, `inventory`,
+    `burn-in`, and `job-<id>`."""
 
     def load(self, name: str) -> Any:
         """The JSON in it; None when absent, not root's or not JSON."""
@@ -96,8 +108,60 @@ class NodeRecords(Protocol):
         """What the tasks of the job that starts are told (plugins/slurmd/task_prolog); empty: nothing."""
         ...
 
+    def ledgers(self) -> tuple[Any, ...]:
+        """What the other nodes of the site know of their GPUs; nothing without a shared directory."""
+        ...
+
     def jobs(self) -> tuple[str, ...]:
         """Ids of the jobs with a record."""
+        ...
+
+
+class Ledgers(Protocol):
+    """What the nodes of a site know of their GPUs, and the list of lemons that a sweep makes of it."""
+
+    def changed(self, since: float) -> bool:
+        """Whether any was written after `since` (seconds since the epoch), as far as that can be told."""
+        ...
+
+    def all(self) -> dict[str, tuple[float, Any]]:
+        """By node: when it was written, and the JSON in it."""
+        ...
+
+    def lemons(self) -> Any:
+        """The JSON of the list; None when absent, not root's or not JSON."""
+        ...
+
+    def save_lemons(self, record: dict[str, Any]) -> None: ...
+
+
+class BurnInWork(Protocol):
+    """Does one piece of a burn-in in a process of its own."""
+
+    def run(self, spec: BurnInSpec, stop: Callable[[], str]) -> BurnInRun:
+        """Never past the deadline of `spec`; `stop` is asked several times a second and says why to end early."""
+        ...
+
+
+class References(Protocol):
+    """What accelerators computed before, over the whole site where it shares a directory."""
+
+    def load(self) -> Any:
+        """The JSON in it; None when absent, not root's or not JSON."""
+        ...
+
+    def save(self, record: dict[str, Any]) -> None: ...
+
+
+class EvidenceFiles(Protocol):
+    """What the nodes leave about jobs, where everybody can read it."""
+
+    def save(self, evidence: JobEvidence) -> None:
+        """Raises SovctlError."""
+        ...
+
+    def prune(self, older_than: float) -> int:
+        """Remove what was written before `older_than` (seconds since the epoch); returns how many jobs' evidence."""
         ...
 
 

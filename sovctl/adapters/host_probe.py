@@ -15,12 +15,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from sovctl.adapters import clock_state, procfs, sysfs
+from sovctl.adapters import clock_state, procfs, remains, sysfs
 from sovctl.adapters.forked import Forked, Nursery
 from sovctl.model.host import (
     ClockSample,
+    ContainerSample,
     EdacSample,
     EthernetSample,
+    FirmwareSample,
     HostFacts,
     MountAnswer,
     MountSample,
@@ -29,6 +31,7 @@ from sovctl.model.host import (
     PortSample,
     ProcessSample,
     RamSample,
+    RasSample,
     ServiceSample,
     SharedFile,
     SourceReading,
@@ -50,6 +53,9 @@ _SOURCES: dict[str, tuple[str, Read, Callable[..., Any]]] = {
     "clock": ("clock", clock_state.clock, ClockSample),
     "processes": ("processes", procfs.processes, ProcessSample),
     "shared": ("shared", procfs.shared_files, SharedFile),
+    "containers": ("containers", remains.containers, ContainerSample),
+    "firmware": ("firmware", remains.firmware, FirmwareSample),
+    "ras": ("ras", remains.ras, RasSample),
 }
 """By name: the field of HostFacts, how it is read, what one sample is."""
 
@@ -63,21 +69,39 @@ class HostFiles:
         self._timeout_s = timeout_s
         self._reads = {name: read for name, (_, read, _) in _SOURCES.items()} | dict(extra or {})
         self._nursery = Nursery()
+        self._lanes: list[_Lane] = []
+        self._with_answers = False
 
     def read(self, sources: frozenset[str]) -> HostFacts:
         """Ask all of `sources` and wait for them; what fails or hangs is told in `readings`."""
+        self.begin(sources)
+        facts = None
+        while facts is None:
+            facts = self.collect(self._timeout_s)
+        return facts
+
+    def begin(self, sources: frozenset[str]) -> None:
+        """Start asking; what an earlier start has not told yet is dropped."""
+        for lane in self._lanes:
+            if lane.child is not None:
+                self._nursery.end(lane.child)
         paths = self._mount_paths() if "answers" in sources else []
         lanes = [_Lane([name for name in _SOURCES if name in sources], self._ask_sources)]
         lanes += [_Lane([f"mount:{path}"], self._ask_mount) for path in paths]
-        lanes = [lane for lane in lanes if lane.todo]
-        for lane in lanes:
+        self._lanes = [lane for lane in lanes if lane.todo]
+        self._with_answers = "answers" in sources
+        for lane in self._lanes:
             self._start(lane)
-        while running := [lane for lane in lanes if lane.child is not None]:
-            self._wait(running)
-        facts = _facts([message for lane in lanes for message in lane.messages])
-        if "answers" not in sources:
-            return facts
-        return _with_answers(facts)
+
+    def collect(self, wait_s: float) -> HostFacts | None:
+        """What `begin` asked for; None while it goes on after `wait_s` seconds."""
+        until = time.monotonic() + wait_s
+        while running := [lane for lane in self._lanes if lane.child is not None]:
+            self._wait(running, until)
+            if time.monotonic() >= until and any(lane.child is not None for lane in running):
+                return None
+        facts = _facts([message for lane in self._lanes for message in lane.messages])
+        return _with_answers(facts) if self._with_answers else facts
 
     def _mount_paths(self) -> list[str]:
         """mountinfo itself never blocks: the kernel tells it from memory."""
@@ -89,14 +113,14 @@ class HostFiles:
         lane.child = self._nursery.start(lambda: lane.ask(lane.todo), self._timeout_s)
         lane.started = time.monotonic()
 
-    def _wait(self, lanes: list[_Lane]) -> None:
+    def _wait(self, lanes: list[_Lane], longest: float) -> None:
         poller = select.poll()
         by_pipe = {}
         for lane in lanes:
             assert lane.child is not None
             by_pipe[lane.child.pipe] = lane
             poller.register(lane.child.pipe, select.POLLIN | select.POLLHUP)
-        until = min(lane.child.deadline for lane in lanes if lane.child)
+        until = min(longest, *(lane.child.deadline for lane in lanes if lane.child))
         for pipe, _ in poller.poll(max(0, int((until - time.monotonic()) * 1000) + 1)):
             self._receive(by_pipe[pipe])
         for lane in lanes:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sovctl.errors import SovctlError
 from sovctl.model.gpu import KernelLogRead, XidEvent
+from sovctl.model.kernel_line import HINT, KernelNotice, parse_kernel_notice
 from sovctl.model.xid_line import parse_kernel_message
 
 _RECORD_SIZE = 16 * 1024
@@ -91,6 +92,7 @@ class KernelLogFile:
 
     def _collect(self, records: Iterable[bytes], since: int) -> KernelLogRead:
         events: list[XidEvent] = []
+        notices: list[KernelNotice] = []
         next_sequence = since
         for record in records:
             header = _split(record)
@@ -104,8 +106,12 @@ class KernelLogFile:
                 event = parse_kernel_message(_decode(text), sequence=sequence, since_boot_s=since_boot_s)
                 if event is not None:
                     events.append(event)
+            elif facility == 0 and HINT.search(text):
+                notice = parse_kernel_notice(_decode(text), sequence=sequence, since_boot_s=since_boot_s)
+                if notice is not None:
+                    notices.append(notice)
         self._read_up_to = next_sequence
-        return KernelLogRead(tuple(events[-_MOST_EVENTS:]), next_sequence)
+        return KernelLogRead(tuple(events[-_MOST_EVENTS:]), next_sequence, tuple(notices[-_MOST_EVENTS:]))
 
     def _device_records(self, since: int) -> Iterator[bytes]:
         if self._descriptor < 0 or since < self._read_up_to:

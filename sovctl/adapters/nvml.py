@@ -166,6 +166,7 @@ def _setup(nvml: Any, handle: Any) -> dict[str, Any]:
         "persistence_mode": None if persistence is None else bool(persistence),
         "driver_version": _ask(nvml, nvml.nvmlSystemGetDriverVersion),
         "vbios_version": _ask(nvml, nvml.nvmlDeviceGetVbiosVersion, handle),
+        "inforom_version": _ask(nvml, nvml.nvmlDeviceGetInforomImageVersion, handle),
     }
 
 

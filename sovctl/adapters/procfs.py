@@ -18,6 +18,7 @@ _NO_STORAGE = frozenset(
     | {"debugfs", "tracefs", "securityfs", "pstore", "configfs", "fusectl", "bpf", "autofs", "binfmt_misc", "nsfs"}
     | {"rpc_pipefs", "ramfs", "efivarfs", "selinuxfs", "nfsd", "iso9660", "fuse.lxcfs"}
 )
+_STEP = re.compile(r"slurmstepd: \[(\d+)[._]")
 _XPRT_FIELDS = {"tcp": (5, 6, 9), "rdma": (5, 6, 9), "udp": (2, 3, 6)}
 """Positions of sends, receives and backlog after the word (linux/net/sunrpc/xprtsock.c, xprtrdma/transport.c)."""
 _SERVICE_BY_COMMAND = {
@@ -41,7 +42,7 @@ def mounts(root: str) -> tuple[MountSample, ...]:
         own, other = left.split(), right.split()
         if len(own) < 6 or len(other) < 3 or other[0] in _NO_STORAGE:
             continue
-        path = _unescaped(own[4])
+        path = unescaped(own[4])
         read_only = "ro" in own[5].split(",") or "ro" in other[2].split(",")
         found[path] = MountSample(path, other[0], read_only)
     return tuple(found.values())
@@ -54,7 +55,7 @@ def nfs(root: str) -> tuple[NfsSample, ...]:
     for line in text(f"{root}/proc/self/mountstats", _LARGEST).splitlines():
         if line.startswith("device "):
             words = line.split()
-            path = _unescaped(words[4]) if len(words) > 7 and words[7].startswith("nfs") else ""
+            path = unescaped(words[4]) if len(words) > 7 and words[7].startswith("nfs") else ""
         elif path and line.lstrip().startswith("xprt:"):
             values = _xprt(line.split())
             if values:
@@ -70,13 +71,15 @@ def ram(root: str) -> tuple[RamSample, ...]:
         if len(words) >= 2 and words[1].isdigit():
             values[words[0]] = int(words[1])
     total = values.get("MemTotal:")
-    return (RamSample(total, values.get("MemAvailable:"), values.get("Shmem:")),) if total else ()
+    if not total:
+        return ()
+    return (RamSample(total, values.get("MemAvailable:"), values.get("Shmem:"), values.get("HardwareCorrupted:")),)
 
 
 def processes(root: str) -> tuple[ProcessSample, ...]:
     """Those in uninterruptible sleep and zombies; of the rest only the state is read."""
     found = []
-    for pid in _pids(root):
+    for pid in pids(root):
         status = text(f"{root}/proc/{pid}/stat", 4096)
         command, _, rest = status.partition("(")[2].rpartition(")")
         fields = rest.split()
@@ -90,7 +93,7 @@ def services(root: str) -> tuple[ServiceSample, ...]:
     try:
         units = os.listdir(f"{root}/run/systemd/units")
     except OSError:
-        commands = {text(f"{root}/proc/{pid}/comm", 64) for pid in _pids(root)}
+        commands = {text(f"{root}/proc/{pid}/comm", 64) for pid in pids(root)}
         return tuple(ServiceSample(name) for command, name in _SERVICE_BY_COMMAND.items() if command in commands)
     prefix, suffix = "invocation:", ".service"
     return tuple(
@@ -129,6 +132,18 @@ def job_of(root: str, pid: int) -> str | None:
     return ""
 
 
+def slurm_jobs(root: str) -> frozenset[str]:
+    """Jobs that have a step here, as slurmstepd's own title says: `slurmstepd: [123.extern]`.
+
+    With PrologFlags=Contain each allocation has one from its first second.
+    """
+    found = set()
+    for pid in pids(root):
+        if title := _STEP.match(text(f"{root}/proc/{pid}/cmdline", 256)):
+            found.add(title[1])
+    return frozenset(found)
+
+
 def _xprt(words: list[str]) -> tuple[int, int, int] | None:
     positions = _XPRT_FIELDS.get(words[1]) if len(words) > 2 else None
     if positions is None:
@@ -141,13 +156,14 @@ def _xprt(words: list[str]) -> tuple[int, int, int] | None:
     return sends, receives, backlog
 
 
-def _pids(root: str) -> list[str]:
+def pids(root: str) -> list[str]:
+    """Every process."""
     try:
         return [name for name in os.listdir(f"{root}/proc") if name.isdigit()]
     except OSError:
         return []
 
 
-def _unescaped(path: str) -> str:
+def unescaped(path: str) -> str:
     r"""The kernel writes a space in a path as `\040`."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), path)

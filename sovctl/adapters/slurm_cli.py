@@ -152,6 +152,10 @@ class SlurmCli:
         """Give a node back."""
         self._slurm("scontrol", "update", f"NodeName={node}", "State=RESUME", about=f"node {node}")
 
+    def set_weight(self, node: str, weight: int) -> None:
+        """Hand this node out before or after others; slurmctld forgets it when it reads slurm.conf again."""
+        self._slurm("scontrol", "update", f"NodeName={node}", f"Weight={weight}", about=f"node {node}")
+
     def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
         conf = self._runner.variable("SLURM_CONF")

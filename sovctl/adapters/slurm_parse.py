@@ -101,6 +101,7 @@ def parse_node(record: dict[str, str]) -> NodeView:
         gres=_value(record, "Gres"),
         partitions=tuple(filter(None, _value(record, "Partitions").split(","))),
         boot_time=_epoch(record, "BootTime"),
+        weight=_whole(record.get("Weight", ""), 1),
     )
 
 

@@ -1,6 +1,7 @@
 """Many nodes over SSH at the same time, each with its own deadline. The only place that knows paramiko.
 
-A host key that is not in known_hosts is refused, always. What a node sends is bounded. A node that hangs in whatever
+A host key that neither is in known_hosts nor has a certificate of an authority there is refused, always. What a node
+sends is bounded. A node that hangs in whatever
 phase costs its own deadline and nobody else's: a watchdog closes its socket, which ends every wait inside paramiko.
 """
 
@@ -13,10 +14,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.ssh_known_hosts import KnownHosts, read_known_hosts, why_not_trusted
 from sovctl.errors import ConfigError, SovctlError
 from sovctl.ports import RemoteAnswer, SshFailure
 
@@ -26,6 +29,7 @@ _LARGEST_STDERR = 8 * 1024
 _CHUNK = 32 * 1024
 _PORT = 22
 _GRACE_S = 2.0
+_JUMP = " to a jump host"
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 
@@ -51,7 +55,10 @@ class _Target:
     key_files: tuple[str, ...]
     known_as: tuple[str, ...]
     """Names under which known_hosts may have its key, the one to show first."""
-    obstacle: str = ""
+    jumps: tuple[str, ...] = ()
+    """Hosts to go through, the nearest first, as ProxyJump names them."""
+    command: str = ""
+    """ProxyCommand: a program whose input and output is the connection."""
 
 
 class SshShell:
@@ -66,8 +73,9 @@ class SshShell:
         if not nodes:
             return {}
         _silence_paramiko()
-        config, host_keys = self._read_config(), self._read_host_keys()
-        targets = {name: self._target(name, address, config) for name, address in nodes.items()}
+        config, known = self._read_config(), self._read_known_hosts()
+        jumps = _Jumps(self, config, known, timeout_s)
+        targets = {name: self.target(name, address, config) for name, address in nodes.items()}
         todo: queue.SimpleQueue[str] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[str, RemoteAnswer]] = queue.SimpleQueue()
         for name in nodes:
@@ -80,17 +88,22 @@ class SshShell:
                     name = todo.get_nowait()
                 except queue.Empty:
                     return
-                done.put((name, self._ask_one(name, targets[name], host_keys, command, timeout_s)))
+                done.put((name, self._ask_one(targets[name], known, jumps, command, timeout_s)))
 
         for _ in range(workers):
             # Daemons: a thread inside a name lookup that hangs must not keep the process.
             threading.Thread(target=work, name="ssh", daemon=True).start()
         rounds = -(-len(nodes) // workers)
-        return _collect(nodes, done, (timeout_s + _GRACE_S) * rounds, timeout_s)
-
-    def _ask_one(self, name: str, target: _Target, host_keys: Any, command: str, timeout_s: float) -> RemoteAnswer:
         try:
-            return _Conversation(name, target, host_keys, timeout_s, self._load_keys(target)).run(command)
+            return _collect(nodes, done, (timeout_s + _GRACE_S) * rounds, timeout_s)
+        finally:
+            jumps.close()
+
+    def _ask_one(
+        self, target: _Target, known: KnownHosts, jumps: _Jumps, command: str, timeout_s: float
+    ) -> RemoteAnswer:
+        try:
+            return _Conversation(target, known, jumps, timeout_s, self.load_keys(target)).run(command)
         except Exception as error:
             # A library that stumbles over what a node sends is about that node, never about the sweep.
             return _failed(SshFailure.UNREACHABLE, f"{type(error).__name__}: {error}")
@@ -106,23 +119,13 @@ class SshShell:
         except (OSError, UnicodeDecodeError, paramiko.SSHException) as error:
             raise ConfigError(str(path), str(error), hint="Correct it, or set ssh.config_file.") from error
 
-    def _read_host_keys(self) -> Any:
-        import paramiko
-
-        keys = paramiko.HostKeys()
+    def _read_known_hosts(self) -> KnownHosts:
         named = self._settings.known_hosts
-        for text in (named,) if named else _KNOWN_HOSTS:
-            path = Path(text).expanduser()
-            try:
-                keys.load(str(path))
-            except FileNotFoundError:
-                if named:
-                    raise ConfigError(str(path), "ssh.known_hosts names a file that is not there") from None
-            except (OSError, UnicodeDecodeError, paramiko.SSHException) as error:
-                raise ConfigError(str(path), str(error), hint="Correct it, or set ssh.known_hosts.") from error
-        return keys
+        paths = [Path(text).expanduser() for text in ((named,) if named else _KNOWN_HOSTS)]
+        return read_known_hosts(paths, must_exist=bool(named))
 
-    def _target(self, name: str, address: str, config: Any) -> _Target:
+    def target(self, name: str, address: str, config: Any, user: str = "", port: int = 0) -> _Target:
+        """Where a host is; `user`, `port`: as a ProxyJump names them."""
         settings = self._settings
         try:
             found = config.lookup(name)
@@ -132,19 +135,20 @@ class SshShell:
                 f"cannot use {settings.config_file} for {name}: {error}", hint="Correct it, or set ssh.config_file."
             ) from error
         host = found["hostname"] if found.get("hostname", name) != name else address or name
-        port = settings.port or int(found.get("port", _PORT))
-        obstacle = next((key for key in ("proxycommand", "proxyjump") if found.get(key, "none") != "none"), "")
+        port = port or settings.port or int(found.get("port", _PORT))
+        jumps, command = found.get("proxyjump", "none"), found.get("proxycommand", "none")
         names = [found["hostkeyalias"]] if "hostkeyalias" in found else [_bracketed(name, port), _bracketed(host, port)]
         return _Target(
             address=host,
             port=port,
-            user=settings.user or found.get("user") or getpass.getuser(),
+            user=user or settings.user or found.get("user") or getpass.getuser(),
             key_files=(settings.key_file,) if settings.key_file else tuple(found.get("identityfile", ())),
             known_as=tuple(dict.fromkeys(names)),
-            obstacle=f"its SSH configuration asks for {obstacle}, which sovctl does not follow" if obstacle else "",
+            jumps=() if jumps.lower() == "none" else tuple(item.strip() for item in jumps.split(",")),
+            command="" if command.lower() == "none" or jumps.lower() != "none" else command,
         )
 
-    def _load_keys(self, target: _Target) -> list[Any]:
+    def load_keys(self, target: _Target) -> list[Any]:
         """Each key file is read once for all nodes; one that cannot be read is left to the others."""
         import paramiko
 
@@ -163,64 +167,143 @@ class SshShell:
         return loaded
 
 
+class _Jumps:
+    """Connections to jump hosts: one each, shared by all nodes behind it."""
+
+    def __init__(self, shell: SshShell, config: Any, known: KnownHosts, timeout_s: float) -> None:
+        self._shell = shell
+        self._config = config
+        self._known = known
+        self._timeout_s = timeout_s
+        self._lock = threading.RLock()
+        self._clients: dict[tuple[str, ...], Any] = {}
+        self._failed: dict[tuple[str, ...], _JumpFailed] = {}
+
+    def channel(self, jumps: tuple[str, ...], address: str, port: int, left_s: float) -> Any:
+        """A connection to `address` through these hosts. Raises what paramiko raises."""
+        if not self._lock.acquire(timeout=left_s):
+            raise TimeoutError
+        try:
+            client = self._client(jumps)
+        finally:
+            self._lock.release()
+        return client.get_transport().open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=left_s)
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def _client(self, jumps: tuple[str, ...]) -> Any:
+        """Under the lock. A host that could not be reached is not tried again for each node behind it."""
+        if jumps in self._failed:
+            raise self._failed[jumps]
+        if jumps not in self._clients:
+            user, _, place = jumps[-1].removeprefix("ssh://").rpartition("@")
+            host, port = _host_and_port(place)
+            target = self._shell.target(host, "", self._config, user, port)
+            target = replace(target, jumps=jumps[:-1], command=target.command if len(jumps) == 1 else "")
+            talk = _Conversation(target, self._known, self, self._timeout_s, self._shell.load_keys(target), _JUMP)
+            try:
+                self._clients[jumps] = talk.open()
+            except Exception as error:
+                self._failed[jumps] = _JumpFailed(jumps[-1], talk.said(error))
+                raise self._failed[jumps] from error
+        return self._clients[jumps]
+
+
+class _JumpFailed(Exception):
+    """A host on the way could not be used."""
+
+    def __init__(self, host: str, answer: RemoteAnswer) -> None:
+        super().__init__(f"jump host {host}: {answer.problem}")
+        self.failure = answer.failure or SshFailure.UNREACHABLE
+
+
+class _NotTrusted(Exception):
+    """The host key is refused, in words."""
+
+
 class _Conversation:
     """One connection, one command."""
 
-    def __init__(self, name: str, target: _Target, host_keys: Any, timeout_s: float, keys: list[Any]) -> None:
-        self._name = name
+    def __init__(
+        self, target: _Target, known: KnownHosts, jumps: _Jumps, timeout_s: float, keys: list[Any], via: str = ""
+    ) -> None:
         self._target = target
-        self._host_keys = host_keys
+        self._known = known
+        self._jumps = jumps
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._keys = keys
-        self._phase = "while connecting"
+        self._phase = f"while connecting{via}"
 
     def run(self, command: str) -> RemoteAnswer:
-        import paramiko
-
-        if self._target.obstacle:
-            return _failed(SshFailure.UNREACHABLE, f"{self._name}: {self._target.obstacle}")
-        known = self._known_entry()
-        if known is None:
-            where = " nor ".join(self._target.known_as)
-            return _failed(SshFailure.HOST_KEY, f"no host key of {where} is in known_hosts")
-        try:
-            sock = socket.create_connection((self._target.address, self._target.port), self._left())
-        except OSError as error:
-            return self._said(error)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = paramiko.SSHClient()
-        watchdog = threading.Timer(self._left(), _shut, (sock,))
+        client = None
+        watchdog = threading.Timer(self._left(), lambda: _shut(self._sock))
+        self._sock: Any = None
         watchdog.daemon = True
         watchdog.start()
         try:
-            self._log_in(client, sock, *known)
+            client = self.open()
             return self._talk(client, command)
         except Exception as error:
-            return self._said(error)
+            return self.said(error)
         finally:
             watchdog.cancel()
+            if client is not None:
+                client.close()
+            _close(self._sock)
+
+    def open(self) -> Any:
+        """A client that is logged in. Raises _NotTrusted and what sockets and paramiko raise."""
+        import paramiko
+
+        entry = self._known_entry()
+        authorities = self._known.authorities_for(self._target.known_as)
+        if entry is None and not authorities:
+            raise _NotTrusted(f"no host key of {' nor '.join(self._target.known_as)} is in known_hosts")
+        self._sock = self._connected()
+        client = paramiko.SSHClient()
+        try:
+            self._log_in(client, entry, authorities)
+        except BaseException:
             client.close()
-            sock.close()
+            _close(self._sock)
+            raise
+        return client
+
+    def _connected(self) -> Any:
+        target = self._target
+        if target.command:
+            return _proxy(target.command)
+        if target.jumps:
+            return self._jumps.channel(target.jumps, target.address, target.port, self._left())
+        sock = socket.create_connection((target.address, target.port), self._left())
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
     def _known_entry(self) -> tuple[str, Any] | None:
         for known_as in self._target.known_as:
-            entry = self._host_keys.lookup(known_as)
+            entry = self._known.keys.lookup(known_as)
             if entry:
                 return known_as, entry
         return None
 
-    def _log_in(self, client: Any, sock: socket.socket, known_as: str, entry: Any) -> None:
+    def _log_in(self, client: Any, entry: tuple[str, Any] | None, authorities: tuple[bytes, ...]) -> None:
         import paramiko
 
-        for kind in entry:
-            client.get_host_keys().add(known_as, kind, entry[kind])
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        known_as = entry[0] if entry else self._target.known_as[0]
+        keys = [key for key in entry[1].values() if key.asbytes() not in self._known.revoked] if entry else []
+        if entry and not keys:
+            raise _NotTrusted("its host key is revoked in known_hosts")
+        for key in keys:
+            client.get_host_keys().add(known_as, key.get_name(), key)
+        client.set_missing_host_key_policy(paramiko.RejectPolicy() if entry else self._policy(authorities))
         left = self._left()
         self._phase = "during the SSH handshake"
         client.connect(
             known_as,
-            sock=sock,
+            sock=self._sock,
             username=self._target.user,
             pkey=self._keys[0] if self._keys else None,
             allow_agent=not self._keys and "SSH_AUTH_SOCK" in os.environ,
@@ -229,7 +312,25 @@ class _Conversation:
             banner_timeout=left,
             auth_timeout=left,
             channel_timeout=left,
+            transport_factory=None if entry else _certificates_only(),
         )
+
+    def _policy(self, authorities: tuple[bytes, ...]) -> Any:
+        """Asked by paramiko for a host without a plain key in known_hosts, before anything of ours is sent."""
+        import paramiko
+
+        names, revoked = self._target.known_as, self._known.revoked
+
+        class Vouched(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+            def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:  # noqa: ARG002
+                blob = key.public_blob.key_blob if key.public_blob else b""
+                why = why_not_trusted(blob, names, authorities, revoked)
+                if not why and key.asbytes() in revoked:
+                    why = "its host key is revoked in known_hosts"
+                if why:
+                    raise _NotTrusted(why)
+
+        return Vouched()
 
     def _talk(self, client: Any, command: str) -> RemoteAnswer:
         channel = client.get_transport().open_session(timeout=self._left())
@@ -258,12 +359,16 @@ class _Conversation:
             raise TimeoutError
         return left
 
-    def _said(self, error: Exception) -> RemoteAnswer:
+    def said(self, error: Exception) -> RemoteAnswer:
         """The failure in our words; paramiko's are kept where they say more."""
         import paramiko
 
+        if isinstance(error, _JumpFailed):
+            return _failed(error.failure, str(error))
         if time.monotonic() >= self._deadline - 0.05 or isinstance(error, TimeoutError):
             return _failed(SshFailure.TIMEOUT, f"no answer within {self._timeout_s:g} s {self._phase}")
+        if isinstance(error, _NotTrusted):
+            return _failed(SshFailure.HOST_KEY, str(error))
         if isinstance(error, paramiko.BadHostKeyException):
             return _failed(SshFailure.HOST_KEY, "its host key is not the one in known_hosts")
         if isinstance(error, paramiko.AuthenticationException):
@@ -302,11 +407,56 @@ def _failed(failure: SshFailure, problem: str) -> RemoteAnswer:
     return RemoteAnswer(failure=failure, problem=" ".join(problem.split())[:300])
 
 
-def _shut(sock: socket.socket) -> None:
+def _shut(sock: Any) -> None:
+    """End every wait on it: of a socket, of a channel through a jump host, of a proxy program."""
     try:
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
+    except (OSError, AttributeError):
+        _close(sock)
+
+
+def _close(sock: Any) -> None:
+    if sock is None:
         return
+    try:
+        sock.close()
+        if process := getattr(sock, "process", None):
+            process.wait(1.0)
+    except Exception:
+        # A proxy program that has ended already, or does not end; it is not ours to wait for.
+        return
+
+
+def _proxy(command: str) -> Any:
+    """paramiko closes a proxy program from two threads, and the second one would complain."""
+    import paramiko
+
+    class Proxy(paramiko.ProxyCommand):  # type: ignore[misc]
+        def close(self) -> None:
+            with suppress(ProcessLookupError):
+                super().close()
+
+    return Proxy(command)
+
+
+def _certificates_only() -> Any:
+    """paramiko prefers a plain host key, which says nothing where only an authority is known."""
+    import paramiko
+
+    class CertifiedTransport(paramiko.Transport):  # type: ignore[misc]
+        @property
+        def preferred_keys(self) -> tuple[str, ...]:
+            return tuple(name for name in super().preferred_keys if name.endswith("-cert-v01@openssh.com"))
+
+    return CertifiedTransport
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    """`host`, `host:22`, `[::1]:22`."""
+    host, colon, port = place.rpartition(":")
+    if colon and port.isdigit() and (host.startswith("[") or ":" not in host):
+        return host.strip("[]"), int(port)
+    return place.strip("[]"), 0
 
 
 def _silence_paramiko() -> None:

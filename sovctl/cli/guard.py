@@ -47,13 +47,16 @@ def _guarded(job_id: str, *, starting: bool, quiet: bool) -> int:
 def _look(job_id: str, starting: bool) -> Guarded:
     from sovctl.cli import wiring
     from sovctl.config import load_config
-    from sovctl.operations.guard_job import end_job, start_job
 
     config = load_config()
-    ports = wiring.job_ports(config, prolog=starting)
+    ports = wiring.job_ports(config, job_id, prolog=starting)
     settings = wiring.job_settings(config, job_id)
     if starting:
+        from sovctl.operations.guard_job import start_job
+
         return start_job(ports, settings)
+    from sovctl.operations.end_job import end_job
+
     return end_job(ports, settings, wiring.own_journal(config))
 
 

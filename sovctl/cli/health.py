@@ -45,6 +45,16 @@ examples:
 
 States (off, shadow, warn, drain) are set in sovctl.toml:  [probes]  nvlink = "shadow"
 """
+_BURN_IN_EXAMPLES = """\
+examples:
+  sovctl health burn-in              the piece that was done longest ago
+  sovctl health burn-in --all        all of them: the loaded test before a node is given back
+  sovctl health burn-in --all --dry-run
+
+pieces: matmul (equal to the last bit, on every accelerator), memory, all-reduce. Does nothing while a job is
+here, and ends at once when one comes. Needs a Python with torch (burn_in.python).
+exit status: 0 all right; 10 a wrong answer or a slow one; 75 a job is here; 1 it could not be done, or proves nothing.
+"""
 _EXPLAIN_EXAMPLES = """\
 examples:
   dmesg | sovctl health explain
@@ -92,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     probes.add_argument("--learn", action="store_true", help="write down what this healthy node has")
     probes.add_argument("--dry-run", action="store_true", help="with --learn: show it, write nothing")
     probes.set_defaults(action=_probes)
+    burn_in = _verb(verbs, "burn-in", "Short work with a known answer, on an idle node.", _BURN_IN_EXAMPLES)
+    which = burn_in.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="every piece")
+    which.add_argument("--piece", choices=("matmul", "memory", "all-reduce"), default="", help="this one")
+    burn_in.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    burn_in.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    burn_in.set_defaults(action=_burn_in)
     explain = _verb(verbs, "explain", "Say what the driver's fault lines in a log mean.", _EXPLAIN_EXAMPLES)
     explain.add_argument("file", nargs="?", default="-", metavar="FILE", help="a log; - or nothing: standard input")
     explain.add_argument("--json", action="store_true", help="one JSON object a fault line")
@@ -114,6 +131,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     from sovctl.cli.explain import run_explain
 
     return run_explain(arguments)
+
+
+def _burn_in(arguments: argparse.Namespace) -> int:
+    from sovctl.cli.burn_in import run_burn_in
+
+    return run_burn_in(arguments.piece, everything=arguments.all, as_json=arguments.json, dry_run=arguments.dry_run)
 
 
 def _guard(arguments: argparse.Namespace) -> int:
@@ -198,6 +221,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         lambda: stop.arrived,
         report,
         lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
+        wiring.host_watch(config),
     )
     return EXIT_DONE
 

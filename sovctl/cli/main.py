@@ -30,7 +30,7 @@ GROUPS = {
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),
-    "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes."),
+    "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes, burn-in, explain."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
     "lab": Group(

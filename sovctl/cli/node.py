@@ -61,8 +61,11 @@ def list_(
     Example: sovctl node ls
     """
     groups = nodes.list_nodes(wiring.slurm(), apart=all_)
+    lemons = nodes.lemons(wiring.ledgers(load_config()))
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "groups": [_group_record(group) for group in groups]}))
+        listed = [_group_record(group) for group in groups]
+        scores = {"lemons": dict(lemons.scores), "taken_last": list(lemons.taken_last)}
+        print(json.dumps({"schema": _SCHEMA, "groups": listed, **scores}))
         return EXIT_DONE
     table = text_table("STATE", "COUNT", "NODES", "SINCE", "BY", "REASON", folded=("NODES", "REASON"))
     for group in groups:
@@ -70,6 +73,9 @@ def list_(
         since = clock_time(group.since)
         add_row(table, (str(group.state), str(len(group.nodes)), _fold(group.nodes), since, by, group.reason or "-"))
     print_table(table)
+    if lemons.taken_last:
+        said = ", ".join(f"{name} ({lemons.scores.get(name, 0.0):g})" for name in lemons.taken_last)
+        print(f"sovctl: taken last for what their GPUs did before: {printable(said)}", file=sys.stderr)
     return EXIT_DONE
 
 
@@ -157,7 +163,7 @@ def resume(
 
 @app.command()
 def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node.")], as_json: Json = False) -> int:
-    """Show everything the cluster journal has about a node: checks, drains, deaths, repairs, and by whom.
+    """Show everything that is recorded about a node and its GPUs: checks, drains, deaths, repairs, and by whom.
 
     Example: sovctl node history n003
     """
@@ -166,6 +172,7 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
     config = load_config()
     shared = [wiring.cluster_journal(config, writer) for writer in ("sweep", "watch", "hand")]
     entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
+    entries = sorted((*entries, *node_by_hand.gpu_entries(name, wiring.ledgers(config))), key=node_by_hand.at)
     if as_json:
         print(json.dumps({"schema": "sovctl.history/1", "node": name, "entries": entries, "problems": problems}))
         return EXIT_DONE

@@ -82,6 +82,8 @@ def _print_commands(outcome: SweepOutcome) -> None:
     for node in outcome.nodes:
         if node.deed.command:
             print(printable(shlex.join(node.deed.command)))
+    for _, deed in outcome.placed:
+        print(printable(shlex.join(deed.command)))
 
 
 def _print_table(outcome: SweepOutcome, *, everything: bool) -> None:
@@ -93,6 +95,8 @@ def _print_table(outcome: SweepOutcome, *, everything: bool) -> None:
         for node in shown:
             add_row(table, (node.view.name, str(node.view.state), str(node.assessed.state), *_words(node)))
         print_table(table)
+    for name, deed in outcome.placed:
+        print(printable(f"{name}: {deed.did or deed.why}"))
     print(_summary(outcome))
 
 
@@ -105,7 +109,7 @@ def _words(node: SweptNode) -> tuple[str, str]:
 def _summary(outcome: SweepOutcome) -> str:
     counts = Counter(node.assessed.state for node in outcome.nodes)
     parts = [f"{counts[state]} {state}" for state in VerdictState if counts[state]]
-    done = sum(node.deed.done for node in outcome.nodes)
+    done = sum(node.deed.done for node in outcome.nodes) + sum(deed.done for _, deed in outcome.placed)
     return f"{len(outcome.nodes)} nodes in {outcome.took_s:.1f} s: {', '.join(parts) or 'none'}; {done} changed"
 
 
@@ -116,6 +120,10 @@ def _record(outcome: SweepOutcome, *, act: bool) -> dict[str, Any]:
         "took_s": round(outcome.took_s, 3),
         "alarms": list(outcome.alarms),
         "notes": list(outcome.notes),
+        "placed": [
+            {"node": name, "action": deed.did or None, "command": list(deed.command), "done": deed.done}
+            for name, deed in outcome.placed
+        ],
         "nodes": [_node_record(node) for node in outcome.nodes],
     }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.live_run import Ports as SupervisorPorts
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.ports import (
         AliveMark,
+        EvidenceFiles,
         GpuProbe,
         HostProbe,
+        HostWatch,
         Journal,
+        Ledgers,
         NodeRecords,
         RemoteShell,
         RunIndex,
@@ -210,12 +214,28 @@ def host_probe(config: Config, timeout_s: float) -> HostProbe:
     return HostFiles(config.node.host_root, timeout_s)
 
 
+def host_watch(config: Config) -> HostWatch:
+    """The same for the watcher."""
+    from sovctl.adapters.host_probe import HostFiles
+
+    return HostFiles(config.node.host_root, config.health.source_timeout_s)
+
+
 def node_records(config: Config) -> NodeRecords:
     """What this node learnt, counted and remembered."""
     from sovctl.adapters.node_records import NodeRecordFiles
 
     inventory = Path(config.node.inventory) if config.node.inventory else None
-    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory)
+    name = node_name(config)
+    shared = Path(config.cluster.journal_dir) / "ledgers" / f"{name}.json" if config.cluster.journal_dir else None
+    return NodeRecordFiles(Path(config.node.run_dir), Path(config.node.state_dir), inventory, shared)
+
+
+def ledgers(config: Config) -> Ledgers | None:
+    """What the nodes show each other; None without a shared directory."""
+    from sovctl.adapters.node_records import LedgerFiles
+
+    return LedgerFiles(Path(config.cluster.journal_dir)) if config.cluster.journal_dir else None
 
 
 def inventory_path(config: Config) -> Path:
@@ -230,7 +250,7 @@ def own_journal(config: Config) -> Journal:
     return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node_name(config)}.jsonl", lock_wait_s=2.0)
 
 
-def job_ports(config: Config, *, prolog: bool) -> JobPorts:
+def job_ports(config: Config, job_id: str, *, prolog: bool) -> JobPorts:
     """What prolog and epilog touch; the prolog asks NVML only which GPUs there are."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.kmsg import KernelLogFile
@@ -246,7 +266,56 @@ def job_ports(config: Config, *, prolog: bool) -> JobPorts:
         clock=SystemClock(),
         host=host_probe(config, timeout_s),
         records=node_records(config),
+        evidence=None if prolog else job_evidence(config),
+        burn_in=burn_in_ports(config, job_id) if config.burn_in.after_jobs and not prolog else None,
     )
+
+
+def job_evidence(config: Config) -> EvidenceFiles:
+    """Where the epilogs of all nodes leave what blame is told by."""
+    from sovctl.adapters.job_evidence import JobEvidenceFiles
+
+    return JobEvidenceFiles(cluster_journal_dir(config))
+
+
+def burn_in_ports(config: Config, own_job: str = "") -> BurnInPorts:
+    """What a burn-in of this node touches; `own_job`: the one that just ended here."""
+    from sovctl.adapters.burn_in import ReferenceFile, TorchBurnIn
+    from sovctl.adapters.journal import FileTurn
+    from sovctl.adapters.other_jobs import OtherJobs
+    from sovctl.operations.burn_in import BurnInPorts
+
+    records = node_records(config)
+    shared = cluster_journal_dir(config)
+    program = Path(__file__).resolve().parents[1] / "train" / "burn_in.py"
+    return BurnInPorts(
+        work=TorchBurnIn(program, config.burn_in.python),
+        records=records,
+        references=ReferenceFile(shared / "burn-in-references.json"),
+        turn=FileTurn(shared / "burn-in.lock"),
+        busy=OtherJobs(records.jobs, config.node.host_root, own_job),
+    )
+
+
+def burn_in_python(config: Config) -> str:
+    """The interpreter that is to have torch."""
+    return config.burn_in.python or sys.executable
+
+
+def gpu_probe(config: Config) -> GpuProbe:
+    """The GPUs of this node, with all that NVML tells."""
+    return _nvml(config, config.health.probe_timeout_s)
+
+
+def burn_in_settings(config: Config) -> BurnInSettings:
+    """How long and with what. Raises ConfigError."""
+    from sovctl.errors import ConfigError
+    from sovctl.operations.burn_in import BurnInSettings
+
+    chosen = config.burn_in
+    if chosen.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError("burn_in.device", f"must be auto, cuda or cpu, not {chosen.device!r}")
+    return BurnInSettings(node_name(config), chosen.device, chosen.seconds, chosen.timeout_s, chosen.every_s)
 
 
 def _gpu_count(config: Config, timeout_s: float) -> GpuProbe:
@@ -273,6 +342,7 @@ def job_settings(config: Config, job_id: str) -> JobSettings:
         expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
         probes=resolve(config.probes.settings),
         verdict_valid_s=config.health.verdict_valid_s,
+        burn_in=burn_in_settings(config) if config.burn_in.after_jobs else None,
     )
 
 
@@ -416,6 +486,8 @@ def sweep_ports(config: Config) -> SweepPorts:
         journal=cluster_journal(config, "sweep"),
         turn=FileTurn(cluster_journal_dir(config) / "drain.lock"),
         clock=SystemClock(),
+        ledgers=ledgers(config),
+        evidence=job_evidence(config),
     )
 
 
@@ -430,6 +502,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         drain_share_per_hour=chosen.drain_share_per_hour,
         retest=bool(chosen.retest_command.strip()),
         resume_limit_per_day=chosen.resume_limit_per_day,
+        retest_pause_s=chosen.retest_pause_s,
         completing_s=chosen.completing_s,
         drain_codes=frozenset(chosen.drain_codes.split()),
     )
@@ -443,6 +516,7 @@ def sweep_settings(config: Config, *, act: bool, only: tuple[str, ...]) -> Sweep
         retest_timeout_s=chosen.retest_timeout_s,
         clock_offset_s=chosen.clock_offset_s,
         only=only,
+        lemons_last=chosen.lemons_last,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sovctl.model.facts import firmware_of
 from sovctl.model.inventory import Inventory
 from sovctl.model.node import NodeSnapshot
 
@@ -55,6 +56,7 @@ def learn(snapshot: NodeSnapshot) -> Inventory:
         },
         services=tuple(sorted(service.name for service in host.services or () if service.name in LEARNT_SERVICES)),
         clock_synchronised=bool(host.clock and host.clock[0].synchronised),
+        firmware={name: (version,) for name, version in firmware_of(snapshot).items()},
     )
 
 

@@ -119,6 +119,28 @@ def merged(ledgers: Iterable[Ledger]) -> Ledger:
     return Ledger(gpus)
 
 
+def strangers(ledger: Ledger, gpus: Iterable[GpuSample]) -> frozenset[str]:
+    """Serial numbers that this node's ledger has never met: swapped in, or the file is new."""
+    known = {*ledger.gpus, *ledger.places.values()}
+    return frozenset(gpu.serial for gpu in gpus if gpu.serial and gpu.serial not in known)
+
+
+def adopted(ledger: Ledger, serials: Iterable[str], others: Ledger) -> Ledger:
+    """With the past that these GPUs have in other nodes' ledgers (`others`: these merged)."""
+    gpus = dict(ledger.gpus)
+    for serial in serials:
+        for entry in others.gpus.get(serial, ()):
+            gpus[serial] = _with(gpus.get(serial, ()), entry)
+    return Ledger(gpus, ledger.places)
+
+
+def node_scores(ledgers: Mapping[str, Ledger], now: float) -> dict[str, float]:
+    """The lemon score of each node that has one, worst first: of the GPUs in it now, with their past anywhere."""
+    everything = merged(ledgers.values())
+    scores = {node: lemon_score(everything, set(ledger.places.values()), now) for node, ledger in ledgers.items()}
+    return dict(sorted(((node, score) for node, score in scores.items() if score > 0), key=lambda item: -item[1]))
+
+
 def ledger_record(ledger: Ledger) -> dict[str, Any]:
     """As JSON."""
     return {
@@ -177,7 +199,8 @@ def _failures(
             serial = next(iter(gone))
         if serial:
             what = f"FAILED {finding.code}"
-            yield serial, LedgerEntry(round(snapshot.observed_at, 3), snapshot.node, snapshot.boot_id, what)
+            at, repair = round(snapshot.observed_at, 3), f"repair: {finding.repair}"
+            yield serial, LedgerEntry(at, snapshot.node, snapshot.boot_id, what, text=repair)
 
 
 def _grouped(entries: Iterable[LedgerEntry]) -> Iterable[LedgerEntry]:

@@ -22,6 +22,8 @@ _STEP_S = 900.0
 _MOST_POINTS = 100
 _MOST_NAMES = 4096
 _LONGEST_GAP_S = 1800.0
+_NOTICES_UP_TO = "kernel-records"
+"""Counter: the kernel's sequence number up to which complaints are counted."""
 
 BAD_THROTTLE = 0x8 | 0x20 | 0x40 | 0x80
 """NVML's clocks-event bits: hardware slowdown, software thermal, hardware thermal, hardware power brake."""
@@ -34,6 +36,7 @@ def advance(memory: LookMemory, snapshot: NodeSnapshot) -> NodeSnapshot:
     counters = dict(kept.counters)
     for name, value in _counters(snapshot):
         counters[name] = _add(counters.get(name, ()), now, value)
+    _count_notices(counters, snapshot)
     since = {name: at for name, at in kept.since.items() if not _looked_at(name, snapshot)}
     since |= {name: _since(kept, name, now) for name in _conditions(snapshot)}
     looked = {**kept.looked, **{source: now for source in {*_SOURCE_OF.values()} if _answered(source, snapshot)}}
@@ -49,6 +52,11 @@ def rose(snapshot: NodeSnapshot, name: str, within_s: float) -> float:
     start = snapshot.observed_at - within_s
     before = [value for at, value in points if at <= start]
     return points[-1][1] - (before[-1] if before else points[0][1])
+
+
+def rose_since(snapshot: NodeSnapshot, name: str, at: float) -> float:
+    """By how much a counter rose since `at` (seconds since the epoch), as far as this boot was looked at."""
+    return rose(snapshot, name, snapshot.observed_at - at)
 
 
 def held_s(snapshot: NodeSnapshot, name: str) -> float | None:
@@ -104,6 +112,21 @@ def _add(points: tuple[tuple[float, float], ...], now: float, value: float) -> t
     return grown[first:][-_MOST_POINTS:]
 
 
+def _count_notices(counters: dict[str, tuple[tuple[float, float], ...]], snapshot: NodeSnapshot) -> None:
+    """Complaints of the kernel by kind. A record that is read again (a fault not acted on yet) counts once."""
+    now = snapshot.observed_at
+    begun = counters.get(_NOTICES_UP_TO, ())
+    up_to = begun[-1][1] if begun else 0.0
+    for notice in snapshot.notices:
+        if notice.sequence < up_to:
+            continue
+        name = f"kernel/{notice.code}/{notice.subject}" if notice.subject else f"kernel/{notice.code}"
+        points = counters.get(name, ((now - 0.001, 0.0),))
+        counters[name] = _add(points, now, points[-1][1] + 1)
+    if snapshot.notices:
+        counters[_NOTICES_UP_TO] = ((now, float(snapshot.notices[-1].sequence + 1)),)
+
+
 def _counters(snapshot: NodeSnapshot) -> Iterator[tuple[str, float]]:
     for gpu in snapshot.gpus:
         if gpu.error:
@@ -114,6 +137,7 @@ def _counters(snapshot: NodeSnapshot) -> Iterator[tuple[str, float]]:
                 "replays": gpu.pcie_replays,
                 "nvlink": gpu.nvlink_errors,
                 "corrected": gpu.ecc_volatile_corrected,
+                "uncorrected": gpu.ecc_volatile_uncorrected,
             },
         )
     yield from _host_counters(snapshot.host)
@@ -127,6 +151,10 @@ def _host_counters(host: HostFacts) -> Iterator[tuple[str, float]]:
     for controller in host.edac or ():
         yield f"edac/{controller.controller}/corrected", controller.corrected
         yield f"edac/{controller.controller}/uncorrected", controller.uncorrected
+    for row in host.ras or ():
+        yield f"ras/{row.kind}/{row.severity}", row.count
+    if host.ram and host.ram[0].corrupted_kib is not None:
+        yield "ram/corrupted", host.ram[0].corrupted_kib
     for mount in host.nfs or ():
         yield f"nfs/{mount.path}/sends", mount.sends
         yield f"nfs/{mount.path}/backlog", mount.backlog
@@ -149,6 +177,10 @@ def _conditions(snapshot: NodeSnapshot) -> Iterator[str]:
     for answer in host.answers or ():
         if answer.error:
             yield f"answer/{answer.path}"
+    live = {item.job_id for item in host.containers or () if item.kind == "live"}
+    for item in host.containers or ():
+        if item.job_id not in live:
+            yield f"container/{item.kind}/{item.job_id}/{item.name}"
     if host.clock and not host.clock[0].synchronised:
         yield "clock/free"
 
@@ -182,6 +214,7 @@ _SOURCE_OF = {
     "answer": "answers",
     "service": "services",
     "process": "processes",
+    "container": "containers",
     "clock": "clock",
 }
 

@@ -89,6 +89,7 @@ def compare(
             found += _odd_versions(kind, "VBIOS_SKEW", "VBIOS", attrgetter("vbios"))
             found += _narrow_links(kind)
             found += _low(kind)
+    found += _odd_firmware(facts)
     found += _slow_storage(facts)
     found += _clock_offsets(clocks, clock_limit_s)
     order = {node.node: index for index, node in enumerate(facts)}
@@ -107,6 +108,23 @@ def _odd_versions(kind: _Kind, code: str, words: str, value: Callable[[GpuFacts]
         _finding(node, code, f"{words} {said}, while {nodes - len(odd)} of {nodes} nodes have {common}")
         for node, said in odd.items()
     ]
+
+
+def _odd_firmware(facts: Sequence[NodeFacts]) -> list[PeerFinding]:
+    """Versions by name over all nodes that have such a thing."""
+    by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for node in facts:
+        for name, version in node.firmware.items():
+            by_name[name].append((node.node, version))
+    found = []
+    for name, seen in by_name.items():
+        common = _common([version for _, version in seen]) if len(seen) >= FEWEST_NODES else None
+        found += [
+            _finding(node, "FIRMWARE_SKEW", f"{name} {version}, while most of {len(seen)} nodes have {common}")
+            for node, version in seen
+            if common is not None and version != common
+        ]
+    return found
 
 
 def _narrow_links(kind: _Kind) -> list[PeerFinding]:

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sovctl.errors import ConfigError
-from sovctl.health import rules_gpu, rules_host, rules_kernel, rules_network, rules_storage
+from sovctl.health import (
+    rules_gpu,
+    rules_host,
+    rules_kernel,
+    rules_kernel_notice,
+    rules_network,
+    rules_storage,
+)
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.probe import ProbeSetting, ProbeState
 from sovctl.model.verdict import Finding, Severity
@@ -31,6 +38,19 @@ class Probe:
     why: str
     quick: bool = False
     """Cheap enough for the prolog of every job."""
+
+
+def _burn_in(snapshot: NodeSnapshot) -> list[Finding]:
+    """Imported when it is asked: the prolog of each job imports this module and never asks."""
+    from sovctl.health.burn_in import burn_in_findings
+
+    return burn_in_findings(snapshot)
+
+
+def _burn_in_slow(snapshot: NodeSnapshot) -> list[Finding]:
+    from sovctl.health.burn_in import slow_findings
+
+    return slow_findings(snapshot)
 
 
 PROBES = (
@@ -69,15 +89,44 @@ PROBES = (
     Probe("mount-answer", ("answers",), rules_storage.mount_answer, _WARN, "storage that hangs or errs"),
     Probe("nfs-backlog", ("nfs",), rules_storage.nfs_backlog, _WARN, "requests that queue up in the client"),
     Probe("disk-space", ("answers",), rules_storage.space, _WARN, "full disks fail jobs in disguise"),
+    Probe(
+        "kernel", ("kernel-log",), rules_kernel_notice.family("kernel"), _WARN, "lockups, stalls, oopses, broken PCIe"
+    ),
+    Probe(
+        "kernel-storage",
+        ("kernel-log",),
+        rules_kernel_notice.family("storage"),
+        _WARN,
+        "disks and file systems that fail",
+    ),
+    Probe(
+        "kernel-network", ("kernel-log",), rules_kernel_notice.family("network"), _WARN, "adapters and cables that fail"
+    ),
+    Probe(
+        "kernel-memory",
+        ("kernel-log",),
+        rules_kernel_notice.family("memory"),
+        _WARN,
+        "machine checks, memory that ran out",
+    ),
     Probe("memory-size", ("ram",), rules_host.memory_size, _WARN, "a memory module is gone", True),
-    Probe("memory-errors", ("edac",), rules_host.memory_errors, _WARN, "errors of main memory", True),
+    Probe("memory-errors", ("edac", "ras", "ram"), rules_host.memory_errors, _WARN, "errors of main memory"),
+    Probe(
+        "firmware", ("firmware", "infiniband"), rules_host.firmware, _WARN, "versions that differ from the other nodes"
+    ),
     Probe("service", ("services",), rules_host.services, _DRAIN, "fabric manager and other needed services", True),
     Probe("clock", ("clock",), rules_host.clock, _WARN, "a clock nobody steers", True),
     Probe("processes", ("processes",), rules_host.stuck_processes, _WARN, "processes no signal reaches, zombies"),
     Probe("shared-memory", ("ram", "shared"), rules_host.shared_memory, _WARN, "what jobs left in /dev/shm"),
+    Probe("leftovers", ("containers",), rules_host.leftovers, _WARN, "containers of jobs that are over"),
+    Probe("burn-in", ("burn-in",), _burn_in, _WARN, "wrong answers to known work corrupt training"),
+    Probe("burn-in-slow", ("burn-in",), _burn_in_slow, _SHADOW, "right answers, much slower than its kind"),
     Probe("probe-hang", (), rules_host.unanswered, _WARN, "a source that hangs, named", True),
 )
 """In the order in which findings are shown: the kernel names the cause, NVML mostly the consequence."""
+
+NOT_OF_THE_HOST = frozenset({"nvml", "kernel-log", "burn-in"})
+"""Sources that a look without the host asks; `burn-in` is the record of the last one, not a new one."""
 
 DEFAULT_STATES: Mapping[str, ProbeState] = {probe.name: probe.default for probe in PROBES}
 
@@ -108,6 +157,21 @@ def needed_sources(states: Mapping[str, ProbeState], *, quick: bool = False) -> 
         if states.get(probe.name, probe.default) is not ProbeState.OFF and (probe.quick or not quick)
         for source in probe.sources
     )
+
+
+def source_groups(states: Mapping[str, ProbeState]) -> tuple[frozenset[str], ...]:
+    """Sources of the host that have to be read together, because one probe needs them together; in a fixed order."""
+    groups: list[set[str]] = []
+    for probe in PROBES:
+        if states.get(probe.name, probe.default) is ProbeState.OFF:
+            continue
+        together = set(probe.sources) - NOT_OF_THE_HOST
+        for group in [group for group in groups if group & together]:
+            together |= group
+            groups.remove(group)
+        if together:
+            groups.append(together)
+    return tuple(sorted((frozenset(group) for group in groups), key=sorted))
 
 
 def apply(

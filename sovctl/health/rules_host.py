@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sovctl.health.memory import DAY_S, held_s, rose
+from sovctl.model.facts import firmware_of
 from sovctl.model.host import Outcome
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.verdict import Finding, Repair, Severity
@@ -22,6 +23,9 @@ CLOCK_FOR_S = 600.0
 SHARED_MEMORY_SHARE = 0.5
 """Of main memory, in /dev/shm while no job should need it."""
 OLD_SHARED_FILE_S = 86400.0
+LEFT_FOR_S = 60.0
+"""Slurm and the runtimes take some seconds to clear away what a job had; one look is not enough."""
+UNCORRECTED_WORDS = ("uncorrected", "fatal", "deferred")
 
 
 def memory_size(snapshot: NodeSnapshot) -> list[Finding]:
@@ -51,6 +55,23 @@ def memory_errors(snapshot: NodeSnapshot) -> list[Finding]:
         if corrected >= CORRECTED_PER_DAY:
             words = f"{controller.controller}: {corrected:.0f} corrected memory errors within a day"
             findings.append(Finding("MEMORY_CORRECTED", Severity.WARN, words, repair=Repair.RMA))
+    lost_kib = rose(snapshot, "ram/corrupted", DAY_S)
+    if lost_kib:
+        words = f"the kernel took {lost_kib:.0f} KiB of broken memory out of use within a day"
+        findings.append(Finding("MEMORY_CORRUPTED", Severity.FAIL, words, repair=Repair.RMA))
+    return findings + _ras(snapshot)
+
+
+def _ras(snapshot: NodeSnapshot) -> list[Finding]:
+    """What rasdaemon counted since this boot was first looked at."""
+    findings = []
+    for row in snapshot.host.ras or ():
+        times = rose(snapshot, f"ras/{row.kind}/{row.severity}", DAY_S)
+        fatal = row.severity.lower().startswith(UNCORRECTED_WORDS)
+        if times and (fatal or times >= CORRECTED_PER_DAY):
+            words = f"rasdaemon counts {times:.0f} {row.severity.lower() or 'recorded'} {row.kind} errors within a day"
+            code, severity = ("RAS_UNCORRECTED", Severity.FAIL) if fatal else ("RAS_CORRECTED", Severity.WARN)
+            findings.append(Finding(code, severity, words, repair=Repair.RMA))
     return findings
 
 
@@ -109,6 +130,41 @@ def shared_memory(snapshot: NodeSnapshot) -> list[Finding]:
     biggest = max(old, key=lambda file: file.size_kib)
     words = f"{len(old)} files hold {size_kib / 2**20:.1f} GiB of /dev/shm, {biggest.name} of user {biggest.uid} most"
     return [Finding("SHARED_MEMORY", Severity.WARN, words)]
+
+
+def leftovers(snapshot: NodeSnapshot) -> list[Finding]:
+    """Containers of jobs that have no step here any more hold memory, mounts and disk."""
+    live = {item.job_id for item in snapshot.host.containers or () if item.kind == "live"}
+    held = [
+        item
+        for item in snapshot.host.containers or ()
+        if item.kind != "live"
+        and item.job_id not in live
+        and (held_s(snapshot, f"container/{item.kind}/{item.job_id}/{item.name}") or 0.0) >= LEFT_FOR_S
+    ]
+    if not held:
+        return []
+    named = ", ".join(f"{item.kind} {item.name} of job {item.job_id}" for item in held[:3])
+    more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+    return [Finding("CONTAINER_LEFT", Severity.WARN, f"left of containers: {named}{more}")]
+
+
+def firmware(snapshot: NodeSnapshot) -> list[Finding]:
+    """Versions that differ from a healthy node's, and a fabric manager that does not fit the driver."""
+    expected = snapshot.inventory.firmware if snapshot.inventory else {}
+    seen = firmware_of(snapshot)
+    odd = [
+        f"{name} is {version}, not {' or '.join(expected[name])}"
+        for name, version in seen.items()
+        if name in expected and version not in expected[name]
+    ]
+    findings = [Finding("FIRMWARE", Severity.WARN, "; ".join(odd))] if odd else []
+    driver = next((gpu.driver_version for gpu in snapshot.gpus if gpu.driver_version), None)
+    manager = seen.get("fabric-manager")
+    if driver and manager and driver != manager:
+        words = f"the fabric manager is {manager} and the driver {driver}: they must be the same"
+        findings.append(Finding("FABRIC_MANAGER_VERSION", Severity.FAIL, words, repair=Repair.REBOOT))
+    return findings
 
 
 def unanswered(snapshot: NodeSnapshot) -> list[Finding]:

@@ -34,6 +34,8 @@ class SweepPolicy:
     retest: bool = False
     """A loaded re-test is configured."""
     resume_limit_per_day: int = 2
+    retest_pause_s: float = 3600.0
+    """After a re-test that did not pass."""
     completing_s: float = 900.0
     drain_codes: frozenset[str] = frozenset()
     """Findings of the comparison with peers that fail a node."""
@@ -152,9 +154,11 @@ def plan_pass(
     resumed_today: Mapping[str, int],
     policy: SweepPolicy,
     now: float,
+    retest_failed_at: Mapping[str, float] | None = None,
 ) -> Plan:
     """Decide on every node that was looked at. `nodes`: the whole cluster, which the budget is counted over;
-    `stuck`: jobs that complete for too long on one node; `resumed_today`: how often we gave each node back."""
+    `stuck`: jobs that complete for too long on one node; `resumed_today`: how often we gave each node back;
+    `retest_failed_at`: when each last did not pass, in seconds since the epoch."""
     budget = _Budget(nodes, policy, now)
     decisions: dict[str, Decision] = {}
     for node in sorted((node for node in nodes if node.name in assessed), key=_most_certain_first):
@@ -162,7 +166,12 @@ def plan_pass(
         if stuck.get(node.name):
             decisions[node.name] = _decide_stuck(node, stuck[node.name], budget, now)
         elif node.state.draining or node.state.down:
-            decisions[node.name] = _decide_out(node, state, resumed_today.get(node.name, 0), policy)
+            decision = _decide_out(node, state, resumed_today.get(node.name, 0), policy)
+            failed_at = (retest_failed_at or {}).get(node.name)
+            if isinstance(decision, Retest) and failed_at is not None and 0 <= now - failed_at < policy.retest_pause_s:
+                minutes = (policy.retest_pause_s - (now - failed_at)) / 60
+                decision = Left(node.name, f"did not pass its re-test, is tried again in {minutes:.0f} min")
+            decisions[node.name] = decision
         else:
             decisions[node.name] = _decide_in_service(node, state, budget, now)
     return Plan(decisions, budget.alarms())

@@ -13,10 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sovctl.adapters.command import spawn
+from sovctl.adapters.host_probe import HostFiles
+from sovctl.adapters.node_records import NodeRecordFiles
 from sovctl.errors import SovctlError, UsageError
+from sovctl.health.learn import learn
 from sovctl.lab import cluster, gpus, processes, storage
-from sovctl.lab.host import write_healthy_host, write_port
+from sovctl.lab.host import write_healthy_host, write_mounts, write_port
 from sovctl.lab.layout import Layout
+from sovctl.model.inventory import inventory_record
+from sovctl.model.node import NodeSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ FAULTS = {
     "storage-hang": "whoever writes to the lab's scratch storage waits in the kernel (lab up --scratch)",
     "slurmctld-down": "the controller dies; the node does not matter",
     "supervisor-killed": "the supervisor of the run whose batch host this is dies (SIGKILL)",
+    "port-down": "the first InfiniBand port of the node goes down and stays down",
+    "port-flap": "the first InfiniBand port goes down and comes back six times",
+    "mount-gone": "/data is no longer mounted on the node",
+    "mount-read-only": "the kernel of the node has made /data read-only",
 }
 
 
@@ -73,8 +82,8 @@ def heal(lab: cluster.Lab, node: str) -> str:
     _release_processes(layout, node)
     if not any(item.role == "slurmctld" and item.alive for item in lab.processes):
         lab = cluster.restart_slurmctld(lab)
-    write_healthy_host(layout.node_dir(node) / "host")
     gpus.write_healthy_state(layout.node_dir(node) / "nvml.state", node, lab.gpus)
+    write_healthy_host(layout.node_dir(node) / "host")
     running = {item.role for item in lab.processes if item.alive}
     fresh = []
     if f"slurmd:{node}" not in running:
@@ -153,6 +162,13 @@ def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
         "storage-hang": (_storage_hang, False),
         "slurmctld-down": (_slurmctld_down, False),
         "supervisor-killed": (_supervisor_killed, False),
+        "port-down": (lambda lab, node, _: _port(lab, node, "1: DOWN", "is down", flaps=1), False),
+        "port-flap": (lambda lab, node, _: _port(lab, node, "4: ACTIVE", "went down six times", flaps=6), False),
+        "mount-gone": (lambda lab, node, _: _mounts(lab, node, {"/": "rw"}, "is not mounted"), False),
+        "mount-read-only": (
+            lambda lab, node, _: _mounts(lab, node, {"/": "rw", "/data": "ro"}, "is read-only"),
+            False,
+        ),
     }
     if fault not in known:
         raise UsageError(f"there is no fault {fault!r}; known: {', '.join(FAULTS)}")
@@ -273,3 +289,31 @@ def _signal_all(pids: Iterable[int], signum: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signum)
+
+
+# Faults of the host: files of the node's own /sys and /proc
+
+_FIRST_PORT = "mlx5_0"
+_EXPECTED = frozenset({"infiniband", "ethernet", "mounts", "services", "ram", "clock"})
+
+
+def _port(lab: cluster.Lab, node: str, state: str, words: str, *, flaps: int) -> str:
+    host = _expect_healthy(lab, node)
+    path = host / "sys" / "class" / "infiniband" / _FIRST_PORT / "ports" / "1" / "counters" / "link_downed"
+    write_port(host, _FIRST_PORT, state, link_downed=int(path.read_text("ascii")) + flaps)
+    return f"port {_FIRST_PORT}/1 of {node} {words}"
+
+
+def _mounts(lab: cluster.Lab, node: str, mounts: dict[str, str], words: str) -> str:
+    write_mounts(_expect_healthy(lab, node), mounts)
+    return f"/data of {node} {words}"
+
+
+def _expect_healthy(lab: cluster.Lab, node: str) -> Path:
+    """A node misses only what it is known to have: learnt before the first fault. Returns its host's files."""
+    own = lab.layout.node_dir(node)
+    records = NodeRecordFiles(own / "run", own / "state")
+    if not records.present("inventory"):
+        whole = NodeSnapshot(node, "", time.time(), host=HostFiles(str(own / "host")).read(_EXPECTED))
+        records.save("inventory", inventory_record(learn(whole), node, whole.observed_at))
+    return own / "host"

@@ -169,6 +169,7 @@ def _healthy_gpu(node: str, index: int) -> dict[str, str]:
         "name": "NVIDIA B200",
         "present": "1",
         "vbios_version": "97.00.82.00.21",
+        "inforom_version": "G525.0220.00.03",
         "part_number": "900-2G525-0220-000",
         "pci_bus_id": f"00000000:{0x0F + 0x11 * index % 0xE0:02X}:00.0",
         "temperature_c": str(34 + jitter % 9),

@@ -177,6 +177,10 @@ state_dir = "{own}/state"
 host_root = "{own}/host"
 expected_gpus = {spec.gpus if spec.gpus else -1}
 
+[burn_in]
+device = "cpu"
+seconds = 0.2
+
 [cluster]
 journal_dir = "{layout.journal_dir}"
 {_limit("health", "drain_limit_per_hour", spec.out_limit_per_hour)}"""

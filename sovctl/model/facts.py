@@ -1,6 +1,6 @@
 """What a node tells about itself so that it can be compared with its peers, as the JSON object `sovctl.facts/1`.
 
-`/run/sovctl/facts.json` beside the verdict; also `facts` in the output of `health check --json`.
+`/run/sovctl/facts.json` beside the verdict.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class NodeFacts:
     gpus: tuple[GpuFacts, ...] = ()
     storage_ms: Mapping[str, float] = field(default_factory=dict)
     """How long each mounted file system took to answer."""
+    firmware: Mapping[str, str] = field(default_factory=dict)
+    """Versions by name."""
 
 
 def facts_of(snapshot: NodeSnapshot) -> NodeFacts:
@@ -61,7 +63,15 @@ def facts_of(snapshot: NodeSnapshot) -> NodeFacts:
     )
     answers = snapshot.host.answers or ()
     storage = {answer.path: answer.answer_ms for answer in answers if answer.answer_ms is not None}
-    return NodeFacts(snapshot.node, snapshot.observed_at, gpus, storage)
+    return NodeFacts(snapshot.node, snapshot.observed_at, gpus, storage, firmware_of(snapshot))
+
+
+def firmware_of(snapshot: NodeSnapshot) -> dict[str, str]:
+    """Versions of everything but driver and VBIOS, by name; of GPUs that differ among themselves, all."""
+    versions = {sample.name: sample.version for sample in snapshot.host.firmware or ()}
+    versions |= {f"hca {port.device}": port.firmware for port in snapshot.host.ports or () if port.firmware}
+    images = sorted({gpu.inforom_version for gpu in snapshot.gpus if gpu.inforom_version})
+    return versions | ({"inforom": ", ".join(images)} if images else {})
 
 
 def facts_record(facts: NodeFacts) -> dict[str, Any]:
@@ -72,6 +82,7 @@ def facts_record(facts: NodeFacts) -> dict[str, Any]:
         "at": facts.at,
         "gpus": [_gpu_record(gpu) for gpu in facts.gpus],
         "storage_ms": dict(facts.storage_ms),
+        "firmware": dict(facts.firmware),
     }
 
 
@@ -85,6 +96,7 @@ def facts_from_record(record: Any) -> NodeFacts | None:
             at=float(record["at"]),
             gpus=tuple([_gpu(item) for item in record["gpus"]]),
             storage_ms={_text(path): float(took) for path, took in record["storage_ms"].items()},
+            firmware={_text(name): _text(version) for name, version in record.get("firmware", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sovctl.model.kernel_line import KernelNotice
+
 _PCI = re.compile(r"(?:(?P<domain>[0-9A-Fa-f]{1,8}):)?(?P<bus>[0-9A-Fa-f]{2}):(?P<device>[0-9A-Fa-f]{2})(?:\.[0-7])?\Z")
 
 
@@ -55,6 +57,7 @@ class GpuSample:
     persistence_mode: bool | None = None
     driver_version: str | None = None
     vbios_version: str | None = None
+    inforom_version: str | None = None
     process_ids: tuple[int, ...] = ()
     recovery_action: int | None = None
     """NVML's own advice: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset, 5 recover IMEX domain,
@@ -89,3 +92,5 @@ class KernelLogRead:
     events: tuple[XidEvent, ...]
     next_sequence: int
     """The first sequence number not read yet."""
+    notices: tuple[KernelNotice, ...] = ()
+    """What the kernel complained of besides."""

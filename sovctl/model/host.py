@@ -96,6 +96,8 @@ class RamSample:
     available_kib: int | None = None
     shared_kib: int | None = None
     """Used in /dev/shm."""
+    corrupted_kib: int | None = None
+    """Taken out of use by the kernel because the hardware lost what was in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,36 @@ class SharedFile:
     age_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerSample:
+    """Something of a container that bears a job id."""
+
+    kind: str
+    """`process`, `mount`, `directory`; `live`: not a container but a job that has a step here."""
+    name: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareSample:
+    """One version."""
+
+    name: str
+    """`bios-version`, `fabric-manager`, ..."""
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RasSample:
+    """One row of what rasdaemon has counted since its database began."""
+
+    kind: str
+    """`memory`, `pcie`, `machine check`, `memory page`."""
+    severity: str
+    """rasdaemon's word: `Corrected`, `Uncorrected`, `Fatal`; empty: it has none."""
+    count: int
+
+
 class Outcome(StrEnum):
     """How one source of facts answered."""
 
@@ -179,6 +211,9 @@ class HostFacts:
     processes: tuple[ProcessSample, ...] | None = None
     services: tuple[ServiceSample, ...] | None = None
     shared: tuple[SharedFile, ...] | None = None
+    containers: tuple[ContainerSample, ...] | None = None
+    firmware: tuple[FirmwareSample, ...] | None = None
+    ras: tuple[RasSample, ...] | None = None
     readings: tuple[SourceReading, ...] = ()
 
     def outcome(self, source: str) -> Outcome | None:

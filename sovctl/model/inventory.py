@@ -31,6 +31,8 @@ class Inventory:
     """Mount point: `ro` or `rw`."""
     services: tuple[str, ...] = ()
     clock_synchronised: bool = False
+    firmware: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Allowed versions by name: `bios-version`, `hca mlx5_0`, `inforom`, ..."""
 
 
 def inventory_record(inventory: Inventory, node: str, at: float) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def inventory_from_record(record: Any) -> Inventory | None:
             mounts={str(path): str(mode) for path, mode in record.get("mounts", {}).items()},
             services=_names(record.get("services", ())),
             clock_synchronised=record.get("clock_synchronised") is True,
+            firmware={str(name): _names(versions) for name, versions in record.get("firmware", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sovctl.model.gpu import GpuSample, XidEvent
 from sovctl.model.host import HostFacts
 from sovctl.model.inventory import Inventory
+from sovctl.model.kernel_line import KernelNotice
 from sovctl.model.past import LookMemory, PastFault
+
+if TYPE_CHECKING:
+    from sovctl.model.burn_in import BurnInResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class NodeView:
     partitions: tuple[str, ...] = ()
     boot_time: int | None = None
     """Seconds since the epoch."""
+    weight: int = 1
+    """Slurm hands out nodes of lower weight first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class NodeSnapshot:
     gpus: tuple[GpuSample, ...] = ()
     xids: tuple[XidEvent, ...] = ()
     """Kernel log events since the cursor of this boot."""
+    notices: tuple[KernelNotice, ...] = ()
+    """What the kernel complained of besides, since the same cursor."""
     expected_gpus: int | None = None
     host: HostFacts = field(default_factory=HostFacts)
     inventory: Inventory | None = None
@@ -84,5 +93,7 @@ class NodeSnapshot:
     """Faults of this node's GPUs within the last days, on whichever node and boot, without those in `xids`."""
     epilog: bool = False
     """A job just ended and no other is here: nothing may be left on the GPUs."""
+    burn_in: tuple[BurnInResult, ...] = ()
+    """The last burn-in of each piece that said something."""
     blind: tuple[str, ...] = field(default=())
     """Sources that could not be read ("nvml: ...", "kernel-log: ..."): never shown as empty."""

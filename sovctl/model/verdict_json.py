@@ -49,15 +49,16 @@ def verdict_from_record(record: Any) -> Verdict | None:
             observed_at=float(record["observed_at"]),
             state=VerdictState(record["state"]),
             repair=Repair(record["repair"]),
-            findings=tuple(_finding(item) for item in record["findings"]),
+            findings=tuple(finding_from_record(item) for item in record["findings"]),
             blind=tuple(_text(item) for item in record["blind"]),
-            shadow=tuple(_finding(item) for item in record.get("shadow", ())),
+            shadow=tuple(finding_from_record(item) for item in record.get("shadow", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _finding(record: dict[str, Any]) -> Finding:
+def finding_from_record(record: dict[str, Any]) -> Finding:
+    """Raises KeyError, TypeError or ValueError for anything that is not exactly one."""
     index = record["gpu_index"]
     return Finding(
         code=_text(record["code"]),

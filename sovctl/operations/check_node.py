@@ -14,7 +14,7 @@ from sovctl.health.probes import DEFAULT_STATES
 from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Verdict, VerdictState
 from sovctl.model.verdict_json import finding_record
-from sovctl.operations.look import GpuReading, LookSettings, keep, look
+from sovctl.operations.look import GpuReading, HostReading, LookSettings, keep, look
 from sovctl.ports import (
     Clock,
     ClusterView,
@@ -76,11 +76,13 @@ class CheckOutcome:
     """What went wrong on the side of the checker; never a reason to drain."""
 
 
-def check_node(ports: NodePorts, settings: CheckSettings, reading: GpuReading | None = None) -> CheckOutcome:
-    """Look once. `reading`: NVML's answer where the caller has one already. Idempotent."""
+def check_node(
+    ports: NodePorts, settings: CheckSettings, reading: GpuReading | None = None, part: HostReading | None = None
+) -> CheckOutcome:
+    """Look once. `reading`, `part`: what the caller has asked already, see `look`. Idempotent."""
     boot_id = ports.kernel_log.boot_id()
     wanted = LookSettings(settings.node, settings.expected_gpus, settings.probes)
-    seen = look(ports, wanted, boot_id, ports.verdicts.cursor(boot_id), reading)
+    seen = look(ports, wanted, boot_id, ports.verdicts.cursor(boot_id), reading, part)
     earlier = ports.verdicts.load()
     left_out, shadow = not_asked(earlier, boot_id, seen.asked, seen.snapshot.observed_at, settings.verdict_valid_s)
     verdict = judge(seen.snapshot, (*_carried(ports, settings, earlier, boot_id), *left_out), settings.probes)

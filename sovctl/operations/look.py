@@ -7,9 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sovctl.errors import SovctlError
-from sovctl.health.ledger import Ledger, ledger_from_record, ledger_record, past_faults, recorded
+from sovctl.health.ledger import (
+    Ledger,
+    adopted,
+    ledger_from_record,
+    ledger_record,
+    merged,
+    past_faults,
+    recorded,
+    strangers,
+)
 from sovctl.health.memory import advance, memory_from_record, memory_record
-from sovctl.health.probes import DEFAULT_STATES, PROBES, needed_sources
+from sovctl.health.probes import DEFAULT_STATES, NOT_OF_THE_HOST, PROBES, needed_sources
 from sovctl.health.tally import counted, tallies_from_record, tallies_record
 from sovctl.model.facts import facts_of, facts_record
 from sovctl.model.gpu import GpuSample, KernelLogRead
@@ -20,10 +29,10 @@ from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Verdict
 
 if TYPE_CHECKING:
+    from sovctl.model.burn_in import BurnInResult
+
     # Types only: the prolog, for which every job waits, does not import the ports.
     from sovctl.ports import Clock, GpuProbe, HostProbe, KernelLog, NodeRecords
-
-GPU_SOURCES = frozenset({"nvml", "kernel-log"})
 
 
 class LookPorts(Protocol):
@@ -48,6 +57,14 @@ class GpuReading:
     gpus: tuple[GpuSample, ...] = ()
     blind: str = ""
     cost_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """A part of the host, asked by the caller."""
+
+    sources: frozenset[str]
+    facts: HostFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,8 @@ class Look:
     costs_ms: Mapping[str, float] = field(default_factory=dict)
     """By source."""
     notes: tuple[str, ...] = ()
+    whole: bool = True
+    """Everything was asked."""
 
 
 def read_gpus(probe: GpuProbe) -> GpuReading:
@@ -87,13 +106,22 @@ def read_gpus(probe: GpuProbe) -> GpuReading:
 
 
 def look(
-    ports: LookPorts, settings: LookSettings, boot_id: str, cursor: int, reading: GpuReading | None = None
+    ports: LookPorts,
+    settings: LookSettings,
+    boot_id: str,
+    cursor: int,
+    reading: GpuReading | None = None,
+    part: HostReading | None = None,
 ) -> Look:
-    """`reading`: NVML's answer where the caller has one already. `cursor`: where to go on in the kernel log."""
-    asked = needed_sources(settings.probes, quick=settings.quick)
-    if ports.host is None:
-        asked &= GPU_SOURCES
-    gpus, host = _ask(ports, asked, reading)
+    """`reading`, `part`: NVML's and the host's answers where the caller has them already; the rest of the host is then
+    not asked. `cursor`: where to go on in the kernel log."""
+    needed = needed_sources(settings.probes, quick=settings.quick)
+    asked = needed
+    if part is not None:
+        asked &= NOT_OF_THE_HOST | part.sources
+    elif ports.host is None:
+        asked &= NOT_OF_THE_HOST
+    gpus, host = _ask(ports, asked, reading) if part is None else (reading or read_gpus(ports.gpus), part.facts)
     began = ports.clock.now()
     log, blind = _read_log(ports.kernel_log, cursor)
     costs = {source.source: source.cost_ms for source in host.readings}
@@ -105,16 +133,19 @@ def look(
         observed_at=ports.clock.now(),
         gpus=gpus.gpus,
         xids=log.events,
+        notices=log.notices,
         expected_gpus=settings.expected_gpus,
         host=host,
         inventory=inventory,
         epilog=settings.epilog,
+        burn_in=_burn_ins(ports.records) if "burn-in" in asked else (),
         blind=tuple(said for said in (gpus.blind, blind) if said),
     )
-    ledger = ledger_from_record(_load(ports.records, "ledger"))
+    ledger = _with_strangers(ports.records, ledger_from_record(_load(ports.records, "ledger")), gpus.gpus)
     snapshot = replace(snapshot, past=past_faults(ledger, snapshot))
     snapshot = advance(memory_from_record(_load(ports.records, "memory")), snapshot)
-    return Look(snapshot, log.next_sequence, asked, ledger, costs, (note,) if note else ())
+    notes = (note,) if note else ()
+    return Look(snapshot, log.next_sequence, asked, ledger, costs, notes, whole=asked == needed and not settings.quick)
 
 
 def keep(
@@ -131,7 +162,7 @@ def keep(
         if states.get(probe.name) is not ProbeState.OFF and seen.asked.issuperset(probe.sources)
     }
     notes = _attempt(records, "memory", memory_record(seen.snapshot.memory))
-    if not seen.asked <= GPU_SOURCES:
+    if seen.whole:
         # What `sovctl sweep` compares this node with its peers by.
         notes += _attempt(records, "facts", facts_record(facts_of(seen.snapshot)))
     if ledger != seen.ledger:
@@ -171,7 +202,7 @@ def _timed(reading: GpuReading, clock: Clock, began: float) -> GpuReading:
 
 
 def _host(probe: HostProbe | None, asked: frozenset[str]) -> HostFacts:
-    sources = asked - GPU_SOURCES
+    sources = asked - NOT_OF_THE_HOST
     return probe.read(sources) if probe is not None and sources else HostFacts()
 
 
@@ -190,6 +221,20 @@ def _inventory(records: NodeRecords | None) -> tuple[Inventory | None, str]:
     if inventory is None and records.present("inventory"):
         return None, "the inventory cannot be used (not JSON, not root's, or of another version): nothing is missed"
     return inventory, ""
+
+
+def _with_strangers(records: NodeRecords | None, ledger: Ledger, gpus: tuple[GpuSample, ...]) -> Ledger:
+    """A GPU that is new here may have a past elsewhere: looked for once, when it is first seen."""
+    new = strangers(ledger, gpus) if records is not None else frozenset()
+    if records is None or not new:
+        return ledger
+    return adopted(ledger, new, merged(ledger_from_record(record) for record in records.ledgers()))
+
+
+def _burn_ins(records: NodeRecords | None) -> tuple[BurnInResult, ...]:
+    from sovctl.health.burn_in import memory_from_record  # not for the prolog
+
+    return tuple(memory_from_record(_load(records, "burn-in")).results.values())
 
 
 def _load(records: NodeRecords | None, name: str) -> Any:

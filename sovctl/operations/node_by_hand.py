@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
 from sovctl.health.by_hand import drain_by_hand, resume_by_hand
 from sovctl.health.drain import Nothing, incident_id
+from sovctl.health.ledger import ledger_from_record, merged
 from sovctl.model.node import NodeView
-from sovctl.ports import Clock, Journal
+from sovctl.ports import Clock, Journal, Ledgers
 
 
 class NodeSite(Protocol):
@@ -89,8 +90,26 @@ def history(name: str, own: Journal, shared: Sequence[Journal]) -> tuple[list[di
         except SovctlError as error:
             problems.append(error.message)
             continue
-        entries += [entry for entry in found if entry.get("node", name if journal is own else None) == name]
-    return sorted(entries, key=_at), problems
+        entries += [entry for entry in found if _concerns(entry, name, journal is own)]
+    return sorted(entries, key=at), problems
+
+
+def gpu_entries(name: str, ledgers: Ledgers | None) -> list[dict[str, Any]]:
+    """What became of the GPUs that are in this node, on whichever node it was, and of those that were here then."""
+    if ledgers is None:
+        return []
+    read = {node: ledger_from_record(record) for node, (_, record) in ledgers.all().items()}
+    here = set(read[name].places.values()) if name in read else set()
+    return [
+        {"at": entry.at, "kind": "gpu", "node": entry.node, "serial": serial, "what": entry.what, "text": entry.text}
+        for serial, entries in merged(read.values()).gpus.items()
+        for entry in entries
+        if entry.node == name or serial in here
+    ]
+
+
+def _concerns(entry: dict[str, Any], name: str, own: bool) -> bool:
+    return name in (entry.get("node", name if own else None), entry.get("from_node"))
 
 
 def view(name: str, site: NodeSite) -> NodeView:
@@ -137,6 +156,7 @@ def _journal(journal: Journal, kind: str, **fields: Any) -> list[str]:
     return []
 
 
-def _at(entry: dict[str, Any]) -> float:
-    at = entry.get("at")
-    return float(at) if isinstance(at, int | float) else 0.0
+def at(entry: dict[str, Any]) -> float:
+    """When an entry was written, in seconds since the epoch; 0: it does not say."""
+    said = entry.get("at")
+    return float(said) if isinstance(said, int | float) else 0.0

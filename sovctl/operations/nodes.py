@@ -8,10 +8,11 @@ from typing import Any
 
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
 from sovctl.health.drain import incident_time
+from sovctl.health.lemons import Lemons, lemons_from_record
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.reason import DrainReason, parse_reason
-from sovctl.ports import ClusterView, Journal
+from sovctl.ports import ClusterView, Journal, Ledgers
 
 _FINE = frozenset({"IDLE", "ALLOCATED", "MIXED", "ALLOC", "COMPLETING"})
 _HARMLESS = frozenset({"COMPLETING", "PLANNED", "RESERVED", "CLOUD", "DYNAMIC_NORM", "DYNAMIC_FUTURE", "NOT_IN_SVC"})
@@ -82,6 +83,11 @@ def show_node(name: str, cluster: ClusterView, journal: Journal) -> ShownNode:
         entries=tuple(entries[-_LAST_ENTRIES:]),
         journal_problem=problem,
     )
+
+
+def lemons(ledgers: Ledgers | None) -> Lemons:
+    """What the last sweep made of the ledgers; nothing where there is no shared directory."""
+    return lemons_from_record(ledgers.lemons()) if ledgers is not None else Lemons()
 
 
 def _group(views: Sequence[NodeView]) -> NodeGroup:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from sovctl.errors import NodeNotFound, SovctlError
 from sovctl.health.drain import Drain, Nothing
+from sovctl.health.ledger import Ledger, ledger_from_record, node_scores
+from sovctl.health.lemons import Lemons, Move, Reweigh, lemons_from_record, lemons_record, located, reweigh
 from sovctl.health.node_reply import NodeReply, read_checked, read_stored
 from sovctl.health.peers import compare
 from sovctl.health.sweep import (
@@ -31,19 +33,22 @@ from sovctl.model.node import NodeView
 from sovctl.model.reason import DrainReason, parse_reason
 from sovctl.model.verdict import Finding, Severity, VerdictState
 from sovctl.model.verdict_json import finding_record
-from sovctl.ports import Clock, Journal, RemoteAnswer, RemoteShell, Turn
+from sovctl.ports import Clock, EvidenceFiles, Journal, Ledgers, RemoteAnswer, RemoteShell, Turn
 
 _DAY_S = 86400.0
+_HOUR_S = 3600.0
+_EVIDENCE_KEPT_S = 30 * _DAY_S
 
 
 class SweptSite(Protocol):
-    """What a sweep needs of Slurm; the last three as root or SlurmUser."""
+    """What a sweep needs of Slurm; the last four as root or SlurmUser."""
 
     def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
     def jobs(self) -> tuple[JobView, ...]: ...
     def job(self, job_id: str) -> JobView: ...
     def drain(self, node: str, reason: str) -> None: ...
     def set_down(self, node: str, reason: str) -> None: ...
+    def set_weight(self, node: str, weight: int) -> None: ...
     def resume(self, node: str) -> None: ...
 
 
@@ -56,6 +61,9 @@ class SweepPorts:
     journal: Journal
     turn: Turn
     clock: Clock
+    ledgers: Ledgers | None = None
+    """None: the nodes share no directory, so nobody's past is known here."""
+    evidence: EvidenceFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class SweepSettings:
     clock_offset_s: float = 2.0
     only: tuple[str, ...] = ()
     """Look at these nodes only; empty: at all."""
+    lemons_last: bool = True
+    """Give nodes with a bad record a weight above all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,8 @@ class SweepOutcome:
     alarms: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     took_s: float = 0.0
+    placed: tuple[tuple[str, Deed], ...] = ()
+    """Nodes that are taken last from now on, or no more."""
 
     @property
     def failed(self) -> bool:
@@ -145,8 +157,12 @@ def sweep(ports: SweepPorts, settings: SweepSettings) -> SweepOutcome:
         SweptNode(views[name], assessed[name], deeds.get(name, Deed()), not_asked.get(name, "")) for name in assessed
     ]
     alarms = acts.raise_alarms(plan)
+    placed = acts.place(everything) if not settings.only else ()
+    if settings.act and ports.evidence is not None:
+        ports.evidence.prune(began - _EVIDENCE_KEPT_S)
     took_s = ports.clock.now() - began
-    return SweepOutcome(tuple(sorted(rows, key=lambda row: row.view.name)), alarms, (*notes, *acts.notes), took_s)
+    rows.sort(key=lambda row: row.view.name)
+    return SweepOutcome(tuple(rows), alarms, (*notes, *acts.notes), took_s, placed)
 
 
 def ask_nodes(nodes: Sequence[NodeView], shell: RemoteShell, command: str, timeout_s: float) -> dict[str, Assessed]:
@@ -263,9 +279,10 @@ class _Acts:
         with self.ports.turn.take():
             nodes = self.ports.site.nodes()
             now = self.ports.clock.now()
-            resumed = self._resumed_today(now)
-            policy = self.settings.policy if resumed is not None else replace(self.settings.policy, retest=False)
-            plan = plan_pass(nodes, assessed, stuck, resumed or {}, policy, now)
+            known = self._retests(now)
+            policy = self.settings.policy if known is not None else replace(self.settings.policy, retest=False)
+            resumed, failed_at = known or (Counter[str](), {})
+            plan = plan_pass(nodes, assessed, stuck, resumed, policy, now, failed_at)
             deeds = {name: self._carry_out(decision, assessed[name]) for name, decision in plan.decisions.items()}
         return plan, deeds
 
@@ -368,15 +385,82 @@ class _Acts:
             {"retest": self.settings.retest_command},
         )
 
-    def _resumed_today(self, now: float) -> Counter[str] | None:
-        """How often each node was given back within a day; None: the record cannot be read, so nobody knows."""
+    def place(self, nodes: Sequence[NodeView]) -> tuple[tuple[str, Deed], ...]:
+        """Have nodes with a bad record taken last; write down which GPU moved. Nothing of it stops a pass."""
+        if self.ports.ledgers is None:
+            return ()
+        now = self.ports.clock.now()
+        before = lemons_from_record(self.ports.ledgers.lemons())
+        scores, where, moves = self._scores(self.ports.ledgers, before, now)
+        changes, taken_last = reweigh(nodes, scores, before, enabled=self.settings.lemons_last)
+        if not self.settings.act:
+            return tuple((change.node, self._reweigh(change)) for change in changes)
+        for move in moves:
+            self._journal("gpu-moved", node=move.to_node, from_node=move.from_node, serial=move.serial)
+        # Before any weight is changed: what a node had must be known also after a crash, or it never gets it back.
+        if not self._kept(Lemons(now, scores, {**before.taken_last, **taken_last}, where)):
+            return ()
+        deeds = tuple((change.node, self._reweigh(change)) for change in changes)
+        undone = {node: before.taken_last[node] for node, deed in deeds if not deed.done and node in before.taken_last}
+        self._kept(Lemons(now, scores, {**undone, **taken_last}, where))
+        return deeds
+
+    def _scores(
+        self, ledgers: Ledgers, before: Lemons, now: float
+    ) -> tuple[dict[str, float], dict[str, str], tuple[Move, ...]]:
+        """The ledgers are read when one was written, and once an hour, because scores fall by themselves."""
+        if before.at and now - before.at < _HOUR_S and not ledgers.changed(before.at):
+            return dict(before.scores), dict(before.where), ()
+        read = {node: (at, ledger_from_record(record)) for node, (at, record) in ledgers.all().items()}
+        where, moves = located(read, before)
+        here = {
+            node: Ledger(
+                ledger.gpus, {place: serial for place, serial in ledger.places.items() if where[serial] == node}
+            )
+            for node, (_, ledger) in read.items()
+        }
+        return node_scores(here, now), where, moves
+
+    def _reweigh(self, change: Reweigh) -> Deed:
+        if not self.settings.act:
+            return Deed(f"would set its weight to {change.weight} ({change.why})", change.argv)
+        fields = {"node": change.node, "weight": change.weight, "before": change.before}
+        self._journal("weight-intended", **fields, why=change.why, command=shlex.join(change.argv))
+        try:
+            self.ports.site.set_weight(change.node, change.weight)
+        except SovctlError as error:
+            self._journal("weight-failed", node=change.node, error=error.message)
+            return Deed(command=change.argv, why=f"could not set its weight: {error.message}")
+        self._journal("weight-done", node=change.node)
+        return Deed(f"weight {change.before} to {change.weight} ({change.why})", change.argv, done=True)
+
+    def _kept(self, lemons: Lemons) -> bool:
+        """Whether it can be read back, too: on a file system that takes root for nobody it cannot be trusted."""
+        if self.ports.ledgers is None:
+            return False
+        try:
+            self.ports.ledgers.save_lemons(lemons_record(lemons))
+        except SovctlError as error:
+            self.notes.append(error.message)
+            return False
+        if lemons_from_record(self.ports.ledgers.lemons()) == lemons:
+            return True
+        self.notes.append(
+            "lemons.json of the journal does not belong to who wrote it (root squashing?): weights are left"
+        )
+        return False
+
+    def _retests(self, now: float) -> tuple[Counter[str], dict[str, float]] | None:
+        """(how often each node was given back within a day, when each last did not pass); None: nobody knows, because
+        the record cannot be read."""
         try:
             events = self.ports.journal.events()
         except SovctlError as error:
             self.notes.append(error.message)
             return None
         done = (item for item in events if item.get("kind") == "resume-done" and item.get("at", 0) > now - _DAY_S)
-        return Counter(str(event.get("node")) for event in done)
+        failed = {str(item.get("node")): float(item["at"]) for item in events if item.get("kind") == "retest-failed"}
+        return Counter(str(event.get("node")) for event in done), failed
 
     def _journal(self, kind: str, **fields: object) -> None:
         """A full shared file system must not keep a sick node in service: say it and go on."""

@@ -1,4 +1,5 @@
-"""The watcher of one node: judges a kernel line the moment it is written, NVML twice a minute, and says it is alive."""
+"""The watcher of one node: judges a kernel line the moment it is written, NVML twice a minute, the host part by part,
+and says that it is alive."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
+from sovctl.health.probes import source_groups
 from sovctl.model.verdict import VerdictState
 from sovctl.operations.check_node import CheckOutcome, CheckSettings, NodePorts, check_node
-from sovctl.operations.look import GpuReading
-from sovctl.ports import AliveMark
+from sovctl.operations.look import GpuReading, HostReading
+from sovctl.ports import AliveMark, HostWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class WatchPace:
 
     alive_s: float = 2.0
     nvml_s: float = 30.0
+    host_s: float = 10.0
+    """Between two parts of the host; one part each time, so that all are seen within two minutes."""
     burst_s: float = 0.15
     """One fault writes several lines, its cause first or last: read on until it is quiet, at most so long."""
     quiet_s: float = 0.03
@@ -33,9 +37,10 @@ def watch_node(
     stopped: Callable[[], bool],
     report: Callable[[CheckOutcome], None],
     complain: Callable[[str], None],
+    host: HostWatch | None = None,
 ) -> None:
     """Watch until `stopped()`. `report` gets each outcome that changed, `complain` each trouble of the watcher once."""
-    watch = _Watch(ports, settings, pace, alive, report, complain)
+    watch = _Watch(ports, settings, pace, alive, report, complain, host)
     while not stopped():
         watch.turn()
 
@@ -52,7 +57,13 @@ class _Watch:
         alive: AliveMark,
         report: Callable[[CheckOutcome], None],
         complain: Callable[[str], None],
+        host: HostWatch | None,
     ) -> None:
+        self._host = host
+        self._parts = source_groups(settings.probes) if host is not None else ()
+        self._part = 0
+        self._asking = False
+        self._host_due = ports.clock.now() + pace.host_s
         self._ports = ports
         self._settings = settings
         self._pace = pace
@@ -75,6 +86,7 @@ class _Watch:
             self._alive_due = now + self._pace.alive_s
             self._guard("alive", lambda: self._alive.refresh(self._ports.kernel_log.boot_id(), now))
         self._probe(now)
+        self._probe_host(now)
         if self._retry_due is not None and now >= self._retry_due:
             self._check()
         if self._wait():
@@ -100,11 +112,27 @@ class _Watch:
         self._probing = False
         self._check()
 
+    def _probe_host(self, now: float) -> None:
+        """One part of the host in the background, the next one next time."""
+        if self._host is None or not self._parts:
+            return
+        if not self._asking and now >= self._host_due:
+            self._host_due = now + self._pace.host_s
+            self._part = (self._part + 1) % len(self._parts)
+            self._host.begin(self._parts[self._part])
+            self._asking = True
+        if self._asking:
+            facts = self._host.collect(self._pace.quiet_s)
+            if facts is not None:
+                self._asking = False
+                self._check(HostReading(self._parts[self._part], facts))
+
     def _wait(self) -> bool:
         """True when the kernel wrote something."""
         now = self._ports.clock.now()
         due = [self._alive_due, self._nvml_due, *([] if self._retry_due is None else [self._retry_due])]
-        timeout_s = 0.0 if self._probing else max(0.0, min(due) - now)
+        due += [self._host_due] if self._parts else []
+        timeout_s = 0.0 if self._probing or self._asking else max(0.0, min(due) - now)
         try:
             written = self._ports.kernel_log.wait(timeout_s)
             self._troubles.discard("kernel-log")
@@ -125,9 +153,9 @@ class _Watch:
         except SovctlError as error:
             self._say("kernel-log", error.message)
 
-    def _check(self) -> None:
+    def _check(self, part: HostReading | None = None) -> None:
         try:
-            outcome = check_node(self._ports, self._settings, self._reading)
+            outcome = check_node(self._ports, self._settings, self._reading, part)
         except SovctlError as error:
             self._say("check", error.message)
             self._plan_retry(failed=True)
@@ -168,5 +196,6 @@ class _Watch:
         """After the clock was set back, nothing may wait for the old time to come again."""
         self._alive_due = min(self._alive_due, now + self._pace.alive_s)
         self._nvml_due = min(self._nvml_due, now + self._pace.nvml_s)
+        self._host_due = min(self._host_due, now + self._pace.host_s)
         if self._retry_due is not None:
             self._retry_due = min(self._retry_due, now + self._pace.retry_longest_s)

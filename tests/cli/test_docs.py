@@ -39,7 +39,7 @@ WRITERS = {
         "watch_progress",
         "watch_stragglers",
     ),
-    "Events of a node": ("check_node", "guard_job"),
+    "Events of a node": ("check_node", "end_job"),
     "Events of the watch": ("watch_cluster",),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""
@@ -68,7 +68,7 @@ def _verbs(group: str) -> list[str]:
         import typer
 
         return list(getattr(typer.main.get_command(module.app), "commands", {}))
-    return re.findall(r"^ {4}([a-z]+) {2,}\S", _help(group), re.MULTILINE)
+    return re.findall(r"^ {4}([a-z][a-z-]*) {2,}\S", _help(group), re.MULTILINE)
 
 
 LISTED = [name for name, group in main.GROUPS.items() if group.listed]

@@ -222,3 +222,48 @@ def test_the_import_of_the_check_stays_light(node: Node) -> None:
     loaded = done.stdout.splitlines()[-1]
     for heavy in ("'typer'", "'rich'", "'ClusterShell'", "'asyncio'"):
         assert heavy not in loaded
+
+
+# Burn-in
+
+
+def burn_in(node: Node, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-P", "-m", "sovctl", "health", "burn-in", *argv]
+    done = subprocess.run(words, env={**node.env, **env}, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_burn_in_without_torch_says_so_and_proves_nothing(node: Node) -> None:
+    bare = node.bin / "python-without-torch"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n', "utf-8")
+    bare.chmod(0o755)
+    done = burn_in(node, "--all", "--json", SOVCTL_BURN_IN_PYTHON=str(bare))
+    record = json.loads(done.stdout)
+    assert (done.returncode, record["schema"], record["node"]) == (1, "sovctl.burn-in/1", "n003")
+    assert {result["outcome"] for result in record["results"]} == {"absent"}
+    assert all("torch cannot be imported" in result["evidence"] for result in record["results"])
+
+
+def test_a_burn_in_stays_away_from_jobs(node: Node) -> None:
+    (node.dir / "run" / "jobs").mkdir(parents=True)
+    (node.dir / "run" / "jobs" / "41.json").write_text("{}\n", "utf-8")
+    done = burn_in(node, "--all")
+    assert done.returncode == 75 and done.stdout == "n003: interrupted matmul: job 41 is here\n"
+    (node.dir / "run" / "jobs" / "41.json").unlink()
+    update_state(node.dir / "nvml.state", **{"gpu2.processes": "4711:1048576"})
+    done = burn_in(node, "--all")
+    assert done.returncode == 75 and "process 4711 holds GPU 2" in done.stdout
+
+
+def test_a_burn_in_without_the_gpus_of_the_node_fails(node: Node) -> None:
+    """Eight GPUs in NVML; a torch for CPUs must not pass for them."""
+    pytest.importorskip("torch")
+    done = burn_in(node, "--piece", "memory")
+    assert done.returncode == 1 and "failed" in done.stdout and "passed" not in done.stdout
+
+
+def test_a_burn_in_that_is_set_wrong_is_refused(node: Node) -> None:
+    done = burn_in(node, SOVCTL_BURN_IN_DEVICE="gpu")
+    assert done.returncode == 2 and "burn_in.device: must be auto, cuda or cpu, not 'gpu'" in done.stderr
+    assert burn_in(node, "--dry-run").stdout.startswith("would do matmul, 5 s each, with ")

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
+from sovctl.adapters.node_records import NodeRecordFiles
+from sovctl.config import SweepConfig
+from sovctl.health.ledger import Ledger, LedgerEntry, ledger_record
 from sovctl.model.facts import GpuFacts, NodeFacts, facts_record
 from sovctl.model.verdict import Finding, Repair, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_record
@@ -233,16 +236,59 @@ def test_odd_peers_are_shown(cluster: Cluster) -> None:
 
 def test_ours_come_back_only_after_a_loaded_test(cluster: Cluster) -> None:
     cluster.slurm("n004", "IDLE+DRAIN", "sovctl:261122-221440-n004-ab12 XID79 GPU 5 fell off")
-    nodes = cluster.swept("--act")
+    nodes = cluster.swept("--act", SOVCTL_SWEEP_RETEST_COMMAND="")
     assert nodes["n004"]["why"].endswith("without sweep.retest_command it stays")
     retest = {"SOVCTL_SWEEP_RETEST_COMMAND": "test -e passed"}
     assert "re-test did not pass: exit status 1" in cluster.swept("--act", **retest)["n004"]["why"]
     (cluster.sshd.node("n004") / "passed").touch()
+    assert cluster.swept("--act", **retest)["n004"]["why"] == "did not pass its re-test, is tried again in 60 min"
+    retest["SOVCTL_SWEEP_RETEST_PAUSE_S"] = "0"
     assert cluster.swept(**retest)["n004"]["action"] == "would re-test and resume"
     assert cluster.acts == []
     assert cluster.swept("--act", **retest)["n004"]["done"] is True
     assert cluster.acts == [["NodeName=n004", "State=RESUME", ""]]
     assert [entry["kind"] for entry in cluster.journal][-2:] == ["resume-intended", "resume-done"]
+
+
+def test_the_loaded_test_is_there_without_a_script_of_the_site(cluster: Cluster) -> None:
+    cluster.slurm("n004", "IDLE+DRAIN", "sovctl:261122-221440-n004-ab12 XID79 GPU 5 fell off")
+    command = cluster.sshd.node("n004") / "sovctl"
+    command.write_text('#!/bin/sh\necho "$*" >> burn-ins\nexit 0\n', "utf-8")
+    command.chmod(0o755)
+    # What a login on the node finds in its PATH.
+    retest = {"SOVCTL_SWEEP_RETEST_COMMAND": "PATH=.:$PATH; sovctl health burn-in --all"}
+    assert cluster.swept("--act", **retest)["n004"]["done"] is True
+    assert (cluster.sshd.node("n004") / "burn-ins").read_text("utf-8") == "health burn-in --all\n"
+    assert SweepConfig().retest_command == "sovctl health burn-in --all"
+
+
+def _ledger(cluster: Cluster, node: str, serial: str, *drains: str) -> None:
+    entries = tuple(LedgerEntry(time.time() - 60, "n009", boot, "FAILED XID79") for boot in drains)
+    records = NodeRecordFiles(
+        cluster.root / "run",
+        cluster.root / f"state-{node}",
+        None,
+        cluster.root / "journal" / "ledgers" / f"{node}.json",
+    )
+    records.save("ledger", ledger_record(Ledger({serial: entries}, {"0000:0f:00": serial})))
+
+
+def test_a_node_with_a_bad_record_is_taken_last_and_a_gpu_that_moved_is_written_down(cluster: Cluster) -> None:
+    _ledger(cluster, "n002", "s2")
+    _ledger(cluster, "n003", "s3", "boot-1", "boot-2", "boot-3")
+    dry = cluster.sweep("--act", "--dry-run")
+    assert dry.stdout.splitlines() == ["scontrol update NodeName=n003 Weight=2"] and cluster.acts == []
+    done = json.loads(cluster.sweep("--act", "--json").stdout)
+    assert [(item["node"], item["done"]) for item in done["placed"]] == [("n003", True)]
+    assert cluster.acts == [["NodeName=n003", "Weight=2", ""]]
+    kinds = [entry["kind"] for entry in cluster.journal]
+    assert kinds == ["weight-intended", "weight-done"]
+    _ledger(cluster, "n004", "s3", "boot-1", "boot-2", "boot-3")
+    _ledger(cluster, "n003", "s5")
+    cluster.sweep("--act")
+    (moved,) = [entry for entry in cluster.journal if entry["kind"] == "gpu-moved"]
+    assert (moved["serial"], moved["from_node"], moved["node"]) == ("s3", "n003", "n004")
+    assert cluster.acts[-1] == ["NodeName=n004", "Weight=2", ""], "the record went with the GPU"
 
 
 def test_foreign_drains_are_left_and_reported(cluster: Cluster) -> None:

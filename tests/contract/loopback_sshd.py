@@ -24,7 +24,9 @@ class LoopbackSshd:
     The node is chosen by the port: the command runs in `<root>/nodes/<name>`, so relative paths are the node's own.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], certificate_for: str = "") -> None:
+        """`certificate_for`: the host key gets a certificate for this name, signed by the authority in `ca`."""
+        self._certificate_for = certificate_for
         self.root = root
         self.names = tuple(names)
         self.ports = dict(zip(self.names, _free_ports(len(names)), strict=True))
@@ -74,6 +76,8 @@ class LoopbackSshd:
         for key in ("host", "id"):
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.root / key)]
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+        if self._certificate_for:
+            self._certify()
         public = (self.root / "host.pub").read_text("utf-8").split()
         hosts = [f"{name} {public[0]} {public[1]}\n" for name in self.names]
         (self.root / "known_hosts").write_text("".join(hosts), "utf-8")
@@ -99,11 +103,19 @@ class LoopbackSshd:
         common = f"Host *\n  IdentityFile {self.root / 'id'}\n  User {getpass.getuser()}\n"
         (self.root / "ssh_config").write_text("".join(blocks) + common, "utf-8")
 
+    def _certify(self) -> None:
+        authority = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.root / "ca")]
+        subprocess.run(authority, check=True, stdin=subprocess.DEVNULL)
+        sign = ["ssh-keygen", "-q", "-s", str(self.root / "ca"), "-I", "host", "-h", "-V", "-1h:+1d"]
+        argv = [*sign, "-n", self._certificate_for, str(self.root / "host.pub")]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
     def _sshd_config(self, command: Path, ports: Sequence[int]) -> str:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         lines = [f"Port {port}" for port in ports] + [
             "ListenAddress 127.0.0.1",
             f"HostKey {self.root / 'host'}",
+            *([f"HostCertificate {self.root / 'host-cert.pub'}"] if self._certificate_for else []),
             "PidFile none",
             f"AuthorizedKeysFile {self.root / 'authorized_keys'}",
             f"ForceCommand sh {command}",

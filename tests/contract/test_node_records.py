@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from node_fakes import Records
 
-from sovctl.adapters.node_records import NodeRecordFiles
+from sovctl.adapters.job_evidence import JobEvidenceFiles
+from sovctl.adapters.node_records import LedgerFiles, NodeRecordFiles
 from sovctl.errors import SovctlError
+from sovctl.model.job_evidence import JobEvidence, evidence_from_record, evidence_path
+from sovctl.model.verdict import VerdictState
 from sovctl.ports import NodeRecords
 
-NAMES = ("memory", "ledger", "probes", "inventory", "job-17")
+NAMES = ("memory", "ledger", "probes", "inventory", "burn-in", "job-17")
 
 
 @pytest.fixture(params=["files", "fake"])
@@ -74,3 +79,36 @@ def test_the_notice_is_one_line_and_goes_away(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "notice").read_text() == "sovctl: node n003 is degraded\n"
     records.notice("")
     assert (tmp_path / "run" / "notice").read_text() == ""
+
+
+def test_a_ledger_is_shown_to_the_other_nodes(tmp_path: Path) -> None:
+    def node(name: str) -> NodeRecordFiles:
+        return NodeRecordFiles(
+            tmp_path / name, tmp_path / name, None, tmp_path / "journal" / "ledgers" / f"{name}.json"
+        )
+
+    shared = LedgerFiles(tmp_path / "journal")
+    assert shared.all() == {} and not shared.changed(0.0) and shared.lemons() is None
+    node("n001").save("ledger", {"of": 1})
+    node("n002").save("ledger", {"of": 2})
+    assert node("n001").ledgers() == ({"of": 2},)
+    assert {name: record for name, (_, record) in shared.all().items()} == {"n001": {"of": 1}, "n002": {"of": 2}}
+    assert shared.changed(0.0) and not shared.changed(4e9)
+    shared.save_lemons({"at": 1})
+    assert shared.lemons() == {"at": 1}
+    (tmp_path / "journal" / "ledgers" / "n003.json").write_text("{torn", "utf-8")
+    assert set(shared.all()) == {"n001", "n002"}
+
+
+def test_evidence_is_readable_for_all_and_removed_when_it_is_old(tmp_path: Path) -> None:
+    files = JobEvidenceFiles(tmp_path)
+    assert files.prune(4e9) == 0
+    evidence = JobEvidence("n001", "7", "boot", 1.0, 2.0, VerdictState.FAILED)
+    files.save(evidence)
+    path = tmp_path / evidence_path("7", "n001")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert evidence_from_record(json.loads(path.read_text("utf-8"))) == evidence
+    assert files.prune(path.stat().st_mtime - 60) == 0 and path.exists()
+    assert files.prune(4e9) == 1 and not path.parent.exists()
+    with pytest.raises(SovctlError):
+        files.save(JobEvidence("../../etc", "7", "boot", 1.0, 2.0, VerdictState.FAILED))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import getpass
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
 from sovctl.adapters.ssh import LARGEST_ANSWER, SshSettings, SshShell
+from sovctl.adapters.ssh_known_hosts import why_not_trusted
 from sovctl.errors import ConfigError
 from sovctl.ports import SshFailure
 
@@ -149,11 +153,117 @@ def test_a_name_nobody_knows(sshd: LoopbackSshd, tmp_path: Path) -> None:
     assert shell.ask({"n001": "no-such-host.invalid"}, "true", 5)["n001"].failure is not None
 
 
-def test_a_proxy_is_said_and_not_followed(sshd: LoopbackSshd, tmp_path: Path) -> None:
+def _config(sshd: LoopbackSshd, tmp_path: Path, extra: str) -> str:
+    """`extra` first, because in OpenSSH's files the first word counts."""
     config = tmp_path / "config"
-    config.write_text("Host n001\n  ProxyJump gate\n", "utf-8")
-    answer = SshShell(_settings(sshd, config_file=str(config))).ask(_addresses("n001"), "true", 5)["n001"]
-    assert answer.problem == "n001: its SSH configuration asks for proxyjump, which sovctl does not follow"
+    config.write_text(extra + (sshd.root / "ssh_config").read_text("utf-8"), "utf-8")
+    return str(config)
+
+
+def test_nodes_behind_a_jump_host_share_one_connection_to_it(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    for name in NAMES[:4]:
+        (sshd.node(name) / "who").write_text(name, "utf-8")
+    config = _config(sshd, tmp_path, "Host n001 n002 n003\n  ProxyJump n008\n")
+    answers = SshShell(_settings(sshd, config_file=config)).ask(_addresses(*NAMES[:4]), "cat who", 20)
+    assert {name: answer.stdout.decode() for name, answer in answers.items()} == {name: name for name in NAMES[:4]}
+
+
+def test_two_jumps_one_behind_the_other(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    (sshd.node("n001") / "who").write_text("n001", "utf-8")
+    user, port = getpass.getuser(), sshd.ports["n007"]
+    config = _config(sshd, tmp_path, f"Host n001\n  ProxyJump n008,{user}@n007:{port}\n")
+    answer = SshShell(_settings(sshd, config_file=config)).ask(_addresses("n001"), "cat who", 20)["n001"]
+    assert (answer.problem, answer.stdout) == ("", b"n001")
+
+
+def test_a_jump_host_that_is_not_trusted_is_named_for_every_node_behind_it(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    config = _config(sshd, tmp_path, "Host n001 n002\n  ProxyJump gate\n")
+    answers = SshShell(_settings(sshd, config_file=config)).ask(_addresses("n001", "n002", "n003"), "true", 20)
+    for name in ("n001", "n002"):
+        assert answers[name].failure is SshFailure.HOST_KEY
+        assert answers[name].problem == "jump host gate: no host key of gate is in known_hosts"
+    assert answers["n003"].failure is None
+
+
+def test_a_proxy_program_is_the_connection(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    (sshd.node("n001") / "who").write_text("n001", "utf-8")
+    program = tmp_path / "proxy.py"
+    program.write_text(
+        "import os, select, socket, sys\n"
+        "link = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "while True:\n"
+        "    for ready in select.select([link, 0], [], [])[0]:\n"
+        "        data = link.recv(65536) if ready is link else os.read(0, 65536)\n"
+        "        if not data: sys.exit(0)\n"
+        "        os.write(1, data) if ready is link else link.sendall(data)\n",
+        "utf-8",
+    )
+    config = _config(sshd, tmp_path, f"Host n001\n  ProxyCommand {sys.executable} {program} %h %p\n")
+    shell = SshShell(_settings(sshd, config_file=config))
+    assert shell.ask(_addresses("n001"), "cat who", 20)["n001"].stdout == b"n001"
+    config = _config(sshd, tmp_path, "Host n001\n  ProxyCommand sleep 60\n")
+    answer = SshShell(_settings(sshd, config_file=config)).ask(_addresses("n001"), "true", 1)["n001"]
+    assert answer.failure is SshFailure.TIMEOUT, answer.problem
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSshd]:
+    """Nodes whose host key is known only by an authority's word, for the name n001 alone."""
+    root = tmp_path_factory.mktemp("certified")
+    nodes = LoopbackSshd(root, NAMES[:2], certificate_for="n001")
+    with nodes as running:
+        yield running
+
+
+def _authority(sshd: LoopbackSshd) -> str:
+    return " ".join((sshd.root / "ca.pub").read_text("utf-8").split()[:2])
+
+
+def _known(sshd: LoopbackSshd, tmp_path: Path, text: str) -> SshSettings:
+    known = tmp_path / "known"
+    known.write_text(text, "utf-8")
+    return _settings(sshd, known_hosts=str(known))
+
+
+def test_a_host_is_trusted_by_the_word_of_its_authority(certified: LoopbackSshd, tmp_path: Path) -> None:
+    settings = _known(certified, tmp_path, f"# ours\n@cert-authority n* {_authority(certified)}\n")
+    answers = SshShell(settings).ask(_addresses("n001", "n002"), "echo hello", 20)
+    assert (answers["n001"].problem, answers["n001"].stdout) == ("", b"hello\n")
+    assert answers["n002"].failure is SshFailure.HOST_KEY
+    assert answers["n002"].problem == "its host certificate is for n001"
+
+
+@pytest.mark.parametrize("case", ["other pattern", "other authority", "revoked authority", "revoked key"])
+def test_nobody_else_vouches(certified: LoopbackSshd, sshd: LoopbackSshd, tmp_path: Path, case: str) -> None:
+    own = _authority(certified)
+    other = " ".join((sshd.root / "id.pub").read_text("utf-8").split()[:2])
+    host = " ".join((certified.root / "host.pub").read_text("utf-8").split()[:2])
+    text = {
+        "other pattern": f"@cert-authority m*,!n001 {own}\n",
+        "other authority": f"@cert-authority n* {other}\n",
+        "revoked authority": f"@cert-authority n* {own}\n@revoked * {own}\n",
+        "revoked key": f"@cert-authority n* {own}\n@revoked * {host}\n",
+    }[case]
+    answer = SshShell(_known(certified, tmp_path, text)).ask(_addresses("n001"), "echo hello", 20)["n001"]
+    assert answer.failure is SshFailure.HOST_KEY and answer.stdout == b"", answer
+
+
+def test_a_revoked_plain_key_is_refused(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    host = " ".join((sshd.root / "host.pub").read_text("utf-8").split()[:2])
+    settings = _known(sshd, tmp_path, f"n001 {host}\n@revoked * {host}\n")
+    answer = SshShell(settings).ask(_addresses("n001"), "echo hello", 20)["n001"]
+    assert (answer.failure, answer.problem) == (SshFailure.HOST_KEY, "its host key is revoked in known_hosts")
+
+
+def test_what_a_certificate_must_say(certified: LoopbackSshd) -> None:
+    blob = base64.b64decode((certified.root / "host-cert.pub").read_text("utf-8").split()[1])
+    authority = base64.b64decode(_authority(certified).split()[1])
+    assert why_not_trusted(blob, ("n001",), (authority,), set()) == ""
+    assert why_not_trusted(blob, ("[n001]:2222",), (authority,), set()) == ""
+    assert "not valid at this time" in why_not_trusted(blob, ("n001",), (authority,), set(), now=1.0)
+    assert "signature" in why_not_trusted(blob[:-1] + bytes([blob[-1] ^ 1]), ("n001",), (authority,), set())
+    assert "cannot be read" in why_not_trusted(b"junk", ("n001",), (authority,), set())
+    assert "cannot be read" in why_not_trusted(b"", ("n001",), (authority,), set())
 
 
 def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:

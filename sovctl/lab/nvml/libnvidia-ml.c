@@ -545,6 +545,11 @@ EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned i
     return gpu_text(device, "name", out, size);
 }
 
+EXPORT nvmlReturn_t nvmlDeviceGetInforomImageVersion(nvmlDevice_t device, char *out, unsigned int size)
+{
+    return gpu_text(device, "inforom_version", out, size);
+}
+
 EXPORT nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *out, unsigned int size)
 {
     return gpu_text(device, "vbios_version", out, size);

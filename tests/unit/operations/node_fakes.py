@@ -188,6 +188,7 @@ class Records:
         self.files: dict[str, Any] = {}
         self.said: list[str] = []
         self.full = False
+        self.elsewhere: list[Any] = []
 
     def load(self, name: str) -> Any:
         return self.files.get(name)
@@ -202,6 +203,9 @@ class Records:
 
     def drop(self, name: str) -> None:
         self.files.pop(name, None)
+
+    def ledgers(self) -> tuple[Any, ...]:
+        return tuple(self.elsewhere)
 
     def notice(self, line: str) -> None:
         self.said.append(line)

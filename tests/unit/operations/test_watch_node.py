@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from node_fakes import NODE, NOW, FakeNode, settings
+from node_fakes import NODE, NOW, FakeNode, Records, settings
 
 from sovctl.errors import SovctlError
+from sovctl.health.probes import DEFAULT_STATES, NOT_OF_THE_HOST, PROBES, source_groups
+from sovctl.model.host import HostFacts, Outcome, PortSample, SourceReading
+from sovctl.model.inventory import Inventory, inventory_record
 from sovctl.model.verdict import VerdictState
 from sovctl.operations.check_node import CheckOutcome
 from sovctl.operations.watch_node import WatchPace, watch_node
@@ -21,18 +25,45 @@ def node() -> FakeNode:
     return FakeNode()
 
 
-def watch(node: FakeNode, seconds: float, **changes: Any) -> tuple[list[CheckOutcome], list[str]]:
+class Host:
+    """A host of which each part is asked in turn; `stuck` ones take their two seconds."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+        self.asked: list[tuple[float, frozenset[str]]] = []
+        self.stuck: frozenset[str] = frozenset()
+        self.until = 0.0
+
+    def begin(self, sources: frozenset[str]) -> None:
+        self.asked.append((self.node.time, sources))
+        self.until = self.node.time + (2.0 if sources & self.stuck else 0.0)
+
+    def collect(self, wait_s: float) -> HostFacts | None:
+        if self.node.time < self.until:
+            self.node.time += wait_s
+            return None
+        sources = self.asked[-1][1]
+        readings = tuple(
+            SourceReading(name, Outcome.HUNG if name in self.stuck else Outcome.SEEN, 2000.0) for name in sources
+        )
+        return HostFacts(readings=readings)
+
+
+def watch(
+    node: FakeNode, seconds: float, host: Host | None = None, records: Records | None = None, **changes: Any
+) -> tuple[list[CheckOutcome], list[str]]:
     outcomes: list[CheckOutcome] = []
     complaints: list[str] = []
     end = node.time + seconds
     watch_node(
-        node.ports(),
+        replace(node.ports(), records=records),
         settings(**changes),
         WatchPace(),
         node,
         lambda: node.time >= end,
         outcomes.append,
         complaints.append,
+        host,
     )
     return outcomes, complaints
 
@@ -113,3 +144,39 @@ def test_a_clock_that_is_set_back_does_not_stop_the_marks(node: FakeNode) -> Non
     node.time -= 3600
     watch(node, 7)
     assert len(node.marks) - before >= 3
+
+
+def test_every_part_of_the_host_is_seen_within_three_minutes_one_at_a_time(node: FakeNode) -> None:
+    host = Host(node)
+    watch(node, 180, host)
+    seen = frozenset().union(*(sources for _, sources in host.asked))
+    assert seen == {source for probe in PROBES for source in probe.sources} - NOT_OF_THE_HOST
+    gaps = [after[0] - before[0] for before, after in zip(host.asked, host.asked[1:], strict=False)]
+    assert min(gaps) >= 9.9
+    for probe in PROBES:
+        together = set(probe.sources) - NOT_OF_THE_HOST
+        assert not together or any(together <= group for group in source_groups(DEFAULT_STATES)), probe.name
+
+
+def test_a_port_that_stays_down_drains_without_a_health_check_of_slurmd(node: FakeNode) -> None:
+    records = Records()
+    records.files["inventory"] = inventory_record(Inventory(ports={"mlx5_0/1": 400.0}), NODE, NOW)
+    part = next(group for group in source_groups(DEFAULT_STATES) if "infiniband" in group)
+
+    class Ports(Host):
+        def collect(self, wait_s: float) -> HostFacts | None:
+            facts = super().collect(wait_s)
+            down = (PortSample("mlx5_0", 1, "InfiniBand", "DOWN"),)
+            return replace(facts, ports=down) if facts is not None and self.asked[-1][1] == part else facts
+
+    outcomes, _ = watch(node, 300, Ports(node), records)
+    assert [drain[1] for drain in node.drains] == [NODE]
+    assert outcomes[-1].verdict.worst is not None and outcomes[-1].verdict.worst.code == "IB_PORT_DOWN"
+
+
+def test_a_part_that_hangs_delays_no_kernel_line(node: FakeNode) -> None:
+    host = Host(node)
+    host.stuck = frozenset({"clock", "mounts", "services", "processes", "ethernet", "nfs", "answers", "containers"})
+    node.script = [(NOW + at, XID79) for at in (10.5,)]
+    watch(node, 15, host, Records())
+    assert host.asked and node.drains and node.drains[0][0] - NOW < 11.5

@@ -1,0 +1,134 @@
+"""A sweep over real nodes: sshd on loopback leads to the lab's nodes, Slurm is real, the loaded test is torch's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback_sshd import SSHD, LoopbackSshd
+
+from sovctl.lab import cluster, faults
+from sovctl.lab.gpus import update_state
+from sovctl.lab.processes import stop
+from sovctl.model.reason import parse_reason
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(SSHD is None, reason="sshd is not installed (Debian: openssh-server)"),
+]
+
+
+@dataclass
+class Site:
+    """A cluster whose nodes are reached by SSH."""
+
+    lab: cluster.Lab
+    env: dict[str, str]
+
+    def sweep(self, *argv: str) -> dict[str, dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "sovctl", "sweep", "--json", *argv],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.stdout and "Traceback" not in done.stderr, done.stderr
+        return {node["node"]: node for node in json.loads(done.stdout)["nodes"]}
+
+    def forget(self, node: str) -> None:
+        """No stored verdict: the sweep has to have the node look."""
+        (self.lab.layout.node_dir(node) / "run" / "verdict.json").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def site(new_root: Callable[[], Path], attach_logs: Callable[[Path], None], tmp_path: Path) -> Iterator[Site]:
+    if shutil.which("slurmctld", path=cluster.SYSTEM_PATH) is None:
+        pytest.skip("Slurm is not installed")
+    root = new_root()
+    attach_logs(root)
+    try:
+        lab = cluster.up(cluster.Request(root, nodes=3, gpus=2, overrides={"HealthCheckInterval": "0"}))
+        # The sweep is to find it, not the watcher.
+        stop([item for item in lab.processes if item.role.startswith("watcher:")])
+        with LoopbackSshd(tmp_path, lab.nodes) as sshd:
+            made = Site(lab, _environment(lab, sshd))
+            for node in lab.nodes:
+                # A watcher that was stopped before its first answer of NVML left `unknown` behind.
+                made.forget(node)
+            yield made
+    finally:
+        cluster.down(root)
+
+
+def _environment(lab: cluster.Lab, sshd: LoopbackSshd) -> dict[str, str]:
+    """Who logs in on a node finds the files of that node of the lab, by names that are the same everywhere."""
+    for node in lab.nodes:
+        for name in ("run", "boot_id", "sovctl.toml"):
+            (sshd.node(node) / name).symlink_to(lab.layout.node_dir(node) / name)
+        (sshd.node(node) / "environment").write_text(
+            f"export SOVCTL_CONFIG={lab.layout.node_dir(node)}/sovctl.toml SOVCTL_LAB_NODE={node}\n"
+            f"export SOVCTL_LAB_DIR={lab.layout.root} LD_LIBRARY_PATH={lab.layout.lib_dir}\n"
+            f"export PYTHONPATH={Path(cluster.__file__).parents[2]}\n",
+            "utf-8",
+        )
+    sovctl = f". ./environment; {sys.executable} -P -m sovctl health"
+    return {
+        **lab.environment,
+        **sshd.environment,
+        "SOVCTL_NODE_RUN_DIR": "run",
+        "SOVCTL_NODE_BOOT_ID_FILE": "boot_id",
+        "SOVCTL_SWEEP_CHECK_COMMAND": f"{sovctl} check --json --observe",
+        "SOVCTL_SWEEP_RETEST_COMMAND": f"{sovctl} burn-in --all",
+        "SOVCTL_SSH_TIMEOUT_S": "60",
+    }
+
+
+def test_a_sick_node_is_found_drained_and_given_back_after_its_burn_in(site: Site) -> None:
+    pytest.importorskip("torch")
+    slurm = cluster.slurm(site.lab.layout)
+    sick, port, other = site.lab.nodes
+    assert {node["verdict"] for node in site.sweep().values()} == {"healthy"}
+
+    update_state(site.lab.layout.node_dir(sick) / "nvml.state", **{"gpu1.present": 0})
+    site.forget(sick)
+    assert site.sweep()[sick]["action"] == "would drain", "without --act it only says so"
+    assert not slurm.nodes([sick])[0].state.draining
+    swept = site.sweep("--act")
+    assert swept[sick]["done"] and swept[port]["verdict"] == swept[other]["verdict"] == "healthy"
+    drained = slurm.nodes([sick])[0]
+    reason = parse_reason(drained.reason)
+    assert drained.state.draining and reason is not None and reason.code == "GPU_COUNT"
+
+    faults.heal(site.lab, sick)
+    back = site.sweep("--act")[sick]
+    assert back["action"] == "resume after a passed re-test", back
+    resumed = slurm.nodes([sick])[0].state
+    # Until its next ping slurmctld does not count on the node (NOT_RESPONDING); it is in service all the same.
+    assert resumed.base == "IDLE" and not resumed.draining
+
+    slurm.drain(other, "waiting for a new fan")
+    assert site.sweep("--act")[other]["why"].endswith("their reason stays: waiting for a new fan")
+    assert slurm.nodes([other])[0].reason == "waiting for a new fan"
+
+
+def test_faults_of_the_host_are_seen_by_a_look(site: Site) -> None:
+    first, second, third = site.lab.nodes
+    faults.inject(site.lab, "port-down", first)
+    faults.inject(site.lab, "mount-gone", second)
+    faults.inject(site.lab, "mount-read-only", third)
+    for node in site.lab.nodes:
+        site.forget(node)
+    codes = {name: {item["code"] for item in node["findings"]} for name, node in site.sweep().items()}
+    assert codes == {first: {"IB_PORT_DOWN"}, second: {"MOUNT_MISSING"}, third: {"MOUNT_READ_ONLY"}}
+    for node in site.lab.nodes:
+        faults.heal(site.lab, node)
+        site.forget(node)
+    assert not any(node["findings"] for node in site.sweep().values())
