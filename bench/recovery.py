@@ -1,5 +1,6 @@
-"""How long until the script runs again after XID 79, side by side: sovctl, plain Slurm with its commands typed the very
-second, and the floor (sbatch to first line on an idle cluster). Same lab, same script, same fault.
+"""How long until the script runs again after a fault, side by side: sovctl, plain Slurm with its commands typed the
+very second, and the floor (sbatch to first line on an idle cluster). Same lab, same script, same fault: XID 79 through
+the queue, XID 79 with a spare in the allocation, a rank that dies. Then hangs: how soon they are decided.
 
     make bench NAME=recovery        BENCH_QUICK=1 leaves the long plain-Slurm runs out
 """
@@ -33,8 +34,9 @@ echo "started $(date +%s.%N)"
 srun sleep 10000
 """
 QUICK = bool(os.environ.get("BENCH_QUICK"))
-SIZES = ((8, 6, 6.0), (64, 60, 8.0))
+SIZES = ((8, 6, 6.0), (64, 60, 6.0))
 """Nodes of the cluster, nodes of the job, target in seconds."""
+SPARE_TARGET_S = 3.0
 
 
 class Bench:
@@ -111,6 +113,29 @@ class Bench:
             raise SystemExit(f"the job came back to {node}")
         return again
 
+    def in_allocation(self, fault: str, *options: str) -> float:
+        """Seconds from a fault of one node to the script running again in the same allocation."""
+        self.settle()
+        job = self.submit(sys.executable, "-P", "-m", "sovctl", "submit", *options)
+        self.await_starts(job, 1, 60)
+        self.await_steps(job)
+        time.sleep(random.random() * 2)
+        node = self.slurm.job(job).nodes[1]
+        at = faults.inject(self.lab, fault, node, 5).at
+        again = self.await_starts(job, 2, 120) - at
+        if self.slurm.job(job).restarts:
+            raise SystemExit(f"job {job} went through the queue")
+        return again
+
+    def await_steps(self, job: str) -> None:
+        """Wait until its ranks run on every node."""
+        deadline = time.monotonic() + 60
+        node = self.slurm.job(job).nodes[1]
+        while not faults.rank_processes(self.lab.layout, node):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no rank of job {job} started on {node}")
+            time.sleep(0.2)
+
     def plain(self) -> float:
         """The same with Slurm's own commands, typed the second the fault is known."""
         self.settle()
@@ -140,8 +165,11 @@ def measure(nodes: int, job_nodes: int, target: float) -> list[Figure]:
         floor = [run.floor() for _ in range(3)]
         ours = [run.sovctl() for _ in range(5)]
         theirs = [] if QUICK else [run.plain()]
+        spare = [run.in_allocation("xid:79", "--spare-nodes=2") for _ in range(5)]
+        crash = [run.in_allocation("rank-crash") for _ in range(5)]
     where = f"{nodes} nodes, job on {job_nodes}"
-    print(f"{where}: sovctl {[round(item, 2) for item in ours]}", file=sys.stderr)
+    for name, samples in (("requeue", ours), ("spare", spare), ("crash", crash)):
+        print(f"{where}: {name} {[round(item, 2) for item in samples]}", file=sys.stderr)
     return [
         figure(
             f"XID 79 to script running again, {where}",
@@ -152,6 +180,21 @@ def measure(nodes: int, job_nodes: int, target: float) -> list[Figure]:
             versus_samples=theirs,
         ),
         figure(f"slowest of them, {where}", [max(ours)], "s", target=target),
+        figure(
+            f"XID 79 to script running again on a spare of the allocation, {where}",
+            spare,
+            "s",
+            target=SPARE_TARGET_S,
+            versus="plain Slurm, drain and requeue by hand at once",
+            versus_samples=theirs,
+        ),
+        figure(f"slowest of them, spare, {where}", [max(spare)], "s", target=SPARE_TARGET_S),
+        figure(
+            f"a rank dies to script running again, {where}",
+            crash,
+            "s",
+            versus="plain Slurm: never (srun without --kill-on-bad-exit lets the other ranks wait)",
+        ),
         figure(f"floor: sbatch to first line on the idle cluster, {where}", floor, "s"),
     ]
 

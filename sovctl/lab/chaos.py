@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sovctl.checkpoint.find import latest_complete
 from sovctl.errors import SovctlError
@@ -21,13 +21,14 @@ from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
 from sovctl.recovery.attempts import Attempt, attempts
 
+T = TypeVar("T")
 _WATCHED_S = 5.0
 """A fault that must not stop the run is looked at for so long."""
 _CONTROLLER_AWAY_S = (2.0, 6.0)
 _DISK_FULL_S = 3.0
 _SECOND_SHARE = 0.25
 """Share of the stopping faults that get a second one while the run recovers."""
-_SECOND_WITHIN_S = 5.0
+_FIRST_WITHIN_S, _SECOND_WITHIN_S = 3.0, 5.0
 _DEADLINE_S = 240.0
 """A run that is not back by then is lost: longer than every wait of Slurm's but SlurmdTimeout (300 s)."""
 _MORE_STEPS = 30
@@ -91,6 +92,46 @@ class ChaosSpec:
     """Draw from these kinds alone; empty: from all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One fault as drawn, before it is known what runs where. Shares are 0 to 1."""
+
+    kind: Kind
+    wait_s: float
+    """After the run computes, or after the fault before."""
+    place: float
+    """Which of the nodes."""
+    part: float
+    """Which of its GPUs, or of the files."""
+    away_s: float
+    """How long the controller stays away."""
+
+
+def draw(spec: ChaosSpec, *, scratch: bool) -> tuple[tuple[Blow, ...], ...]:
+    """Every fault of a run: episodes of one, or of two where the second meets the recovery. A function of the seed."""
+    source = random.Random(spec.seed)
+    kinds = [
+        kind for kind in KINDS if (not spec.only or kind.name in spec.only) and (scratch or kind.name != "disk-full")
+    ]
+    seconds = [kind for kind in kinds if kind.second]
+    episodes: list[tuple[Blow, ...]] = []
+    left = spec.faults
+    while left:
+        blows = [_blow(source, kinds, _FIRST_WITHIN_S)]
+        if blows[0].kind.stops and seconds and source.random() < _SECOND_SHARE and left > 1:
+            blows.append(_blow(source, seconds, _SECOND_WITHIN_S))
+        episodes.append(tuple(blows))
+        left -= len(blows)
+    return tuple(episodes)
+
+
+def _blow(source: random.Random, kinds: Sequence[Kind], within_s: float) -> Blow:
+    kind = source.choices(kinds, [item.weight for item in kinds])[0]
+    return Blow(
+        kind, source.uniform(0.0, within_s), source.random(), source.random(), source.uniform(*_CONTROLLER_AWAY_S)
+    )
+
+
 @dataclass(slots=True)
 class Struck:
     """One fault that was injected, and what became of it."""
@@ -120,6 +161,8 @@ class Report:
 
     spec: ChaosSpec
     struck: list[Struck] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
+    """Faults that were drawn and found nothing to break; they count in no figure."""
     lost: str = ""
     """Why the run did not get to its end; empty: it did."""
     attempts: int = 0
@@ -145,7 +188,7 @@ class Report:
     @property
     def recovered_share(self) -> float:
         good = sum(not item.problem for item in self.struck)
-        return good / self.spec.faults
+        return good / (self.spec.faults - len(self.impossible))
 
     @property
     def chain_share(self) -> float:
@@ -156,6 +199,10 @@ class Report:
         return 1.0 - len(self.misjudged) / self.judged if self.judged else 0.0
 
 
+def _pick(items: Sequence[T], share: float) -> T:
+    return items[int(share * len(items))]
+
+
 class Chaos:
     """One run and what happens to it. `say` gets one line for each thing done."""
 
@@ -163,10 +210,11 @@ class Chaos:
         self, spec: ChaosSpec, root: Path, user: str = "", say: Callable[[str], None] = lambda _: None
     ) -> None:
         self._spec = spec
-        self._random = random.Random(spec.seed)
         self._root = root
         self._say = say
         self._user = user
+        # The storage that can be filled needs root to mount it.
+        self._scratch = os.geteuid() == 0
         self._report = Report(spec)
         self._broken: dict[str, float] = {}
         self._broken_ever: set[str] = set()
@@ -179,14 +227,17 @@ class Chaos:
     def run(self, work_dir: Path) -> Report:
         """The whole of it; `work_dir` is an empty directory of the run's user. The lab is down afterwards."""
         spec, began = self._spec, time.monotonic()
-        scratch = os.geteuid() == 0
         self._lab = cluster.up(
             cluster.Request(
-                self._root, nodes=spec.nodes, accounting=True, scratch=scratch, out_limit_per_hour=10 * spec.faults
+                self._root,
+                nodes=spec.nodes,
+                accounting=True,
+                scratch=self._scratch,
+                out_limit_per_hour=10 * spec.faults,
             )
         )
         try:
-            self._start(work_dir / "run", scratch)
+            self._start(work_dir / "run")
             self._strike_all()
             self._finish()
         except SovctlError as error:
@@ -218,9 +269,9 @@ class Chaos:
 
     # The run
 
-    def _start(self, directory: Path, scratch: bool) -> None:
+    def _start(self, directory: Path) -> None:
         spec = self._spec
-        checkpoints = self._here.layout.scratch if scratch else directory
+        checkpoints = self._here.layout.scratch if self._scratch else directory
         sbatch = [f"--hang-timeout={spec.hang_timeout_s}", f"--checkpoint-dir={checkpoints / 'checkpoints'}"]
         if spec.spares:
             sbatch.append(f"--spare-nodes={spec.spares}")
@@ -283,50 +334,39 @@ class Chaos:
     # The faults
 
     def _strike_all(self) -> None:
-        while len(self._report.struck) < self._spec.faults:
+        for blows in draw(self._spec, scratch=self._scratch):
             self._repair()
             self._await_running(-1)
-            self._settle_for(self._random.uniform(0.0, 3.0))
-            self._episode(self._draw())
+            self._episode(blows)
 
-    def _draw(self, second: bool = False) -> Kind:
-        kinds = [
-            kind
-            for kind in KINDS
-            if (not second or kind.second)
-            and (not self._spec.only or kind.name in self._spec.only)
-            and (kind.name != "disk-full" or os.geteuid() == 0)
-        ]
-        return self._random.choices(kinds, [kind.weight for kind in kinds])[0]
-
-    def _episode(self, kind: Kind) -> None:
+    def _episode(self, blows: Sequence[Blow]) -> None:
         """One fault, perhaps a second one on top, and the way back."""
-        first = self._strike(kind)
-        if first is None:
-            return
-        episode = [first]
-        if kind.stops and self._random.random() < _SECOND_SHARE and len(self._report.struck) < self._spec.faults:
-            self._settle_for(self._random.uniform(0.0, _SECOND_WITHIN_S))
-            second = self._strike(self._draw(second=True), during_recovery=True)
-            episode += [second] if second else []
-        if "slurmctld-down" in [item.kind.name for item in episode]:
-            self._settle_for(self._random.uniform(*_CONTROLLER_AWAY_S))
+        episode: list[Struck] = []
+        for blow in blows:
+            # A moment of the seed's choosing, not a wait for something.
+            time.sleep(blow.wait_s)
+            struck = self._strike(blow, during_recovery=bool(episode))
+            episode += [struck] if struck else []
+        if any(item.kind.name == "slurmctld-down" for item in episode):
+            time.sleep(blows[-1].away_s)
             self._lab = cluster.restart_slurmctld(self._here)
         if any(item.kind.stops for item in episode):
             self._await_return(episode)
-        else:
-            self._await_calm(first)
+        elif episode:
+            self._await_calm(episode[0])
         for item in episode:
             back = f"{item.back_s:5.1f} s" if item.back_s is not None else "       "
-            self._say(f"{item.number:3} {item.kind.name:<18} {item.node} {back} {'held ' * item.held}{item.problem}")
+            held = "held " if item.held else ""
+            self._say(f"{item.number:3} {item.kind.name:<18} {item.node} {back} {held}{item.problem}")
 
-    def _strike(self, kind: Kind, during_recovery: bool = False) -> Struck | None:
+    def _strike(self, blow: Blow, *, during_recovery: bool) -> Struck | None:
         """Inject one fault; None: there was nothing to break (no rank runs at this moment)."""
-        now = self._now()
-        node = self._victim(kind, now)
+        kind, now = blow.kind, self._now()
+        node = self._victim(blow, now)
         try:
-            at = self._inject(kind, node)
+            at = self._inject(blow, node)
         except SovctlError as error:
+            self._report.impossible.append(f"{kind.name} on {node}: {error.message}")
             self._say(f"    {kind.name} on {node} was not possible: {error.message}")
             return None
         struck = Struck(len(self._report.struck) + 1, kind, node, at, now.number, during_recovery)
@@ -336,30 +376,29 @@ class Chaos:
             self._broken_ever.add(node)
         return struck
 
-    def _victim(self, kind: Kind, now: Attempt) -> str:
+    def _victim(self, blow: Blow, now: Attempt) -> str:
         nodes = [node for node in now.nodes if node not in self._broken]
-        if kind.name == "supervisor-killed" or len(nodes) < 2:
-            return now.batch_host
-        if not kind.batch_host:
+        if not blow.kind.batch_host:
             nodes = [node for node in nodes if node != now.batch_host]
-        return self._random.choice(nodes)
+        if blow.kind.name == "supervisor-killed" or not nodes:
+            return now.batch_host
+        return _pick(nodes, blow.place)
 
-    def _inject(self, kind: Kind, node: str) -> float:
-        at = time.time()
+    def _inject(self, blow: Blow, node: str) -> float:
+        kind, at = blow.kind, time.time()
         if kind.name == "requeue":
             self._training.command("scontrol", "requeue", self._training.job_id)
             return at
         if kind.name == "checkpoint-damaged":
-            self._damage()
+            self._damage(blow)
             return faults.inject(self._here, "rank-crash", node).at
-        gpu = self._random.randrange(self._here.gpus)
-        injected = faults.inject(self._here, kind.name, node, gpu)
+        injected = faults.inject(self._here, kind.name, node, _pick(range(self._here.gpus), blow.part))
         if kind.name == "disk-full":
-            self._settle_for(_DISK_FULL_S)
+            time.sleep(_DISK_FULL_S)
             faults.heal(self._here, node)
         return injected.at
 
-    def _damage(self) -> None:
+    def _damage(self, blow: Blow) -> None:
         """Half of a shard of the newest checkpoint is gone."""
         newest = latest_complete(self._checkpoints)
         if newest is None:
@@ -367,7 +406,7 @@ class Chaos:
         shards = sorted(Path(newest.path).glob("__*.distcp"))
         if not shards:
             raise SovctlError("the newest checkpoint was just replaced")
-        shard = self._random.choice(shards)
+        shard = _pick(shards, blow.part)
         self._damaged.append((newest.step, self._now().number))
         os.truncate(shard, shard.stat().st_size // 2)
 
@@ -387,7 +426,7 @@ class Chaos:
     def _await_calm(self, struck: Struck) -> None:
         """The run must not notice."""
         reached = self._step()
-        self._settle_for(_WATCHED_S)
+        time.sleep(_WATCHED_S)
         self._await(f"steps after {struck.kind.name}", lambda: self._step() > reached)
         now = self._now()
         if now.number != struck.attempt or now.stop is not None:
@@ -457,10 +496,6 @@ class Chaos:
     def _step(self) -> int:
         losses = self._training.losses()
         return int(losses[-1]["step"]) if losses else 0
-
-    def _settle_for(self, seconds: float) -> None:
-        """A moment of the seed's choosing, not a wait for something."""
-        time.sleep(seconds)
 
     def _await(self, what: str, ready: Callable[[], bool]) -> None:
         self._training.wait(what, ready, _DEADLINE_S)

@@ -18,6 +18,7 @@ _LONGEST_LINE = 2000
 _EXCERPT_LINES = 60
 _PREFIX = re.compile(r"^(?:(?P<label>\d{1,6}): |\[(?:rank|default)(?P<rank>\d{1,6})\]:\s?)")
 _TASK = re.compile(r"srun: error: (?P<node>[\w.-]{1,255}): tasks? (?P<tasks>\d[\d,-]{0,200}): (?P<what>[^\n]{1,200})")
+_SLURM_SAYS = re.compile(r"(?:srun|slurmstepd[\w.-]{0,255}): ")
 _OOM = re.compile(
     r"oom[_-]kill|Out Of Memory|\bout of memory\b.*Killed process|Exceeded job memory limit|exceeded memory limit", re.I
 )
@@ -150,6 +151,9 @@ def _tracebacks(lines: Sequence[str]) -> list[list[str]]:
         if text.startswith("Traceback (most recent call last)"):
             open_[rank] = [line]
             found.append(open_[rank])
+        elif _SLURM_SAYS.match(text):
+            # Slurm's own lines fall into the middle of a traceback, and are never its end.
+            continue
         elif rank in open_:
             open_[rank].append(line)
             # Frames and their source are indented; the exception is the first line that is not.

@@ -150,3 +150,15 @@ def test_no_output_breaks_it(text: str, status: int) -> None:
     crash = read_crash(text, status)
     assert crash.kind in [*Kind]
     assert len(crash.excerpt) < 200_000
+
+
+def test_a_line_of_srun_within_a_traceback_is_not_its_exception() -> None:
+    output = """Traceback (most recent call last):
+  File "train.py", line 129, in train
+srun: error: n008: task 3: Segmentation fault
+    everyone = group.exchange(value)
+ConnectionError: Connection closed by rank 3
+srun: error: n007: task 2: Killed
+"""
+    crash = read_crash(output, 143)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 3, "n008")
