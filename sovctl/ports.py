@@ -160,6 +160,10 @@ class EvidenceFiles(Protocol):
         """Raises SovctlError."""
         ...
 
+    def load(self, job_id: str) -> tuple[JobEvidence, ...]:
+        """What the nodes left about this job (Slurm's raw id), of each node its newest execution there."""
+        ...
+
     def prune(self, older_than: float) -> int:
         """Remove what was written before `older_than` (seconds since the epoch); returns how many jobs' evidence."""
         ...

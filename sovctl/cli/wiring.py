@@ -130,6 +130,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
         fold=fold_hostlist,
         leftover=Leftover,
+        evidence=job_evidence(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),

@@ -93,6 +93,12 @@ class JobEvidence:
         return bool(self.xids or self.strays or self.ecc or self.burn_in or self.findings)
 
 
+def fault_words(evidence: JobEvidence) -> str:
+    """What fails the node, in a few words; its epilog is named as the source."""
+    worst = next((item for item in evidence.findings if item.severity is Severity.FAIL), None)
+    return f"{worst.code} {worst.evidence} (its epilog)" if worst else f"its epilog judged it {evidence.state}"
+
+
 def evidence_path(job_id: str, node: str) -> str:
     """Relative to the directory of the cluster journal. Raises ValueError for a name that is no file name."""
     if not _JOB_ID.match(job_id) or not _NAME.match(node):

@@ -15,6 +15,7 @@ from sovctl.errors import CheckpointDirUnreadable, SovctlError
 from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
+from sovctl.model.job_evidence import JobEvidence
 from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.crash_look import CrashLook
@@ -108,6 +109,11 @@ def _unsaid(_words: str) -> None:
     """For callers without an output."""
 
 
+def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
+    """For sites whose epilogs leave none."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The outside of the supervisor."""
@@ -131,6 +137,8 @@ class Ports:
     """A look at the ranks on their nodes; None: hangs are not noticed."""
     run_output: RunOutput | None = None
     kept: AttemptFiles | None = None
+    evidence: Callable[[str], Sequence[JobEvidence]] = _no_evidence
+    """What the epilogs of the nodes left about this job, by Slurm's raw job id."""
 
 
 @dataclass(slots=True)
@@ -305,11 +313,15 @@ class LiveRun:
             exit_status=status,
         )
 
+    @property
+    def raw_job_id(self) -> str:
+        """Slurm's own number of the job, also of a task of an array."""
+        return self.plan.environment.get("SLURM_JOB_ID", self.plan.job_id)
+
     def leftover(self) -> ChildProcess:
         """The script of a supervisor that was killed."""
-        raw_id = self.plan.environment.get("SLURM_JOB_ID", self.plan.job_id)
         assert self.ports.leftover is not None
-        return self.ports.leftover(self.plan.run_id, raw_id)
+        return self.ports.leftover(self.plan.run_id, self.raw_job_id)
 
     def record(self) -> dict[str, Any]:
         """`run.json`."""

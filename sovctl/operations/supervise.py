@@ -66,6 +66,7 @@ class Supervisor:
             self._live.attempt += 1
         else:
             self._take_over.close_lost_attempt(events)
+            self._take_over.read_evidence(ports.journal.events())
         misplaced = self._misplaced(ports.journal.events())
         if misplaced and not self._leave_out(misplaced):
             return self._move_away(misplaced)

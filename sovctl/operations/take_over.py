@@ -8,10 +8,12 @@ from typing import Any
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
+from sovctl.model.job_evidence import fault_words
 from sovctl.operations.live_run import LiveRun, end_of, last_attempt, lingering_steps
 from sovctl.operations.recover import Recovery
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision, past_stops
+from sovctl.recovery.exclusion import exclusions
 
 
 class TakeOver:
@@ -71,6 +73,25 @@ class TakeOver:
             return ended.get("exit_status") or 0
         return self._recovery.act(self._live.leftover(), blame, decision, ended.get("exit_status"))
 
+    def read_evidence(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Keep away from nodes whose epilog found them at fault after the last attempt, though nobody saw it then."""
+        last = last_attempt(events)
+        if last is None:
+            return
+        known = {item.node for item in exclusions(events, self._live.ports.clock.now())}
+        for node, words in self._at_fault(last).items():
+            if node not in known:
+                self._live.ports.journal.append("node_evidence", attempt=last["attempt"], node=node, evidence=words)
+
+    def _at_fault(self, last: Mapping[str, Any]) -> dict[str, str]:
+        """Nodes of an attempt, with what their epilog said against them."""
+        since, names = float(last.get("at", 0.0)), set(last.get("nodes", ()))
+        return {
+            item.node: fault_words(item)
+            for item in self._live.ports.evidence(self._live.raw_job_id)
+            if item.node_at_fault and item.node in names and item.ended_at >= since
+        }
+
     def close_lost_attempt(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Write the end of an attempt whose supervisor died with its node, so that none is lost in the record."""
         started = [event for event in events if event["kind"] == "attempt_started"]
@@ -92,7 +113,13 @@ class TakeOver:
         except SovctlError as error:
             return Blame(Culprit.UNKNOWN, evidence=f"the supervisor on {host} was lost ({error.message})")
         silent = self._live.ports.ping.silent(views)
-        blame = blame_nodes([NodeEvidence(view, view.name in silent, True) for view in views])
+        said = self._at_fault(last)
+        blame = blame_nodes(
+            [
+                NodeEvidence(view, view.name in silent, True, (said[view.name],) if view.name in said else ())
+                for view in views
+            ]
+        )
         job = self._live.ask_job()
         if blame is None and job is not None and job.preempted_at:
             return Blame(Culprit.PREEMPTED, evidence="the job was preempted")

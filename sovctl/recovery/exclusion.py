@@ -56,9 +56,9 @@ def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusio
 
 def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
     at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
-    if event.get("kind") == "straggler":
-        node = event.get("node")
-        return [Exclusion(node, at, evidence, suspected=True)] if isinstance(node, str) and node else []
+    if event.get("kind") in ("straggler", "node_evidence"):
+        node, suspected = event.get("node"), event.get("kind") == "straggler"
+        return [Exclusion(node, at, evidence, suspected)] if isinstance(node, str) and node else []
     if event.get("kind") != "attempt_ended":
         return []
     culprit = event.get("culprit")

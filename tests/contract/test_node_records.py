@@ -112,3 +112,20 @@ def test_evidence_is_readable_for_all_and_removed_when_it_is_old(tmp_path: Path)
     assert files.prune(4e9) == 1 and not path.parent.exists()
     with pytest.raises(SovctlError):
         files.save(JobEvidence("../../etc", "7", "boot", 1.0, 2.0, VerdictState.FAILED))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's evidence counts")
+def test_only_what_root_left_about_this_job_is_read(tmp_path: Path) -> None:
+    files = JobEvidenceFiles(tmp_path)
+    assert files.load("7") == ()
+    mine, other = (JobEvidence(node, "7", "boot", 1.0, 2.0, VerdictState.FAILED) for node in ("n001", "n002"))
+    files.save(mine)
+    files.save(other)
+    directory = tmp_path / "jobs" / "7"
+    os.chown(directory / "n002.json", 65534, 65534)
+    (directory / "n003.json").symlink_to(directory / "n001.json")
+    (directory / "n004.json").write_text("{}")
+    (directory / "n005.json").write_bytes(b" " * 100_000)
+    os.mkfifo(directory / "n006.json")
+    assert files.load("7") == (mine,)
+    assert files.load("8") == files.load("../7") == ()

@@ -9,6 +9,7 @@ from typing import Any
 
 from slurm_fake import FakeSlurm
 
+from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Phase, Progress
 from sovctl.operations.bring_back import BringBack
@@ -122,6 +123,7 @@ class Run:
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
         self.requeues_asked: set[int] = set()
+        self.evidence: list[JobEvidence] = []
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -152,7 +154,9 @@ class Run:
             **plan,
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
-        ports = replace(ports, leftover=lambda run_id, job_id: self.children[-1])
+        ports = replace(
+            ports, leftover=lambda run_id, job_id: self.children[-1], evidence=lambda job_id: tuple(self.evidence)
+        )
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 

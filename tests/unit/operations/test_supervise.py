@@ -12,7 +12,9 @@ from format_builders import hf_trainer
 from run_fakes import NOW, XID79, FakeChild, Run
 
 from sovctl.errors import CommandFailed
+from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
 from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
@@ -633,3 +635,39 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_format(tmp_path: Path) -> No
     run.attempt(checkpoint_dir=tmp_path)
     started = run.of("attempt_started")[0]
     assert (started["resume_from"], started["resume_step"]) == (str(tmp_path / "checkpoint-500"), 500)
+
+
+# What the epilogs found
+
+
+def at_fault(node: str, ended_at: float) -> JobEvidence:
+    finding = Finding("ECC_UNCORRECTED", Severity.FAIL, "GPU 3 has 2 uncorrected errors", repair=Repair.RESET_GPU)
+    return JobEvidence(node, "1", "boot", None, ended_at, VerdictState.FAILED, findings=(finding,))
+
+
+def test_a_node_whose_epilog_found_it_at_fault_is_left_though_nobody_saw_it_before() -> None:
+    run = Run()
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.attempt()
+    run.evidence = [at_fault("n002", run.clock.time), at_fault("n004", run.clock.time)]
+    run.await_start()
+    run.attempt()
+    assert [event["node"] for event in run.of("node_evidence")] == ["n002"]
+    run.await_start()
+    assert "n002" not in run.job.starts[-1]
+    ends(run, 0)
+    run.attempt()
+    assert len(run.of("node_evidence")) == 1
+    whole(run)
+
+
+def test_what_an_epilog_found_before_the_attempt_is_no_news() -> None:
+    run = Run()
+    run.evidence = [at_fault("n002", NOW - 60)]
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.attempt()
+    run.await_start()
+    ends(run, 0)
+    run.attempt()
+    assert run.of("node_evidence") == []
+    assert run.of("run_ended")[0]["outcome"] == "finished"
