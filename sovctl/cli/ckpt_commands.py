@@ -184,7 +184,7 @@ def advise(
 ) -> int:
     """Say how often to save, what the present interval costs, and how early --signal must come.
 
-    Times are seconds, or 3m, 2h, 1d. With --run, interval and failures come from its record.
+    Times are seconds, or 3m, 2h, 1d. With --run, saves, stalls, interval and failures come from its record.
 
     Example: sovctl ckpt advise --save-time 3m --stall 6s --mttf 61h --interval 1h --gpus 480
     """
@@ -192,13 +192,15 @@ def advise(
     from sovctl.recovery.interval import advise as judge
 
     known = measured(_known_run(run).events) if run is not None else Measured(None, 0, 0.0)
-    save_s = _seconds("--save-time", save_time)
+    save_s = _seconds("--save-time", save_time) or known.save_s
     if save_s is None:
         raise UsageError("how long a save takes is not recorded", hint="Say it: --save-time 3m")
     mttf_s = _seconds("--mttf", mttf) or known.mttf_s
     if not mttf_s:
         raise UsageError("how often the job fails is not known", hint="Say it: --mttf 60h, or --run RUN to measure it.")
     stall_s = _seconds("--stall", stall)
+    # A stall that was measured belongs to the save that was measured.
+    stall_s = known.stall_s if stall_s is None and not save_time else stall_s
     present = _seconds("--interval", interval) or known.interval_s
     advice = judge(
         save_s if stall_s is None else stall_s, save_s, mttf_s, interval_s=present, grace_s=_seconds("--grace", grace)

@@ -14,10 +14,10 @@ from statistics import median
 
 from sovctl.model.blame import Culprit
 from sovctl.recovery.attempts import Event, attempts, seconds
+from sovctl.recovery.decide import FAULTS
+from sovctl.recovery.lead import needed_lead_s, save_seconds
 
-LEAD_FACTOR = 1.5
-LEAD_EXTRA_S = 60.0
-_FAILURES = frozenset({Culprit.HARDWARE, Culprit.UNKNOWN, Culprit.USER_CODE})
+_FAILURES = FAULTS | {Culprit.UNKNOWN, Culprit.USER_CODE}
 _DAY_H = 24.0
 
 
@@ -30,6 +30,10 @@ class Measured:
     failures: int
     ran_s: float
     """All attempts together, as far as their end is recorded."""
+    save_s: float | None = None
+    """How long a save takes until it is on disk, median."""
+    stall_s: float | None = None
+    """How long training stands still for it, median."""
 
     @property
     def mttf_s(self) -> float | None:
@@ -79,11 +83,6 @@ def lost_share(interval_s: float, stall_s: float, save_s: float, mttf_s: float) 
     return min(standing + (interval_s / 2 + save_s) / mttf_s, 1.0)
 
 
-def needed_lead(save_s: float) -> float:
-    """Seconds before the end at which `--signal` must come for a last save to be complete."""
-    return LEAD_FACTOR * save_s + LEAD_EXTRA_S
-
-
 def advise(
     stall_s: float,
     save_s: float,
@@ -99,7 +98,7 @@ def advise(
         young_s=young(stall_s, mttf_s),
         daly_s=exact,
         best_s=best,
-        lead_s=needed_lead(save_s),
+        lead_s=needed_lead_s(save_s),
         best_share=lost_share(best, stall_s, save_s, mttf_s),
         present_share=None if interval_s is None else lost_share(interval_s, stall_s, save_s, mttf_s),
         warnings=tuple(_warnings(save_s, mttf_s, interval_s, grace_s)),
@@ -121,7 +120,14 @@ def measured(events: Sequence[Event]) -> Measured:
     last = [one for one in done if one.stop is None and one.started_at and one.last_word_at]
     spans += [one.last_word_at - one.started_at for one in last if one.last_word_at and one.started_at]
     failures = sum(one.stop is not None and one.stop.culprit in _FAILURES for one in done)
-    return Measured(median(gaps) if gaps else None, failures, sum(span for span in spans if span > 0))
+    saves, stalls = save_seconds(events), save_seconds(events, "stall_seconds")
+    return Measured(
+        interval_s=median(gaps) if gaps else None,
+        failures=failures,
+        ran_s=sum(span for span in spans if span > 0),
+        save_s=median(saves) if saves else None,
+        stall_s=median(stalls) if stalls else None,
+    )
 
 
 def _warnings(save_s: float, mttf_s: float, interval_s: float | None, grace_s: float | None) -> list[str]:
@@ -130,9 +136,9 @@ def _warnings(save_s: float, mttf_s: float, interval_s: float | None, grace_s: f
         found.append(f"a save takes {save_s:.0f} s, longer than the {interval_s:.0f} s between two: they pile up")
     if interval_s is not None and interval_s > mttf_s:
         found.append("the interval is longer than the mean time between failures: most of the work is done twice")
-    if grace_s is not None and needed_lead(save_s) > grace_s:
+    if grace_s is not None and needed_lead_s(save_s) > grace_s:
         found.append(
             f"the job gets {grace_s:.0f} s between the signal and its end; a last save of {save_s:.0f} s "
-            f"needs {needed_lead(save_s):.0f} s"
+            f"needs {needed_lead_s(save_s):.0f} s"
         )
     return found

@@ -18,9 +18,9 @@ _MARGIN_S = 10.0
 _LAST_SAVES = 8
 
 
-def save_seconds(events: Sequence[Mapping[str, Any]]) -> list[float]:
-    """How long the last saves took, oldest first, as a run's journal tells."""
-    said = (event.get("save_seconds") for event in events if event.get("kind") == "checkpoint_saved")
+def save_seconds(events: Sequence[Mapping[str, Any]], figure: str = "save_seconds") -> list[float]:
+    """How long the last saves took, oldest first, as a run's journal tells; or another `figure` of them."""
+    said = (event.get(figure) for event in events if event.get("kind") == "checkpoint_saved")
     known = [float(item) for item in said if isinstance(item, int | float) and not isinstance(item, bool)]
     return [item for item in known if math.isfinite(item) and item >= 0][-_LAST_SAVES:]
 
@@ -32,9 +32,14 @@ def stop_lead_s(configured_s: float, slice_s: float, saves_s: Sequence[float]) -
     return min(wanted, (0.5 if saves_s else 0.25) * slice_s)
 
 
+def needed_lead_s(save_s: float) -> float:
+    """Seconds before the end at which `--signal` must come for a last save of so many seconds to be complete."""
+    return 1.5 * save_s + 60.0
+
+
 def needed_signal_lead_s(saves_s: Sequence[float]) -> int | None:
     """What `--signal=...@SECONDS` has to be for a script that saves when it gets it; None: nothing was measured."""
-    return math.ceil(1.5 * max(saves_s) + 60) if saves_s else None
+    return math.ceil(needed_lead_s(max(saves_s))) if saves_s else None
 
 
 def signal_lead_s(option: str | None) -> int | None:

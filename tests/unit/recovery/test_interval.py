@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.recovery.interval import advise, daly, lost_share, measured, needed_lead, young
+from sovctl.recovery.interval import advise, daly, lost_share, measured, young
+from sovctl.recovery.lead import needed_lead_s
 
 HOUR = 3600.0
 stalls = st.floats(0.01, 3600)
@@ -57,7 +58,7 @@ def test_the_best_interval_gives_a_save_the_time_it_takes(stall: float, save: fl
     advice = advise(stall, save, mttf)
     assert advice.best_s >= save
     assert math.isfinite(advice.best_share)
-    assert advice.lead_s == needed_lead(save) == 1.5 * save + 60
+    assert advice.lead_s == needed_lead_s(save) == 1.5 * save + 60
 
 
 def test_warnings() -> None:
@@ -86,3 +87,19 @@ def test_what_a_record_tells() -> None:
     found = measured(events)
     assert (found.interval_s, found.failures, found.ran_s, found.mttf_s) == (105.0, 1, 600.0, 600.0)
     assert measured([]).mttf_s is None
+
+
+def test_saves_and_stalls_come_from_the_record() -> None:
+    saved = [
+        {
+            "kind": "checkpoint_saved",
+            "attempt": 0,
+            "happened": 1000.0 + 60 * number,
+            "save_seconds": took,
+            "stall_seconds": 0.5,
+        }
+        for number, took in enumerate((30.0, 34.0, 90.0))
+    ]
+    found = measured(saved)
+    assert (found.interval_s, found.save_s, found.stall_s) == (60.0, 34.0, 0.5)
+    assert measured([]).save_s is None
