@@ -35,6 +35,8 @@ _LINGER_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
 _STEPS_LOOK_S = 0.05
+_ANSWERS_S = 1.5
+"""So long the nodes of a step may take to say that they were told to end it, where one of them is dead."""
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
@@ -70,17 +72,19 @@ class BringBack:
     new steps have to share their resources (--overlap)."""
     _requeued: float = 0.0
 
-    def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
+    def kill(self, child: ChildProcess, dead_nodes: Sequence[str], *, silent: bool = False) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
 
         A node that does not answer is first cut out of the job: a completing job waits for every one of its nodes,
         and for one that does not answer until SlurmdTimeout (300 s). While slurmctld is away nothing is ended: a step
         that ends then keeps its nodes for a minute more, because slurmstepd repeats its report so seldom.
+        `silent`: such a node has been cut out already.
         """
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
-        self._command(lambda: self.jobs.kill_steps(self.job_id))
+        patience_s = _ANSWERS_S if silent or dead_nodes else None
+        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
@@ -103,7 +107,7 @@ class BringBack:
         """
         if silent and not self.drop(silent):
             return False
-        self.kill(child, ())
+        self.kill(child, (), silent=bool(silent))
         left = self._await_no_steps(_LINGER_S if silent else _STEPS_END_S)
         if not silent and not left <= set(self.lingering):
             return False
