@@ -83,7 +83,7 @@ class BringBack:
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
-        patience_s = _ANSWERS_S if silent or dead_nodes else None
+        patience_s = _ANSWERS_S if silent or dead_nodes or self.lingering else None
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
@@ -91,12 +91,24 @@ class BringBack:
         child.wait(5.0)
 
     def drop(self, nodes: Sequence[str]) -> bool:
-        """Cut nodes out of the running job; returns whether Slurm did."""
-        keep = [node for node in self.nodes if node not in nodes]
-        if not self._command(lambda: self.jobs.drop_nodes(self.job_id, keep)):
-            return False
-        self.nodes, self.shrunk = keep, True
-        return True
+        """Cut nodes out of the running job; returns whether they are out.
+
+        Others cut nodes out too (`watch` a dead one, Slurm itself one that is set down): Slurm then refuses our list,
+        and a second one is made from what the job still holds.
+        """
+        for _ in range(2):
+            keep = [node for node in self.nodes if node not in nodes]
+            if len(keep) == len(self.nodes):
+                return True
+            if self._command(lambda keep=keep: self.jobs.drop_nodes(self.job_id, keep)):  # type: ignore[misc]
+                self.nodes, self.shrunk = keep, True
+                return True
+            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            there = [node for node in self.nodes if node in job.nodes]
+            if not job.running or len(there) == len(self.nodes):
+                return False
+            self.nodes, self.shrunk = there, True
+        return False
 
     def clear(self, child: ChildProcess, drop: Sequence[str], silent: Sequence[str] = ()) -> bool:
         """Make the allocation ready for the script to start again in it: without `drop`, and with no step left.

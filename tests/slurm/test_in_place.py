@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
 from tests.slurm.conftest import TOY, start_script
@@ -33,32 +32,11 @@ def start(
 
 def kill_supervisor(run: Training, *, missing_ok: bool = False) -> None:
     """SIGKILL to the process that supervises, as the kernel does when memory is short; never to its waiting parent."""
-    supervisors = [pid for pid in processes_with(run.job_id) if parent_of(pid) in processes_with(run.job_id)]
-    assert supervisors or missing_ok
-    for pid in supervisors:
-        os.kill(pid, signal.SIGKILL)
-
-
-def processes_with(job_id: str) -> set[int]:
-    """Processes of `sovctl supervise` in this job."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"supervise" in command and f"SLURM_JOB_ID={job_id}".encode() in variables:
-                found.add(int(entry.name))
-    return found
-
-
-def parent_of(pid: int) -> int:
+    host = run.events("attempt_started")[-1]["batch_host"]
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+        faults.inject(run.lab, "supervisor-killed", host)
+    except SovctlError:
+        assert missing_ok
 
 
 def restarts(run: Training) -> list[dict[str, Any]]:
