@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -46,10 +47,16 @@ def main() -> None:
     only = tuple(filter(None, os.environ.get("BENCH_KINDS", "").split(",")))
     spec = ChaosSpec(seed=seed, faults=int(os.environ.get("BENCH_FAULTS") or 100), only=only)
     print(f"seed {seed}, {spec.faults} faults, {spec.job_nodes} of {spec.nodes} nodes", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="sovchaos-", dir="/var/tmp") as name:
-        root = Path(name)
-        root.chmod(0o755)
+    root = Path(tempfile.mkdtemp(prefix="sovchaos-", dir="/var/tmp"))
+    root.chmod(0o755)
+    report = None
+    try:
         report = Chaos(spec, root / "lab", say=lambda words: print(words, file=sys.stderr, flush=True)).run(root)
+    finally:
+        if report is not None and report.lost:
+            print(f"the record of the lost run stays in {root}", file=sys.stderr)
+        else:
+            shutil.rmtree(root, ignore_errors=True)
     tell(report)
     kinds = sorted({item.kind.name for item in report.struck})
     publish(

@@ -221,7 +221,7 @@ class JobControl(Protocol):
         """Ids of the job's steps, without the batch script's own."""
         ...
 
-    def kill_steps(self, job_id: str) -> None:
+    def kill_steps(self, job_id: str, *, patience_s: float | None = None) -> None:
         """SIGKILL every step of the job but the batch script. No steps is no error."""
         ...
 

@@ -119,12 +119,20 @@ class SlurmCli:
         listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
         return tuple(parse.parse_step_ids(listed.stdout))
 
-    def kill_steps(self, job_id: str) -> None:
+    def kill_steps(self, job_id: str, *, patience_s: float | None = None) -> None:
         """SIGKILL every step but the batch script. Never name the bare job id here: on a job that is being
-        requeued, `scancel -s KILL JOBID` cancels the requeue (22.05)."""
+        requeued, `scancel -s KILL JOBID` cancels the requeue (22.05).
+
+        `patience_s`: so long the answers are waited for. scancel itself tells every node, and a slurmstepd whose
+        child in the step's tree is gone lets it wait for MessageTimeout (10 s, 22.05)."""
         steps = self.steps(job_id)
-        if steps:
-            self._slurm("scancel", "-Q", "-s", "KILL", *steps, about=job_id, check=False)
+        if not steps:
+            return
+        try:
+            self._slurm("scancel", "-Q", "-s", "KILL", *steps, about=job_id, check=False, timeout_s=patience_s)
+        except SlurmUnreachable as error:
+            if patience_s is None or not isinstance(error.__cause__, CommandTimeout):
+                raise
 
     def release(self, job_id: str) -> None:
         """Let a held job run."""
@@ -156,16 +164,19 @@ class SlurmCli:
         """Hand this node out before or after others; slurmctld forgets it when it reads slurm.conf again."""
         self._slurm("scontrol", "update", f"NodeName={node}", f"Weight={weight}", about=f"node {node}")
 
-    def _slurm(self, program: str, *arguments: str, about: str = "", check: bool = True) -> Completed:
+    def _slurm(
+        self, program: str, *arguments: str, about: str = "", check: bool = True, timeout_s: float | None = None
+    ) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
         conf = self._runner.variable("SLURM_CONF")
         if conf and _absent(Path(conf)):
             # Slurm's commands themselves look for it for a minute.
             raise SlurmConfMissing()
         try:
-            done = self._runner.run(argv, timeout_s=self._timeout_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
+            done = self._runner.run(argv, timeout_s=patience_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
         except CommandTimeout as error:
-            raise SlurmUnreachable(f"{program} gave no answer within {self._timeout_s:g} s") from error
+            raise SlurmUnreachable(f"{program} gave no answer within {patience_s:g} s") from error
         if done.status != 0 and (check or _transport_failed(done.stderr)):
             raise slurm_error(argv, done, about)
         return done

@@ -225,7 +225,8 @@ class Chaos:
         self._run: Training | None = None
 
     def run(self, work_dir: Path) -> Report:
-        """The whole of it; `work_dir` is an empty directory of the run's user. The lab is down afterwards."""
+        """The whole of it; `work_dir` is an empty directory of the run's user. The lab is down afterwards, and its
+        directory is gone unless the run was lost."""
         spec, began = self._spec, time.monotonic()
         self._lab = cluster.up(
             cluster.Request(
@@ -245,7 +246,8 @@ class Chaos:
             self._say(f"LOST: {error.message}")
         finally:
             self._judge()
-            cluster.down(self._root)
+            # What its daemons said about a run that was lost stays for whoever looks for the reason.
+            cluster.down(self._root, keep=bool(self._report.lost))
         if not self._report.lost:
             self._compare(work_dir / "undisturbed")
         self._report.seconds = time.monotonic() - began

@@ -35,6 +35,8 @@ _LINGER_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
 _STEPS_LOOK_S = 0.05
+_ANSWERS_S = 1.5
+"""So long the nodes of a step may take to say that they were told to end it, where one of them is dead."""
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
@@ -70,29 +72,43 @@ class BringBack:
     new steps have to share their resources (--overlap)."""
     _requeued: float = 0.0
 
-    def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
+    def kill(self, child: ChildProcess, dead_nodes: Sequence[str], *, silent: bool = False) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
 
         A node that does not answer is first cut out of the job: a completing job waits for every one of its nodes,
         and for one that does not answer until SlurmdTimeout (300 s). While slurmctld is away nothing is ended: a step
         that ends then keeps its nodes for a minute more, because slurmstepd repeats its report so seldom.
+        `silent`: such a node has been cut out already.
         """
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
-        self._command(lambda: self.jobs.kill_steps(self.job_id))
+        patience_s = _ANSWERS_S if silent or dead_nodes or self.lingering else None
+        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
         child.wait(5.0)
 
     def drop(self, nodes: Sequence[str]) -> bool:
-        """Cut nodes out of the running job; returns whether Slurm did."""
-        keep = [node for node in self.nodes if node not in nodes]
-        if not self._command(lambda: self.jobs.drop_nodes(self.job_id, keep)):
-            return False
-        self.nodes, self.shrunk = keep, True
-        return True
+        """Cut nodes out of the running job; returns whether they are out.
+
+        Others cut nodes out too (`watch` a dead one, Slurm itself one that is set down): Slurm then refuses our list,
+        and a second one is made from what the job still holds.
+        """
+        for _ in range(2):
+            keep = [node for node in self.nodes if node not in nodes]
+            if len(keep) == len(self.nodes):
+                return True
+            if self._command(lambda keep=keep: self.jobs.drop_nodes(self.job_id, keep)):  # type: ignore[misc]
+                self.nodes, self.shrunk = keep, True
+                return True
+            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            there = [node for node in self.nodes if node in job.nodes]
+            if not job.running or len(there) == len(self.nodes):
+                return False
+            self.nodes, self.shrunk = there, True
+        return False
 
     def clear(self, child: ChildProcess, drop: Sequence[str], silent: Sequence[str] = ()) -> bool:
         """Make the allocation ready for the script to start again in it: without `drop`, and with no step left.
@@ -103,7 +119,7 @@ class BringBack:
         """
         if silent and not self.drop(silent):
             return False
-        self.kill(child, ())
+        self.kill(child, (), silent=bool(silent))
         left = self._await_no_steps(_LINGER_S if silent else _STEPS_END_S)
         if not silent and not left <= set(self.lingering):
             return False

@@ -46,8 +46,14 @@ class Recovery:
             return self._end_run(child, decision, status)
         place = self._place(blame, decision, free, self._live.watch.job or self._live.ask_job())
         back = self._live.bring_back()
-        if place.how is not How.QUEUE and self._restart_here(child, back, place):
-            return None
+        while place.how is not How.QUEUE:
+            held = len(self._live.here.nodes)
+            if self._restart_here(child, back, place):
+                return None
+            if len(self._live.here.nodes) == held:
+                break
+            # The job lost nodes while it was made ready: there may be spares enough all the same.
+            place = self._place(blame, decision, free, self._live.ask_job())
         self._live.ports.signals.ignore_termination()
         unfit = len(self._live.unfit({*decision.exclude, *decision.suspects}))
         back.size = self._live.plan.job_size(None if free is None else free + len(back.nodes) - unfit)
@@ -83,7 +89,7 @@ class Recovery:
         silent = self._live.silent()
         ready = back.clear(child, place.drop, [node for node in place.drop if node in silent])
         here.dropped([node for node in here.nodes if node not in back.nodes])
-        if not ready:
+        if not ready or not set(place.nodes) <= set(here.nodes):
             journal.append("restart_refused", attempt=self._live.attempt, how=place.how.value)
             return False
         here.running_on = place.nodes

@@ -159,7 +159,8 @@ def _tracebacks(lines: Sequence[str]) -> list[list[str]]:
             # Frames and their source are indented; the exception is the first line that is not.
             if text and not text.startswith((" ", "\t")):
                 del open_[rank]
-    return [block for block in found if len(block) > 1]
+    # Ranks without labels cut one another short: a block without its exception tells nothing.
+    return [block for block in found if len(block) > 1 and not _bare(block[-1]).startswith((" ", "\t"))]
 
 
 def _first_task(lines: Sequence[str]) -> tuple[int, str] | None:

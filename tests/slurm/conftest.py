@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
 STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2)
+TOY = replace(STORY, toy=True)
+"""The same without torch: for stories in which the losses must agree but need not be those of a real model."""
 TEST_USER = "sovctl-test"
 
 
@@ -66,18 +69,28 @@ def story_lab(
 @pytest.fixture(scope="session")
 def undisturbed(new_root: Callable[[], Path], user: str) -> dict[int, str]:
     """The exact loss of each step of STORY when nothing fails."""
-    lab = cluster.up(cluster.Request(new_root(), health=False))
+    return _calm_curve(STORY, new_root(), user)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_toy(new_root: Callable[[], Path], user: str) -> dict[int, str]:
+    """The same of TOY."""
+    return _calm_curve(replace(TOY, step_seconds=0.0), new_root(), user)
+
+
+def _calm_curve(spec: TrainingSpec, root: Path, user: str) -> dict[int, str]:
+    lab = cluster.up(cluster.Request(root, health=False))
     try:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
             if user:
                 os.chown(name, pwd.getpwnam(user).pw_uid, -1)
-            run = Training(lab, Path(name), STORY, user)
+            run = Training(lab, Path(name), spec, user)
             run.submit()
             assert run.await_end()["outcome"] == "finished"
             curve = run.loss_curve()
     finally:
         cluster.down(lab.layout.root)
-    assert sorted(curve) == list(range(1, STORY.steps + 1))
+    assert sorted(curve) == list(range(1, spec.steps + 1))
     return curve
 
 

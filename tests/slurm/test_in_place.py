@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +9,21 @@ from typing import Any
 
 import pytest
 
+from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
-from tests.slurm.conftest import STORY, start_script
+from tests.slurm.conftest import TOY, start_script
 from tests.slurm.test_stories import assert_record_whole, nodes_of
 
-pytestmark = [pytest.mark.slurm, pytest.mark.train]
+pytestmark = [pytest.mark.slurm]
 
 StartLab = Callable[..., cluster.Lab]
 
 
 def start(
-    lab: cluster.Lab, work_dir: Path, user: str, *sbatch: str, step_seconds: float = STORY.step_seconds
+    lab: cluster.Lab, work_dir: Path, user: str, *sbatch: str, step_seconds: float = TOY.step_seconds
 ) -> Training:
-    run = Training(lab, work_dir, replace(STORY, sbatch=sbatch, step_seconds=step_seconds), user)
+    run = Training(lab, work_dir, replace(TOY, sbatch=sbatch, step_seconds=step_seconds), user)
     run.submit()
     run.await_step(14)
     run.await_event("checkpoint_saved", step=10)
@@ -33,32 +32,11 @@ def start(
 
 def kill_supervisor(run: Training, *, missing_ok: bool = False) -> None:
     """SIGKILL to the process that supervises, as the kernel does when memory is short; never to its waiting parent."""
-    supervisors = [pid for pid in processes_with(run.job_id) if parent_of(pid) in processes_with(run.job_id)]
-    assert supervisors or missing_ok
-    for pid in supervisors:
-        os.kill(pid, signal.SIGKILL)
-
-
-def processes_with(job_id: str) -> set[int]:
-    """Processes of `sovctl supervise` in this job."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"supervise" in command and f"SLURM_JOB_ID={job_id}".encode() in variables:
-                found.add(int(entry.name))
-    return found
-
-
-def parent_of(pid: int) -> int:
+    host = run.events("attempt_started")[-1]["batch_host"]
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+        faults.inject(run.lab, "supervisor-killed", host)
+    except SovctlError:
+        assert missing_ok
 
 
 def restarts(run: Training) -> list[dict[str, Any]]:
@@ -66,7 +44,7 @@ def restarts(run: Training) -> list[dict[str, Any]]:
 
 
 def test_a_spare_takes_the_place_of_a_gpu_that_fell_off(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     lab = story_lab(accounting=True)
     run = start(lab, work_dir, user, "--spare-nodes=2")
@@ -83,11 +61,11 @@ def test_a_spare_takes_the_place_of_a_gpu_that_fell_off(
     assert len(again) == 4
     assert victim not in again
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
 
 
 def test_a_crash_starts_again_on_the_same_nodes_and_slurm_is_not_asked(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     lab = story_lab(health=False)
     run = start(lab, work_dir, user)
@@ -97,12 +75,12 @@ def test_a_crash_starts_again_on_the_same_nodes_and_slurm_is_not_asked(
     assert [event["how"] for event in restarts(run)] == ["in-place"]
     assert nodes_of(run, 1) == nodes_of(run, 0)
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
     assert "in place" in run.sovctl("run", "why", "--attempt=0", run.job_id).stdout
 
 
 def test_a_dead_node_and_a_second_fault_are_both_replaced_by_spares(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     """With a user's rights only: nobody declares anything down, the supervisor drops what does not answer."""
     lab = story_lab(health=False, accounting=True)
@@ -119,11 +97,11 @@ def test_a_dead_node_and_a_second_fault_are_both_replaced_by_spares(
     assert [event["blamed"] for event in run.events("attempt_ended")][:2] == [[first[1]], [second[2]]]
     assert not {first[1], second[2]} & set(nodes_of(run, 2))
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
 
 
 def test_a_fault_of_the_batch_host_goes_through_the_queue_and_the_spares_come_along(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     lab = story_lab(accounting=True)
     run = start(lab, work_dir, user, "--spare-nodes=1")
@@ -135,7 +113,7 @@ def test_a_fault_of_the_batch_host_goes_through_the_queue_and_the_spares_come_al
     second = run.events("attempt_started")[1]
     assert (len(second["nodes"]), len(second["spares"])) == (4, 1)
     assert victim not in [*second["nodes"], *second["spares"]]
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
 
 
 SEES = """#!/bin/bash
@@ -182,8 +160,8 @@ def test_a_script_that_requeues_its_own_job_is_brought_back_by_one_owner(
 
 def test_fewer_nodes_while_others_use_the_rest_then_all_of_them(story_lab: StartLab, work_dir: Path, user: str) -> None:
     lab = story_lab(accounting=True)
-    filler = Training(lab, work_dir, STORY, user)
-    run = Training(lab, work_dir, replace(STORY, sbatch=("--min-nodes=3",), steps=200, step_seconds=0.3), user)
+    filler = Training(lab, work_dir, TOY, user)
+    run = Training(lab, work_dir, replace(TOY, sbatch=("--min-nodes=3",), steps=200, step_seconds=0.3), user)
     run.submit()
     run.await_event("attempt_started")
     others = filler.command("sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 600").stdout
@@ -204,7 +182,7 @@ def test_fewer_nodes_while_others_use_the_rest_then_all_of_them(story_lab: Start
 
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_killed_supervisor_is_followed_by_another(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str], kills: int
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str], kills: int
 ) -> None:
     lab = story_lab(health=False)
     run = start(lab, work_dir, user)
@@ -215,12 +193,12 @@ def test_a_killed_supervisor_is_followed_by_another(
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 1 + kills)
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 0
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
 
 
 @pytest.mark.parametrize("moment", ["detected", "attempt_ended", "requeue_intent", "requeued"])
 def test_a_supervisor_killed_in_the_middle_of_a_recovery(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str], moment: str
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str], moment: str
 ) -> None:
     lab = story_lab()
     run = start(lab, work_dir, user)
@@ -232,4 +210,4 @@ def test_a_supervisor_killed_in_the_middle_of_a_recovery(
     assert_record_whole(run, len(run.events("attempt_started")))
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1
     assert victim not in [node for event in run.events("attempt_started")[1:] for node in event["nodes"]]
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy

@@ -13,9 +13,9 @@ import pytest
 
 from sovctl.lab import cluster, faults
 from sovctl.lab.processes import gone_within
-from sovctl.lab.training import Training
+from sovctl.lab.training import Training, TrainingSpec
 from sovctl.model.reason import parse_reason
-from tests.slurm.conftest import STORY
+from tests.slurm.conftest import STORY, TOY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.train]
 
@@ -30,9 +30,10 @@ def start_run(
     *extra: str,
     strike_at: int = STRIKE_AT,
     step_seconds: float = STORY.step_seconds,
+    spec: TrainingSpec = STORY,
 ) -> Training:
     """Submit the story's training and wait until it is some steps past its first checkpoint."""
-    run = Training(lab, work_dir, replace(STORY, extra=extra, step_seconds=step_seconds), user)
+    run = Training(lab, work_dir, replace(spec, extra=extra, step_seconds=step_seconds), user)
     run.submit()
     if strike_at:
         run.await_step(strike_at)
@@ -94,12 +95,14 @@ def test_xid_79(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dic
     assert victim in why
 
 
-def test_xid_79_on_the_batch_host(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]) -> None:
+def test_xid_79_on_the_batch_host(
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
+) -> None:
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     victim = nodes_of(run, 0)[0]
     faults.inject(lab, "xid:79", victim, 0)
-    assert_survived(run, victim, undisturbed)
+    assert_survived(run, victim, undisturbed_toy)
     assert_ours(lab, victim, "XID79")
 
 
@@ -114,14 +117,14 @@ def test_node_dead(story_lab: StartLab, work_dir: Path, user: str, undisturbed: 
 
 
 def test_node_dead_with_users_rights_only(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     """No watcher, no watch, nobody with rights: the supervisor alone cuts the node out and goes on without it."""
     lab = story_lab(health=False, accounting=True)
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     victim = nodes_of(run, 0)[1]
     faults.inject(lab, "node-dead", victim)
-    assert_survived(run, victim, undisturbed)
+    assert_survived(run, victim, undisturbed_toy)
     assert not cluster.slurm(lab.layout).node(victim).state.draining
 
 
@@ -134,22 +137,22 @@ def test_batch_host_dead(story_lab: StartLab, work_dir: Path, user: str, undistu
     assert_ours(lab, victim, "NODE_DEAD")
 
 
-def test_a_rank_dies_once(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]) -> None:
+def test_a_rank_dies_once(story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]) -> None:
     """A segmentation fault of one rank: nobody's node is blamed, the run goes on."""
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     faults.inject(lab, "rank-crash", nodes_of(run, 0)[3])
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 2)
     crash = run.events("attempt_ended")[0]
     assert (crash["culprit"], crash["blamed"]) == ("user-code", [])
     assert all(node.state.schedulable for node in cluster.slurm(lab.layout).nodes())
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy
 
 
 def test_a_bug_gets_two_tries_and_an_explanation(story_lab: StartLab, work_dir: Path, user: str) -> None:
     lab = story_lab()
-    run = start_run(lab, work_dir, user, "--crash-at-step=12", "--crash-attempts=99", strike_at=0)
+    run = start_run(lab, work_dir, user, "--crash-at-step=12", "--crash-attempts=99", strike_at=0, spec=TOY)
     end = run.await_end()
     assert end["kind"] == "held"
     assert_record_whole(run, 2)
@@ -170,7 +173,7 @@ def test_a_bug_gets_two_tries_and_an_explanation(story_lab: StartLab, work_dir: 
 @pytest.mark.parametrize("moment", ["attempt_ended", "requeue_intent", "requeued"])
 def test_scancel_in_the_middle_of_a_recovery(story_lab: StartLab, work_dir: Path, user: str, moment: str) -> None:
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     victim = nodes_of(run, 0)[1]
     faults.inject(lab, "xid:79", victim, 5)
     run.await_event(moment)
@@ -183,7 +186,7 @@ def test_scancel_in_the_middle_of_a_recovery(story_lab: StartLab, work_dir: Path
 
 def test_scancel_ends_a_run(story_lab: StartLab, work_dir: Path, user: str) -> None:
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     run.command("scancel", run.job_id)
     assert run.await_end()["outcome"] == "cancelled"
     run.wait("the job to end", lambda: cluster.slurm(lab.layout).job(run.job_id).over, 60)
@@ -211,15 +214,15 @@ def test_slurmctld_dies_in_the_middle_of_a_recovery(
 
 
 def test_slurmctld_away_while_training(
-    story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]
+    story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]
 ) -> None:
     """Nothing is wrong with the run: it neither stops nor moves because the controller is restarted."""
     lab = story_lab()
-    run = start_run(lab, work_dir, user)
+    run = start_run(lab, work_dir, user, spec=TOY)
     controller = next(item for item in lab.processes if item.role == "slurmctld")
     os.kill(controller.pid, signal.SIGKILL)
     run.await_event("slurm_silent", seconds=60)
     cluster.restart_slurmctld(lab)
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 1)
-    assert run.loss_curve() == undisturbed
+    assert run.loss_curve() == undisturbed_toy

@@ -527,7 +527,7 @@ def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
     ends(run, 1)
     kill = run.slurm.kill_steps
 
-    def cancelled_meanwhile(job_id: str) -> None:
+    def cancelled_meanwhile(job_id: str, *, patience_s: float | None = None) -> None:
         kill(job_id)
         run.slurm.cancel(job_id)
 
@@ -603,6 +603,26 @@ def test_a_crash_is_the_nodes_when_the_node_says_so_itself() -> None:
     assert run.of("script_ended")[0]["crash"] == "python"
     run.await_start()
     assert "n002" not in run.job.nodes
+
+
+def test_a_node_that_somebody_else_cut_out_meanwhile_leaves_the_way_back_open() -> None:
+    """`watch` drops a dead node from the job in the same second in which the supervisor drops a bad one."""
+    run = Run(nodes=6, count=4)
+    fault(run)
+    drop = run.slurm.drop_nodes
+
+    def late(job_id: str, keep: Sequence[str]) -> None:
+        run.slurm.drop_nodes = drop  # type: ignore[method-assign]
+        drop(job_id, [node for node in run.job.nodes if node != "n003"])
+        drop(job_id, keep)
+
+    run.slurm.drop_nodes = late  # type: ignore[method-assign]
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=2, spares=2)
+    assert run.of("command_refused")
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n004"]
+    assert run.job.restarts == 0
+    whole(run)
 
 
 # Checkpoints that cannot be trusted

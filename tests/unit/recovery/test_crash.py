@@ -162,3 +162,15 @@ srun: error: n007: task 2: Killed
 """
     crash = read_crash(output, 143)
     assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 3, "n008")
+
+
+def test_a_traceback_that_another_rank_cut_short_is_no_cause() -> None:
+    output = """srun: error: n013: task 12: Segmentation fault
+Traceback (most recent call last):
+  File "train.py", line 129, in train
+Traceback (most recent call last):
+  File "train.py", line 129, in train
+ConnectionError: Connection closed by rank 12
+"""
+    crash = read_crash(output, 139)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 12, "n013")
