@@ -19,7 +19,7 @@ SCENARIOS = Path(__file__).with_name("scenarios.py")
 STEPS, SAVED = 12, 5
 SAME_LOSS = 1e-5
 """Relative difference of a float32 loss, over the steps after a change of shape: gradients are added up in another
-order there, so the last bits differ. Measured: below 1e-6."""
+order there, so the last bits differ."""
 
 
 def _losses(path: Path) -> list[tuple[int, float]]:
