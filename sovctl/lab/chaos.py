@@ -218,6 +218,8 @@ class Chaos:
         self._report = Report(spec)
         self._broken: dict[str, float] = {}
         self._broken_ever: set[str] = set()
+        self._healed: set[str] = set()
+        """Mended, and not yet heard of by Slurm."""
         self._repaired: dict[str, float] = {}
         self._damaged: list[tuple[int, int]] = []
         """(step, attempt that ran) of checkpoints that were damaged."""
@@ -374,6 +376,7 @@ class Chaos:
         struck = Struck(len(self._report.struck) + 1, kind, node, at, now.number, during_recovery)
         self._report.struck.append(struck)
         if kind.breaks:
+            self._healed.discard(node)
             self._broken[node] = at
             self._broken_ever.add(node)
         return struck
@@ -528,16 +531,17 @@ class Chaos:
                 continue
             if "COMPLETING" in node.state.flags and node.name not in self._broken:
                 continue
-            faults.heal(self._here, node.name)
-            # slurmd answers before the node is given back; otherwise Slurm would take it at its old word.
-            self._await(f"slurmd of {node.name}", lambda name=node.name: self._answers(name))  # type: ignore[misc]
+            if node.name not in self._healed:
+                faults.heal(self._here, node.name)
+                self._healed.add(node.name)
+            # Until slurmd has answered Slurm would take the node at its old word; it is looked at again next time.
+            if not site.node(node.name).state.responding:
+                continue
             if away:
                 site.resume(node.name)
+            self._healed.discard(node.name)
             self._broken.pop(node.name, None)
             self._repaired[node.name] = time.time()
-
-    def _answers(self, node: str) -> bool:
-        return cluster.slurm(self._here.layout).node(node).state.responding
 
     # The judgement
 

@@ -27,6 +27,7 @@ SLOW_FACTOR = 4.0
 """Ranks that compute without a step get so many times the patience."""
 _LEAST_S, _MOST_S = 300.0, 3600.0
 _LEAST_SAVING_S = 600.0
+_SAVES_KNOWN = 3
 _LEAST_GROWTH_S = 1800.0
 _STEPS, _GAPS, _SAVES = 20.0, 4.0, 3.0
 _PRINTED_OFTEN = 3
@@ -88,6 +89,7 @@ class Pace:
     longest_save_s: float = 0.0
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     _phase_since: float = 0.0
+    _saves: int = 0
 
     def begin(self, now: float) -> None:
         """The script starts."""
@@ -123,6 +125,7 @@ class Pace:
             return
         if self.phase is Phase.SAVING:
             self.longest_save_s = max(self.longest_save_s, at - self._phase_since)
+            self._saves += 1
         self.phase, self._phase_since = phase, at
         self.moved_at = max(self.moved_at, at)
 
@@ -141,7 +144,9 @@ class Pace:
         if not self.stepped or self.phase in (Phase.STARTING, Phase.LOADING):
             return max(own, STARTUP_S)
         if self.phase in (Phase.SAVING, Phase.STOPPING):
-            return max(own, _LEAST_SAVING_S, _SAVES * self.longest_save_s)
+            # A first save may take anything; once a few were measured they say what is long.
+            least = _LEAST_SAVING_S if self._saves < _SAVES_KNOWN else 0.0
+            return max(own, least, _SAVES * self.longest_save_s)
         return own
 
     def idle_s(self, now: float) -> float:

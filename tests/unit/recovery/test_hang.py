@@ -234,3 +234,17 @@ def test_a_rank_that_is_gone_is_missed() -> None:
     found = hang(four(looks=looks, expected=((0, "n001"), (1, "n002"), (2, "n003"))))
     assert (found.ranks, found.blame.nodes) == ((1,), ("n002",))
     assert "no process is left of rank 1" in found.blame.evidence
+
+
+def test_measured_saves_say_how_long_one_may_take() -> None:
+    """A run that hangs in a save is not left standing for ten minutes when its saves take seconds."""
+    pace = Pace(8.0)
+    pace.begin(0.0)
+    pace.moved(1.0, Source.RANKS)
+    for number in range(3):
+        assert pace.patience_s() == 8.0
+        pace.entered(Phase.SAVING, 10.0 * number + 10.0)
+        assert pace.patience_s() == 600.0
+        pace.entered(Phase.RUNNING, 10.0 * number + 14.0)
+    pace.entered(Phase.SAVING, 50.0)
+    assert pace.patience_s() == 12.0
