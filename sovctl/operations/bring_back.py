@@ -6,15 +6,16 @@ in between, or that lost the last seconds of its state, is simply told again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
 from sovctl.model.job import JobSize
+from sovctl.model.node import NodeView
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
-from sovctl.recovery.exclusion import ExclusionList, choose, exclusions
+from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
 from sovctl.recovery.requeue import (
     Goal,
     Step,
@@ -172,10 +173,22 @@ class BringBack:
         known = {view.name for view in views}
         # Slurm refuses a whole list for one node that has left the site.
         wanted = [item for item in exclusions(events, self.clock.now()) if item.node in known]
+        wanted = self._without_repaired(events, wanted, views)
         # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
-        blamed = {node for event in events if event["kind"] == "attempt_ended" for node in event.get("blamed", ())}
-        own = [node for node in job.excluded if node not in blamed]
+        ours = ever_against(events)
+        own = [node for node in job.excluded if node not in ours]
         return choose(wanted, own, views, job.extra.get("Partition", ""), self._needed())
+
+    def _without_repaired(
+        self, events: Sequence[Mapping[str, Any]], wanted: list[Exclusion], views: Sequence[NodeView]
+    ) -> list[Exclusion]:
+        """Give nodes another chance that were taken out of service and resumed; keep in mind which are out now."""
+        out, back = repaired(events, wanted, views)
+        if out:
+            self.journal.append("out_of_service", attempt=self.attempt, nodes=out)
+        if back:
+            self.journal.append("forgiven", attempt=self.attempt, nodes=back, why="given back after a repair")
+        return [item for item in wanted if item.node not in back]
 
     def _needed(self) -> int:
         return self.size.nodes if self.size else len(self.nodes)

@@ -68,6 +68,8 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "detected": lambda event, _fold: text(event, "evidence"),
     "requeue_intent": lambda event, _fold: text(event, "because"),
     "requeued": _requeued,
+    "out_of_service": lambda event, fold: fold(names(event, "nodes")),
+    "forgiven": lambda event, fold: f"{fold(names(event, 'nodes'))}: {text(event, 'why')}",
     "restart_intent": lambda event, _fold: f"{text(event, 'how')}: {text(event, 'because')}",
     "restarted": _restarted,
     "restart_refused": lambda event, _fold: f"{text(event, 'how')} was not to be had; requeue instead",

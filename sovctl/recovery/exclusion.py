@@ -54,6 +54,34 @@ def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusio
     return sorted(kept, key=lambda item: (not item.suspected, item.since))
 
 
+def ever_against(events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Every node the journal ever spoke against; what else is excluded is the user's own wish."""
+    return {found.node for event in events for found in _against(event, 0.0)}
+
+
+def repaired(
+    events: Sequence[Mapping[str, Any]], wanted: Sequence[Exclusion], nodes: Sequence[NodeView]
+) -> tuple[list[str], list[str]]:
+    """Excluded nodes that are out of service now and were not known to be, and those that were and have been given
+    back since: whoever resumed them answers for them, so the run may have them again."""
+    views = {node.name: node for node in nodes}
+    went: dict[str, float] = {}
+    for event in events:
+        if event.get("kind") == "out_of_service":
+            went |= {str(node): float(event.get("at", 0.0)) for node in event.get("nodes", ())}
+    out, back = [], []
+    for item in wanted:
+        view = views.get(item.node)
+        known_out = went.get(item.node, -1.0) >= item.since
+        if view is None:
+            continue
+        if not view.state.schedulable and not known_out:
+            out.append(item.node)
+        if view.state.schedulable and not view.reason and known_out:
+            back.append(item.node)
+    return out, back
+
+
 def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
     at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
     if event.get("kind") in ("straggler", "node_evidence"):

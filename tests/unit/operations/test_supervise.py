@@ -691,3 +691,17 @@ def test_what_an_epilog_found_before_the_attempt_is_no_news() -> None:
     run.attempt()
     assert run.of("node_evidence") == []
     assert run.of("run_ended")[0]["outcome"] == "finished"
+
+
+def test_a_node_that_was_drained_and_given_back_is_free_for_the_run_again() -> None:
+    run = Run(nodes=4)
+    fault(run, "n002", 5.0)
+    fault(run, "n001", 40.0)
+    run.attempt()
+    run.await_start()
+    assert run.of("out_of_service")[0]["nodes"] == ["n002"]
+    run.clock.at(30.0, lambda: run.slurm.resume("n002"))
+    run.attempt()
+    assert run.of("forgiven")[0]["nodes"] == ["n002"]
+    run.await_start()
+    assert run.job.excluded == ("n001",)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.node import NodeState, NodeView
-from sovctl.recovery.exclusion import FORGET_AFTER_S, Exclusion, ExclusionList, choose, exclusions
+from sovctl.recovery.exclusion import (
+    FORGET_AFTER_S,
+    Exclusion,
+    ExclusionList,
+    choose,
+    ever_against,
+    exclusions,
+    repaired,
+)
 
 NOW = 1_795_384_000.0
 
@@ -103,3 +111,32 @@ def test_laws(wanted: list[Exclusion], own: list[str], nodes: list[NodeView], ne
     if chosen.given_up:
         assert len(usable - set(chosen.nodes) - {chosen.given_up[-1]}) < needed, "no more is given up than needed"
         assert set(chosen.given_up) <= usable
+
+
+def out(at: float, *nodes: str) -> dict[str, Any]:
+    return {"kind": "out_of_service", "at": at, "nodes": list(nodes)}
+
+
+def test_a_node_that_was_repaired_and_given_back_may_be_used_again() -> None:
+    events = [ended(NOW, "n1", "n2")]
+    wanted = exclusions(events, NOW)
+    assert repaired(events, wanted, [node("n1", "DRAIN"), node("n2")]) == (["n1"], [])
+    events.append(out(NOW + 5, "n1"))
+    assert repaired(events, wanted, [node("n1", "DRAIN"), node("n2")]) == ([], [])
+    assert repaired(events, wanted, [node("n1"), node("n2")]) == ([], ["n1"])
+
+
+def test_a_node_blamed_again_after_it_came_back_is_not_forgiven_for_the_old_repair() -> None:
+    events = [ended(NOW, "n1"), out(NOW + 5, "n1"), ended(NOW + 10, "n1")]
+    assert repaired(events, exclusions(events, NOW + 20), [node("n1")]) == ([], [])
+
+
+def test_every_node_ever_spoken_against_is_ours_and_not_the_users() -> None:
+    events = [
+        ended(NOW, "n1"),
+        {"kind": "straggler", "at": NOW, "node": "n2"},
+        {"kind": "attempt_ended", "at": NOW, "culprit": "unknown", "blamed": [], "suspects": ["n3"]},
+        {"kind": "node_evidence", "at": NOW, "node": "n4"},
+        {"kind": "forgiven", "at": NOW, "nodes": ["n1"]},
+    ]
+    assert ever_against(events) == {"n1", "n2", "n3", "n4"}
