@@ -133,7 +133,8 @@ def test_a_rank_that_is_slower_than_its_peers_is_found_and_left(story_lab: Start
     run.await_event("first_step")
     nodes = run.events("attempt_started")[0]["nodes"]
     faults.inject(lab, "gpu-slow", nodes[1], 3)
-    found = run.await_event("straggler", 90)
+    # A busy machine widens the spread of the ranks, and what stands out in it is found later.
+    found = run.await_event("straggler", 180)
     assert (found["rank"], found["node"]) == (1, nodes[1])
     assert found["ratio"] > 1.1
     ended = run.await_event("attempt_ended", attempt=0)
