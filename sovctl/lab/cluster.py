@@ -85,6 +85,11 @@ class Request:
     health: bool = True
     job_checks: bool = False
     overrides: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+    """Files to lie beside slurm.conf from the start, by name: job_submit.lua, plugstack.conf, ...
+
+    `{lab}` in a text stands for the lab's directory.
+    """
 
 
 def client_environment(layout: Layout) -> dict[str, str]:
@@ -126,6 +131,8 @@ def up(request: Request) -> Lab:
     spec = _spec(request)
     prepare_root(layout.root)
     _write_files(spec, layout)
+    for name, text in request.beside.items():
+        (layout.root / name).write_text(text.replace("{lab}", str(layout.root)), "utf-8")
     started: list[ProcessMark] = []
     # A terminated or interrupted `lab up` takes down what it started; it looks between two starts, never inside one.
     main = threading.current_thread() is threading.main_thread()
