@@ -44,17 +44,25 @@ static bool mount_at(building *work, const char *source, int target, const char 
 	return mount(source, path, type, flags, options) == 0 || failed(work, "mount", name);
 }
 
+/* A private tmpfs there. */
+static bool cover_fd(void *with, int target, const char *name)
+{
+	building *work = with;
+	char options[64];
+
+	snprintf(options, sizeof(options), "mode=1777,size=%s", work->plan->site->tmp_size);
+	return mount_at(work, "sovctl", target, "tmpfs", MS_NOSUID | MS_NODEV, options, name);
+}
+
 /* A private tmpfs over a directory that is really one; a link such as /var/tmp -> /tmp is covered by its target. */
 static bool cover(building *work, const char *path)
 {
-	char options[64];
 	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	bool done;
 
 	if (fd < 0)
 		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || failed(work, "open", path);
-	snprintf(options, sizeof(options), "mode=1777,size=%s", work->plan->site->tmp_size);
-	done = mount_at(work, "sovctl", fd, "tmpfs", MS_NOSUID | MS_NODEV, options, path);
+	done = cover_fd(work, fd, path);
 	close(fd);
 	return done;
 }
@@ -132,7 +140,7 @@ static bool put_back(building *work, size_t index)
 {
 	const char *path = work->plan->site->keep[index];
 	char source[40];
-	struct stat about;
+	struct stat about, now;
 	int fd;
 	bool done;
 
@@ -140,6 +148,8 @@ static bool put_back(building *work, size_t index)
 		return true;
 	if (fstat(work->keep[index], &about) != 0)
 		return failed(work, "look at", path);
+	if (stat(path, &now) == 0 && now.st_dev == about.st_dev && now.st_ino == about.st_ino)
+		return true; /* it was never covered */
 	if (!make_parents(work, path))
 		return false;
 	if (S_ISDIR(about.st_mode))
@@ -179,25 +189,27 @@ static bool build(building *work)
 		if (work->keep[i] >= 0)
 			close(work->keep[i]);
 	}
-	return true;
+	return !work->plan->image ||
+	       image_enter(work->plan->image, site, cover_fd, work, work->problem, sizeof(work->problem));
 }
 
 /* Whatever slurmstepd has open must not live on here: srun would wait for its pipes to close. */
-static void close_all_but(int low, int high)
+static void close_all_but(const int keep[], size_t count)
 {
-	if (low > high) {
-		int swap = low;
-		low = high;
-		high = swap;
+	for (int from = 0;;) {
+		int next = -1;
+
+		for (size_t i = 0; i < count; i++)
+			if (keep[i] >= from && (next < 0 || keep[i] < next))
+				next = keep[i];
+		if (next < 0) {
+			syscall(SYS_close_range, (unsigned)from, ~0U, 0U);
+			return;
+		}
+		if (next > from)
+			syscall(SYS_close_range, (unsigned)from, (unsigned)next - 1, 0U);
+		from = next + 1;
 	}
-	for (int fd = 0; fd < 3; fd++)
-		if (fd != low && fd != high)
-			close(fd);
-	if (low > 3)
-		syscall(SYS_close_range, 3U, (unsigned)low - 1, 0U);
-	if (high > low + 1)
-		syscall(SYS_close_range, (unsigned)low + 1, (unsigned)high - 1, 0U);
-	syscall(SYS_close_range, (unsigned)high + 1, ~0U, 0U);
 }
 
 /* Sleeps until the process that started it is gone; the kernel reaps the orphans of the step, as nobody asks for
@@ -222,7 +234,8 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	prctl(PR_SET_NAME, "sovctl-holder", 0, 0, 0);
 	setsid();
-	close_all_but(report, lifeline);
+	int keep[] = { report, lifeline, plan->image ? plan->image->file : -1 };
+	close_all_but(keep, 3);
 	work.plan = plan;
 	umask(0);
 	if (chdir("/") != 0 || !build(&work)) {
@@ -233,6 +246,8 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 	if (write(report, READY, sizeof(READY) - 1) < 0)
 		_exit(1);
 	close(report);
+	if (plan->image)
+		close(plan->image->file);
 	hold(lifeline);
 }
 

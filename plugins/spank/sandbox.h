@@ -7,13 +7,15 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "image.h"
 #include "settings.h"
 
 #define SANDBOX_PROBLEM 256
 
 typedef struct {
 	const settings *site;
-	const char *gpus; /* numbers that stay visible */
+	const char *gpus;	 /* numbers that stay visible */
+	const image_plan *image; /* NULL: the host's own root */
 } sandbox_plan;
 
 typedef struct {

@@ -51,6 +51,14 @@ static bool set_size(char out[16], const char *text)
 	return true;
 }
 
+static bool set_owners(char out[64], const char *text)
+{
+	if (strlen(text) >= 64 || (strcmp(text, "any") != 0 && (!*text || text[strspn(text, "0123456789,-")])))
+		return false;
+	strcpy(out, text);
+	return true;
+}
+
 static bool take(settings *out, const char *word, const char *node)
 {
 	if (strncmp(word, "policy=", 7) == 0)
@@ -61,6 +69,8 @@ static bool take(settings *out, const char *word, const char *node)
 		return set_path(out->gpus, word + 5, node);
 	if (strncmp(word, "tmp_size=", 9) == 0)
 		return set_size(out->tmp_size, word + 9);
+	if (strncmp(word, "image_owners=", 13) == 0)
+		return set_owners(out->image_owners, word + 13);
 	if (strncmp(word, "keep=", 5) == 0 && out->n_keep < SETTINGS_MAX_PATHS) {
 		if (!set_path(out->keep[out->n_keep], word + 5, node))
 			return false;
@@ -76,6 +86,7 @@ void settings_parse(settings *out, int argc, char *const argv[], const char *nod
 		.policy = "/etc/slurm/sovctl-policy.conf",
 		.state = "/run/sovctl/spank",
 		.gpus = "/dev/nvidia",
+		.image_owners = "0",
 		.tmp_size = "50%",
 	};
 

@@ -12,6 +12,7 @@ typedef struct {
 	char policy[SETTINGS_MAX_PATH];
 	char state[SETTINGS_MAX_PATH];
 	char gpus[SETTINGS_MAX_PATH]; /* device files are this and a number */
+	char image_owners[64]; /* numbers of users whose image files root mounts; "any" */
 	char tmp_size[16];	      /* of each private file system, as tmpfs takes it */
 	char keep[SETTINGS_MAX_PATHS][SETTINGS_MAX_PATH];
 	size_t n_keep;

@@ -24,6 +24,7 @@
 
 #define REFUSED 3
 #define FAILED 1
+#define BATCH_STEP 0xfffffffbU /* SLURM_BATCH_SCRIPT of slurm.h */
 
 static struct {
 	sandbox box;
@@ -31,7 +32,9 @@ static struct {
 	int status; /* not 0: no task may run, and this is its exit status */
 	char why[512];
 	char cwd[PATH_MAX];
-} step = { .box = SANDBOX_NONE };
+	const request *asked;
+	int image; /* the file; -1: none */
+} step = { .box = SANDBOX_NONE, .image = -1 };
 
 static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
 {
@@ -71,12 +74,24 @@ static void check_images(spank_t spank, const policy *rules, const policy_place 
 		refuse(REFUSED, "PYXIS_CONTAINER_IMAGE is longer than any image's name%s%s%s", "", "", "");
 }
 
+/* With the user's rights: a name that this user cannot walk to is not there. */
+static void open_image(const settings *site, char path[IMAGE_MAX + 1])
+{
+	const char *why = NULL;
+
+	if (!*step.asked->image)
+		return;
+	step.image = image_open(site, step.asked->image, path, &why);
+	if (step.image < 0)
+		refuse(FAILED, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
+}
+
 /* Whether the step has to be isolated, by its own wish or by a rule. */
-static bool judge(spank_t spank, const settings *site, const record *job)
+static bool judge(spank_t spank, const settings *site, const record *job, const char *image)
 {
 	policy *rules = calloc(1, sizeof(*rules));
 	policy_place place = { job->known ? job->partition : NULL, job->known ? job->account : NULL };
-	bool isolate = request_of_step(spank).isolate;
+	bool isolate = step.asked->isolate;
 
 	if (!rules) {
 		refuse(FAILED, "out of memory%s%s%s", "", "", "");
@@ -86,15 +101,17 @@ static bool judge(spank_t spank, const settings *site, const record *job)
 			refuse(REFUSED, "refused by rule on-broken: the policy file of this node is broken%s%s%s", "", "", "");
 	} else {
 		check_images(spank, rules, &place);
+		if (*image)
+			check_image(rules, &place, image);
 		isolate = isolate || policy_isolation(rules, &place);
 	}
 	free(rules);
 	return isolate;
 }
 
-static void isolate(const settings *site, const record *job)
+static void isolate(const settings *site, const record *job, const image_plan *image)
 {
-	sandbox_plan plan = { .site = site, .gpus = job->gpus };
+	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL };
 	char problem[SANDBOX_PROBLEM] = "";
 
 	step.isolated = sandbox_start(&step.box, &plan, problem);
@@ -102,25 +119,63 @@ static void isolate(const settings *site, const record *job)
 		refuse(FAILED, "this step cannot be isolated: %s%s%s", problem, "", "");
 }
 
+/* The rest of what an image needs to know of the step. */
+static void describe(spank_t spank, image_plan *plan, char home[SETTINGS_MAX_PATH])
+{
+	uint32_t step_id = 0;
+	int argc = 0, n_groups = 0;
+	char **argv = NULL;
+	gid_t *groups = NULL;
+
+	spank_get_item(spank, S_JOB_UID, &plan->uid);
+	spank_get_item(spank, S_JOB_GID, &plan->gid);
+	if (spank_get_item(spank, S_JOB_SUPPLEMENTARY_GIDS, &groups, &n_groups) == ESPANK_SUCCESS && n_groups > 0) {
+		plan->groups = groups;
+		plan->n_groups = (size_t)n_groups;
+	}
+	/* Slurm's own copy of the script, which the step is about to run. */
+	if (spank_get_item(spank, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS && step_id == BATCH_STEP &&
+	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) == ESPANK_SUCCESS && argc > 0 && argv[0][0] == '/')
+		plan->script = argv[0];
+	if (plan->wish->home) {
+		if (spank_getenv(spank, "HOME", home, SETTINGS_MAX_PATH) == ESPANK_SUCCESS && request_is_target(home))
+			plan->home = home;
+		else
+			refuse(FAILED, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
+	}
+}
+
 void step_user_init(spank_t spank, const settings *site)
 {
+	static char path[IMAGE_MAX + 1], home[SETTINGS_MAX_PATH];
 	uid_t user = geteuid();
 	uint32_t job_id = 0;
 	record job;
 
+	step.asked = request_of_step(spank);
+	if (step.asked->problem)
+		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
+	image_plan plan = { .wish = step.asked };
+	open_image(site, path);
+	plan.file = step.image;
+	describe(spank, &plan, home);
 	/* Slurm has only lowered the effective rights here; a job of root's has them still. */
 	if (seteuid(0) != 0) {
-		refuse(FAILED, "cannot take root's rights back to judge this step%s%s%s", "", "", "");
+		if (step.asked->isolate)
+			refuse(FAILED, "only where slurmd is root's can a step be isolated%s%s%s", "", "", "");
+		slurm_error("sovctl: slurmd is not root's; the site's rules are not enforced here");
 		return;
 	}
 	spank_get_item(spank, S_JOB_ID, &job_id);
 	record_read(site->state, job_id, &job);
-	if (judge(spank, site, &job) && !step.status)
-		isolate(site, &job);
+	if (judge(spank, site, &job, path) && !step.status)
+		isolate(site, &job, &plan);
 	if (step.status)
 		slurm_error("sovctl: job %" PRIu32 ": %s", job_id, step.why);
 	if (seteuid(user) != 0)
 		refuse(FAILED, "cannot give root's rights up again%s%s%s", "", "", "");
+	if (step.image >= 0)
+		close(step.image);
 }
 
 void step_task_privileged(spank_t spank)
@@ -141,21 +196,56 @@ void step_task_privileged(spank_t spank)
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 }
 
-/* Slurm goes to /tmp when the working directory of a job is not there, and says so. */
+/* Joining the mounts leaves a task in /. Slurm itself then goes to the working directory, or to /tmp and says so; this
+ * is for a release that does not. */
 static void back_to_work(void)
 {
+	char now[PATH_MAX];
+
+	if (getcwd(now, sizeof(now)) && strcmp(now, "/") != 0)
+		return;
 	if (*step.cwd && chdir(step.cwd) == 0)
 		return;
 	dprintf(STDERR_FILENO, "sovctl: %s cannot be seen in this isolated step; going to /tmp instead\n", step.cwd);
-	if (chdir("/tmp") != 0 && chdir("/") != 0)
+	if (chdir("/tmp") != 0)
 		_exit(FAILED);
+}
+
+static void clean_environment(spank_t spank)
+{
+	char **env = NULL;
+	char name[256];
+
+	if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
+		return;
+	/* Taking one out moves the rest; start over where it was. */
+	for (size_t i = 0; env && env[i];) {
+		size_t length = strcspn(env[i], "=");
+
+		if (request_keeps_variable(env[i]) || length >= sizeof(name)) {
+			i++;
+			continue;
+		}
+		memcpy(name, env[i], length);
+		name[length] = '\0';
+		if (spank_unsetenv(spank, name) != ESPANK_SUCCESS)
+			i++;
+		if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
+			return;
+	}
+	if (*step.asked->image)
+		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
 }
 
 void step_task_user(spank_t spank)
 {
+	if (!step.status && step.asked) {
+		if (step.asked->clean_env)
+			clean_environment(spank);
+		request_hand_on(spank, step.asked);
+	}
 	if (!step.status && step.isolated) {
 		back_to_work();
-		spank_setenv(spank, ISOLATE_VARIABLE, "1", 1);
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 			refuse(FAILED, "cannot forbid new privileges: %s%s%s", strerror(errno), "", "");
 	}

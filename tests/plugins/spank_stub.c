@@ -1,6 +1,6 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
+ *        listed LIST NUMBER | request image|mount|home TEXT | keeps ENTRY | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -10,6 +10,7 @@
 
 #include "policy.h"
 #include "record.h"
+#include "request.h"
 #include "settings.h"
 
 extern int slurm_spank_init(spank_t, int, char **), slurm_spank_job_prolog(spank_t, int, char **),
@@ -59,6 +60,12 @@ spank_err_t spank_getenv(spank_t sp, const char *name, char *out, int size)
 spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int over)
 {
 	(void)sp, (void)name, (void)value, (void)over;
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_unsetenv(spank_t sp, const char *name)
+{
+	(void)sp, (void)name;
 	return ESPANK_SUCCESS;
 }
 
@@ -119,8 +126,8 @@ static int show_settings(int argc, char *argv[])
 	settings site;
 
 	settings_parse(&site, argc - 3, argv + 3, argv[2]);
-	printf("policy %s\nstate %s\ngpus %s\ntmp_size %s\nproblem %s\n", site.policy, site.state, site.gpus, site.tmp_size,
-	       site.problem);
+	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nproblem %s\n", site.policy, site.state, site.gpus,
+	       site.image_owners, site.tmp_size, site.problem);
 	for (size_t i = 0; i < site.n_keep; i++)
 		printf("keep %s\n", site.keep[i]);
 	return 0;
@@ -145,6 +152,23 @@ static int show_record(int argc, char *argv[])
 	return 0;
 }
 
+static int show_request(const char *what, const char *text)
+{
+	static request it;
+	const char *problem;
+
+	if (!strcmp(what, "image"))
+		problem = request_take_image(&it, text);
+	else if (!strcmp(what, "mount"))
+		problem = request_take_mounts(&it, text);
+	else
+		problem = request_take_home(&it, text);
+	printf("problem %s\n", problem ? problem : "");
+	for (size_t i = 0; !problem && i < it.n_mounts; i++)
+		printf("mount %s %s %d\n", it.mounts[i].source, it.mounts[i].target, it.mounts[i].read_only);
+	return 0;
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc > 2 && !strcmp(argv[1], "parse"))
@@ -157,6 +181,10 @@ int main(int argc, char *argv[])
 		return show_settings(argc, argv);
 	if (argc > 3 && !strcmp(argv[1], "listed"))
 		return printf("%d\n", number_listed(argv[2], (unsigned)strtoul(argv[3], NULL, 10))) < 0;
+	if (argc > 3 && !strcmp(argv[1], "request"))
+		return show_request(argv[2], argv[3]);
+	if (argc > 2 && !strcmp(argv[1], "keeps"))
+		return printf("%d\n", request_keeps_variable(argv[2])) < 0;
 	if (argc > 3 && !strcmp(argv[1], "record"))
 		return show_record(argc, argv);
 	if (argc > 2 && !strcmp(argv[1], "init")) {
