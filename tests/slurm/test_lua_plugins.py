@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,12 +18,29 @@ RULES = "images site-images partition=gpu /shared/images/*.sqsh\nisolate clean-g
 
 
 @pytest.fixture(scope="module")
-def lua_lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+def spank() -> Iterator[Path | None]:
+    """The SPANK plugin, whose options slurmctld is told of; None where it cannot be built."""
+    if not Path("/usr/include/slurm/spank.h").exists():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sovlua", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        subprocess.run(["make", "-s", "-C", str(LUA.parent / "spank"), f"OUT={name}"], check=True)
+        yield Path(name) / "sovctl_spank.so"
+
+
+@pytest.fixture(scope="module")
+def lua_lab(
+    spank: Path | None, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]
+) -> Iterator[cluster.Lab]:
     if not any(Path("/usr").glob("lib*/**/job_submit_lua.so")):
         pytest.skip("this Slurm has no job_submit/lua")
     root = new_root()
     attach_logs(root)
     beside = {path.name: path.read_text() for path in LUA.glob("*.lua")} | {"sovctl-policy.conf": RULES}
+    if spank is not None:
+        words = "state={lab}/spank keep={lab} policy={lab}/sovctl-policy.conf"
+        beside["plugstack.conf"] = f"optional {spank} {words}\n"
     overrides = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "JobRequeue": "0"}
     lab = cluster.up(cluster.Request(root, nodes=1, gpus=0, health=False, overrides=overrides, beside=beside))
     try:
@@ -91,10 +110,45 @@ def test_a_broken_file_keeps_the_last_rules_and_is_told_once(as_user: Training) 
         file.write_text("isolate\n")
         for _ in range(2):
             assert as_user.command(*sbatch, check=False).status != 0
-        as_user.command("srun", "-n1", "true")
+        # Taken by slurmctld, which has its last rules; a node has only the file, so it is not started.
+        as_user.command("sbatch", "--hold", "-pmain", "-o/dev/null", "--wrap=true")
         assert _log(as_user).count("is broken: line 1") == 1
         file.write_text("isolate nobody partition=none\n")
         as_user.command(*sbatch)
     finally:
         file.write_text(RULES)
+        as_user.command("scancel", "--state=PENDING", "--name=wrap")
     assert "cannot judge" not in _log(as_user)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_options_of_the_spank_plugin_are_seen(as_user: Training, spank: Path | None, filtered: bool) -> None:
+    if spank is None:
+        pytest.skip("libslurm-dev is not installed")
+    conf = as_user.lab.layout.slurm_conf
+    if not filtered:
+        conf = as_user.work_dir / "slurm.conf"
+        lines = as_user.lab.layout.slurm_conf.read_text().splitlines()
+        plugins = f"PlugStackConfig={as_user.lab.layout.root}/plugstack.conf"
+        kept = [line for line in lines if not line.startswith("CliFilterPlugins")]
+        conf.write_text("\n".join([*kept, plugins]) + "\n")
+
+    def submit(*options: str, script: str = "#!/bin/sh\ntrue\n") -> tuple[bool, str]:
+        path = as_user.work_dir / "s.sh"
+        path.write_text(script)
+        command = ("env", f"SLURM_CONF={conf}", "sbatch", "--hold", "-pgpu", "-o/dev/null", *options, str(path))
+        said = as_user.command(*command, check=False)
+        return said.status == 0, said.stderr
+
+    assert submit("--sov-isolate") == (True, "")
+    assert submit(script="#!/bin/sh\n#SBATCH --sov-isolate\ntrue\n") == (True, "")
+    assert submit("--sov-image=/shared/images/a.sqsh") == (True, "")
+    taken, said = submit("--sov-image=/elsewhere/a.sqsh")
+    assert not taken
+    assert "refused by rule site-images: the image /elsewhere/a.sqsh is not allowed" in said
+    assert not submit()[0]
+    as_user.command("scancel", "--state=PENDING", "--partition=gpu")
+    for command in ("srun", "salloc") if filtered else ():
+        said = as_user.command(command, "-pgpu", "-n1", "--sov-image=/elsewhere/a.sqsh", "true", check=False)
+        assert said.status != 0
+        assert "refused by rule site-images" in said.stderr
