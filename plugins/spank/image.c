@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/loop.h>
 #include <linux/openat2.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,15 @@
 #include <unistd.h>
 
 #define BASE "/tmp/.sovctl" /* /tmp is private by now; holds the layers until the old root is let go */
+
+/* struct mount_attr of the kernel; glibc has it from 2.36 on, under the same names as linux/mount.h. */
+typedef struct {
+	uint64_t set, clear, propagation, userns_fd;
+} mount_attributes;
+#define READ_ONLY 1
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
 
 typedef struct {
 	const image_plan *plan;
@@ -166,7 +176,7 @@ static int target_in(entering *work, const char *path, bool directory)
 /* Adds to what holds for the mount already, and takes nothing away. Linux 5.12. */
 static bool write_protect(int fd, unsigned flags)
 {
-	struct mount_attr more = { .attr_set = MOUNT_ATTR_RDONLY };
+	mount_attributes more = { .set = READ_ONLY };
 
 	return syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | flags, &more, sizeof(more)) == 0;
 }

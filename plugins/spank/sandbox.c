@@ -15,9 +15,11 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SETUP_MS 30000
+#define BY_PIDFD ((idtype_t)3) /* P_PIDFD, which glibc names from 2.36 on */
 static const char READY[] = "ready";
 
 /* --- in the holder: no Slurm function, no memory from the heap before its locks are known to be free ------------- */
@@ -248,6 +250,8 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 	close(report);
 	if (plan->image)
 		close(plan->image->file);
+	/* Opening files as the user took it back: the kernel forgets it when the effective user changes. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	hold(lifeline);
 }
 
@@ -288,17 +292,19 @@ static int open_ns(pid_t pid, const char *name)
 }
 
 /* Forks pid 1 of a new process namespace. */
-static bool fork_holder(sandbox *box, const sandbox_plan *plan, int report, int lifeline)
+static bool fork_holder(sandbox *box, const sandbox_plan *plan, int report, int lifeline, pid_t *pid)
 {
 	box->own_processes = open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (box->own_processes < 0 || unshare(CLONE_NEWPID) != 0) {
 		close_fd(&box->own_processes);
 		return false;
 	}
-	box->holder = fork();
-	if (box->holder == 0)
+	*pid = fork();
+	if (*pid == 0)
 		holder(plan, report, lifeline);
-	return box->holder > 0;
+	if (*pid > 0)
+		box->holder = (int)syscall(SYS_pidfd_open, *pid, 0);
+	return box->holder >= 0;
 }
 
 bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_PROBLEM])
@@ -306,10 +312,11 @@ bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_
 	static const sandbox none = SANDBOX_NONE;
 	int report[2] = { -1, -1 }, lifeline[2] = { -1, -1 };
 	bool ready = false;
+	pid_t pid = -1;
 
 	*box = none;
 	if (pipe2(report, O_CLOEXEC) != 0 || pipe2(lifeline, O_CLOEXEC) != 0 ||
-	    !fork_holder(box, plan, report[1], lifeline[0])) {
+	    !fork_holder(box, plan, report[1], lifeline[0], &pid)) {
 		snprintf(problem, SANDBOX_PROBLEM, "cannot make private namespaces: %s", strerror(errno));
 	} else {
 		close_fd(&report[1]);
@@ -318,8 +325,8 @@ bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_
 	if (ready) {
 		box->lifeline = lifeline[1];
 		lifeline[1] = -1;
-		box->mounts = open_ns(box->holder, "mnt");
-		box->ipc = open_ns(box->holder, "ipc");
+		box->mounts = open_ns(pid, "mnt");
+		box->ipc = open_ns(pid, "ipc");
 		if (box->mounts < 0 || box->ipc < 0) {
 			snprintf(problem, SANDBOX_PROBLEM, "cannot join the private namespaces: %s", strerror(errno));
 			ready = false;
@@ -348,15 +355,29 @@ const char *sandbox_join(const sandbox *box)
 	return NULL;
 }
 
+/* A holder that hangs in the kernel, on a dead file server perhaps, must not hang slurmstepd too: Slurm would drain the
+ * node for it. Slurm itself may have reaped it already. */
+static void reap(int holder)
+{
+	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	siginfo_t about;
+
+	for (int tries = 0; tries < 200; tries++) {
+		about.si_pid = 0;
+		if (waitid(BY_PIDFD, (id_t)holder, &about, WEXITED | WNOHANG) != 0 ? errno != EINTR : about.si_pid != 0)
+			return;
+		nanosleep(&pause, NULL);
+	}
+}
+
 void sandbox_end(sandbox *box)
 {
 	sandbox_return(box);
-	if (box->holder > 0) {
-		kill(box->holder, SIGKILL);
-		while (waitpid(box->holder, NULL, 0) < 0 && errno == EINTR)
-			;
+	if (box->holder >= 0) {
+		syscall(SYS_pidfd_send_signal, box->holder, SIGKILL, NULL, 0);
+		reap(box->holder);
 	}
-	box->holder = -1;
+	close_fd(&box->holder);
 	close_fd(&box->lifeline);
 	close_fd(&box->mounts);
 	close_fd(&box->ipc);

@@ -19,7 +19,7 @@ typedef struct {
 } sandbox_plan;
 
 typedef struct {
-	pid_t holder;
+	int holder;	   /* a pidfd, so that nobody else who got its number is ever killed */
 	int lifeline;	   /* closed when this process ends: the holder's second way to notice */
 	int own_processes; /* the process namespace to go back to; -1: there already */
 	int mounts, ipc;

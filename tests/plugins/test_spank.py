@@ -57,6 +57,12 @@ def test_it_builds_without_a_warning_for_a_release(headers: str, tmp_path: Path)
     names = subprocess.run(
         ["nm", "-D", "--defined-only", str(tmp_path / "sovctl_spank.so")], capture_output=True, text=True, check=True
     ).stdout
+    sections = subprocess.run(
+        ["readelf", "-lWd", str(tmp_path / "sovctl_spank.so")], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search("GNU_RELRO", sections)
+    assert re.search("BIND_NOW", sections)
+    assert not re.search("TEXTREL|RWE", sections)
     exported = {line.split()[-1] for line in names.splitlines()}
     assert {"plugin_name", "plugin_type", "plugin_version", "slurm_spank_init"} <= exported
     assert all(name.startswith(("plugin_", "slurm_spank_", "spank_plugin_version")) for name in exported)

@@ -194,6 +194,42 @@ def test_a_batch_script_and_its_steps(spank_lab: cluster.Lab, user: str, work_di
     assert os.readlink("/proc/self/ns/mnt") not in spaces
 
 
+@pytest.mark.parametrize("words", [("--export=NONE",), ("--sov-isolate",), ("--overlap",), ("-n2", "--multi-prog")])
+def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    look = ("/usr/bin/readlink", "/proc/self/ns/mnt")
+    program = look
+    if "--multi-prog" in words:
+        tmp_path.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
+        for parent in [tmp_path, *tmp_path.parents][:3]:
+            parent.chmod(0o755)
+        program = (str(tmp_path / "conf"),)
+    said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", *words, *program).stdout.split()
+    assert len(set(said)) == 1
+    assert os.readlink("/proc/self/ns/mnt") not in said
+
+
+def test_a_requeued_job_is_isolated_again(spank_lab: cluster.Lab, user: str, work_dir: Path) -> None:
+    script = work_dir / "s.sh"
+    script.write_text(
+        "#!/bin/sh\n#SBATCH --sov-isolate --requeue --open-mode=append\n"
+        "grep -c NoNewPrivs:.1 /proc/self/status\n"
+        '[ -n "$SLURM_RESTART_COUNT" ] || { scontrol requeue $SLURM_JOB_ID; sleep 60; }\n'
+    )
+    job = run(
+        spank_lab, user, "sbatch", "--parsable", "--chdir=/", f"--output={work_dir}/out", str(script)
+    ).stdout.strip()
+    training = Training(spank_lab, Path("/"), TrainingSpec(), user)
+    training.wait(
+        "it to be back in the queue",
+        lambda: (work_dir / "out").exists() and "PENDING" in str(cluster.slurm(spank_lab.layout).job(job).state),
+        30,
+    )
+    run(spank_lab, "", "scontrol", "update", f"JobId={job}", "StartTime=now")
+    training.wait("the second try", lambda: cluster.slurm(spank_lab.layout).job(job).state == "COMPLETED", 60)
+    lines = [line for line in (work_dir / "out").read_text().splitlines() if line.isdigit()]
+    assert lines == ["1", "1"]
+
+
 def test_exit_status_signals_and_terminals_pass(spank_lab: cluster.Lab, user: str) -> None:
     srun = ("srun", "-n1", "--sov-isolate")
     assert run(spank_lab, user, *srun, "sh", "-c", "exit 7", check=False).status == 7
