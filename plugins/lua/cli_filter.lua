@@ -13,8 +13,8 @@ local function text_of(value)
 end
 
 local function plugin_option(options, plugin, name)
-  local of_plugin = (options.spank or {})[plugin]
-  return of_plugin and text_of(of_plugin[name])
+  local of_plugin = type(options.spank) == "table" and options.spank[plugin]
+  return type(of_plugin) == "table" and text_of(of_plugin[name]) or nil
 end
 
 -- Inside a job the job's own partition and account hold, whatever the step says.

@@ -20,6 +20,11 @@ local function text_of(value)
   end
 end
 
+-- NO_VAL, or whatever else is no table, is an empty one.
+local function table_of(value)
+  return type(value) == "table" and value or {}
+end
+
 -- The batch script that `sovctl submit` writes starts the supervisor in one line; sovctl/submit/script.py.
 local function is_managed(script)
   return type(script) == "string" and ("\n" .. script):find("\nexec [^\n]* %-P %-m sovctl supervise ") ~= nil
@@ -50,7 +55,7 @@ local function stamp(job)
 end
 
 local function default_partition(partitions)
-  for name, partition in pairs(partitions or {}) do
+  for name, partition in pairs(table_of(partitions)) do
     if partition.flag_default == 1 then
       return name
     end
@@ -60,7 +65,7 @@ end
 -- The values of SPANK options that sbatch and salloc hand over: {["sovctl_sov_image"] = "..."}.
 local function spank_options(job)
   local found = {}
-  for _, entry in pairs(job.spank_job_env or {}) do
+  for _, entry in pairs(table_of(job.spank_job_env)) do
     local name, value = tostring(entry):match("^" .. OPTION .. "([^=]+)=(.*)$")
     if name then
       found[name] = value
@@ -71,8 +76,8 @@ end
 
 -- A variable of a batch job; slurmctld logs a line when the environment of another kind of job is asked for.
 local function variable(job, name)
-  if job.script and job.environment then
-    return text_of(job.environment[name])
+  if job.script then
+    return text_of(table_of(job.environment)[name])
   end
 end
 
