@@ -77,11 +77,23 @@ print(json.dumps({
 """
 
 
+# Another plugin with an option for images, named as that of pyxis.
+OTHER = r"""
+#include <slurm/spank.h>
+SPANK_PLUGIN(pyxis, 1)
+static int take(int value, const char *text, int remote) { return 0; }
+static struct spank_option option = { "container-image", "IMAGE", "image", 1, 0, take };
+int slurm_spank_init(spank_t spank, int ac, char *av[]) { return spank_option_register(spank, &option); }
+"""
+
+
 @pytest.fixture(scope="module")
 def plugin() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sovspank", dir="/opt") as name:
         Path(name).chmod(0o755)
         subprocess.run(["make", "-s", "-C", str(SPANK), f"OUT={name}"], check=True)
+        (Path(name) / "other.c").write_text(OTHER)
+        subprocess.run(["gcc", "-shared", "-fPIC", f"{name}/other.c", "-o", f"{name}/other.so"], check=True)
         yield Path(name) / "sovctl_spank.so"
 
 
@@ -91,7 +103,8 @@ def spank_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[
     attach_logs(root)
     # The lab lies under /var/tmp, which isolated steps do not see: its configuration and sockets are kept.
     words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
-    beside = {"plugstack.conf": f"optional {plugin} {words}\n", "sovctl-policy.conf": ""}
+    stack = f"optional {plugin} {words}\noptional {plugin.parent}/other.so\n"
+    beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
     lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
     try:
         Training(lab, root, TrainingSpec()).command("scontrol", "create", "PartitionName=gpu", "Nodes=ALL")
@@ -316,6 +329,9 @@ def test_an_image_that_is_not_allowed_ends_the_task_and_not_the_node(
     assert refused.stdout == ""
     assert "sovctl: refused by rule only-ours: the image evil is not allowed" in refused.stderr
     assert run(spank_lab, user, "env", "PYXIS_CONTAINER_IMAGE=registry.site#a", *srun).stdout == "ran\n"
+    for option, status in (("evil", 3), ("docker://registry.site#a", 0)):
+        said = run(spank_lab, user, "srun", f"--container-image={option}", "-n1", "echo", "ran", check=False)
+        assert (said.status, said.stdout) == (status, "" if status else "ran\n")
     too_long = run(spank_lab, user, "env", f"PYXIS_CONTAINER_IMAGE={'registry.site/' * 400}", *srun, check=False)
     assert too_long.status == 3
     assert in_service(spank_lab)
