@@ -49,5 +49,5 @@ $(FORMATS): $(STAMP) tests/formats/requirements.txt
 	@sh scripts/python.sh $(VENV) formats
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist plugins/spank/build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

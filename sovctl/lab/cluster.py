@@ -90,6 +90,11 @@ class Request:
     out_limit_per_hour: int | None = None
     """How many nodes an hour sovctl may drain or declare dead; None: its defaults."""
     overrides: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+    """Files to lie beside slurm.conf from the start, by name: job_submit.lua, plugstack.conf, ...
+
+    `{lab}` in a text stands for the lab's directory.
+    """
 
 
 def client_environment(layout: Layout) -> dict[str, str]:
@@ -133,6 +138,8 @@ def up(request: Request) -> Lab:
     _write_files(spec, layout)
     if request.scratch:
         storage.make(layout, _SCRATCH_MIB)
+    for name, text in request.beside.items():
+        (layout.root / name).write_text(text.replace("{lab}", str(layout.root)), "utf-8")
     started: list[ProcessMark] = []
     # A terminated or interrupted `lab up` takes down what it started; it looks between two starts, never inside one.
     main = threading.current_thread() is threading.main_thread()

@@ -1,0 +1,267 @@
+/* In slurmstepd: judges the step, sets up its private namespaces, has its tasks join them.
+ *
+ * user_init runs in the thread that forks the tasks, after the output of the step is connected and before the first
+ * task. Slurm ignores the failure of an optional plugin and would start the task without isolation, and a failure in
+ * user_init of a batch step drains the node. So nothing here returns a failure: a task that may not run says why and
+ * ends itself. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "contexts.h"
+#include "policy.h"
+#include "record.h"
+#include "request.h"
+#include "sandbox.h"
+
+#define REFUSED 3
+#define FAILED 1
+#define BATCH_STEP 0xfffffffbU /* SLURM_BATCH_SCRIPT of slurm.h */
+
+static struct {
+	sandbox box;
+	bool isolated;
+	int status; /* not 0: no task may run, and this is its exit status */
+	char why[512];
+	char cwd[PATH_MAX];
+	const request *asked;
+	int image; /* the file; -1: none */
+} step = { .box = SANDBOX_NONE, .image = -1 };
+
+static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
+{
+	if (step.status)
+		return;
+	step.status = status;
+	/* The format is one of this file's own. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+	snprintf(step.why, sizeof(step.why), format, first, second, third);
+#pragma GCC diagnostic pop
+}
+
+static void check_image(const policy *rules, const policy_place *place, const char *image)
+{
+	const char *why = "";
+	const policy_rule *rule = policy_image(rules, place, image, &why);
+
+	if (rule)
+		refuse(REFUSED, "refused by rule %s: the image %.200s is not allowed: %s", rule->name, image, why);
+}
+
+/* pyxis takes its image from an option or a variable; both come from the user and are judged alike. */
+static void check_images(spank_t spank, const policy *rules, const policy_place *place)
+{
+	struct spank_option option = { .name = (char *)"container-image", .has_arg = 1 };
+	char text[IMAGE_MAX + 1];
+	char *value = NULL;
+	spank_err_t got;
+
+	if (spank_option_getopt(spank, &option, &value) == ESPANK_SUCCESS && value)
+		check_image(rules, place, value);
+	got = spank_getenv(spank, "PYXIS_CONTAINER_IMAGE", text, sizeof(text));
+	if (got == ESPANK_SUCCESS && *text)
+		check_image(rules, place, text);
+	else if (got == ESPANK_NOSPACE)
+		refuse(REFUSED, "PYXIS_CONTAINER_IMAGE is longer than any image's name%s%s%s", "", "", "");
+}
+
+/* With the user's rights: a name that this user cannot walk to is not there. */
+static void open_image(const settings *site, char path[IMAGE_MAX + 1])
+{
+	const char *why = NULL;
+
+	if (!*step.asked->image)
+		return;
+	step.image = image_open(site, step.asked->image, path, &why);
+	if (step.image < 0)
+		refuse(FAILED, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
+}
+
+/* Whether the step has to be isolated, by its own wish or by a rule. */
+static bool judge(spank_t spank, const settings *site, const record *job, const char *image)
+{
+	policy *rules = calloc(1, sizeof(*rules));
+	policy_place place = { job->known ? job->partition : NULL, job->known ? job->account : NULL };
+	bool isolate = step.asked->isolate;
+
+	if (!rules) {
+		refuse(FAILED, "out of memory%s%s%s", "", "", "");
+	} else if (!policy_read(rules, site->policy)) {
+		slurm_error("sovctl: %s is broken: %s", site->policy, rules->problem);
+		if (rules->refuse_when_broken)
+			refuse(REFUSED, "refused by rule on-broken: the policy file of this node is broken%s%s%s", "", "", "");
+	} else {
+		check_images(spank, rules, &place);
+		if (*image)
+			check_image(rules, &place, image);
+		isolate = isolate || policy_isolation(rules, &place);
+	}
+	free(rules);
+	return isolate;
+}
+
+static void isolate(const settings *site, const record *job, const image_plan *image)
+{
+	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL };
+	char problem[SANDBOX_PROBLEM] = "";
+
+	step.isolated = sandbox_start(&step.box, &plan, problem);
+	if (!step.isolated)
+		refuse(FAILED, "this step cannot be isolated: %s%s%s", problem, "", "");
+}
+
+/* The rest of what an image needs to know of the step. */
+static void describe(spank_t spank, image_plan *plan, char home[SETTINGS_MAX_PATH])
+{
+	uint32_t step_id = 0;
+	int argc = 0, n_groups = 0;
+	char **argv = NULL;
+	gid_t *groups = NULL;
+
+	spank_get_item(spank, S_JOB_UID, &plan->uid);
+	spank_get_item(spank, S_JOB_GID, &plan->gid);
+	if (spank_get_item(spank, S_JOB_SUPPLEMENTARY_GIDS, &groups, &n_groups) == ESPANK_SUCCESS && n_groups > 0) {
+		plan->groups = groups;
+		plan->n_groups = (size_t)n_groups;
+	}
+	/* Slurm's own copy of the script, which the step is about to run. */
+	if (spank_get_item(spank, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS && step_id == BATCH_STEP &&
+	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) == ESPANK_SUCCESS && argc > 0 && argv[0][0] == '/')
+		plan->script = argv[0];
+	if (plan->wish->home) {
+		if (spank_getenv(spank, "HOME", home, SETTINGS_MAX_PATH) == ESPANK_SUCCESS && request_is_target(home))
+			plan->home = home;
+		else
+			refuse(FAILED, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
+	}
+}
+
+void step_user_init(spank_t spank, const settings *site)
+{
+	static char path[IMAGE_MAX + 1], home[SETTINGS_MAX_PATH];
+	uid_t user = geteuid();
+	uint32_t job_id = 0;
+	record job;
+
+	step.asked = request_of_step(spank);
+	if (step.asked->problem)
+		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
+	image_plan plan = { .wish = step.asked };
+	open_image(site, path);
+	plan.file = step.image;
+	describe(spank, &plan, home);
+	/* Slurm has only lowered the effective rights here; a job of root's has them still. */
+	if (seteuid(0) != 0) {
+		if (step.asked->isolate)
+			refuse(FAILED, "only where slurmd is root's can a step be isolated%s%s%s", "", "", "");
+		slurm_error("sovctl: slurmd is not root's; the site's rules are not enforced here");
+		return;
+	}
+	spank_get_item(spank, S_JOB_ID, &job_id);
+	record_read(site->state, job_id, &job);
+	if (judge(spank, site, &job, path) && !step.status)
+		isolate(site, &job, &plan);
+	if (step.status)
+		slurm_error("sovctl: job %" PRIu32 ": %s", job_id, step.why);
+	if (seteuid(user) != 0)
+		refuse(FAILED, "cannot give root's rights up again%s%s%s", "", "", "");
+	if (step.image >= 0)
+		close(step.image);
+}
+
+void step_task_privileged(spank_t spank)
+{
+	const char *problem;
+
+	(void)spank;
+	if (step.status || !step.isolated)
+		return;
+	if (!getcwd(step.cwd, sizeof(step.cwd)))
+		step.cwd[0] = '\0';
+	problem = sandbox_join(&step.box);
+	if (problem)
+		refuse(FAILED, "%s: %s%s", problem, strerror(errno), "");
+	/* For whoever is root in here: nothing that is started has any capability. */
+	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+}
+
+/* Joining the mounts leaves a task in /. Slurm itself then goes to the working directory, or to /tmp and says so; this
+ * is for a release that does not. */
+static void back_to_work(void)
+{
+	char now[PATH_MAX];
+
+	if (getcwd(now, sizeof(now)) && strcmp(now, "/") != 0)
+		return;
+	if (*step.cwd && chdir(step.cwd) == 0)
+		return;
+	dprintf(STDERR_FILENO, "sovctl: %s cannot be seen in this isolated step; going to /tmp instead\n", step.cwd);
+	if (chdir("/tmp") != 0)
+		_exit(FAILED);
+}
+
+static void clean_environment(spank_t spank)
+{
+	char **env = NULL;
+	char name[256];
+
+	if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
+		return;
+	/* Taking one out moves the rest; start over where it was. */
+	for (size_t i = 0; env && env[i];) {
+		size_t length = strcspn(env[i], "=");
+
+		if (request_keeps_variable(env[i]) || length >= sizeof(name)) {
+			i++;
+			continue;
+		}
+		memcpy(name, env[i], length);
+		name[length] = '\0';
+		if (spank_unsetenv(spank, name) != ESPANK_SUCCESS)
+			i++;
+		if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
+			return;
+	}
+	if (*step.asked->image)
+		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+}
+
+void step_task_user(spank_t spank)
+{
+	if (!step.status && step.asked) {
+		if (step.asked->clean_env)
+			clean_environment(spank);
+		request_hand_on(spank, step.asked);
+	}
+	if (!step.status && step.isolated) {
+		back_to_work();
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+			refuse(FAILED, "cannot forbid new privileges: %s%s%s", strerror(errno), "", "");
+	}
+	if (step.status) {
+		dprintf(STDERR_FILENO, "sovctl: %s\n", step.why);
+		_exit(step.status);
+	}
+}
+
+void step_forked(void)
+{
+	sandbox_return(&step.box);
+}
+
+void step_over(void)
+{
+	sandbox_end(&step.box);
+	step.isolated = false;
+}

@@ -1,0 +1,200 @@
+/* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
+ * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
+ *        listed LIST NUMBER | request image|mount|home TEXT | keeps ENTRY | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
+#include <slurm/spank.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy.h"
+#include "record.h"
+#include "request.h"
+#include "settings.h"
+
+extern int slurm_spank_init(spank_t, int, char **), slurm_spank_job_prolog(spank_t, int, char **),
+	slurm_spank_exit(spank_t, int, char **);
+
+static spank_context_t context = S_CTX_REMOTE;
+static uint32_t job = 7;
+
+spank_context_t spank_context(void) { return context; }
+int spank_remote(spank_t sp) { (void)sp; return context == S_CTX_REMOTE; }
+
+spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
+{
+	static const char *const hostile[] = { NULL, "", "%s%n%n%n", "../../../etc/shadow", "a b\nc", "$(reboot)" };
+
+	(void)sp;
+	printf("option %s %d\n", option->name, option->has_arg);
+	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
+		printf("callback %d\n", option->cb(option->val, hostile[i], context == S_CTX_REMOTE));
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_option_getopt(spank_t sp, struct spank_option *option, char **value)
+{
+	(void)sp, (void)option, (void)value;
+	return ESPANK_ERROR;
+}
+
+spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
+{
+	va_list list;
+
+	(void)sp;
+	va_start(list, item);
+	if (item == S_JOB_ID)
+		*va_arg(list, uint32_t *) = job;
+	va_end(list);
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_getenv(spank_t sp, const char *name, char *out, int size)
+{
+	(void)sp, (void)name, (void)out, (void)size;
+	return ESPANK_ENV_NOEXIST;
+}
+
+spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int over)
+{
+	(void)sp, (void)name, (void)value, (void)over;
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_unsetenv(spank_t sp, const char *name)
+{
+	(void)sp, (void)name;
+	return ESPANK_SUCCESS;
+}
+
+void slurm_error(const char *format, ...)
+{
+	va_list list;
+
+	va_start(list, format);
+	fputs("error ", stdout);
+	vprintf(format, list);
+	putchar('\n');
+	va_end(list);
+}
+
+static policy rules;
+
+static int parse(const char *path)
+{
+	static char text[POLICY_MAX_BYTES * 2];
+	FILE *file = fopen(path, "rb");
+	size_t size = fread(text, 1, sizeof(text), file);
+	/* An exact copy, so that reading one byte too far is seen. */
+	char *exact = malloc(size ? size : 1);
+
+	fclose(file);
+	memcpy(exact, text, size);
+	policy_parse(&rules, exact, size);
+	free(exact);
+	printf("%zu rules, %s, %s\n", rules.n_rules, rules.refuse_when_broken ? "refuse" : "accept", rules.problem);
+	return 0;
+}
+
+static int judge(char *argv[])
+{
+	policy_place place = { strcmp(argv[3], "-") ? argv[3] : NULL, strcmp(argv[4], "-") ? argv[4] : NULL };
+	const char *why = "";
+	const policy_rule *rule;
+
+	parse(argv[2]);
+	rule = argv[5] ? policy_image(&rules, &place, argv[5], &why) : policy_isolation(&rules, &place);
+	printf("rule %s: %s\n", rule ? rule->name : "", why);
+	return 0;
+}
+
+static int glob(void)
+{
+	char pattern[256], text[256];
+
+	while (fgets(pattern, sizeof(pattern), stdin) && fgets(text, sizeof(text), stdin)) {
+		pattern[strcspn(pattern, "\n")] = text[strcspn(text, "\n")] = '\0';
+		printf("%d\n", policy_glob(pattern, text));
+	}
+	return 0;
+}
+
+static int show_settings(int argc, char *argv[])
+{
+	settings site;
+
+	settings_parse(&site, argc - 3, argv + 3, argv[2]);
+	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nproblem %s\n", site.policy, site.state, site.gpus,
+	       site.image_owners, site.tmp_size, site.problem);
+	for (size_t i = 0; i < site.n_keep; i++)
+		printf("keep %s\n", site.keep[i]);
+	return 0;
+}
+
+static int show_record(int argc, char *argv[])
+{
+	record it = { .known = true };
+	uint32_t id = (uint32_t)strtoul(argv[3], NULL, 10);
+
+	if (argc > 4) {
+		const char *problem;
+
+		snprintf(it.partition, sizeof(it.partition), "%s", argv[4]);
+		snprintf(it.account, sizeof(it.account), "%s", argv[5]);
+		snprintf(it.gpus, sizeof(it.gpus), "%s", argv[6]);
+		problem = record_write(argv[2], id, &it);
+		printf("problem %s\n", problem ? problem : "");
+	}
+	record_read(argv[2], id, &it);
+	printf("known %d partition %s account %s gpus %s\n", it.known, it.partition, it.account, it.gpus);
+	return 0;
+}
+
+static int show_request(const char *what, const char *text)
+{
+	static request it;
+	const char *problem;
+
+	if (!strcmp(what, "image"))
+		problem = request_take_image(&it, text);
+	else if (!strcmp(what, "mount"))
+		problem = request_take_mounts(&it, text);
+	else
+		problem = request_take_home(&it, text);
+	printf("problem %s\n", problem ? problem : "");
+	for (size_t i = 0; !problem && i < it.n_mounts; i++)
+		printf("mount %s %s %d\n", it.mounts[i].source, it.mounts[i].target, it.mounts[i].read_only);
+	return 0;
+}
+
+int main(int argc, char *argv[])
+{
+	if (argc > 2 && !strcmp(argv[1], "parse"))
+		return parse(argv[2]);
+	if (argc > 4 && !strcmp(argv[1], "judge"))
+		return judge(argv);
+	if (argc > 1 && !strcmp(argv[1], "glob"))
+		return glob();
+	if (argc > 2 && !strcmp(argv[1], "settings"))
+		return show_settings(argc, argv);
+	if (argc > 3 && !strcmp(argv[1], "listed"))
+		return printf("%d\n", number_listed(argv[2], (unsigned)strtoul(argv[3], NULL, 10))) < 0;
+	if (argc > 3 && !strcmp(argv[1], "request"))
+		return show_request(argv[2], argv[3]);
+	if (argc > 2 && !strcmp(argv[1], "keeps"))
+		return printf("%d\n", request_keeps_variable(argv[2])) < 0;
+	if (argc > 3 && !strcmp(argv[1], "record"))
+		return show_record(argc, argv);
+	if (argc > 2 && !strcmp(argv[1], "init")) {
+		context = (spank_context_t)atoi(argv[2]);
+		printf("init %d\n", slurm_spank_init(NULL, argc - 3, argv + 3));
+		return printf("exit %d\n", slurm_spank_exit(NULL, 0, NULL)) < 0;
+	}
+	if (argc > 2 && !strcmp(argv[1], "prolog")) {
+		job = (uint32_t)strtoul(argv[2], NULL, 10);
+		return printf("prolog %d\n", slurm_spank_job_prolog(NULL, argc - 3, argv + 3)) < 0;
+	}
+	return 2;
+}

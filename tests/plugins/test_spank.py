@@ -1,0 +1,301 @@
+"""The pure parts of the SPANK plugin, under ASan and UBSan with a stub of libspank; and that it builds everywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from policy_cases import BROKEN, IMAGES, ISOLATED, RULES
+
+SPANK = Path(__file__).parents[2] / "plugins" / "spank"
+STUB = Path(__file__).parent / "spank_stub.c"
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None or not Path("/usr/include/slurm/spank.h").exists(),
+    reason="gcc or the header slurm/spank.h (Debian: libslurm-dev) is not installed",
+)
+
+
+@pytest.fixture(scope="session")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every source of the plugin and the stub, with the sanitizers; any report of theirs ends the program."""
+    binary = tmp_path_factory.mktemp("spank") / "stub"
+    sources = [str(path) for path in sorted(SPANK.glob("*.c"))]
+    flags = ["-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SPANK}"]
+    subprocess.run(["gcc", *flags, *sources, str(STUB), "-o", str(binary)], check=True)
+    return binary
+
+
+def said(stub: Path, *words: str, text: str = "", env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [str(stub), *words], input=text, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **(env or {})}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("headers", ["22.05.8", "24.11.7", "26.05.3"])
+def test_it_builds_without_a_warning_for_a_release(headers: str, tmp_path: Path) -> None:
+    """The headers that are installed here, with the number of that release: the number is what Slurm's loader compares.
+
+    `make -C plugins/spank SLURM_INCLUDE=...` does the same with the headers of another release.
+    """
+    include = tmp_path / "include" / "slurm"
+    shutil.copytree("/usr/include/slurm", include)
+    year, month, micro = map(int, headers.split("."))
+    number = f"0x{year:02x}{month:02x}{micro:02x}"
+    version = include / "slurm_version.h"
+    text, changed = re.subn(r"(#define SLURM_VERSION_NUMBER) .*", rf"\1 {number}", version.read_text())
+    assert changed == 1
+    version.write_text(text)
+    subprocess.run(["make", "-s", "-C", str(SPANK), f"OUT={tmp_path}", f"SLURM_INCLUDE={include.parent}"], check=True)
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", str(tmp_path / "sovctl_spank.so")], capture_output=True, text=True, check=True
+    ).stdout
+    sections = subprocess.run(
+        ["readelf", "-lWd", str(tmp_path / "sovctl_spank.so")], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search("GNU_RELRO", sections)
+    assert re.search("BIND_NOW", sections)
+    assert not re.search("TEXTREL|RWE", sections)
+    exported = {line.split()[-1] for line in names.splitlines()}
+    assert {"plugin_name", "plugin_type", "plugin_version", "slurm_spank_init"} <= exported
+    assert all(name.startswith(("plugin_", "slurm_spank_", "spank_plugin_version")) for name in exported)
+
+
+@pytest.mark.parametrize(("text", "why"), BROKEN)
+@pytest.mark.parametrize("word", ["accept", "refuse"])
+def test_a_broken_file_has_no_rules_and_says_what_to_do(
+    stub: Path, tmp_path: Path, text: str, why: str, word: str
+) -> None:
+    (tmp_path / "policy").write_text(f"{text}\non-broken {word}\n")
+    answer = said(stub, "parse", str(tmp_path / "policy"))
+    if "\0" not in text:  # what follows a NUL byte is not looked at
+        assert answer.startswith(f"0 rules, {word}, ")
+    assert why in answer
+
+
+def test_an_endless_file_is_read_to_its_bound(stub: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text("on-broken accept\n" + "#\n" * 40000)
+    assert "0 rules, accept, line 0: the file is too long" in said(stub, "parse", str(tmp_path / "policy"))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(alphabet=" \t\nabcimagesisolatenbrkpt=,*#./-\0é", max_size=400))
+def test_any_text_is_parsed_or_refused(stub: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "policy").write_text(text)
+    assert re.fullmatch(
+        r"\d+ rules, (accept|refuse), .*\nrule .*\n", said(stub, "judge", str(tmp_path / "policy"), "-", "-", "x")
+    )
+
+
+@pytest.mark.parametrize(("image", "allowed"), IMAGES)
+def test_images(stub: Path, tmp_path: Path, image: str, allowed: bool) -> None:
+    (tmp_path / "policy").write_text(RULES)
+    answer = said(stub, "judge", str(tmp_path / "policy"), "gpu", "", image)
+    assert ("rule site-images: " in answer) is not allowed
+    assert "rule : " in said(stub, "judge", str(tmp_path / "policy"), "main", "", image)
+
+
+@pytest.mark.parametrize(("partition", "account", "rule"), ISOLATED)
+def test_isolation(stub: Path, tmp_path: Path, partition: str, account: str, rule: str) -> None:
+    (tmp_path / "policy").write_text(RULES)
+    assert f"rule {rule}: " in said(stub, "judge", str(tmp_path / "policy"), partition, account)
+
+
+def test_a_job_that_nothing_is_known_of_is_concerned_by_every_rule(stub: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text("isolate guests account=guests\n")
+    assert "rule guests: " in said(stub, "judge", str(tmp_path / "policy"), "-", "-")
+
+
+PIECES = st.lists(st.sampled_from(["a", "b", "/", "*", "**", "."]), max_size=8).map("".join)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(PIECES, st.text(alphabet="ab/.", max_size=8)), min_size=50, max_size=80))
+def test_patterns_mean_what_the_page_says(stub: Path, pairs: list[tuple[str, str]]) -> None:
+    answer = said(stub, "glob", text="".join(f"{pattern}\n{text}\n" for pattern, text in pairs))
+    for (pattern, text), found in zip(pairs, answer.split(), strict=True):
+        expected = "".join({"**": ".*", "*": "[^/]*"}.get(p, re.escape(p)) for p in re.findall(r"\*\*|.", pattern))
+        assert (found == "1") == bool(re.fullmatch(expected, text)), (pattern, text)
+
+
+def test_settings_of_plugstack(stub: Path) -> None:
+    words = [
+        "policy=/etc/p",
+        "state=/run/%n/s",
+        "gpus=/dev/nvidia",
+        "tmp_size=20g",
+        "image_owners=0,1000-1010",
+        "keep=/tmp/a",
+        "keep=/tmp/%n",
+    ]
+    assert said(stub, "settings", "n001", *words).splitlines() == [
+        "policy /etc/p",
+        "state /run/n001/s",
+        "gpus /dev/nvidia",
+        "image_owners 0,1000-1010",
+        "tmp_size 20g",
+        "problem ",
+        "keep /tmp/a",
+        "keep /tmp/n001",
+    ]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "state=relative",
+        "state=",
+        "state=/a/../b",
+        "tmp_size=1,mode=777",
+        "tmp_size=",
+        "tmp_size=9gg",
+        "nonsense",
+        "image_owners=",
+        "image_owners=root",
+        "image_owners=" + "1," * 50,
+        "keep=/" + "x" * 5000,
+        "policy=/a\nb",
+    ],
+)
+def test_a_bad_word_in_plugstack_changes_nothing(stub: Path, word: str) -> None:
+    lines = said(stub, "settings", "n001", word).split("\n")
+    assert lines[:5] == [
+        "policy /etc/slurm/sovctl-policy.conf",
+        "state /run/sovctl/spank",
+        "gpus /dev/nvidia",
+        "image_owners 0",
+        "tmp_size 50%",
+    ]
+    assert lines[5].startswith("problem cannot use ")
+
+
+def test_more_paths_than_there_is_room_for(stub: Path) -> None:
+    answer = said(stub, "settings", "n001", *[f"keep=/tmp/{number}" for number in range(40)])
+    assert answer.count("\nkeep ") == 16
+    assert "problem cannot use" in answer
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "found"),
+    [
+        ("0", 0, 1),
+        ("0-3,7", 2, 1),
+        ("0-3,7", 7, 1),
+        ("0-3,7", 5, 0),
+        ("", 0, 0),
+        ("x", 0, 0),
+        ("1,x,2", 2, 0),
+        ("99999999999999999999", 1, 0),
+        ("3-1", 2, 0),
+        ("-1", 1, 0),
+    ],
+)
+def test_numbers_of_gpus(stub: Path, text: str, number: int, found: int) -> None:
+    assert said(stub, "listed", text, str(number)) == f"{found}\n"
+
+
+def test_a_record_is_read_back_and_only_from_its_owner(stub: Path, tmp_path: Path) -> None:
+    state = tmp_path / "a" / "state"
+    line = "known 1 partition gpu account guests gpus 0,2-3\n"
+    assert said(stub, "record", str(state), "7", "gpu", "guests", "0,2-3") == "problem \n" + line
+    assert said(stub, "record", str(state), "8").startswith("known 0")
+    (state / "9").symlink_to(state / "7")
+    assert said(stub, "record", str(state), "9").startswith("known 0")
+    os.mkfifo(state / "10")
+    assert said(stub, "record", str(state), "10").startswith("known 0")
+    state.chmod(0o777)
+    assert said(stub, "record", str(state), "7").startswith("known 0")
+    link = tmp_path / "link"
+    link.symlink_to(state)
+    assert "cannot be used" in said(stub, "record", str(link), "7", "a", "b", "c")
+
+
+@pytest.mark.parametrize("context", range(6))
+def test_init_never_fails_and_takes_hostile_values(stub: Path, context: int) -> None:
+    answer = said(stub, "init", str(context), "nonsense", "%s%n", env={"SLURMD_NODENAME": "%n%n%s"})
+    assert "init 0\n" in answer
+    assert "exit 0\n" in answer
+    assert ("option sov-isolate 0\n" in answer) == (context in (1, 2, 3))
+    callbacks = re.findall(r"callback (.*)", answer)
+    # A step keeps a bad value to itself until a task can say it; srun, sbatch and salloc refuse it.
+    assert (set(callbacks) - {"0"} == set()) == (context not in (1, 3))
+    assert "reboot" not in answer
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "mounts"),
+    [
+        ("image", "/a/b.sqsh", []),
+        ("mount", "/a", ["/a /a 0"]),
+        ("mount", "/a:/b:ro,/c:/d:rw,/e:/f", ["/a /b 1", "/c /d 0", "/e /f 0"]),
+        ("mount", "/a:/devices,/b:/procs", ["/a /devices 0", "/b /procs 0"]),
+        ("home", "none", []),
+        ("home", "mount", []),
+    ],
+)
+def test_values_of_options(stub: Path, what: str, text: str, mounts: list[str]) -> None:
+    assert said(stub, "request", what, text).splitlines() == ["problem ", *(f"mount {mount}" for mount in mounts)]
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        *[
+            ("image", text)
+            for text in ("", "a.sqsh", "/", "//a", "/a/", "/a/../b", "/a/./b", "/a\nb", "/" + "a" * 5000)
+        ],
+        *[("mount", text) for text in ("a:/b", "/a:b", "/a:/b:rx", "/a:/b:ro:ro", "/a:", ":/b", "/a:/", "/a:/../b")],
+        *[("mount", f"/a:{target}") for target in ("/proc", "/proc/self", "/dev", "/dev/shm", "/sys/x", "/b/../dev")],
+        ("mount", ",".join(["/a"] * 17)),
+        ("mount", "/a" * 5000),
+        ("mount", "/proc/self/fd/../../../etc"),
+        ("home", ""),
+        ("home", "MOUNT"),
+    ],
+)
+def test_hostile_values_are_refused(stub: Path, what: str, text: str) -> None:
+    (line,) = said(stub, "request", what, text).splitlines()
+    assert line.startswith(f"problem --sov-{what} ")
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(alphabet="/a.:,ro%\n\x7f", max_size=60))
+def test_any_value_of_a_mount_is_plain_or_refused(stub: Path, text: str) -> None:
+    lines = said(stub, "request", "mount", text).split("\n")
+    if lines[0] == "problem ":
+        for line in lines[1:-1]:
+            assert re.fullmatch(r"mount (/[^/:,]+)+ (/[^/:,]+)+ [01]", line), line
+            assert not re.search(r"/\.{1,2}(/| )", line)
+
+
+@pytest.mark.parametrize(
+    ("entry", "kept"),
+    [
+        ("PATH=/bin", 1),
+        ("SLURM_JOB_ID=1", 1),
+        ("NCCL_DEBUG=INFO", 1),
+        ("CUDA_VISIBLE_DEVICES=0", 1),
+        ("PATHX=1", 0),
+        ("LD_PRELOAD=/evil.so", 0),
+        ("PYTHONPATH=/x", 0),
+        ("AWS_SECRET=1", 0),
+        ("", 0),
+        ("=", 0),
+    ],
+)
+def test_a_clean_environment(stub: Path, entry: str, kept: int) -> None:
+    assert said(stub, "keeps", entry) == f"{kept}\n"
+
+
+def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -> None:
+    env = {"SLURM_JOB_PARTITION": "gpu", "SLURM_JOB_ACCOUNT": "a\ngpus=0-99", "SLURM_JOB_GPUS": "0" * 600}
+    assert said(stub, "prolog", "7", f"state={tmp_path}/s", env=env) == "prolog 0\n"
+    assert (tmp_path / "s" / "7").read_text() == "partition=gpu\naccount=\ngpus=\n"
+    assert "every rule holds for its steps" in said(stub, "prolog", "7", "state=/proc/nowhere", env=env)

@@ -1,0 +1,154 @@
+"""job_submit.lua and cli_filter.lua in real slurmctld, sbatch and srun."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovctl.lab import cluster
+from sovctl.lab.training import Training, TrainingSpec
+
+pytestmark = pytest.mark.slurm
+LUA = Path(__file__).parents[2] / "plugins" / "lua"
+RULES = "images site-images partition=gpu /shared/images/*.sqsh\nisolate clean-gpu partition=gpu\n"
+
+
+@pytest.fixture(scope="module")
+def spank() -> Iterator[Path | None]:
+    """The SPANK plugin, whose options slurmctld is told of; None where it cannot be built."""
+    if not Path("/usr/include/slurm/spank.h").exists():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sovlua", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        subprocess.run(["make", "-s", "-C", str(LUA.parent / "spank"), f"OUT={name}"], check=True)
+        yield Path(name) / "sovctl_spank.so"
+
+
+@pytest.fixture(scope="module")
+def lua_lab(
+    spank: Path | None, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]
+) -> Iterator[cluster.Lab]:
+    if not any(Path("/usr").glob("lib*/**/job_submit_lua.so")):
+        pytest.skip("this Slurm has no job_submit/lua")
+    root = new_root()
+    attach_logs(root)
+    beside = {path.name: path.read_text() for path in LUA.glob("*.lua")} | {"sovctl-policy.conf": RULES}
+    if spank is not None:
+        words = "state={lab}/spank keep={lab} policy={lab}/sovctl-policy.conf"
+        beside["plugstack.conf"] = f"optional {spank} {words}\n"
+    overrides = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "JobRequeue": "0"}
+    lab = cluster.up(cluster.Request(root, nodes=1, gpus=0, health=False, overrides=overrides, beside=beside))
+    try:
+        Training(lab, root, TrainingSpec()).command("scontrol", "create", "PartitionName=gpu", "Nodes=ALL")
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+@pytest.fixture
+def as_user(lua_lab: cluster.Lab, work_dir: Path, user: str) -> Training:
+    return Training(lua_lab, work_dir, TrainingSpec(), user)
+
+
+def _job(run: Training, job_id: str) -> dict[str, str]:
+    return dict(cluster.slurm(run.lab.layout).job(job_id).extra)
+
+
+def _log(run: Training) -> str:
+    return (run.lab.layout.log_dir / "slurmctld.log").read_text("utf-8", "replace")
+
+
+def test_a_managed_job_is_stamped_and_another_is_not(as_user: Training) -> None:
+    script = as_user.work_dir / "s.sh"
+    script.write_text("#!/bin/sh\ntrue\n")
+    hold = ("--hold", "--parsable", f"--chdir={as_user.work_dir}")
+    ours = as_user.sovctl("submit", *hold, "--comment=my own words", str(script)).stdout.strip()
+    theirs = as_user.command("sbatch", *hold, "--comment=my own words", str(script)).stdout.strip()
+    assert (_job(as_user, ours)["Comment"], _job(as_user, ours)["Requeue"]) == ("my own words sovctl:managed", "1")
+    assert (_job(as_user, theirs)["Comment"], _job(as_user, theirs)["Requeue"]) == ("my own words", "0")
+    as_user.command("scontrol", "update", f"JobId={ours}", "Comment=other")
+    assert _job(as_user, ours)["Comment"] == "other sovctl:managed"
+    as_user.command("scancel", ours, theirs)
+
+
+def test_a_refusal_names_its_rule_before_and_in_slurmctld(as_user: Training) -> None:
+    sbatch = ("sbatch", "-pgpu", "-o/dev/null", "--comment=sovctl:managed", "--wrap=true")
+    early = as_user.command(*sbatch, check=False)
+    assert early.status != 0
+    assert "refused by rule clean-gpu" in early.stderr
+    # Whoever leaves the filter out is refused by slurmctld in the same words.
+    conf = as_user.work_dir / "slurm.conf"
+    lines = as_user.lab.layout.slurm_conf.read_text().splitlines()
+    conf.write_text("\n".join(line for line in lines if not line.startswith("CliFilterPlugins")) + "\n")
+    late = as_user.command("env", f"SLURM_CONF={conf}", *sbatch, check=False)
+    assert late.status != 0
+    assert "refused by rule clean-gpu: jobs here must be isolated" in late.stderr
+    assert "PYXIS_CONTAINER_IMAGE" not in late.stderr
+    image = as_user.command("env", f"SLURM_CONF={conf}", "PYXIS_CONTAINER_IMAGE=evil", *sbatch, check=False)
+    assert "refused by rule site-images: the image evil is not allowed" in image.stderr
+
+
+def test_a_change_cannot_slip_past(as_user: Training) -> None:
+    job_id = as_user.command("sbatch", "--hold", "--parsable", "-o/dev/null", "--wrap=true").stdout.strip()
+    moved = as_user.command("scontrol", "update", f"JobId={job_id}", "Partition=gpu", check=False)
+    assert moved.status != 0
+    assert _job(as_user, job_id)["Partition"] == "main"
+    said = "refused by rule clean-gpu: jobs there must be isolated; submit it anew with --sov-isolate"
+    assert f"{said} (job {job_id})" in _log(as_user)
+    as_user.command("scancel", job_id)
+
+
+def test_a_broken_file_keeps_the_last_rules_and_is_told_once(as_user: Training) -> None:
+    file = as_user.lab.layout.root / "sovctl-policy.conf"
+    sbatch = ("sbatch", "-pgpu", "-o/dev/null", "--wrap=true")
+    try:
+        file.write_text("isolate\n")
+        for _ in range(2):
+            assert as_user.command(*sbatch, check=False).status != 0
+        # Taken by slurmctld, which has its last rules; a node has only the file, so it is not started.
+        as_user.command("sbatch", "--hold", "-pmain", "-o/dev/null", "--wrap=true")
+        assert _log(as_user).count("is broken: line 1") == 1
+        file.write_text("isolate nobody partition=none\n")
+        as_user.command(*sbatch)
+    finally:
+        file.write_text(RULES)
+        as_user.command("scancel", "--state=PENDING", "--name=wrap")
+    assert "cannot judge" not in _log(as_user)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_options_of_the_spank_plugin_are_seen(as_user: Training, spank: Path | None, filtered: bool) -> None:
+    if spank is None:
+        pytest.skip("libslurm-dev is not installed")
+    conf = as_user.lab.layout.slurm_conf
+    if not filtered:
+        conf = as_user.work_dir / "slurm.conf"
+        lines = as_user.lab.layout.slurm_conf.read_text().splitlines()
+        plugins = f"PlugStackConfig={as_user.lab.layout.root}/plugstack.conf"
+        kept = [line for line in lines if not line.startswith("CliFilterPlugins")]
+        conf.write_text("\n".join([*kept, plugins]) + "\n")
+
+    def submit(*options: str, script: str = "#!/bin/sh\ntrue\n") -> tuple[bool, str]:
+        path = as_user.work_dir / "s.sh"
+        path.write_text(script)
+        command = ("env", f"SLURM_CONF={conf}", "sbatch", "--hold", "-pgpu", "-o/dev/null", *options, str(path))
+        said = as_user.command(*command, check=False)
+        return said.status == 0, said.stderr
+
+    assert submit("--sov-isolate") == (True, "")
+    assert submit(script="#!/bin/sh\n#SBATCH --sov-isolate\ntrue\n") == (True, "")
+    assert submit("--sov-image=/shared/images/a.sqsh") == (True, "")
+    taken, said = submit("--sov-image=/elsewhere/a.sqsh")
+    assert not taken
+    assert "refused by rule site-images: the image /elsewhere/a.sqsh is not allowed" in said
+    assert not submit()[0]
+    as_user.command("scancel", "--state=PENDING", "--partition=gpu")
+    for command in ("srun", "salloc") if filtered else ():
+        said = as_user.command(command, "-pgpu", "-n1", "--sov-image=/elsewhere/a.sqsh", "true", check=False)
+        assert said.status != 0
+        assert "refused by rule site-images" in said.stderr

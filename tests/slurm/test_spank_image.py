@@ -1,0 +1,285 @@
+"""`--sov-image` on a real cluster: a squashfs file as the root directory of a step."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovctl.adapters.command import Completed
+from sovctl.lab import cluster
+from sovctl.lab.training import Training, TrainingSpec, as_user
+
+SPANK = Path(__file__).parents[2] / "plugins" / "spank"
+PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount")
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can mount an image"),
+    pytest.mark.skipif(not Path("/usr/include/slurm/spank.h").exists(), reason="libslurm-dev is not installed"),
+    pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="mksquashfs (squashfs-tools) is not installed"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="this kernel has no loop devices"),
+]
+
+
+def _fill(root: Path) -> None:
+    """The programs and what they load; links of the image that point out of it."""
+    for name in PROGRAMS:
+        found = Path(shutil.which(name) or "").resolve()
+        libraries = subprocess.run(["ldd", str(found)], capture_output=True, text=True).stdout
+        for path in [found, *map(Path, re.findall(r"(/\S+) \(", libraries))]:
+            (root / str(path).lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / str(path).lstrip("/"))
+        (root / "bin").mkdir(exist_ok=True)
+        if not (root / "bin" / name).exists():
+            (root / "bin" / name).symlink_to(found)
+    (root / "etc").mkdir()
+    (root / "etc" / "image").write_text("from the image\n")
+    (root / "etc" / "resolv.conf").symlink_to("/../../../../etc/shadow")
+    (root / "evil").symlink_to("/../../../../opt")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """The plugin and the images, where isolated steps and every user can see them."""
+    with tempfile.TemporaryDirectory(prefix="sovimage", dir="/opt") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        subprocess.run(["make", "-s", "-C", str(SPANK), f"OUT={name}"], check=True)
+        _fill(path / "rootfs")
+        command = [
+            "mksquashfs",
+            str(path / "rootfs"),
+            str(path / "a.sqsh"),
+            "-quiet",
+            "-no-progress",
+            "-processors",
+            "1",
+        ]
+        subprocess.run([*command, "-all-root", "-comp", "gzip"], check=True, stdout=subprocess.DEVNULL)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def image_lab(place: Path, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    root = new_root()
+    attach_logs(root)
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
+    beside = {"plugstack.conf": f"optional {place}/sovctl_spank.so {words}\n", "sovctl-policy.conf": ""}
+    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
+    try:
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+Srun = Callable[..., Completed]
+
+
+@pytest.fixture
+def srun(image_lab: cluster.Lab, user: str) -> Srun:
+    """srun of the ordinary user, with options first and the words of a shell at the end."""
+
+    def run(*words: str, check: bool = True, env: tuple[str, ...] = ()) -> Completed:
+        run = Training(image_lab, Path("/"), TrainingSpec(), user)
+        command = ["env", *env, "srun", "-n1", *words[:-1], "/bin/sh", "-c", words[-1]]
+        return run.command(*command, check=check)
+
+    return run
+
+
+def loops() -> str:
+    found = Path("/sys/block").glob("loop*/loop/backing_file")
+    return " ".join(path.read_text() for path in found)
+
+
+def in_service(lab: cluster.Lab) -> bool:
+    (node,) = cluster.slurm(lab.layout).nodes()
+    return not re.search("DRAIN|DOWN|FAIL", str(node.state)) and not node.reason
+
+
+def test_the_root_directory_is_the_image(
+    place: Path, image_lab: cluster.Lab, srun: Srun, eventually: Callable[..., object]
+) -> None:
+    said = srun(
+        "--gres=gpu:1",
+        f"--sov-image={place}/a.sqsh",
+        "cat /etc/image; id -un; ls /opt /home /root 2>&1; touch /etc/new /new 2>&1; "
+        "touch /tmp/a /dev/shm/a && echo tmp; "
+        'readlink /proc/self/ns/mnt; while read -r a b c; do echo "mount $b"; done </proc/self/mounts; '
+        "while read -r line; do case $line in NoNewPrivs*|CapBnd*) echo $line;; esac; done </proc/self/status; "
+        f"for i in 0 1; do cat {image_lab.layout.device_dir}/n001/nvidia$i && echo gpu $i; done; true",
+    )
+    lines = said.stdout.splitlines()
+    assert lines[0] == "from the image"
+    assert lines[1] == "sovctl-test"
+    assert "tmp" in lines
+    assert sum("Read-only file system" in line for line in lines) == 2
+    assert not any("rootfs" in line for line in lines)
+    assert "NoNewPrivs: 1" in lines
+    assert "CapBnd: 0000000000000000" in lines
+    assert "gpu 0" in lines
+    assert "gpu 1" not in lines
+    # Of the host's mounts none is left but what was asked for.
+    mounts = [line.split()[1] for line in lines if line.startswith("mount ")]
+    assert mounts.count("/") == 1
+    assert place.name not in " ".join(mounts)
+    eventually(lambda: str(place) not in loops(), "the loop device to be free")
+
+
+def test_without_root_privileges_of_the_image_nothing_is_written_outside(place: Path, srun: Srun) -> None:
+    before = Path("/etc/shadow").stat()
+    srun(f"--sov-image={place}/a.sqsh", "--sov-writable", f"--sov-mount={place}/rootfs/etc:/evil/x", "cat /etc/image")
+    assert Path("/etc/shadow").stat() == before
+    assert not Path("/opt/x").exists()
+
+
+def test_a_batch_script_in_an_image(place: Path, image_lab: cluster.Lab, user: str, work_dir: Path) -> None:
+    script = work_dir / "s.sh"
+    script.write_text(f"#!/bin/sh\n#SBATCH --sov-image={place}/a.sqsh\ncat /etc/image; echo $SOVCTL_SPANK_IMAGE\n")
+    run = Training(image_lab, Path("/"), TrainingSpec(), user)
+    run.command("sbatch", "--wait", "--chdir=/", f"--output={work_dir}/out", str(script))
+    assert (work_dir / "out").read_text() == f"from the image\n{place}/a.sqsh\n"
+
+
+def test_the_variable_does_what_the_option_does(place: Path, srun: Srun) -> None:
+    assert srun("cat /etc/image", env=(f"SOVCTL_SPANK_IMAGE={place}/a.sqsh",)).stdout == "from the image\n"
+
+
+def test_ranks_share_one_image(place: Path, srun: Srun) -> None:
+    said = srun("-n3", f"--sov-image={place}/a.sqsh", "readlink /proc/self/ns/mnt")
+    assert len(set(said.stdout.split())) == 1
+
+
+def test_mounts_are_opened_with_the_rights_of_the_user(place: Path, srun: Srun) -> None:
+    image = f"--sov-image={place}/a.sqsh"
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        (Path(name) / "inside").write_text("secret\n")
+        assert "cannot open as you" in srun(image, f"--sov-mount={name}/inside:/x", "cat /x", check=False).stderr
+        Path(name).chmod(0o755)
+        assert srun(image, f"--sov-mount={name}:/data/in:ro", "cat /data/in/inside").stdout == "secret\n"
+        refused = srun(image, f"--sov-mount={name}:/data:ro", "touch /data/new 2>&1; echo", check=False)
+        assert "Read-only file system" in refused.stdout
+        missing = srun(image, f"--sov-mount={name}/gone:/x", "true", check=False)
+        assert f"cannot open as you {name}/gone: No such file or directory" in missing.stderr
+        assert missing.status == 1
+        magic = srun(image, "--sov-mount=/proc/self/root:/x", "true", check=False)
+        assert "Too many levels of symbolic links" in magic.stderr
+
+
+def test_a_gpu_of_others_cannot_be_mounted(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
+    gpu = image_lab.layout.device_dir / "n001" / "nvidia1"
+    said = srun("--gres=gpu:1", f"--sov-image={place}/a.sqsh", f"--sov-mount={gpu}:/gpu", "cat /gpu", check=False)
+    assert "Permission denied" in said.stderr
+
+
+def test_home_is_seen_when_asked_for(place: Path, user: str, srun: Srun) -> None:
+    with tempfile.TemporaryDirectory(dir=place) as home:
+        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
+        image, env = f"--sov-image={place}/a.sqsh", (f"HOME={home}",)
+        assert srun(image, f"ls -d {home} 2>&1; true", env=env).stdout != f"{home}\n"
+        srun(image, "--sov-home=mount", f"touch {home}/made", env=env)
+        assert (Path(home) / "made").exists()
+        for bad in ("relative", "/proc/self", "/a/../b"):
+            assert srun(image, "--sov-home=mount", "true", env=(f"HOME={bad}",), check=False).status == 1
+
+
+def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
+    image = f"--sov-image={place}/a.sqsh"
+    assert "Permission denied" in srun(image, "--sov-writable", "touch /etc/new 2>&1; true").stdout
+    said = srun(image, "--sov-clean-env", "env", env=("LD_PRELOAD=", "EVIL=1", "NCCL_DEBUG=WARN")).stdout
+    assert "NCCL_DEBUG=WARN" in said
+    assert "SLURM_JOB_ID=" in said
+    assert "EVIL" not in said
+    assert "LD_PRELOAD" not in said
+    assert "SOVCTL_LAB_DIR" in said
+    plain = srun("--sov-clean-env", "env", env=("EVIL=1",)).stdout
+    assert "EVIL" not in plain
+
+
+def test_the_allow_list_holds_for_the_real_name(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
+    rules = image_lab.layout.root / "sovctl-policy.conf"
+    (place / "good").mkdir()
+    (place / "good" / "link.sqsh").symlink_to(place / "a.sqsh")
+    shutil.copy(place / "a.sqsh", place / "good" / "b.sqsh")
+    try:
+        rules.write_text(f"images good-only {place}/good/*\n")
+        assert srun(f"--sov-image={place}/good/b.sqsh", "cat /etc/image").stdout == "from the image\n"
+        for name in ("a.sqsh", "good/link.sqsh"):
+            refused = srun(f"--sov-image={place}/{name}", "true", check=False)
+            assert refused.status == 3
+            assert f"refused by rule good-only: the image {place}/a.sqsh is not allowed" in refused.stderr
+    finally:
+        rules.write_text("")
+
+
+def test_bad_images_end_the_task_with_a_sentence_and_not_the_node(
+    place: Path, image_lab: cluster.Lab, user: str, srun: Srun, eventually: Callable[..., object]
+) -> None:
+    whole = (place / "a.sqsh").read_bytes()
+    (place / "short.sqsh").write_bytes(whole[:5000])
+    (place / "empty.sqsh").write_bytes(b"")
+    (place / "text.sqsh").write_text("hello\n" * 1000)
+    shutil.copy(place / "a.sqsh", place / "theirs.sqsh")
+    os.chown(place / "theirs.sqsh", pwd.getpwnam(user).pw_uid, -1)
+    shutil.copy(place / "a.sqsh", place / "open.sqsh")
+    (place / "open.sqsh").chmod(0o666)
+    shutil.copy(place / "a.sqsh", place / "private.sqsh")
+    (place / "private.sqsh").chmod(0o600)
+    os.mkfifo(place / "fifo", 0o644)
+    for name, words in {
+        "short.sqsh": "cannot mount (is it a whole squashfs file?)",
+        "empty.sqsh": "cannot",
+        "text.sqsh": "cannot mount (is it a whole squashfs file?)",
+        "theirs.sqsh": "it does not belong to an owner this site trusts",
+        "open.sqsh": "others than its owner can write it",
+        "private.sqsh": "Permission denied",
+        "fifo": "it is no regular file",
+        "rootfs": "it is no regular file",
+        "gone.sqsh": "No such file or directory",
+    }.items():
+        said = srun(f"--sov-image={place}/{name}", "echo ran", check=False)
+        assert (said.status, said.stdout) == (1, ""), name
+        assert words in said.stderr, name
+    needs = srun("--sov-mount=/opt", "true", check=False)
+    assert "need --sov-image" in needs.stderr
+    for bad in ("a.sqsh", "/a/../b", "$(reboot)", "%s%n"):
+        assert "sovctl: --sov-image takes the full path" in srun(f"--sov-image={bad}", "true", check=False).stderr
+    assert in_service(image_lab)
+    eventually(lambda: str(place) not in loops(), "the loop devices to be free")
+
+
+def test_kill_9_leaves_no_mount_and_no_loop_device(
+    place: Path, image_lab: cluster.Lab, user: str, eventually: Callable[..., object]
+) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    step = subprocess.Popen(
+        [*as_user(user), "srun", "-n2", f"--sov-image={place}/a.sqsh", "/bin/sh", "-c", "echo up; sleep 300"],
+        env=image_lab.environment,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert step.stdout is not None
+    while "up" not in step.stdout.readline():
+        assert step.poll() is None
+    assert str(place) in loops()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = (entry / "comm").read_text() == "sovctl-holder\n"
+            if ours and os.fsencode(image_lab.layout.root) in (entry / "environ").read_bytes():
+                parent = re.findall(r"PPid:\s+(\d+)", (entry / "status").read_text())[0]
+                os.kill(int(parent), signal.SIGKILL)
+        except OSError:
+            continue
+    eventually(lambda: str(place) not in loops(), "the loop device to be free")
+    step.kill()
+    step.communicate()
+    assert Path("/proc/self/mounts").read_text() == mounts

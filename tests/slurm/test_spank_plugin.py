@@ -1,0 +1,401 @@
+"""The SPANK plugin on a real cluster: private namespaces, the rules of the site, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovctl.adapters.command import Completed
+from sovctl.lab import cluster
+from sovctl.lab.training import Training, TrainingSpec, as_user
+
+SPANK = Path(__file__).parents[2] / "plugins" / "spank"
+SECOND_USER = "sovctl-test2"
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can make namespaces for its steps"),
+    pytest.mark.skipif(not Path("/usr/include/slurm/spank.h").exists(), reason="libslurm-dev is not installed"),
+]
+
+# Holds something of each kind, says so, and waits to be ended.
+HOLD = r"""
+import ctypes, os, socket, sys, time
+open("/tmp/secret", "w").write("mine")
+open("/var/tmp/secret", "w").write("mine")
+open("/dev/shm/secret", "w").write("mine")
+shm = ctypes.CDLL(None).shmget(0x50F, 4096, 0o1666)
+listener = socket.socket(socket.AF_UNIX); listener.bind("/tmp/socket"); listener.listen()
+print("ready", shm, flush=True)
+time.sleep(300)
+"""
+
+# Tries to reach what another user's job holds; prints what it could do.
+REACH = r"""
+import ctypes, glob, json, os, signal, subprocess, sys
+host_pid, gpus = int(sys.argv[1]), sys.argv[2]
+libc = ctypes.CDLL(None, use_errno=True)
+def tries(what):
+    try:
+        return repr(what())
+    except OSError as error:
+        return error.strerror
+def pids_of_others():
+    ours = (0, os.getuid())
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and os.stat("/proc/" + pid).st_uid not in ours]
+def ptrace():
+    if libc.ptrace(16, host_pid, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def shmget():
+    if libc.shmget(0x50F, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+in_userns = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+print(json.dumps({
+    "others": pids_of_others(),
+    "cmdline": tries(lambda: open(f"/proc/{host_pid}/cmdline").read()),
+    "signal": tries(lambda: os.kill(host_pid, 0)),
+    "ptrace": tries(ptrace),
+    "shm": tries(shmget),
+    "sysv": open("/proc/sysvipc/shm").read().count("\n") - 1,
+    "files": sum(map(glob.glob, ("/tmp/*", "/var/tmp/sec*", "/dev/shm/*", "/dev/mqueue/*")), []),
+    "init root": tries(lambda: os.listdir("/proc/1/root")),
+    "gpus": {os.path.basename(path): tries(lambda: open(path).close()) for path in glob.glob(gpus + "*")},
+    "mknod": tries(lambda: os.mknod("/tmp/node", 0o20666, os.makedev(1, 3))),
+    "umount": [subprocess.run([*in_userns, "umount", "-l", path], capture_output=True).returncode != 0
+               for path in ("/tmp", "/proc", *sorted(glob.glob(gpus + "*"))[-1:])],
+    "fds": [tries(lambda: os.readlink(f"/proc/self/fd/{fd}")) for fd in range(64)],
+    "status": [line.split() for line in open("/proc/self/status") if line.startswith(("NoNewPrivs", "Cap"))],
+}))
+"""
+
+
+# Another plugin with an option for images, named as that of pyxis.
+OTHER = r"""
+#include <slurm/spank.h>
+SPANK_PLUGIN(pyxis, 1)
+static int take(int value, const char *text, int remote) { return 0; }
+static struct spank_option option = { "container-image", "IMAGE", "image", 1, 0, take };
+int slurm_spank_init(spank_t spank, int ac, char *av[]) { return spank_option_register(spank, &option); }
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sovspank", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        subprocess.run(["make", "-s", "-C", str(SPANK), f"OUT={name}"], check=True)
+        (Path(name) / "other.c").write_text(OTHER)
+        subprocess.run(["gcc", "-shared", "-fPIC", f"{name}/other.c", "-o", f"{name}/other.so"], check=True)
+        yield Path(name) / "sovctl_spank.so"
+
+
+@pytest.fixture(scope="module")
+def spank_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    root = new_root()
+    attach_logs(root)
+    # The lab lies under /var/tmp, which isolated steps do not see: its configuration and sockets are kept.
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
+    stack = f"optional {plugin} {words}\noptional {plugin.parent}/other.so\n"
+    beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
+    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
+    try:
+        Training(lab, root, TrainingSpec()).command("scontrol", "create", "PartitionName=gpu", "Nodes=ALL")
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+@pytest.fixture
+def rules(spank_lab: cluster.Lab) -> Iterator[Callable[[str], None]]:
+    """Writes the policy file of the node; empty again afterwards."""
+    path = spank_lab.layout.root / "sovctl-policy.conf"
+    yield lambda text: path.write_text(text)  # type: ignore[func-returns-value,misc]
+    path.write_text("")
+
+
+@pytest.fixture
+def second_user(user: str) -> str:
+    try:
+        pwd.getpwnam(SECOND_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--home-dir", "/nonexistent", SECOND_USER], check=True)
+    return SECOND_USER
+
+
+def run(lab: cluster.Lab, user: str, *argv: str, check: bool = True) -> Completed:
+    return Training(lab, Path("/"), TrainingSpec(), user).command(*argv, check=check)
+
+
+def start(lab: cluster.Lab, user: str, *argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*as_user(user), *argv],
+        env=lab.environment,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def pids(name: str, lab: cluster.Lab) -> list[int]:
+    """Processes of this lab whose command line or name matches; a holder's command line is its slurmstepd's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            comm = (entry / "comm").read_text().strip()
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            env = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if entry.name.isdigit() and name in (comm, line.strip()) and os.fsencode(lab.layout.root) in env:
+            found.append(int(entry.name))
+    return found
+
+
+def in_service(lab: cluster.Lab) -> bool:
+    (node,) = cluster.slurm(lab.layout).nodes()
+    return not re.search("DRAIN|DOWN|FAIL", str(node.state)) and not node.reason
+
+
+@pytest.mark.parametrize("command", ["srun", "sbatch", "salloc"])
+def test_plain_commands_know_the_option(spank_lab: cluster.Lab, command: str) -> None:
+    assert "--sov-isolate" in run(spank_lab, "", command, "--help").stdout
+
+
+def test_ranks_share_what_the_host_does_not_see(spank_lab: cluster.Lab, user: str) -> None:
+    text = (
+        'echo $SLURM_PROCID > /dev/shm/rank$SLURM_PROCID; echo > "/tmp/sov-isolate-$SLURM_PROCID"; '
+        "until [ -e /dev/shm/rank0 ] && [ -e /dev/shm/rank1 ]; do sleep 0.05; done; "
+        "echo $(readlink /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/pid) $(ls /dev/shm | tr '\\n' ' ')"
+    )
+    lines = run(spank_lab, user, "srun", "-n2", "--sov-isolate", "sh", "-c", text).stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    assert lines[0].endswith("rank0 rank1")
+    for kind in ("mnt", "ipc", "pid"):
+        assert os.readlink(f"/proc/self/ns/{kind}") not in lines[0]
+    assert not list(Path("/tmp").glob("sov-isolate-*"))
+
+
+def test_without_the_option_nothing_changes(spank_lab: cluster.Lab, user: str) -> None:
+    line = run(spank_lab, user, "srun", "-n1", "readlink", "/proc/self/ns/mnt", "/proc/self/ns/pid").stdout.split()
+    assert line == [os.readlink("/proc/self/ns/mnt"), os.readlink("/proc/self/ns/pid")]
+    assert "NoNewPrivs:\t0" in run(spank_lab, user, "srun", "-n1", "cat", "/proc/self/status").stdout
+
+
+def test_a_batch_script_and_its_steps(spank_lab: cluster.Lab, user: str, work_dir: Path) -> None:
+    script = work_dir / "s.sh"
+    script.write_text(
+        "#!/bin/sh\n#SBATCH --sov-isolate --ntasks=2\n"
+        "echo batch $(readlink /proc/self/ns/mnt) nnp $(grep -c 'NoNewPrivs:.1' /proc/self/status)\n"
+        "srun -n2 sh -c 'echo step $(readlink /proc/self/ns/mnt) nnp $(grep -c NoNewPrivs:.1 /proc/self/status)'\n"
+    )
+    run(spank_lab, user, "sbatch", "--wait", "--chdir=/", f"--output={work_dir}/out", str(script))
+    words = [line.split() for line in (work_dir / "out").read_text().splitlines()]
+    assert [line[0] for line in words] == ["batch", "step", "step"]
+    assert [line[3] for line in words] == ["1", "1", "1"]
+    spaces = [line[1] for line in words]
+    assert spaces[1] == spaces[2] != spaces[0]
+    assert os.readlink("/proc/self/ns/mnt") not in spaces
+
+
+@pytest.mark.parametrize("words", [("--export=NONE",), ("--sov-isolate",), ("--overlap",), ("-n2", "--multi-prog")])
+def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    look = ("/usr/bin/readlink", "/proc/self/ns/mnt")
+    program = look
+    if "--multi-prog" in words:
+        tmp_path.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
+        for parent in [tmp_path, *tmp_path.parents][:3]:
+            parent.chmod(0o755)
+        program = (str(tmp_path / "conf"),)
+    said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", *words, *program).stdout.split()
+    assert len(set(said)) == 1
+    assert os.readlink("/proc/self/ns/mnt") not in said
+
+
+def test_a_requeued_job_is_isolated_again(spank_lab: cluster.Lab, user: str, work_dir: Path) -> None:
+    script = work_dir / "s.sh"
+    script.write_text(
+        "#!/bin/sh\n#SBATCH --sov-isolate --requeue --open-mode=append\n"
+        "grep -c NoNewPrivs:.1 /proc/self/status\n"
+        '[ -n "$SLURM_RESTART_COUNT" ] || { scontrol requeue $SLURM_JOB_ID; sleep 60; }\n'
+    )
+    job = run(
+        spank_lab, user, "sbatch", "--parsable", "--chdir=/", f"--output={work_dir}/out", str(script)
+    ).stdout.strip()
+    training = Training(spank_lab, Path("/"), TrainingSpec(), user)
+    training.wait(
+        "it to be back in the queue",
+        lambda: (work_dir / "out").exists() and "PENDING" in str(cluster.slurm(spank_lab.layout).job(job).state),
+        30,
+    )
+    run(spank_lab, "", "scontrol", "update", f"JobId={job}", "StartTime=now")
+    training.wait("the second try", lambda: cluster.slurm(spank_lab.layout).job(job).state == "COMPLETED", 60)
+    lines = [line for line in (work_dir / "out").read_text().splitlines() if line.isdigit()]
+    assert lines == ["1", "1"]
+
+
+def test_exit_status_signals_and_terminals_pass(spank_lab: cluster.Lab, user: str) -> None:
+    srun = ("srun", "-n1", "--sov-isolate")
+    assert run(spank_lab, user, *srun, "sh", "-c", "exit 7", check=False).status == 7
+    assert run(spank_lab, user, *srun, "sh", "-c", "kill -SEGV $$", check=False).status == 139
+    assert "/dev/pts/" in run(spank_lab, user, "script", "-qec", "srun -n1 --sov-isolate --pty tty", "/dev/null").stdout
+    step = start(
+        spank_lab,
+        user,
+        *srun,
+        "--job-name=trapped",
+        "sh",
+        "-c",
+        "trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.1; done",
+    )
+    assert step.stdout is not None
+    while "up" not in step.stdout.readline():
+        pass
+    run(spank_lab, user, "scancel", "--signal=USR1", "--name=trapped")
+    assert "got" in step.communicate(timeout=30)[0]
+    assert step.returncode == 5
+
+
+def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -> None:
+    said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", "--chdir=/var/tmp", "pwd")
+    assert said.stdout == "/var/tmp\n"
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", f"--chdir={name}", "pwd")
+        assert said.stdout == "/tmp\n"
+        assert re.search(f"{name}.*going to /tmp instead", said.stderr)
+        assert said.stderr.count(name) == 1
+
+
+def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str) -> None:
+    gpus = str(spank_lab.layout.device_dir / "n001" / "nvidia")
+    srun = ("srun", "-n1", "--gres=gpu:1", "--sov-isolate", "python3", "-c")
+    first = start(spank_lab, user, *srun, HOLD)
+    try:
+        assert first.stdout is not None
+        while "ready" not in first.stdout.readline():
+            assert first.poll() is None
+        held = subprocess.run(["pgrep", "-u", user, "-f", "^[^ ]*python3 -c"], capture_output=True, text=True).stdout
+        said = run(spank_lab, second_user, *srun, REACH, held.split()[0], gpus)
+        found = json.loads(said.stdout)
+    finally:
+        first.terminate()
+        first.communicate(timeout=30)
+    assert found["others"] == []
+    assert found["cmdline"] == "No such file or directory"
+    assert found["signal"] == found["ptrace"] == "No such process"
+    assert found["shm"] == "No such file or directory"
+    assert found["sysv"] == 0
+    assert found["files"] == []
+    assert found["init root"] == "Permission denied"
+    assert found["gpus"] == {"nvidia0": "Permission denied", "nvidia1": "None"}
+    assert found["mknod"] == "Operation not permitted"
+    assert found["umount"] == [True, True, True]
+    fds = {fd.strip("'") for fd in found["fds"]} - {"No such file or directory"}
+    assert all(re.match(r"pipe:|socket:|/dev/null|/dev/pts", fd) for fd in fds), fds
+    assert ["NoNewPrivs:", "1"] in found["status"]
+    assert {line[1] for line in found["status"] if line[0] != "NoNewPrivs:"} == {"0" * 16}
+
+
+def test_a_rule_isolates_whoever_does_not_ask(spank_lab: cluster.Lab, user: str, rules: Callable[[str], None]) -> None:
+    rules("isolate clean-gpu partition=gpu\nisolate clean-guests account=guests\n")
+    host = os.readlink("/proc/self/ns/mnt")
+    look = ("readlink", "/proc/self/ns/mnt")
+    assert run(spank_lab, user, "srun", "-n1", *look).stdout.strip() == host
+    # Neither the environment that Slurm itself sets nor our own variable talks a step out of it.
+    lie = ("env", "SOVCTL_SPANK_ISOLATE=0", "SLURM_JOB_PARTITION=main", "SLURM_JOB_ACCOUNT=staff")
+    for where in (("-pgpu",), ("-Aguests",)):
+        assert run(spank_lab, user, *lie, "srun", "-n1", *where, *look).stdout.strip() != host
+        inside = run(spank_lab, user, "salloc", "-Q", "-n1", *where, *lie, "srun", "-n1", *look).stdout.strip()
+        assert inside != host
+
+
+def test_an_image_that_is_not_allowed_ends_the_task_and_not_the_node(
+    spank_lab: cluster.Lab, user: str, rules: Callable[[str], None]
+) -> None:
+    rules("images only-ours registry.site/**\n")
+    srun = ("srun", "-n1", "echo", "ran")
+    refused = run(spank_lab, user, "env", "PYXIS_CONTAINER_IMAGE=evil", *srun, check=False)
+    assert refused.status == 3
+    assert refused.stdout == ""
+    assert "sovctl: refused by rule only-ours: the image evil is not allowed" in refused.stderr
+    assert run(spank_lab, user, "env", "PYXIS_CONTAINER_IMAGE=registry.site#a", *srun).stdout == "ran\n"
+    for option, status in (("evil", 3), ("docker://registry.site#a", 0)):
+        said = run(spank_lab, user, "srun", f"--container-image={option}", "-n1", "echo", "ran", check=False)
+        assert (said.status, said.stdout) == (status, "" if status else "ran\n")
+    too_long = run(spank_lab, user, "env", f"PYXIS_CONTAINER_IMAGE={'registry.site/' * 400}", *srun, check=False)
+    assert too_long.status == 3
+    assert in_service(spank_lab)
+
+
+@pytest.mark.parametrize(("word", "status"), [("accept", 0), ("refuse", 3)])
+def test_a_broken_file_fails_as_it_says(
+    spank_lab: cluster.Lab, user: str, rules: Callable[[str], None], word: str, status: int
+) -> None:
+    rules(f"nonsense\non-broken {word}\n")
+    assert run(spank_lab, user, "srun", "-n1", "true", check=False).status == status
+    assert in_service(spank_lab)
+
+
+@pytest.mark.parametrize("option", ["--sov-isolate=no", "--sov-isolate=%s%n"])
+def test_hostile_values_of_the_option_are_refused_by_srun(spank_lab: cluster.Lab, user: str, option: str) -> None:
+    said = run(spank_lab, user, "srun", "-n1", option, "true", check=False)
+    assert said.status != 0
+    assert "doesn't allow an argument" in said.stderr
+
+
+@pytest.mark.parametrize("value", ["", "0", "x" * 5000, "%s%n"])
+def test_hostile_values_of_the_variable_do_nothing(spank_lab: cluster.Lab, user: str, value: str) -> None:
+    said = run(spank_lab, user, "env", f"SOVCTL_SPANK_ISOLATE={value}", "srun", "-n1", "readlink", "/proc/self/ns/mnt")
+    assert said.stdout.strip() == os.readlink("/proc/self/ns/mnt")
+
+
+def test_kill_9_of_slurmstepd_leaves_nothing(
+    spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]
+) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    for _ in range(3):
+        step = start(
+            spank_lab, user, "srun", "-n2", "--sov-isolate", "sh", "-c", "setsid sleep 12321 & echo up; sleep 12321"
+        )
+        assert step.stdout is not None
+        while "up" not in step.stdout.readline():
+            pass
+        (holder,) = eventually(lambda: pids("sovctl-holder", spank_lab), "the holder")  # type: ignore[misc]
+        parent = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{holder}/status").read_text())[0])
+        os.kill(parent, signal.SIGKILL)
+        eventually(
+            lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12321", spank_lab), "everything to be gone"
+        )
+        run(spank_lab, user, "scancel", "--me" if user else "--user=root")
+        step.kill()
+        step.communicate()
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert in_service(spank_lab)
+    eventually(lambda: not list((spank_lab.layout.root / "spank" / "n001").iterdir()), "the records to be gone", 60.0)
+
+
+def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    run(
+        spank_lab,
+        user,
+        "salloc",
+        "-Q",
+        "-n2",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6 7 8 9 10; do srun -n2 --sov-isolate sh -c 'sleep 12345 &' || exit 1; done",
+    )
+    eventually(lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12345", spank_lab), "an empty node")
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert in_service(spank_lab)
