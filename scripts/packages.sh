@@ -4,7 +4,8 @@
 set -eu
 
 default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make'
-for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client'
+for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client
+    bubblewrap squashfs-tools squashfuse skopeo umoci docker-registry busybox-static podman crun charliecloud'
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2

@@ -137,6 +137,20 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IsolationConfig:
+    """Images and isolated steps. Lists are words with blanks in between."""
+
+    cache_dir: str = ""
+    """Images as squashfs, for every node; empty: $XDG_CACHE_HOME/sovctl/images, else ~/.cache/sovctl/images."""
+    allow_images: str = ""
+    """Registries, registry/name prefixes and directories of images that may be used; empty: all."""
+    plain_http: str = ""
+    """Registries (host:port) that are spoken to without TLS."""
+    pull_timeout_s: float = 3600.0
+    """Of one image, from the first byte to the squashfs."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What the whole site shares."""
 
@@ -162,6 +176,7 @@ class Config:
     ssh: SshConfig = field(default_factory=SshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    isolation: IsolationConfig = field(default_factory=IsolationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
 

@@ -3,7 +3,7 @@ held to the same contract suites."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
+from sovctl.model.image import CachedImage, ImageReference, ResolvedImage
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
@@ -362,3 +363,47 @@ class SubmitOutcome:
     status: int
     stdout: str
     stderr: str
+
+
+class ImageTools(Protocol):
+    """Loads images and makes a squashfs of each."""
+
+    def resolve(self, reference: ImageReference) -> ResolvedImage:
+        """The digest that a reference means now. Raises SovctlError, TryLaterError where a registry is silent."""
+        ...
+
+    def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
+        """Load and verify the image, and leave its squashfs in `staging`; what is there already is not loaded again.
+
+        Raises SovctlError; what was loaded so far stays in `staging`.
+        """
+        ...
+
+
+class ImageCache(Protocol):
+    """Images as squashfs, keyed by digest, shared by all nodes."""
+
+    def where(self) -> str: ...
+    def find(self, digest: str) -> CachedImage | None:
+        """The image, if it is there and its owner can be trusted."""
+        ...
+
+    def entries(self) -> tuple[CachedImage, ...]: ...
+    def free_bytes(self) -> int: ...
+    def pulling(self, digest: str, waiting: Callable[[str], None]) -> AbstractContextManager[str]:
+        """The turn to load this image, and the directory to load it into. Waits while another has it."""
+        ...
+
+    def add(self, image: CachedImage) -> CachedImage:
+        """Take an image from its staging directory into the cache by one rename."""
+        ...
+
+    def remove(self, image: CachedImage) -> bool:
+        """False: it came into use since it was listed, and stays."""
+        ...
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Staging directories of pulls that nobody goes on with."""
+        ...
+
+    def remove_leftover(self, path: str) -> bool: ...

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.images import ImagePorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.supervise import Ports as SupervisorPorts
@@ -397,3 +398,25 @@ def cluster_journal(config: Config, writer: str) -> Journal:
     from sovctl.adapters.journal import FileJournal
 
     return FileJournal(cluster_journal_dir(config) / f"{writer}.jsonl", lock_wait_s=2.0)
+
+
+def image_ports(config: Config) -> ImagePorts:
+    """What the commands on images touch."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.image_cache import ImageCache
+    from sovctl.adapters.image_tools import ImageTools
+    from sovctl.isolation.cache import digest_of, file_name
+    from sovctl.operations.images import ImagePorts
+
+    chosen = config.isolation
+    cache = ImageCache(image_cache_dir(config), file_name, digest_of)
+    tools = ImageTools(CommandRunner(), chosen.plain_http.split(), chosen.pull_timeout_s)
+    return ImagePorts(tools, cache, SystemClock())
+
+
+def image_cache_dir(config: Config) -> Path:
+    """Where images are kept: the site's directory, else one of the user."""
+    if config.isolation.cache_dir:
+        return Path(config.isolation.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl" / "images"
