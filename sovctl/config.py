@@ -142,8 +142,14 @@ class IsolationConfig:
 
     cache_dir: str = ""
     """Images as squashfs, for every node; empty: $XDG_CACHE_HOME/sovctl/images, else ~/.cache/sovctl/images."""
+    node_dir: str = "/var/tmp"
+    """Where a node unpacks an image it cannot mount, in sovctl-<uid>/."""
     allow_images: str = ""
     """Registries, registry/name prefixes and directories of images that may be used; empty: all."""
+    allow_mounts: str = ""
+    """Directories below which sources of --mount must lie, links resolved; empty: all."""
+    allow_env: str = ""
+    """Patterns of variables that pass with a clean environment, beside the built-in ones."""
     plain_http: str = ""
     """Registries (host:port) that are spoken to without TLS."""
     pull_timeout_s: float = 3600.0

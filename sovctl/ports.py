@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
-from sovctl.model.image import CachedImage, ImageReference, ResolvedImage
+from sovctl.model.image import CachedImage, ImageReference, ImageSettings, ResolvedImage
+from sovctl.model.isolated import IsolatedStep, IsolatedTask
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
@@ -407,3 +408,51 @@ class ImageCache(Protocol):
         ...
 
     def remove_leftover(self, path: str) -> bool: ...
+
+
+class UnpackedImages(Protocol):
+    """Images that this node unpacked because it cannot mount them."""
+
+    def unused(self, since: float) -> tuple[str, ...]:
+        """Directories that no step uses, and none used after `since` (seconds since the epoch)."""
+        ...
+
+    def remove(self, path: str) -> bool:
+        """False: a step uses it by now."""
+        ...
+
+
+class IsolationHost(Protocol):
+    """What an isolated step needs to know of the node it is made on."""
+
+    def real_path(self, path: str) -> str | None:
+        """With every link resolved; None: it is not there."""
+        ...
+
+    def device_files(self) -> tuple[str, ...]: ...
+    def header(self, path: str) -> tuple[bytes, int]:
+        """The first bytes of a file, and its size. Raises SovctlError."""
+        ...
+
+    def can_mount(self, squashfs: str) -> bool: ...
+    def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
+        """The image as a directory of this node, unpacked once. Raises SovctlError."""
+        ...
+
+    def recorded(self, run_dir: str, name: str) -> str:
+        """The digest that a run uses for an image's name; empty: none yet."""
+        ...
+
+    def record(self, run_dir: str, name: str, digest: str) -> str:
+        """Write it down, unless another was faster; the digest that counts."""
+        ...
+
+
+class IsolatedSteps(Protocol):
+    """Joins tasks to the isolated steps of this node."""
+
+    def run(
+        self, key: str, prepare: Callable[[], IsolatedStep], task_of: Callable[[ImageSettings], IsolatedTask]
+    ) -> int:
+        """Run one task; its exit status, negative for a signal. Raises SovctlError when the step cannot be made."""
+        ...

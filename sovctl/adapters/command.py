@@ -116,10 +116,11 @@ def spawn(
     cwd: Path | None = None,
     stdout: IO[bytes] | int | None = None,
     new_session: bool = True,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
     """Start a child; `env` is its whole environment. `stdout` takes its stderr too; None: inherit both.
 
-    Raises CommandMissing.
+    It gets `pass_fds` beside stdin, stdout and stderr. Raises CommandMissing.
     """
     try:
         process = subprocess.Popen(
@@ -130,6 +131,7 @@ def spawn(
             stdout=stdout,
             stderr=subprocess.STDOUT if stdout is not None else None,
             start_new_session=new_session,
+            pass_fds=tuple(pass_fds),
         )
     except (FileNotFoundError, PermissionError) as error:
         raise CommandMissing(argv[0]) from error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.exec_step import ExecPorts, ExecSettings
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.images import ImagePorts
     from sovctl.operations.node_by_hand import HandPorts
@@ -406,13 +407,14 @@ def image_ports(config: Config) -> ImagePorts:
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.image_cache import ImageCache
     from sovctl.adapters.image_tools import ImageTools
+    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.isolation.cache import digest_of, file_name
     from sovctl.operations.images import ImagePorts
 
     chosen = config.isolation
     cache = ImageCache(image_cache_dir(config), file_name, digest_of)
     tools = ImageTools(CommandRunner(), chosen.plain_http.split(), chosen.pull_timeout_s)
-    return ImagePorts(tools, cache, SystemClock())
+    return ImagePorts(tools, cache, SystemClock(), NodeRoots(Path(chosen.node_dir)))
 
 
 def image_cache_dir(config: Config) -> Path:
@@ -420,3 +422,24 @@ def image_cache_dir(config: Config) -> Path:
     if config.isolation.cache_dir:
         return Path(config.isolation.cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl" / "images"
+
+
+def exec_ports(config: Config) -> ExecPorts:
+    """What `sovctl exec` touches."""
+    from sovctl.adapters.isolated_step import IsolatedSteps
+    from sovctl.adapters.isolation_host import IsolationHost
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.step_holder import Recipe
+    from sovctl.isolation.bubblewrap import mount_points, sandbox_argv
+    from sovctl.operations.exec_step import ExecPorts
+
+    host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)))
+    return ExecPorts(image_ports(config), host, IsolatedSteps(Recipe(sandbox_argv, mount_points)))
+
+
+def exec_settings(config: Config) -> ExecSettings:
+    """What the site allows in isolated steps."""
+    from sovctl.operations.exec_step import ExecSettings, words_of
+
+    chosen = config.isolation
+    return ExecSettings(words_of(chosen.allow_images), words_of(chosen.allow_mounts), words_of(chosen.allow_env))

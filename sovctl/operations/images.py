@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
 from sovctl.isolation.cache import Cleaning, check_room, plan_cleaning
 from sovctl.isolation.policy import check_image
 from sovctl.model.image import CachedImage, ImageKind, ImageReference, ResolvedImage
-from sovctl.ports import Clock, ImageCache, ImageTools
+
+if TYPE_CHECKING:  # every rank of an isolated step pays for each import
+    from sovctl.ports import Clock, ImageCache, ImageTools, UnpackedImages
 
 SCHEMA = "sovctl.images/1"
 
@@ -21,6 +24,7 @@ class ImagePorts:
     tools: ImageTools
     cache: ImageCache
     clock: Clock
+    unpacked: UnpackedImages
 
 
 def resolve(reference: ImageReference, ports: ImagePorts, allowed: Sequence[str]) -> ResolvedImage:
@@ -66,10 +70,12 @@ class Cleaned:
 
 
 def clean(ports: ImagePorts, *, keep_bytes: int, unused_s: float, act: bool) -> Cleaned:
-    """Remove what was used least recently and what broken pulls left; never one that is in use."""
+    """Remove what was used least recently, what broken pulls left, and what this node unpacked; nothing in use."""
     plan = plan_cleaning(ports.cache.entries(), keep_bytes, ports.clock.now() - unused_s)
-    leftovers = ports.cache.leftovers()
+    leftovers, unpacked = ports.cache.leftovers(), ports.unpacked.unused(ports.clock.now() - unused_s)
     if not act:
-        return Cleaned(plan, (), leftovers)
+        return Cleaned(plan, (), (*leftovers, *unpacked))
     removed = tuple(image for image in plan.remove if ports.cache.remove(image))
-    return Cleaned(plan, removed, tuple(path for path in leftovers if ports.cache.remove_leftover(path)))
+    gone = [path for path in leftovers if ports.cache.remove_leftover(path)]
+    gone += [path for path in unpacked if ports.unpacked.remove(path)]
+    return Cleaned(plan, removed, tuple(gone))

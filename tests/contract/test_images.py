@@ -18,6 +18,7 @@ from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.image_cache import ImageCache
 from sovctl.adapters.image_tools import ImageTools
+from sovctl.adapters.node_roots import NodeRoots
 from sovctl.cli.main import run as sovctl
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
 from sovctl.isolation.cache import digest_of, file_name
@@ -55,7 +56,7 @@ def image(layout: Path, served: Registry) -> str:
 @pytest.fixture
 def ports(tmp_path: Path, served: Registry) -> ImagePorts:
     tools = ImageTools(CommandRunner(), [served.address], timeout_s=60)
-    return ImagePorts(tools, ImageCache(tmp_path / "cache", file_name, digest_of), SystemClock())
+    return ImagePorts(tools, ImageCache(tmp_path / "cache", file_name, digest_of), SystemClock(), NodeRoots(tmp_path))
 
 
 def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:
@@ -110,7 +111,7 @@ def test_one_puller_and_the_others_wait(image: str, ports: ImagePorts) -> None:
 
 def test_the_squashfs_has_the_same_bytes_whoever_packs_it(image: str, ports: ImagePorts, tmp_path: Path) -> None:
     resolved = _resolved(image, ports)
-    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", file_name, digest_of), ports.clock)
+    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", file_name, digest_of), ports.clock, ports.unpacked)
     first, second = (images.prefetch(resolved, one, _silent) for one in (ports, other))
     assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
 
@@ -160,13 +161,13 @@ def test_what_a_registry_can_refuse(image: str, ports: ImagePorts, served: Regis
     assert unknown.value.exit_code == 1
     with pytest.raises(SovctlError, match="there is no image"):
         _resolved(f"{served.address}/team/busybox@sha256:{'0' * 64}", ports)
-    dead = ImagePorts(ImageTools(CommandRunner(), ["127.0.0.1:1"]), ports.cache, ports.clock)
+    dead = ImagePorts(ImageTools(CommandRunner(), ["127.0.0.1:1"]), ports.cache, ports.clock, ports.unpacked)
     with pytest.raises(TryLaterError, match=r"127\.0\.0\.1:1 does not answer"):
         _resolved("127.0.0.1:1/team/busybox:1", dead)
     # bcrypt of "secret"; nobody logs in
     line = "ann:$2y$05$h9FQWs8Gj5mQCxuqDPmNYuM0jYpYJ8yGm2xM0m2y0fYwS0Q7m7XbK"
     with registry(tmp_path / "closed", htpasswd=line) as closed:
-        asking = ImagePorts(ImageTools(CommandRunner(), [closed.address]), ports.cache, ports.clock)
+        asking = ImagePorts(ImageTools(CommandRunner(), [closed.address]), ports.cache, ports.clock, ports.unpacked)
         with pytest.raises(RefusedError, match="does not let you have"):
             _resolved(f"{closed.address}/team/busybox:1", asking)
 
@@ -176,7 +177,9 @@ def test_no_room_is_said_before_the_first_byte(image: str, ports: ImagePorts) ->
         def free_bytes(self) -> int:
             return 1000
 
-    full = ImagePorts(ports.tools, FullCache(Path(ports.cache.where()), file_name, digest_of), ports.clock)
+    full = ImagePorts(
+        ports.tools, FullCache(Path(ports.cache.where()), file_name, digest_of), ports.clock, ports.unpacked
+    )
     said: list[str] = []
     with pytest.raises(TryLaterError, match="there is no room for the image"):
         images.prefetch(_resolved(image, ports), full, said.append)
@@ -195,6 +198,28 @@ def test_cleaning_leaves_what_a_step_uses(image: str, ports: ImagePorts, eventua
     assert ports.cache.find(got.digest)
     assert [one.path for one in images.clean(ports, keep_bytes=0, unused_s=0, act=True).removed] == [got.path]
     assert _names(ports) == []
+
+
+def test_what_a_node_unpacked_is_there_once_and_can_be_removed(
+    image: str, ports: ImagePorts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    roots, said = NodeRoots(tmp_path), list[str]()
+    first, lock = roots.unpacked(got.path, 0, said.append)
+    second, other = roots.unpacked(got.path, 0, said.append)
+    assert first == second
+    assert len(said) == 1
+    assert Path(first, "etc", "marker").read_text() == "busybox\n"
+    os.close(lock)
+    assert roots.unused(ports.clock.now()) == ()
+    os.close(other)
+    (place,) = roots.unused(ports.clock.now() + 1)
+    assert roots.unused(ports.clock.now() - 3600) == ()
+    assert images.clean(ports, keep_bytes=1 << 40, unused_s=-1, act=True).leftovers == (place,)
+    assert list(Path(place).parent.iterdir()) == []
+    Path(place).parent.chmod(0o777)
+    with pytest.raises(SovctlError, match="is not a directory of yours alone"):
+        roots.unpacked(got.path, 0, said.append)
 
 
 def test_an_image_that_somebody_else_could_write_is_not_used(image: str, ports: ImagePorts) -> None:
