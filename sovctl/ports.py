@@ -435,6 +435,16 @@ class IsolationHost(Protocol):
         ...
 
     def can_mount(self, squashfs: str) -> bool: ...
+    def lookout(
+        self, about: Mapping[str, object], environment: Mapping[str, str], own_devices: tuple[str, ...]
+    ) -> Callable[[], str]:
+        """Lay something outside to be found, and give what looks for it from inside."""
+        ...
+
+    def clear(self) -> None:
+        """Take away what `lookout` laid."""
+        ...
+
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory of this node, unpacked once. Raises SovctlError."""
         ...
@@ -456,3 +466,20 @@ class IsolatedSteps(Protocol):
     ) -> int:
         """Run one task; its exit status, negative for a signal. Raises SovctlError when the step cannot be made."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnswer:
+    """What a command said that was run in a step."""
+
+    status: int
+    stdout: str
+    stderr: str
+    by_step: bool
+    """By a step of Slurm; else on this machine."""
+
+
+class StepCommand(Protocol):
+    """Runs a sovctl command in a step of Slurm, or on this machine where there is none."""
+
+    def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer: ...

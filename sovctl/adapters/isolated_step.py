@@ -155,6 +155,9 @@ def _become_task(task: IsolatedTask, last_capability: int, mask: Iterable[int]) 
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _close_descriptors(task.environment)
         _change_directory(task)
+        if task.look is not None:
+            os.write(1, f"{task.look()}\n".encode())
+            os._exit(0)
         os.execvpe(task.command[0], list(task.command), task.environment)
     except FileNotFoundError:
         status = _NOT_FOUND

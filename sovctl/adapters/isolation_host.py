@@ -6,12 +6,16 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sovctl.adapters.node_roots import NodeRoots
 from sovctl.adapters.step_root import can_mount
 from sovctl.errors import SovctlError
+
+if TYPE_CHECKING:
+    from sovctl.adapters.inside_view import Decoys
 
 _HEADER_BYTES = 64 * 1024
 _RECORD_BYTES = 4096
@@ -23,6 +27,7 @@ class IsolationHost:
     def __init__(self, roots: NodeRoots) -> None:
         self._roots = roots
         self._locks: list[int] = []
+        self._decoys: Decoys | None = None
 
     def real_path(self, path: str) -> str | None:
         """With every link resolved; None: it is not there, or cannot be seen by this user."""
@@ -52,6 +57,22 @@ class IsolationHost:
     def can_mount(self, squashfs: str) -> bool:
         """Whether the squashfs can be mounted here, and need not be unpacked."""
         return can_mount(squashfs)
+
+    def lookout(
+        self, about: Mapping[str, object], environment: Mapping[str, str], own_devices: tuple[str, ...]
+    ) -> Callable[[], str]:
+        """Called where the host is seen; what it returns is called inside."""
+        from sovctl.adapters.inside_view import Decoys, look_around
+
+        self._decoys = decoys = Decoys()
+        node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        told = {**about, "decoy": decoys.name, "node": node}
+        return lambda: look_around(told, environment, own_devices)
+
+    def clear(self) -> None:
+        """Take the decoys away; works from inside the step too."""
+        if self._decoys is not None:
+            self._decoys.remove()
 
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory; locked for as long as this process, or one forked from it, lives."""

@@ -29,6 +29,7 @@ GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
+    "doctor": Group("sovctl.cli.doctor", "What works here, proven by trying it: isolation."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
     "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         NodeRecords,
         RemoteShell,
         RunIndex,
+        StepCommand,
         SubmissionFiles,
         Submitter,
     )
@@ -443,3 +444,11 @@ def exec_settings(config: Config) -> ExecSettings:
 
     chosen = config.isolation
     return ExecSettings(words_of(chosen.allow_images), words_of(chosen.allow_mounts), words_of(chosen.allow_env))
+
+
+def step_command(config: Config, *, here: bool) -> StepCommand:
+    """A sovctl command in a step of Slurm, or on this machine."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.step_command import StepCommand
+
+    return StepCommand(CommandRunner(), config.slurm.bin_dir, here=here)

@@ -36,7 +36,7 @@ def sandbox_argv(step: IsolatedStep, root: str, *, uid: int, gid: int, block_fd:
 
 
 def _home(step: IsolatedStep) -> Sequence[str]:
-    if step.home in ("", "/"):
+    if step.home in ("", "/", *PRIVATE):
         return ()
     if step.home_visible:
         return ("--bind", step.home, step.home) if step.own_root else ()
@@ -45,5 +45,5 @@ def _home(step: IsolatedStep) -> Sequence[str]:
 
 def mount_points(step: IsolatedStep) -> tuple[str, ...]:
     """Directories of an image that the mounts need, in the order in which they are made."""
-    home = (step.home,) if step.home not in ("", "/") else ()
+    home = (step.home,) if step.home not in ("", "/", *PRIVATE) else ()
     return (*OWN_PLACES, *home)

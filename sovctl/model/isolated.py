@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sovctl.model.image import ImageSettings, Mount
@@ -42,3 +43,5 @@ class IsolatedTask:
     work_dir: str = "/"
     """Where it starts, if that is there inside; else in `fallback_dir`."""
     fallback_dir: str = "/"
+    look: Callable[[], str] | None = None
+    """In place of the command: what it says is printed. Measures the isolation without running anything of an image."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sovctl.errors import UsageError
+from sovctl.isolation import proof
 from sovctl.isolation.cache import check_squashfs
 from sovctl.isolation.devices import step_gpus, visible_devices
 from sovctl.isolation.environment import inner_environment
@@ -39,6 +40,8 @@ class ExecOptions:
     """Whether the user's home is there; None: with the host's root yes, with an image no."""
     clean_env: bool = False
     writable: bool = False
+    measure: bool = False
+    """Look around from inside, in place of the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ class StepRunner:
         parse_mounts(self._options.mounts)  # a slip is told by every rank, before anything is made
         if self._options.image:
             self._reference()
-        return self._ports.steps.run(self.key(), self._prepare, self._task)
+        try:
+            return self._ports.steps.run(self.key(), self._prepare, self._task)
+        finally:
+            self._ports.host.clear()
 
     def key(self) -> str:
         """The same for all ranks of one step on one node that ask for the same."""
@@ -194,8 +200,12 @@ class StepRunner:
         return tuple(mounts)
 
     def _home(self) -> str:
-        home = self._place.environment.get("HOME", "")
-        return home.rstrip("/") if home.startswith("/") and ".." not in home.split("/") else "/"
+        home = self._place.environment.get("HOME", "").rstrip("/")
+        if not home.startswith("/") or ".." in home.split("/"):
+            return "/tmp"
+        # A user of the system may have a home that is nowhere; on the host's root nobody can make one.
+        there = self._options.image and not self._options.home
+        return home if there or self._ports.host.real_path(home) else "/tmp"
 
     def _task(self, settings: ImageSettings) -> IsolatedTask:
         options = self._options
@@ -203,14 +213,20 @@ class StepRunner:
             self._place.environment,
             settings.env,
             clean=options.clean_env or not options.image,
-            home=self._home() or "/",
+            home=self._home(),
             extra_allowed=self._settings.allow_env,
             host_root=not options.image,
         )
         of_image = settings.work_dir or "/"
         # A directory of the host that is there too was meant; the root says nothing.
         here = self._place.work_dir if self._place.work_dir != "/" else of_image
-        return IsolatedTask(options.command, inner, here, of_image)
+        look = self._look(inner, settings) if options.measure else None
+        return IsolatedTask(options.command, inner, here, of_image, look)
+
+    def _look(self, inner: dict[str, str], settings: ImageSettings) -> Callable[[], str]:
+        own = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
+        about = {"schema": proof.SCHEMA, "own_environment": [name for name, _ in settings.env]}
+        return self._ports.host.lookout(about, inner, own)
 
 
 def words_of(text: str) -> tuple[str, ...]:
