@@ -144,6 +144,8 @@ class IsolationConfig:
     """Images as squashfs, for every node; empty: $XDG_CACHE_HOME/sovctl/images, else ~/.cache/sovctl/images."""
     node_dir: str = "/var/tmp"
     """Where a node unpacks an image it cannot mount, in sovctl-<uid>/."""
+    env_dir: str = ""
+    """Named layers (--env-name); empty: $XDG_DATA_HOME/sovctl/env, else ~/.local/share/sovctl/env."""
     allow_images: str = ""
     """Registries, registry/name prefixes and directories of images that may be used; empty: all."""
     allow_mounts: str = ""

@@ -13,7 +13,7 @@ from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
 from sovctl.model.image import CachedImage, ImageReference, ImageSettings, ResolvedImage
-from sovctl.model.isolated import IsolatedStep, IsolatedTask
+from sovctl.model.isolated import EnvLayer, IsolatedStep, IsolatedTask
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
@@ -429,6 +429,10 @@ class IsolationHost(Protocol):
         """With every link resolved; None: it is not there."""
         ...
 
+    def identity(self, path: str) -> str:
+        """Names the bytes of an image: the digest in the cache, else the file; a directory names itself."""
+        ...
+
     def device_files(self) -> tuple[str, ...]: ...
     def header(self, path: str) -> tuple[bytes, int]:
         """The first bytes of a file, and its size. Raises SovctlError."""
@@ -483,3 +487,24 @@ class StepCommand(Protocol):
     """Runs a sovctl command in a step of Slurm, or on this machine where there is none."""
 
     def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer: ...
+
+
+class EnvLayers(Protocol):
+    """Named layers of this user over images."""
+
+    def open(self, name: str, base: str, reference: str) -> str:
+        """The directory of a layer, made if it is new, for this step alone.
+
+        Raises UsageError, RefusedError where it was made over other bytes than `base`, TryLaterError while in use.
+        """
+        ...
+
+    def reference(self, name: str) -> str:
+        """The image below a layer. Raises UsageError where there is none."""
+        ...
+
+    def entries(self) -> tuple[EnvLayer, ...]: ...
+    def remove(self, name: str) -> None: ...
+    def export(self, name: str, step: IsolatedStep, target: str) -> None:
+        """Write image and layer as one squashfs."""
+        ...

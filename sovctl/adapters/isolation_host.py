@@ -38,6 +38,14 @@ class IsolationHost:
         except RuntimeError:  # a loop of links
             return None
 
+    def identity(self, path: str) -> str:
+        """The name in the cache is the digest; of another file, size and time."""
+        name = Path(path).name
+        if name.startswith("sha256-"):
+            return name.removesuffix(".sqsh")
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns}" if Path(path).is_file() else path
+
     def device_files(self) -> tuple[str, ...]:
         """Those of accelerators and fabrics."""
         return tuple(sorted([*glob.glob("/dev/nvidia*"), *glob.glob("/dev/infiniband")]))  # noqa: PTH207

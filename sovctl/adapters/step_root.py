@@ -56,6 +56,12 @@ class StepRoot:
         lower, upper, work, root = (BASE / name for name in ("lower", "upper", "work", "root"))
         for path in (lower, upper, work, root):
             path.mkdir(exist_ok=True)
+        if self._step.layer:
+            # overlayfs wants both below one mount; a fixed name keeps what a path may hold out of the mount options.
+            kept = BASE / "layer"
+            kept.mkdir()
+            linux.mount(self._step.layer, str(kept), flags=linux.MS_BIND)
+            upper, work = kept / "upper", kept / "work"
         if self._step.directory:
             linux.mount(self._step.directory, str(lower), flags=linux.MS_BIND | linux.MS_REC)
         elif not by_kernel:
@@ -115,9 +121,10 @@ class StepRoot:
             linux.mount("overlay", str(root), "overlay", linux.MS_NODEV | linux.MS_NOSUID, data)
         except OSError as error:
             if self._step.writable:
+                where = f" in {self._step.layer}" if self._step.layer else ""
                 raise SovctlError(
-                    f"the kernel of this node lets no user have a writable layer: {error.strerror}",
-                    hint="Leave out --writable, or use Linux 5.11 or newer.",
+                    f"the kernel of this node lets you have no writable layer{where}: {error.strerror}",
+                    hint="It takes Linux 5.11, and for --env-name a file system that overlayfs can write to (not NFS).",
                 ) from error
             return str(lower)
         for place in places:

@@ -37,7 +37,9 @@ def run(argv: Sequence[str]) -> int:
     if not asked.image and not asked.isolate:
         raise UsageError("neither an image nor --isolate is asked for", hint="See: sovctl exec --help")
     home = None if asked.home is None else asked.home == "mount"
-    options = ExecOptions(command, asked.image, tuple(asked.mount), home, asked.clean_env, asked.writable, measure)
+    options = ExecOptions(
+        command, asked.image, tuple(asked.mount), home, asked.clean_env, asked.writable, asked.env_name, measure
+    )
     config = load_config()
     place = ExecPlace(dict(os.environ), os.getcwd(), f"{os.getpid()}-{os.urandom(8).hex()}")  # noqa: PTH109
     runner = StepRunner(options, wiring.exec_settings(config), place, wiring.exec_ports(config), _say)
@@ -74,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "--clean-env", action="store_true", help="only variables of the allow-list; always without an image"
     )
     parser.add_argument("--writable", action="store_true", help="the root can be written; gone with the step")
+    parser.add_argument(
+        "--env-name", metavar="NAME", default="", help="your named layer over the image; keeps what is written"
+    )
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", help="show this text")
     return parser

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.image import CachedImage, ImageReference
 from sovctl.operations import images
+from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
 
 app = typer.Typer(
     help="Images: resolve a name to a digest, load images once for all nodes, clean the cache.",
@@ -28,6 +30,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+env_app = typer.Typer(
+    help="Named layers over images: ls, rm, export.\n\nExample: sovctl image env ls",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(env_app, name="env")
 
 Reference = Annotated[
     str,
@@ -92,7 +101,7 @@ def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -
         words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
         print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
         return EXIT_DONE
-    got = images.prefetch(resolved, ports, lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr))
+    got = images.prefetch(resolved, ports, _say)
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
     else:
@@ -124,6 +133,66 @@ def gc(
         print(f"{verb} {printable(path)}")
     print(f"{verb} {len(chosen)} images, {_size(freed)}", file=sys.stderr)
     return EXIT_DONE
+
+
+@env_app.command("ls")
+def env_ls(as_json: Json = False) -> int:
+    """List your named layers.
+
+    Example: sovctl image env ls
+    """
+    found = wiring.env_layers(load_config()).entries()
+    if as_json:
+        _print_json({"environments": [asdict(layer) for layer in found]})
+        return EXIT_DONE
+    table = tables.text_table("NAME", "SIZE", "IN USE", "IMAGE", folded=("IMAGE",))
+    for layer in found:
+        tables.add_row(table, (layer.name, _size(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference))
+    tables.print_table(table)
+    return EXIT_DONE
+
+
+@env_app.command("rm")
+def env_rm(name: Annotated[str, typer.Argument(metavar="NAME")], dry_run: DryRun = False) -> int:
+    """Remove a named layer and all that was written into it.
+
+    Example: sovctl image env rm tools
+    """
+    layers = wiring.env_layers(load_config())
+    if dry_run:
+        print(f"would remove {printable(name)} over {printable(layers.reference(name))}")
+        return EXIT_DONE
+    layers.remove(name)
+    return EXIT_DONE
+
+
+@env_app.command("export")
+def env_export(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.sqsh", help="A new file.")],
+    dry_run: DryRun = False,
+) -> int:
+    """Write the image with its layer as one squashfs, for --image.
+
+    Example: sovctl image env export tools ./tools.sqsh
+    """
+    config = load_config()
+    image = wiring.env_layers(config).reference(name)
+    if target.exists() or target.suffix != ".sqsh":
+        raise UsageError(f"{target} is there already, or has another ending than .sqsh", hint="Name a new FILE.sqsh")
+    if dry_run:
+        print(f"would write {printable(image)} with {printable(name)} to {printable(str(target))}")
+        return EXIT_DONE
+    place = ExecPlace({}, str(Path.cwd()), "export")
+    options = ExecOptions(("true",), image, env_name=name)
+    settings, ports = wiring.exec_settings(config), wiring.exec_ports(config)
+    StepRunner(options, settings, place, ports, _say).export(str(target.absolute()))
+    print(printable(str(target)))
+    return EXIT_DONE
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {printable(words)}", file=sys.stderr)
 
 
 def _reference(text: str) -> ImageReference:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.ports import (
         AliveMark,
+        EnvLayers,
         GpuProbe,
         HostProbe,
         Journal,
@@ -435,7 +436,7 @@ def exec_ports(config: Config) -> ExecPorts:
     from sovctl.operations.exec_step import ExecPorts
 
     host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)))
-    return ExecPorts(image_ports(config), host, IsolatedSteps(Recipe(sandbox_argv, mount_points)))
+    return ExecPorts(image_ports(config), host, IsolatedSteps(Recipe(sandbox_argv, mount_points)), env_layers(config))
 
 
 def exec_settings(config: Config) -> ExecSettings:
@@ -452,3 +453,11 @@ def step_command(config: Config, *, here: bool) -> StepCommand:
     from sovctl.adapters.step_command import StepCommand
 
     return StepCommand(CommandRunner(), config.slurm.bin_dir, here=here)
+
+
+def env_layers(config: Config) -> EnvLayers:
+    """The named layers of this user."""
+    from sovctl.adapters.env_layers import EnvLayers
+
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return EnvLayers(Path(config.isolation.env_dir) if config.isolation.env_dir else data / "sovctl" / "env")

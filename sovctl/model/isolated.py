@@ -20,7 +20,9 @@ class IsolatedStep:
     squashfs_offset: int = 0
     """Bytes before the squashfs in its file (SIF)."""
     writable: bool = False
-    """The root can be written; what is written is gone with the step."""
+    """The root can be written; what is written is gone with the step, or stays in `layer`."""
+    layer: str = ""
+    """Directory of a named layer (`upper` and `work` in it) that keeps what is written."""
     mounts: tuple[Mount, ...] = ()
     home: str = "/"
     home_visible: bool = False
@@ -45,3 +47,15 @@ class IsolatedTask:
     fallback_dir: str = "/"
     look: Callable[[], str] | None = None
     """In place of the command: what it says is printed. Measures the isolation without running anything of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvLayer:
+    """A named layer of a user over an image."""
+
+    name: str
+    path: str
+    reference: str
+    """The image below."""
+    size_bytes: int
+    in_use: bool

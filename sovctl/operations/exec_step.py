@@ -22,7 +22,7 @@ from sovctl.operations import images
 
 if TYPE_CHECKING:  # every rank pays for each import
     from sovctl.operations.images import ImagePorts
-    from sovctl.ports import IsolatedSteps, IsolationHost
+    from sovctl.ports import EnvLayers, IsolatedSteps, IsolationHost
 
 _OWN_DIRECTORIES = ("SOVCTL_RUN_DIR", "SOVCTL_CHECKPOINT_DIR")
 """A run's heartbeat and checkpoints work inside as they do outside."""
@@ -40,6 +40,8 @@ class ExecOptions:
     """Whether the user's home is there; None: with the host's root yes, with an image no."""
     clean_env: bool = False
     writable: bool = False
+    env_name: str = ""
+    """A named layer over the image that keeps what is written."""
     measure: bool = False
     """Look around from inside, in place of the command."""
 
@@ -60,6 +62,7 @@ class ExecPorts:
     images: ImagePorts
     host: IsolationHost
     steps: IsolatedSteps
+    layers: EnvLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,9 @@ class StepRunner:
 
     def run(self) -> int:
         """Run the task; its exit status, negative for a signal. Raises SovctlError."""
-        if self._options.writable and not self._options.image:
-            raise UsageError("--writable needs an image", hint="Without one, the root is the host's own: --isolate")
+        if not self._options.image and (self._options.writable or self._options.env_name):
+            option = "--writable" if self._options.writable else "--env-name"
+            raise UsageError(f"{option} needs an image", hint="Without one, the root is the host's own: --isolate")
         parse_mounts(self._options.mounts)  # a slip is told by every rank, before anything is made
         if self._options.image:
             self._reference()
@@ -109,7 +113,7 @@ class StepRunner:
         shared = "SLURM_JOB_ID" in env and "SLURM_STEP_ID" in env
         where = [env.get(name, "") for name in names] if shared else [self._place.unique]
         options = self._options
-        wanted = (options.image, options.mounts, options.home, options.writable)
+        wanted = (options.image, options.mounts, options.home, options.writable, options.env_name)
         return json.dumps([where, wanted, self._place.work_dir if options.image.startswith(".") else ""])
 
     def _reference(self) -> ImageReference:
@@ -127,9 +131,13 @@ class StepRunner:
 
     def _prepare(self) -> IsolatedStep:
         """Called by the first rank on a node, with the others waiting."""
-        squashfs, directory, offset, settings = "", "", 0, ImageSettings()
+        squashfs, directory, offset, settings, layer = "", "", 0, ImageSettings(), ""
         if self._options.image:
-            squashfs, directory, offset, settings = self._image(self._reference())
+            reference = self._reference()
+            squashfs, directory, offset, settings = self._image(reference)
+            if self._options.env_name:
+                base = self._ports.host.identity(squashfs or directory)
+                layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
         if squashfs and not self._ports.host.can_mount(squashfs):
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
@@ -139,12 +147,18 @@ class StepRunner:
             squashfs=squashfs,
             directory=directory,
             squashfs_offset=offset,
-            writable=self._options.writable,
+            writable=self._options.writable or bool(layer),
+            layer=layer,
             mounts=self._mounts(),
             home=self._home(),
             home_visible=visible,
             devices=devices,
         )
+
+    def export(self, target: str) -> None:
+        """Write the image with its named layer to `target`. Raises SovctlError."""
+        step = self._prepare()
+        self._ports.layers.export(self._options.env_name, step, target)
 
     def _image(self, reference: ImageReference) -> tuple[str, str, int, ImageSettings]:
         """Path of the squashfs or of the directory, bytes before the squashfs, and what the image says of itself."""

@@ -206,6 +206,65 @@ def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eve
     assert running.returncode == 3
 
 
+# Named layers
+
+
+def _image_command(user: User, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [word if word != "exec" else "image" for word in user.argv()]
+    return subprocess.run([*argv, *words], env=user.env(), cwd=user.home, capture_output=True, text=True, timeout=60)
+
+
+def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, image: str, place: Path) -> None:
+    assert _sh(anyone, image, "echo 1 >/opt/tool; rm /etc/marker; touch /tmp/x", "--env-name", "tools") == ""
+    assert _sh(anyone, image, "cat /opt/tool; ls /etc /tmp", "--env-name", "tools").startswith("1\n")
+    assert anyone.run("--image", image, "--env-name", "tools", "--", "cat", "/etc/marker").returncode == 1
+    assert anyone.run("--image", image, "--env-name", "more", "--", "cat", "/opt/tool").returncode == 1
+    assert anyone.run("--image", image, "--", "cat", "/opt/tool").returncode == 1
+    layer = anyone.home / ".local" / "share" / "sovctl" / "env" / "tools"
+    assert layer.stat().st_mode & 0o077 == 0
+    found = json.loads(_image_command(anyone, "env", "ls", "--json").stdout)["environments"]
+    assert [(one["name"], one["in_use"]) for one in found] == [("more", False), ("tools", False)]
+    done = _image_command(anyone, "env", "export", "tools", "tools.sqsh")
+    assert done.returncode == 0, done.stderr
+    exported = str(anyone.home / "tools.sqsh")
+    assert _sh(anyone, exported, "cat /opt/tool") == "1\n"
+    assert anyone.run("--image", exported, "--", "cat", "/etc/marker").returncode == 1
+    other = make_layout(place, f"other{anyone.uid}")
+    subprocess.run(["chmod", "-R", "a+rX", str(other)], check=True)
+    own_cache = {"SOVCTL_ISOLATION_CACHE_DIR": str(anyone.home / "cache")}
+    mixed = anyone.run("--image", f"oci:{other}:1", "--env-name", "tools", "--", "true", **own_cache)
+    assert mixed.returncode == 3
+    assert "was made over another image" in mixed.stderr
+    assert _image_command(anyone, "env", "rm", "tools", "--dry-run").returncode == 0
+    for name in ("tools", "more"):
+        assert _image_command(anyone, "env", "rm", name).returncode == 0
+    assert json.loads(_image_command(anyone, "env", "ls", "--json").stdout)["environments"] == []
+    assert _image_command(anyone, "env", "rm", "tools").returncode == 2
+    (anyone.home / "tools.sqsh").unlink()
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "-x", "a b", "x" * 65])
+def test_names_of_layers_that_lead_elsewhere(user: User, image: str, name: str) -> None:
+    done = user.run("--image", image, f"--env-name={name}", "--", "cat", "/etc/marker")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not a name for an environment" in done.stderr
+
+
+def test_one_step_at_a_time_writes_to_a_layer(user: User, image: str, eventually: Callable[..., object]) -> None:
+    first = user.start("--image", image, "--env-name", "one", "--", "sh", "-c", "echo up; sleep 30")
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "up\n"
+        second = user.run("--image", image, "--env-name", "one", "--", "true")
+        assert second.returncode == 75
+        assert "another step uses the environment one" in second.stderr
+        assert _image_command(user, "env", "rm", "one").returncode == 75
+    finally:
+        first.kill()
+        first.communicate(timeout=30)
+    eventually(lambda: _image_command(user, "env", "rm", "one").returncode == 0, "the layer is free again")
+
+
 # What can be wrong
 
 
