@@ -34,8 +34,10 @@ _UNREACHABLE = re.compile(
     r"|TLS handshake timeout|server misbehaving|unexpected EOF|50[0234] |too ?many ?requests|EOF$",
     re.IGNORECASE,
 )
-_LOGIN = re.compile(r"unauthorized|authentication required|denied|401|403", re.IGNORECASE)
-_UNKNOWN = re.compile(r"manifest unknown|name unknown|not found|404|does not exist", re.IGNORECASE)
+_LOGIN = re.compile(
+    r"unauthorized|authentication required|access .*denied|\b(?:status|code)\S* 40[13]\b", re.IGNORECASE
+)
+_UNKNOWN = re.compile(r"manifest unknown|name unknown|not found|\b(?:status|code)\S* 404\b", re.IGNORECASE)
 _CORRUPT = re.compile(r"digest did not match|digest mismatch|does not match|invalid checksum|corrupt", re.IGNORECASE)
 _FULL = re.compile(r"no space left|quota exceeded", re.IGNORECASE)
 
@@ -97,7 +99,7 @@ class ImageTools:
     def _inspect(self, reference: ImageReference, name: str) -> str:
         argv = ("skopeo", "inspect", "--raw", *self._tls(reference, ""), f"docker://{name}")
         try:
-            return self._runner.run(argv, timeout_s=_ASK_S).stdout
+            return self._runner.run(argv, timeout_s=_ASK_S, env=_where_credentials_are()).stdout
         except CommandFailed as error:
             raise _explained(reference, error.stderr) from error
 
@@ -124,7 +126,7 @@ class ImageTools:
         """Run a long program, say now and then how far it is, and turn its words into ours."""
         log = place / "log"
         with log.open("wb") as output:
-            child = spawn(argv, env=dict(os.environ), stdout=output)
+            child = spawn(argv, env={**os.environ, **_where_credentials_are()}, stdout=output)
         deadline = time.monotonic() + self._timeout_s
         status = None
         try:
@@ -142,6 +144,15 @@ class ImageTools:
 
 _PACKED_AS = ("-all-root", "-mkfs-time", "0", "-comp", "zstd", "-Xcompression-level", "3", "-b", "1M", "-noappend")
 """The same bytes whoever packs them; 1 MiB blocks read fastest over a network."""
+
+
+def _where_credentials_are() -> dict[str, str]:
+    """Without XDG_RUNTIME_DIR, as in a job, skopeo looks into /run/containers/<uid> and fails where root's podman made
+    /run/containers for itself (skopeo 1.9). The directory of lasting credentials is right then.
+    """
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return {}
+    return {"XDG_RUNTIME_DIR": str(Path(os.environ.get("HOME", "/nonexistent"), ".config"))}
 
 
 def _mksquashfs() -> tuple[str, ...]:

@@ -54,11 +54,12 @@ class IsolatedSteps:
     def _join(self, key: str, prepare: Callable[[], IsolatedStep]) -> tuple[socket.socket, dict[str, Any], list[int]]:
         deadline = time.monotonic() + _JOIN_S
         turn = 0
+        alive: list[socket.socket] = []
         while time.monotonic() < deadline:
             name = _address(key, turn)
             connection = _connected(name)
             if connection is None:
-                self._start_holder(name, prepare)
+                alive += self._start_holder(name, prepare)
                 continue
             if peer_uid(connection) != os.getuid():
                 # Somebody else took the name; a name for each try, so that they would have to take them all.
@@ -69,32 +70,42 @@ class IsolatedSteps:
                 continue
             data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 8)
             if data:
+                for first in alive:
+                    first.close()
                 return connection, json.loads(data), list(descriptors)
             connection.close()  # the holder was just leaving
         raise TryLaterError("the isolated step of this node does not come up", hint="See what this node can do.")
 
-    def _start_holder(self, name: str, prepare: Callable[[], IsolatedStep]) -> None:
-        """Be the first: have the name, prepare, and leave a holder behind. Does nothing when another is the first."""
+    def _start_holder(self, name: str, prepare: Callable[[], IsolatedStep]) -> list[socket.socket]:
+        """Be the first: have the name, prepare, and leave a holder behind. Does nothing when another is the first.
+
+        Returns what keeps the holder until this rank has joined, and tells it when this rank dies before that.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with listener:
             try:
                 listener.bind(name)
             except OSError:
                 time.sleep(0.002)
-                return
+                return []
             listener.listen(1024)
             step = prepare()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             if (child := os.fork()) == 0:
-                _become_holder(step, self._recipe, listener)
+                ours.close()
+                theirs.setblocking(False)
+                _become_holder(step, self._recipe, listener, theirs)
+            theirs.close()
             os.waitpid(child, 0)
+            return [ours]
 
 
-def _become_holder(step: IsolatedStep, recipe: Recipe, listener: socket.socket) -> NoReturn:
+def _become_holder(step: IsolatedStep, recipe: Recipe, listener: socket.socket, first: socket.socket) -> NoReturn:
     """Twice forked, so that no rank has it as a child."""
     try:
         if os.fork() == 0:
             become_background()
-            StepHolder(step, recipe, listener).hold()
+            StepHolder(step, recipe, listener, first).hold()
     finally:
         os._exit(0)
 

@@ -58,14 +58,15 @@ def peer_uid(connection: socket.socket) -> int:
 class StepHolder:
     """The process that the first rank forks."""
 
-    def __init__(self, step: IsolatedStep, recipe: Recipe, listener: socket.socket) -> None:
+    def __init__(self, step: IsolatedStep, recipe: Recipe, listener: socket.socket, first: socket.socket) -> None:
+        """`first`: a connection to the rank that forked this, which may die before it joins like every other."""
         self._step = step
         self._recipe = recipe
         self._listener = listener
         self._root = StepRoot(step)
         self._sandbox: Child | None = None
         self._block = -1
-        self._members: set[socket.socket] = set()
+        self._members = {first}
 
     def hold(self) -> None:
         """Build, serve, take down. Never raises: what went wrong is told to the ranks."""
@@ -128,31 +129,31 @@ class StepHolder:
     def _serve(self, answer: bytes, namespaces: list[int]) -> None:
         with selectors.DefaultSelector() as ready:
             ready.register(self._listener, selectors.EVENT_READ)
-            deadline, served = time.monotonic() + _START_S, False
-            while self._members or not served:
+            for member in self._members:
+                ready.register(member, selectors.EVENT_READ)
+            while self._members:
                 for key, _ in ready.select(_WATCH_S):
                     if key.fileobj is self._listener:
-                        served |= self._admit(ready, answer, namespaces)
+                        self._admit(ready, answer, namespaces)
                     elif isinstance(key.fileobj, socket.socket) and not _says_something(key.fileobj):
                         self._leave(ready, key.fileobj)
-                if (not served and time.monotonic() > deadline) or self._sandbox_is_gone(namespaces):
+                if self._sandbox_is_gone(namespaces):
                     return
 
-    def _admit(self, ready: selectors.BaseSelector, answer: bytes, namespaces: list[int]) -> bool:
+    def _admit(self, ready: selectors.BaseSelector, answer: bytes, namespaces: list[int]) -> None:
         connection, _ = self._listener.accept()
         # Names without files are open to everybody on the node. Both numbers are those of our user namespace.
         if peer_uid(connection) != os.getuid():
             connection.close()
-            return False
+            return
         try:
             socket.send_fds(connection, [answer], namespaces)
         except OSError:
             connection.close()
-            return False
+            return
         connection.setblocking(False)
         self._members.add(connection)
         ready.register(connection, selectors.EVENT_READ)
-        return True
 
     def _leave(self, ready: selectors.BaseSelector, member: socket.socket) -> None:
         ready.unregister(member)

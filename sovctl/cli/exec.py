@@ -38,7 +38,15 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("neither an image nor --isolate is asked for", hint="See: sovctl exec --help")
     home = None if asked.home is None else asked.home == "mount"
     options = ExecOptions(
-        command, asked.image, tuple(asked.mount), home, asked.clean_env, asked.writable, asked.env_name, measure
+        command,
+        asked.image,
+        tuple(asked.mount),
+        home,
+        asked.clean_env,
+        asked.writable,
+        asked.env_name,
+        asked.runtime,
+        measure,
     )
     config = load_config()
     place = ExecPlace(dict(os.environ), os.getcwd(), f"{os.getpid()}-{os.urandom(8).hex()}")  # noqa: PTH109
@@ -79,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--env-name", metavar="NAME", default="", help="your named layer over the image; keeps what is written"
     )
+    parser.add_argument("--runtime", metavar="NAME", default="bubblewrap", help="apptainer, charliecloud or podman")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", help="show this text")
     return parser

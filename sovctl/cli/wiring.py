@@ -428,6 +428,7 @@ def image_cache_dir(config: Config) -> Path:
 
 def exec_ports(config: Config) -> ExecPorts:
     """What `sovctl exec` touches."""
+    from sovctl.adapters.command import become
     from sovctl.adapters.isolated_step import IsolatedSteps
     from sovctl.adapters.isolation_host import IsolationHost
     from sovctl.adapters.node_roots import NodeRoots
@@ -436,7 +437,8 @@ def exec_ports(config: Config) -> ExecPorts:
     from sovctl.operations.exec_step import ExecPorts
 
     host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)))
-    return ExecPorts(image_ports(config), host, IsolatedSteps(Recipe(sandbox_argv, mount_points)), env_layers(config))
+    steps = IsolatedSteps(Recipe(sandbox_argv, mount_points))
+    return ExecPorts(image_ports(config), host, steps, env_layers(config), become)
 
 
 def exec_settings(config: Config) -> ExecSettings:

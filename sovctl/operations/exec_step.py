@@ -15,6 +15,7 @@ from sovctl.isolation.environment import inner_environment
 from sovctl.isolation.mounts import check_sources, parse_mounts
 from sovctl.isolation.policy import check_image
 from sovctl.isolation.reference import parse_reference
+from sovctl.isolation.runtimes import BUILT_IN, NEEDS_DIRECTORY, RUNTIMES
 from sovctl.isolation.sif import squashfs_offset
 from sovctl.model.image import ImageKind, ImageReference, ImageSettings, Mount, ResolvedImage
 from sovctl.model.isolated import IsolatedStep, IsolatedTask
@@ -42,6 +43,7 @@ class ExecOptions:
     writable: bool = False
     env_name: str = ""
     """A named layer over the image that keeps what is written."""
+    runtime: str = BUILT_IN
     measure: bool = False
     """Look around from inside, in place of the command."""
 
@@ -63,6 +65,8 @@ class ExecPorts:
     host: IsolationHost
     steps: IsolatedSteps
     layers: EnvLayers
+    become: Callable[[Sequence[str], Mapping[str, str]], None]
+    """Replace this process; returns only by raising CommandMissing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,25 @@ class StepRunner:
         parse_mounts(self._options.mounts)  # a slip is told by every rank, before anything is made
         if self._options.image:
             self._reference()
+        if self._options.runtime != BUILT_IN:
+            return self._by_another_runtime()
         try:
             return self._ports.steps.run(self.key(), self._prepare, self._task)
         finally:
             self._ports.host.clear()
+
+    def _by_another_runtime(self) -> int:
+        options = self._options
+        if options.runtime not in RUNTIMES:
+            known = ", ".join((BUILT_IN, *RUNTIMES))
+            raise UsageError(f"there is no runtime {options.runtime}", hint=f"There are: {known}.")
+        if not options.image or options.env_name:
+            what = "--env-name" if options.env_name else "--isolate without an image"
+            raise UsageError(f"{options.runtime} has no {what}", hint=f"Use --runtime {BUILT_IN}.")
+        step = self._prepare()
+        call = RUNTIMES[options.runtime](step, self._task(step.settings), self._place.environment)
+        self._ports.become(call.argv, call.environment)
+        return 0
 
     def key(self) -> str:
         """The same for all ranks of one step on one node that ask for the same."""
@@ -138,7 +157,7 @@ class StepRunner:
             if self._options.env_name:
                 base = self._ports.host.identity(squashfs or directory)
                 layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
-        if squashfs and not self._ports.host.can_mount(squashfs):
+        if squashfs and not self._mountable(squashfs):
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
         devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
@@ -154,6 +173,11 @@ class StepRunner:
             home_visible=visible,
             devices=devices,
         )
+
+    def _mountable(self, squashfs: str) -> bool:
+        if self._options.runtime != BUILT_IN:
+            return self._options.runtime not in NEEDS_DIRECTORY
+        return self._ports.host.can_mount(squashfs)
 
     def export(self, target: str) -> None:
         """Write the image with its named layer to `target`. Raises SovctlError."""
