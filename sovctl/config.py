@@ -166,6 +166,28 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IsolationConfig:
+    """Images and isolated steps. Lists are words with blanks in between."""
+
+    cache_dir: str = ""
+    """Images as squashfs, for every node; empty: $XDG_CACHE_HOME/sovctl/images, else ~/.cache/sovctl/images."""
+    node_dir: str = "/var/tmp"
+    """Where a node unpacks an image it cannot mount, in sovctl-<uid>/."""
+    env_dir: str = ""
+    """Named layers (--env-name); empty: $XDG_DATA_HOME/sovctl/env, else ~/.local/share/sovctl/env."""
+    allow_images: str = ""
+    """Registries, registry/name prefixes and directories of images that may be used; empty: all."""
+    allow_mounts: str = ""
+    """Directories below which sources of --mount must lie, links resolved; empty: all."""
+    allow_env: str = ""
+    """Patterns of variables that pass with a clean environment, beside the built-in ones."""
+    plain_http: str = ""
+    """Registries (host:port) that are spoken to without TLS."""
+    pull_timeout_s: float = 3600.0
+    """Of one image, from the first byte to the squashfs."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What the whole site shares."""
 
@@ -192,6 +214,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     burn_in: BurnInConfig = field(default_factory=BurnInConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    isolation: IsolationConfig = field(default_factory=IsolationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
 

@@ -13,6 +13,8 @@ from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
+from sovctl.model.image import CachedImage, ImageReference, ImageSettings, ResolvedImage
+from sovctl.model.isolated import EnvLayer, IsolatedStep, IsolatedTask
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
@@ -525,3 +527,147 @@ class SubmitOutcome:
     status: int
     stdout: str
     stderr: str
+
+
+class ImageTools(Protocol):
+    """Loads images and makes a squashfs of each."""
+
+    def resolve(self, reference: ImageReference) -> ResolvedImage:
+        """The digest that a reference means now. Raises SovctlError, TryLaterError where a registry is silent."""
+        ...
+
+    def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
+        """Load and verify the image, and leave its squashfs in `staging`; what is there already is not loaded again.
+
+        Raises SovctlError; what was loaded so far stays in `staging`.
+        """
+        ...
+
+
+class ImageCache(Protocol):
+    """Images as squashfs, keyed by digest, shared by all nodes."""
+
+    def where(self) -> str: ...
+    def find(self, digest: str) -> CachedImage | None:
+        """The image, if it is there and its owner can be trusted."""
+        ...
+
+    def entries(self) -> tuple[CachedImage, ...]: ...
+    def free_bytes(self) -> int: ...
+    def pulling(self, digest: str, waiting: Callable[[str], None]) -> AbstractContextManager[str]:
+        """The turn to load this image, and the directory to load it into. Waits while another has it."""
+        ...
+
+    def add(self, image: CachedImage) -> CachedImage:
+        """Take an image from its staging directory into the cache by one rename."""
+        ...
+
+    def remove(self, image: CachedImage) -> bool:
+        """False: it came into use since it was listed, and stays."""
+        ...
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Staging directories of pulls that nobody goes on with."""
+        ...
+
+    def remove_leftover(self, path: str) -> bool: ...
+
+
+class UnpackedImages(Protocol):
+    """Images that this node unpacked because it cannot mount them."""
+
+    def unused(self, since: float) -> tuple[str, ...]:
+        """Directories that no step uses, and none used after `since` (seconds since the epoch)."""
+        ...
+
+    def remove(self, path: str) -> bool:
+        """False: a step uses it by now."""
+        ...
+
+
+class IsolationHost(Protocol):
+    """What an isolated step needs to know of the node it is made on."""
+
+    def real_path(self, path: str) -> str | None:
+        """With every link resolved; None: it is not there."""
+        ...
+
+    def identity(self, path: str) -> str:
+        """Names the bytes of an image: the digest in the cache, else the file; a directory names itself."""
+        ...
+
+    def device_files(self) -> tuple[str, ...]: ...
+    def header(self, path: str) -> tuple[bytes, int]:
+        """The first bytes of a file, and its size. Raises SovctlError."""
+        ...
+
+    def can_mount(self, squashfs: str) -> bool: ...
+    def lookout(
+        self, about: Mapping[str, object], environment: Mapping[str, str], own_devices: tuple[str, ...]
+    ) -> Callable[[], str]:
+        """Lay something outside to be found, and give what looks for it from inside."""
+        ...
+
+    def clear(self) -> None:
+        """Take away what `lookout` laid."""
+        ...
+
+    def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
+        """The image as a directory of this node, unpacked once. Raises SovctlError."""
+        ...
+
+    def recorded(self, run_dir: str, name: str) -> str:
+        """The digest that a run uses for an image's name; empty: none yet."""
+        ...
+
+    def record(self, run_dir: str, name: str, digest: str) -> str:
+        """Write it down, unless another was faster; the digest that counts."""
+        ...
+
+
+class IsolatedSteps(Protocol):
+    """Joins tasks to the isolated steps of this node."""
+
+    def run(
+        self, key: str, prepare: Callable[[], IsolatedStep], task_of: Callable[[ImageSettings], IsolatedTask]
+    ) -> int:
+        """Run one task; its exit status, negative for a signal. Raises SovctlError when the step cannot be made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnswer:
+    """What a command said that was run in a step."""
+
+    status: int
+    stdout: str
+    stderr: str
+    by_step: bool
+    """By a step of Slurm; else on this machine."""
+
+
+class StepCommand(Protocol):
+    """Runs a sovctl command in a step of Slurm, or on this machine where there is none."""
+
+    def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer: ...
+
+
+class EnvLayers(Protocol):
+    """Named layers of this user over images."""
+
+    def open(self, name: str, base: str, reference: str) -> str:
+        """The directory of a layer, made if it is new, for this step alone.
+
+        Raises UsageError, RefusedError where it was made over other bytes than `base`, TryLaterError while in use.
+        """
+        ...
+
+    def reference(self, name: str) -> str:
+        """The image below a layer. Raises UsageError where there is none."""
+        ...
+
+    def entries(self) -> tuple[EnvLayer, ...]: ...
+    def remove(self, name: str) -> None: ...
+    def export(self, name: str, step: IsolatedStep, target: str) -> None:
+        """Write image and layer as one squashfs."""
+        ...

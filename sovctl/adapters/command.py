@@ -7,6 +7,7 @@ lives on (the user's script, a daemon of the lab).
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -116,10 +117,11 @@ def spawn(
     cwd: Path | None = None,
     stdout: IO[bytes] | int | None = None,
     new_session: bool = True,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
     """Start a child; `env` is its whole environment. `stdout` takes its stderr too; None: inherit both.
 
-    Raises CommandMissing.
+    It gets `pass_fds` beside stdin, stdout and stderr. Raises CommandMissing.
     """
     try:
         process = subprocess.Popen(
@@ -130,6 +132,7 @@ def spawn(
             stdout=stdout,
             stderr=subprocess.STDOUT if stdout is not None else None,
             start_new_session=new_session,
+            pass_fds=tuple(pass_fds),
         )
     except (FileNotFoundError, PermissionError) as error:
         raise CommandMissing(argv[0]) from error
@@ -142,6 +145,14 @@ def replace_process(argv: Sequence[str], env: Mapping[str, str]) -> None:
         os.execvpe(argv[0], list(argv), dict(env))
     except OSError as error:
         raise CommandMissing(argv[0]) from error
+
+
+def become(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """As `replace_process`, with the program found on this process's PATH and not on that of `env`."""
+    program = shutil.which(argv[0])
+    if program is None:
+        raise CommandMissing(argv[0])
+    replace_process((program, *argv[1:]), env)
 
 
 def _ignore_sigterm() -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.exec_step import ExecPorts, ExecSettings
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.images import ImagePorts
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.ports import (
         AliveMark,
+        EnvLayers,
         EvidenceFiles,
         GpuProbe,
         HostProbe,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         RemoteShell,
         RunIndex,
         RunRecords,
+        StepCommand,
         SubmissionFiles,
         Submitter,
     )
@@ -526,3 +530,65 @@ def cluster_journal(config: Config, writer: str) -> Journal:
     from sovctl.adapters.journal import FileJournal
 
     return FileJournal(cluster_journal_dir(config) / f"{writer}.jsonl", lock_wait_s=2.0)
+
+
+def image_ports(config: Config) -> ImagePorts:
+    """What the commands on images touch."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.image_cache import ImageCache
+    from sovctl.adapters.image_tools import ImageTools
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.isolation.cache import digest_of, file_name
+    from sovctl.operations.images import ImagePorts
+
+    chosen = config.isolation
+    cache = ImageCache(image_cache_dir(config), file_name, digest_of)
+    tools = ImageTools(CommandRunner(), chosen.plain_http.split(), chosen.pull_timeout_s)
+    return ImagePorts(tools, cache, SystemClock(), NodeRoots(Path(chosen.node_dir)))
+
+
+def image_cache_dir(config: Config) -> Path:
+    """Where images are kept: the site's directory, else one of the user."""
+    if config.isolation.cache_dir:
+        return Path(config.isolation.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl" / "images"
+
+
+def exec_ports(config: Config) -> ExecPorts:
+    """What `sovctl exec` touches."""
+    from sovctl.adapters.command import become
+    from sovctl.adapters.isolated_step import IsolatedSteps
+    from sovctl.adapters.isolation_host import IsolationHost
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.step_holder import Recipe
+    from sovctl.isolation.bubblewrap import mount_points, sandbox_argv
+    from sovctl.operations.exec_step import ExecPorts
+
+    host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)))
+    steps = IsolatedSteps(Recipe(sandbox_argv, mount_points))
+    return ExecPorts(image_ports(config), host, steps, env_layers(config), become)
+
+
+def exec_settings(config: Config) -> ExecSettings:
+    """What the site allows in isolated steps."""
+    from sovctl.operations.exec_step import ExecSettings, words_of
+
+    chosen = config.isolation
+    return ExecSettings(words_of(chosen.allow_images), words_of(chosen.allow_mounts), words_of(chosen.allow_env))
+
+
+def step_command(config: Config, *, here: bool) -> StepCommand:
+    """A sovctl command in a step of Slurm, or on this machine."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.step_command import StepCommand
+
+    return StepCommand(CommandRunner(), config.slurm.bin_dir, here=here)
+
+
+def env_layers(config: Config) -> EnvLayers:
+    """The named layers of this user."""
+    from sovctl.adapters.env_layers import EnvLayers
+
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return EnvLayers(Path(config.isolation.env_dir) if config.isolation.env_dir else data / "sovctl" / "env")

@@ -1,0 +1,176 @@
+"""Named layers over images: `<env dir>/<name>/` with `upper`, `work` and `env.json`, one directory per user.
+
+overlayfs lets one mount at a time write to a layer, so a step holds its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.step_root import BASE, StepRoot
+from sovctl.errors import CommandFailed, RefusedError, SovctlError, TryLaterError, UsageError
+from sovctl.model.isolated import EnvLayer, IsolatedStep
+
+SCHEMA = "sovctl.env/1"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RECORD_BYTES = 64 * 1024
+_EXPORT_S = 3600.0
+_HANDOVER_S = 3.0
+"""The holder of the step before needs a moment to end after its last rank."""
+
+
+class EnvLayers:
+    """The layers of this user. Implements `ports.EnvLayers`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._locks: list[int] = []
+
+    def open(self, name: str, base: str, reference: str) -> str:
+        """The directory of a layer, made if it is new; locked while this process, or one forked from it, lives.
+
+        `base`: what names the bytes of the image below. Raises UsageError, RefusedError for another image than the
+        one it was made over, TryLaterError while another step has it.
+        """
+        place = self._place(name)
+        try:
+            for path in (self._directory, place, place / "upper", place / "work"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SovctlError(
+                f"cannot make the environment {place}: {error.strerror}", hint="Check the directory."
+            ) from error
+        self._check_owner(place)
+        self._locks.append(self._lock(place, name, wait_s=_HANDOVER_S))
+        record = _record(place)
+        if not record:
+            fields = {"schema": SCHEMA, "name": name, "base": base, "reference": reference, "made_at": time.time()}
+            staged = place / ".env.json"
+            staged.write_text(json.dumps(fields), "utf-8")
+            staged.rename(place / "env.json")
+        elif record.get("base") != base:
+            raise RefusedError(
+                f"the environment {name} was made over another image ({record.get('reference', '')})",
+                hint=f"Use another name, or remove it: sovctl image env rm {name}",
+            )
+        return str(place)
+
+    def reference(self, name: str) -> str:
+        """The image below a layer. Raises UsageError where there is none."""
+        return str(_record(self._there(name)).get("reference", ""))
+
+    def entries(self) -> tuple[EnvLayer, ...]:
+        """All layers of this user, by name."""
+        found = []
+        for place in sorted(self._directory.iterdir()) if self._directory.is_dir() else ():
+            record = _record(place)
+            if not record or not _NAME.fullmatch(place.name) or place.is_symlink():
+                continue
+            in_use = False
+            try:
+                os.close(self._lock(place, place.name))
+            except TryLaterError:
+                in_use = True
+            size = sum(os.lstat(path).st_size for path in (place / "upper").rglob("*") if not path.is_symlink())
+            found.append(EnvLayer(place.name, str(place), str(record.get("reference", "")), size, in_use))
+        return tuple(found)
+
+    def remove(self, name: str) -> None:
+        """Remove a layer for good. Raises UsageError where there is none, TryLaterError while a step has it."""
+        place = self._there(name)
+        lock = self._lock(place, name)
+        try:
+            for folder, names, _ in os.walk(place):
+                for inner in names:  # overlayfs leaves a directory of mode 000
+                    if not Path(folder, inner).is_symlink():
+                        Path(folder, inner).chmod(0o700)
+            shutil.rmtree(place)
+        finally:
+            os.close(lock)
+
+    def export(self, name: str, step: IsolatedStep, target: str) -> None:
+        """Write the image with its layer, which `open` gave to `step`, as one squashfs. Raises SovctlError."""
+        told, tell = os.pipe2(os.O_CLOEXEC)
+        if (child := os.fork()) == 0:
+            _export_and_exit(step, target, tell)
+        os.close(tell)
+        with open(told, encoding="utf-8", errors="replace") as answer:
+            said = answer.read(2000)
+        os.waitpid(child, 0)
+        if said != "done":
+            Path(target).unlink(missing_ok=True)
+            raise SovctlError(
+                f"cannot export the environment {name}: {said or 'the exporter died'}", hint="Is the disk full?"
+            )
+
+    def _place(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} is not a name for an environment",
+                hint="Letters, digits, dot, dash and underscore; at most 64.",
+            )
+        return self._directory / name
+
+    def _there(self, name: str) -> Path:
+        place = self._place(name)
+        if not _record(place):
+            raise UsageError(f"there is no environment {name}", hint="List them: sovctl image env ls")
+        self._check_owner(place)
+        return place
+
+    def _check_owner(self, place: Path) -> None:
+        status = os.lstat(place)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise RefusedError(f"{place} is not a directory of yours alone", hint=f"Check it: ls -ld {place}")
+
+    def _lock(self, place: Path, name: str, wait_s: float = 0.0) -> int:
+        lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    os.close(lock)
+                    words = f"another step uses the environment {name}"
+                    raise TryLaterError(words, hint="A layer that is written has one step at a time.") from error
+            time.sleep(0.02)
+
+
+def _record(place: Path) -> dict[str, Any]:
+    try:
+        descriptor = os.open(place / "env.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            value = json.loads(file.read(_RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else {}
+
+
+def _export_and_exit(step: IsolatedStep, target: str, tell: int) -> None:
+    said = "done"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)  # noqa: PTH108 - mksquashfs appends to what is there
+        root = StepRoot(step).build(tuple)
+        options = ("-all-root", "-mkfs-time", "0", "-comp", "zstd", "-b", "1M", "-noappend", "-no-progress", "-quiet")
+        runner = CommandRunner({"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+        runner.run(("mksquashfs", root, target, *options), timeout_s=_EXPORT_S)
+    except (SovctlError, CommandFailed) as error:
+        said = error.message
+    except OSError as error:
+        said = f"{error.strerror} ({error.filename or BASE})"
+    finally:
+        os.write(tell, said.encode("utf-8", "replace"))
+        os._exit(0)

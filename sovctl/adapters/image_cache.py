@@ -1,0 +1,246 @@
+"""The directory that holds the images: `sha256-<hex>.sqsh`, beside each a `.json` that says what it is.
+
+Who starts a step from an image holds a shared lock on the squashfs for as long as the step lives, on whatever node;
+who removes one must get the exclusive lock first. Locks end with their processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sovctl.errors import SovctlError, TryLaterError
+from sovctl.model.image import CachedImage, ImageSettings
+
+SCHEMA = "sovctl.image/1"
+_PULL = ".pull-"
+_RECORD_BYTES = 2**20
+_WAIT_S = 3600.0
+
+
+class ImageCache:
+    """Implements `ports.ImageCache`. `name_of`/`digest_of` make and read the names of the files."""
+
+    def __init__(self, directory: Path, name_of: Callable[[str], str], digest_of: Callable[[str], str | None]) -> None:
+        self._directory = directory
+        self._name_of = name_of
+        self._digest_of = digest_of
+
+    def where(self) -> str:
+        return str(self._directory)
+
+    def find(self, digest: str) -> CachedImage | None:
+        """The image, if it is there. Raises SovctlError where somebody else could have written it."""
+        path = self._directory / self._name_of(digest)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SovctlError(f"cannot look into the image cache {self._directory}: {error.strerror}") from error
+        self._check_owner(path, status)
+        return _entry(path, digest, status)
+
+    def entries(self) -> tuple[CachedImage, ...]:
+        """All of them; what is no image of ours is passed over."""
+        found = []
+        for path in sorted(self._directory.glob("sha256-*.sqsh")) if self._directory.is_dir() else ():
+            digest = self._digest_of(path.name)
+            with suppress(FileNotFoundError):
+                if digest and not path.is_symlink():
+                    found.append(_entry(path, digest, os.lstat(path)))
+        return tuple(found)
+
+    def free_bytes(self) -> int:
+        """What this user may still write to the cache's file system."""
+        self._make()
+        state = os.statvfs(self._directory)
+        return state.f_bavail * state.f_frsize
+
+    @contextmanager
+    def pulling(self, digest: str, waiting: Callable[[str], None]) -> Iterator[str]:
+        """The turn to load this image. Raises TryLaterError when another process does not end."""
+        self._make()
+        staging = self._directory / f"{_PULL}{self._name_of(digest).removesuffix('.sqsh')}"
+        lock = self._turn(staging, waiting)
+        try:
+            yield str(staging)
+        finally:
+            os.close(lock)
+
+    def add(self, image: CachedImage) -> CachedImage:
+        """The record first, then the squashfs by one rename: an image that is seen is whole."""
+        staged, path = Path(image.path), self._directory / self._name_of(image.digest)
+        record = staged.with_suffix(".json")
+        fields = {"schema": SCHEMA, "digest": image.digest, "reference": image.reference}
+        record.write_text(json.dumps({**fields, "settings": dataclasses.asdict(image.settings)}), "utf-8")
+        _sync(staged)
+        staged.chmod(0o644)
+        record.rename(path.with_suffix(".json"))
+        staged.rename(path)
+        _remove_tree(staged.parent)
+        return _entry(path, image.digest, os.lstat(path))
+
+    def remove(self, image: CachedImage) -> bool:
+        path = Path(image.path)
+        lock = _try_lock(path)
+        if lock is None:
+            return False
+        try:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+        except OSError as error:
+            raise SovctlError(f"cannot remove {path}: {error.strerror}", hint="It belongs to another user.") from error
+        finally:
+            os.close(lock)
+        return True
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Staging directories whose puller is gone."""
+        found = []
+        for path in sorted(self._directory.glob(f"{_PULL}*")) if self._directory.is_dir() else ():
+            lock = _try_lock(path)
+            if lock is not None:
+                os.close(lock)
+                found.append(str(path))
+        return tuple(found)
+
+    def remove_leftover(self, path: str) -> bool:
+        lock = _try_lock(Path(path))
+        if lock is None:
+            return False
+        try:
+            _remove_tree(Path(path))
+        finally:
+            os.close(lock)
+        return True
+
+    def _make(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SovctlError(
+                f"cannot make the image cache {self._directory}: {error.strerror}",
+                hint="Name another directory: SOVCTL_ISOLATION_CACHE_DIR=DIR",
+            ) from error
+
+    def _check_owner(self, path: Path, status: os.stat_result) -> None:
+        trusted = {0, os.geteuid(), self._directory.stat().st_uid}
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o022:
+            raise SovctlError(
+                f"the image {path} could have been written by somebody else",
+                hint="It must be a file of yours, of root or of the owner of the cache, and writable by nobody else.",
+            )
+
+    def _turn(self, staging: Path, waiting: Callable[[str], None]) -> int:
+        deadline, said = time.monotonic() + _WAIT_S, False
+        while True:
+            try:
+                staging.mkdir(mode=0o700, exist_ok=True)
+                lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise SovctlError(f"cannot use {staging}: {error.strerror}") from error
+            if _got(lock) and _same(lock, staging):
+                return lock
+            os.close(lock)
+            if time.monotonic() > deadline:
+                raise TryLaterError(f"another process loads this image for over an hour ({staging})")
+            if not said:
+                waiting("another process loads this image; waiting for it")
+                said = True
+            time.sleep(0.2)
+
+
+def _got(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _same(lock: int, path: Path) -> bool:
+    """Whether the locked thing still has its name: the one before may have removed it when it was done."""
+    try:
+        return os.path.samestat(os.fstat(lock), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if _got(lock):
+        return lock
+    os.close(lock)
+    return None
+
+
+def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
+    record = _record(path.with_suffix(".json"))
+    lock = _try_lock(path)
+    if lock is not None:
+        os.close(lock)
+    return CachedImage(
+        digest=digest,
+        path=str(path),
+        size_bytes=status.st_size,
+        used_at=max(status.st_mtime, status.st_atime),
+        reference=str(record.get("reference", "")),
+        settings=_settings(record.get("settings")),
+        in_use=lock is None,
+    )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What is not readable or not JSON costs the image its environment, never the start of a step."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            value = json.loads(file.read(_RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _settings(value: object) -> ImageSettings:
+    if not isinstance(value, dict):
+        return ImageSettings()
+    try:
+        return ImageSettings(
+            env=tuple((str(name), str(text)) for name, text in value.get("env", ())),
+            work_dir=str(value.get("work_dir", "")),
+            entrypoint=tuple(map(str, value.get("entrypoint", ()))),
+            command=tuple(map(str, value.get("command", ()))),
+        )
+    except (TypeError, ValueError):
+        return ImageSettings()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_tree(path: Path) -> None:
+    # Directories of an image may lack the owner's write bit.
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = Path(folder, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,293 @@
+"""skopeo, umoci and squashfs-tools: from a reference to verified bytes to one squashfs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sovctl.adapters.command import CommandRunner, spawn
+from sovctl.errors import (
+    CommandFailed,
+    CommandTimeout,
+    RefusedError,
+    SovctlError,
+    TryLaterError,
+    UsageError,
+)
+from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSettings, ResolvedImage
+
+_ASK_S = 60.0
+_SAY_EVERY_S = 2.0
+_JSON_BYTES = 8 * 2**20
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
+_UNREACHABLE = re.compile(
+    r"connection refused|no such host|i/o timeout|connection reset|network is unreachable|no route to host"
+    r"|TLS handshake timeout|server misbehaving|unexpected EOF|50[0234] |too ?many ?requests|EOF$",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(
+    r"unauthorized|authentication required|access .*denied|\b(?:status|code)\S* 40[13]\b", re.IGNORECASE
+)
+_UNKNOWN = re.compile(r"manifest unknown|name unknown|not found|\b(?:status|code)\S* 404\b", re.IGNORECASE)
+_CORRUPT = re.compile(r"digest did not match|digest mismatch|does not match|invalid checksum|corrupt", re.IGNORECASE)
+_FULL = re.compile(r"no space left|quota exceeded", re.IGNORECASE)
+
+
+class ImageTools:
+    """Implements `ports.ImageTools`."""
+
+    def __init__(self, runner: CommandRunner, plain_http: Sequence[str] = (), timeout_s: float = 3600.0) -> None:
+        """`plain_http`: registries (host:port) without TLS. `timeout_s`: of loading or packing one image."""
+        self._runner = runner
+        self._plain_http = frozenset(plain_http)
+        self._timeout_s = timeout_s
+
+    def resolve(self, reference: ImageReference) -> ResolvedImage:
+        """The digest that a reference means now."""
+        if reference.kind is ImageKind.REGISTRY:
+            return self._resolve_in_registry(reference)
+        if not Path(reference.path).exists():
+            raise UsageError(f"there is no image {reference.path}", hint="Check the path; it must be seen from here.")
+        if _is_layout(reference):
+            descriptor = _layout_manifest(Path(reference.path), reference.tag)
+            return ResolvedImage(reference, descriptor["digest"], _tree_bytes(Path(reference.path)))
+        if reference.kind is ImageKind.DIRECTORY:
+            return ResolvedImage(reference, "")
+        return ResolvedImage(reference, _file_digest(Path(reference.path)), Path(reference.path).stat().st_size)
+
+    def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
+        """Load, verify, unpack and pack. What skopeo has loaded into `staging` before is not loaded again."""
+        place = Path(staging)
+        layout, bundle, packed = place / "layout", place / "bundle", place / "image.sqsh"
+        for stale in (bundle, packed):
+            _remove(stale)
+        self._load(image, layout, progress)
+        progress("unpacking the layers")
+        self._run(image, ("umoci", "unpack", *_rootless(), "--image", f"{layout}:image", str(bundle)), place)
+        rootfs = bundle / "rootfs"
+        _make_readable(rootfs)
+        progress("packing the squashfs")
+        self._run(image, (*_mksquashfs(), str(rootfs), str(packed), *_PACKED_AS), place)
+        settings = _image_settings(layout)
+        _remove(bundle)
+        return CachedImage(
+            image.digest, str(packed), packed.stat().st_size, time.time(), image.reference.canonical, settings
+        )
+
+    def _resolve_in_registry(self, reference: ImageReference) -> ResolvedImage:
+        raw = self._inspect(reference, reference.canonical)
+        digest = f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}"
+        if reference.digest and reference.digest != digest:
+            raise _corrupt(reference, f"asked for {reference.digest}, got {digest}")
+        manifest = _json(raw, reference.canonical)
+        if "manifests" in manifest:
+            chosen = _of_this_machine(manifest["manifests"], reference)
+            named = f"{reference.registry}/{reference.repository}@{chosen}"
+            manifest = _json(self._inspect(reference, named), named)
+        size = sum(int(layer.get("size", 0)) for layer in manifest.get("layers", ()))
+        return ResolvedImage(reference, digest, size)
+
+    def _inspect(self, reference: ImageReference, name: str) -> str:
+        argv = ("skopeo", "inspect", "--raw", *self._tls(reference, ""), f"docker://{name}")
+        try:
+            return self._runner.run(argv, timeout_s=_ASK_S, env=_where_credentials_are()).stdout
+        except CommandFailed as error:
+            raise _explained(reference, error.stderr) from error
+
+    def _load(self, image: ResolvedImage, layout: Path, progress: Callable[[str], None]) -> None:
+        reference = image.reference
+        if reference.kind is ImageKind.REGISTRY:
+            source = f"docker://{reference.registry}/{reference.repository}@{image.digest}"
+        else:
+            source = f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
+        total = image.compressed_bytes
+
+        def say() -> None:
+            progress(f"loading {_mib(_tree_bytes(layout))} of {_mib(total)} MiB")
+
+        argv = ("skopeo", "copy", *self._tls(reference, "src-"), source, f"oci:{layout}:image")
+        self._run(image, argv, layout.parent, say)
+
+    def _tls(self, reference: ImageReference, prefix: str) -> tuple[str, ...]:
+        return (f"--{prefix}tls-verify=false",) if reference.registry in self._plain_http else ()
+
+    def _run(
+        self, image: ResolvedImage, argv: Sequence[str], place: Path, say: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run a long program, say now and then how far it is, and turn its words into ours."""
+        log = place / "log"
+        with log.open("wb") as output:
+            child = spawn(argv, env={**os.environ, **_where_credentials_are()}, stdout=output)
+        deadline = time.monotonic() + self._timeout_s
+        status = None
+        try:
+            while (status := child.wait(_SAY_EVERY_S)) is None:
+                say()
+                if time.monotonic() > deadline:
+                    raise CommandTimeout(argv, self._timeout_s)
+        finally:
+            if status is None:
+                child.kill_group()
+                child.wait(5.0)
+        if status != 0:
+            raise _explained(image.reference, log.read_bytes()[-4096:].decode("utf-8", "replace"))
+
+
+_PACKED_AS = ("-all-root", "-mkfs-time", "0", "-comp", "zstd", "-Xcompression-level", "3", "-b", "1M", "-noappend")
+"""The same bytes whoever packs them; 1 MiB blocks read fastest over a network."""
+
+
+def _where_credentials_are() -> dict[str, str]:
+    """Without XDG_RUNTIME_DIR, as in a job, skopeo looks into /run/containers/<uid> and fails where root's podman made
+    /run/containers for itself (skopeo 1.9). The directory of lasting credentials is right then.
+    """
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return {}
+    return {"XDG_RUNTIME_DIR": str(Path(os.environ.get("HOME", "/nonexistent"), ".config"))}
+
+
+def _mksquashfs() -> tuple[str, ...]:
+    return (shutil.which("mksquashfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "mksquashfs",)
+
+
+def _rootless() -> tuple[str, ...]:
+    return () if os.geteuid() == 0 else ("--rootless",)
+
+
+def _explained(reference: ImageReference, said: str) -> SovctlError:
+    """skopeo's and umoci's words, as one of our errors with the right exit status."""
+    name = reference.canonical
+    last = " ".join(said.split())[-400:]
+    if _FULL.search(said):
+        return TryLaterError(f"the disk is full while {name} was loaded", hint="Make room: sovctl image gc --keep 0")
+    if _CORRUPT.search(said):
+        return _corrupt(reference, last)
+    if _LOGIN.search(said):
+        return RefusedError(
+            f"the registry {reference.registry} does not let you have {name}",
+            hint=f"Log in: skopeo login {reference.registry}   (and check the spelling of the name)",
+        )
+    if _UNKNOWN.search(said):
+        return SovctlError(f"there is no image {name}", hint="Check its name and tag; a deleted digest is gone.")
+    if _UNREACHABLE.search(said):
+        return TryLaterError(
+            f"the registry {reference.registry} does not answer: {last[-160:]}",
+            hint="Try again later, or use an image that is in the cache: sovctl image ls",
+        )
+    return SovctlError(f"image {name}: {last}", hint="See what skopeo says: skopeo inspect docker://...")
+
+
+def _corrupt(reference: ImageReference, detail: str) -> SovctlError:
+    return SovctlError(
+        f"image {reference.canonical} is not what its digest says: {detail[-200:]}",
+        hint="Nothing of it was kept. Have the registry repaired, or name another digest.",
+    )
+
+
+def _json(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise SovctlError(f"image {name}: its manifest is not JSON", hint="Is that address a registry?")
+    return value
+
+
+def _of_this_machine(manifests: object, reference: ImageReference) -> str:
+    wanted = _MACHINES.get(platform.machine(), platform.machine())
+    for one in manifests if isinstance(manifests, list) else ():
+        of = one.get("platform") or {}
+        if of.get("os", "linux") == "linux" and of.get("architecture") == wanted:
+            return str(one["digest"])
+    raise SovctlError(f"image {reference.canonical} has nothing for linux/{wanted}", hint="Name another image.")
+
+
+def _is_layout(reference: ImageReference) -> bool:
+    if reference.kind is ImageKind.OCI_LAYOUT:
+        return True
+    return reference.kind is ImageKind.DIRECTORY and (Path(reference.path) / "oci-layout").is_file()
+
+
+def _layout_manifest(layout: Path, tag: str) -> dict[str, Any]:
+    found = _read_json(layout / "index.json").get("manifests", [])
+    named = "org.opencontainers.image.ref.name"
+    chosen = [one for one in found if not tag or (one.get("annotations") or {}).get(named) == tag]
+    if len(chosen) != 1:
+        what = f"{len(chosen)} images" + (f" named {tag}" if tag else "")
+        raise UsageError(f"the OCI layout {layout} holds {what}, not one", hint="Name one: --image=oci:DIR:TAG")
+    return dict(chosen[0])
+
+
+def _image_settings(layout: Path) -> ImageSettings:
+    """Environment, working directory and command, from the configuration in a layout."""
+    descriptor = _layout_manifest(layout, "image")
+    blobs = layout / "blobs" / "sha256"
+    manifest = _read_json(blobs / descriptor["digest"].removeprefix("sha256:"))
+    config = _read_json(blobs / manifest["config"]["digest"].removeprefix("sha256:")).get("config") or {}
+    pairs = (text.partition("=") for text in config.get("Env") or ())
+    return ImageSettings(
+        env=tuple((name, value) for name, _, value in pairs),
+        work_dir=str(config.get("WorkingDir") or ""),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return _json(file.read(_JSON_BYTES).decode("utf-8", "replace"), str(path))
+    except OSError as error:
+        raise SovctlError(f"cannot read {path}: {error.strerror}", hint="Is it an OCI layout?") from error
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check its permissions.") from error
+
+
+def _tree_bytes(top: Path) -> int:
+    """Bytes of all files below; what vanishes meanwhile is not counted."""
+    total = 0
+    for folder, _, names in os.walk(top):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - names of an image are bytes
+            except OSError:
+                continue
+    return total
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f}"
+
+
+def _make_readable(top: Path) -> None:
+    """Give the owner what packing and removing need: some images hold files of mode 000."""
+    for folder, names, files in os.walk(top):
+        for name, wanted in [*((name, 0o700) for name in names), *((name, 0o400) for name in files)]:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISLNK(mode) and mode & wanted != wanted:
+                os.chmod(path, stat.S_IMODE(mode) | wanted)  # noqa: PTH101
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        _make_readable(path)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""What an isolated step needs to know of its node."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sovctl.adapters.node_roots import NodeRoots
+from sovctl.adapters.step_root import can_mount
+from sovctl.errors import SovctlError
+
+if TYPE_CHECKING:
+    from sovctl.adapters.inside_view import Decoys
+
+_HEADER_BYTES = 64 * 1024
+_RECORD_BYTES = 4096
+
+
+class IsolationHost:
+    """Implements `ports.IsolationHost`."""
+
+    def __init__(self, roots: NodeRoots) -> None:
+        self._roots = roots
+        self._locks: list[int] = []
+        self._decoys: Decoys | None = None
+
+    def real_path(self, path: str) -> str | None:
+        """With every link resolved; None: it is not there, or cannot be seen by this user."""
+        try:
+            return str(Path(path).resolve(strict=True))
+        except OSError:
+            return None
+        except RuntimeError:  # a loop of links
+            return None
+
+    def identity(self, path: str) -> str:
+        """The name in the cache is the digest; of another file, size and time."""
+        name = Path(path).name
+        if name.startswith("sha256-"):
+            return name.removesuffix(".sqsh")
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns}" if Path(path).is_file() else path
+
+    def device_files(self) -> tuple[str, ...]:
+        """Those of accelerators and fabrics."""
+        return tuple(sorted([*glob.glob("/dev/nvidia*"), *glob.glob("/dev/infiniband")]))  # noqa: PTH207
+
+    def header(self, path: str) -> tuple[bytes, int]:
+        """The first 64 KiB of a file, and its size."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with open(descriptor, "rb") as file:
+                return file.read(_HEADER_BYTES), os.fstat(descriptor).st_size
+        except OSError as error:
+            raise SovctlError(
+                f"cannot read the image {path} on {os.uname().nodename}: {error.strerror}",
+                hint="It must be on a file system that every node of the job sees.",
+            ) from error
+
+    def can_mount(self, squashfs: str) -> bool:
+        """Whether the squashfs can be mounted here, and need not be unpacked."""
+        return can_mount(squashfs)
+
+    def lookout(
+        self, about: Mapping[str, object], environment: Mapping[str, str], own_devices: tuple[str, ...]
+    ) -> Callable[[], str]:
+        """Called where the host is seen; what it returns is called inside."""
+        from sovctl.adapters.inside_view import Decoys, look_around
+
+        self._decoys = decoys = Decoys()
+        node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        told = {**about, "decoy": decoys.name, "node": node}
+        return lambda: look_around(told, environment, own_devices)
+
+    def clear(self) -> None:
+        """Take the decoys away; works from inside the step too."""
+        if self._decoys is not None:
+            self._decoys.remove()
+
+    def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
+        """The image as a directory; locked for as long as this process, or one forked from it, lives."""
+        path, lock = self._roots.unpacked(squashfs, offset, say)
+        self._locks.append(lock)
+        return path
+
+    def recorded(self, run_dir: str, name: str) -> str:
+        """The digest that the run uses for this name."""
+        try:
+            with _record_file(run_dir, name).open("rb") as file:
+                value = json.loads(file.read(_RECORD_BYTES))
+            return str(value["digest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def record(self, run_dir: str, name: str, digest: str) -> str:
+        """Whoever links its record first decides for the run."""
+        path = _record_file(run_dir, name)
+        staged = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            staged.write_text(json.dumps({"schema": "sovctl.run-image/1", "name": name, "digest": digest}), "utf-8")
+            os.link(staged, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise SovctlError(
+                f"cannot record the image of the run in {run_dir}: {error.strerror}", hint="Is its disk full?"
+            ) from error
+        finally:
+            staged.unlink(missing_ok=True)
+        return self.recorded(run_dir, name) or digest
+
+
+def _record_file(run_dir: str, name: str) -> Path:
+    return Path(run_dir, "images", f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json")

@@ -1,0 +1,30 @@
+"""Runs a sovctl command in a step of Slurm, or on this machine where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sovctl.adapters.command import CommandRunner
+from sovctl.ports import StepAnswer
+
+
+class StepCommand:
+    """Implements `ports.StepCommand`."""
+
+    def __init__(self, runner: CommandRunner, bin_dir: str = "", *, here: bool = False) -> None:
+        """`here`: without Slurm, whether there is one or not."""
+        self._runner = runner
+        self._srun = None if here else shutil.which("srun", path=bin_dir or runner.variable("PATH") or None)
+
+    def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer:
+        """One task on one node; `words` without `sovctl`. A variable that must stay outside goes along."""
+        step = (self._srun, "-N1", "-n1", "--quiet", *srun_options) if self._srun else ()
+        own = Path(sys.argv[0]).name == "sovctl" and Path(sys.argv[0]).is_file()
+        program = (str(Path(sys.argv[0]).absolute()),) if own else (sys.executable, "-m", "sovctl")
+        env = {"DOCTOR_DECOY": os.urandom(4).hex()}
+        done = self._runner.run((*step, *program, *words), timeout_s=timeout_s, env=env, check=False)
+        return StepAnswer(done.status, done.stdout, done.stderr, by_step=bool(step))

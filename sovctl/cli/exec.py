@@ -1,0 +1,108 @@
+"""`sovctl exec`: run a command in an image, or isolated on the host's own root.
+
+Every rank of a step starts through this, so it imports neither typer nor rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sovctl.cli import wiring
+from sovctl.cli.words import printable
+from sovctl.config import load_config
+from sovctl.errors import UsageError
+from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
+
+_EXAMPLES = """examples:
+  srun sovctl exec --image reg.example/team/train:2.4 --mount /data:/data:ro -- python train.py
+  sovctl exec --isolate -- bash
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl exec ARGV` and return the command's exit status; a signal that killed it kills this process too."""
+    parser = _parser()
+    if not {"-h", "--help"}.isdisjoint(argv[: list(argv).index("--")] if "--" in argv else argv):
+        parser.print_help()
+        return 0
+    measure = "--measure" in argv and "--" not in argv
+    words, command = (list(argv), ()) if measure else own_words(argv)
+    asked = parser.parse_args(words)
+    if not asked.image and not asked.isolate:
+        raise UsageError("neither an image nor --isolate is asked for", hint="See: sovctl exec --help")
+    home = None if asked.home is None else asked.home == "mount"
+    options = ExecOptions(
+        command,
+        asked.image,
+        tuple(asked.mount),
+        home,
+        asked.clean_env,
+        asked.writable,
+        asked.env_name,
+        asked.runtime,
+        measure,
+    )
+    config = load_config()
+    place = ExecPlace(dict(os.environ), os.getcwd(), f"{os.getpid()}-{os.urandom(8).hex()}")  # noqa: PTH109
+    runner = StepRunner(options, wiring.exec_settings(config), place, wiring.exec_ports(config), _say)
+    return _as_it_ended(runner.run())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint="See: sovctl exec --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sovctl exec",
+        usage="sovctl exec [OPTIONS] -- COMMAND [ARGS]...",
+        description="Run a command in an image, or isolated on the host's own root. "
+        "All ranks of a step on a node share their namespaces.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "--image", metavar="IMAGE", default="", help="REGISTRY/NAME:TAG, oci:DIR, x.sqsh, x.sif, a directory"
+    )
+    parser.add_argument(
+        "--isolate", action="store_true", help="private /tmp, /dev/shm and processes; also without an image"
+    )
+    parser.add_argument(
+        "--mount", metavar="A:B[:ro]", action="append", default=[], help="A of the host at B; repeatable"
+    )
+    parser.add_argument("--home", choices=("none", "mount"), help="your home: with an image none, else mount")
+    parser.add_argument(
+        "--clean-env", action="store_true", help="only variables of the allow-list; always without an image"
+    )
+    parser.add_argument("--writable", action="store_true", help="the root can be written; gone with the step")
+    parser.add_argument(
+        "--env-name", metavar="NAME", default="", help="your named layer over the image; keeps what is written"
+    )
+    parser.add_argument("--runtime", metavar="NAME", default="bubblewrap", help="apptainer, charliecloud or podman")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", help="show this text")
+    return parser
+
+
+def _as_it_ended(status: int) -> int:
+    if status >= 0:
+        return status
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core of the task is enough
+    if -status not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(-status, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+    os.kill(os.getpid(), -status)
+    return 128 - status
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {printable(words)}", file=sys.stderr)

@@ -1,0 +1,239 @@
+"""`sovctl image`: what an image's name means now, and the cache of images."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sovctl.cli import tables, wiring
+from sovctl.cli.typer_app import run_app
+from sovctl.cli.words import age, printable
+from sovctl.config import load_config
+from sovctl.errors import EXIT_DONE, UsageError
+from sovctl.isolation.reference import parse_reference
+from sovctl.model.image import CachedImage, ImageReference
+from sovctl.operations import images
+from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
+
+app = typer.Typer(
+    help="Images: resolve a name to a digest, load images once for all nodes, clean the cache.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+env_app = typer.Typer(
+    help="Named layers over images: ls, rm, export.\n\nExample: sovctl image env ls",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(env_app, name="env")
+
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="IMAGE", help="REGISTRY/NAME:TAG, REGISTRY#NAME:TAG, docker://, oci:DIR, or a path."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl image ARGV` and return its exit status."""
+    return run_app(app, argv, "sovctl image")
+
+
+@app.command("ls")
+def list_(as_json: Json = False) -> int:
+    """List the images of the cache, least recently used last.
+
+    Example: sovctl image ls
+    """
+    ports = wiring.image_ports(load_config())
+    found = sorted(ports.cache.entries(), key=lambda image: -image.used_at)
+    if as_json:
+        _print_json({"cache": ports.cache.where(), "images": [_record(image) for image in found]})
+    elif found:
+        _print_table(found)
+    else:
+        print(f"There are no images in {printable(ports.cache.where())}.", file=sys.stderr)
+    return EXIT_DONE
+
+
+@app.command()
+def resolve(image: Reference, as_json: Json = False) -> int:
+    """Print the digest that an image's name means now.
+
+    Example: sovctl image resolve registry.example/team/train:2.4
+    """
+    config = load_config()
+    found = images.resolve(_reference(image), wiring.image_ports(config), config.isolation.allow_images.split())
+    if as_json:
+        _print_json(
+            {"reference": found.reference.canonical, "kind": found.reference.kind.value, "digest": found.digest or None}
+        )
+    elif found.digest:
+        print(found.digest)
+    else:
+        print(f"{printable(found.reference.canonical)} is a directory: nothing fixes its content.", file=sys.stderr)
+    return EXIT_DONE
+
+
+@app.command()
+def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -> int:
+    """Load an image into the cache, so that no job waits for it.
+
+    Example: sovctl image prefetch registry.example/team/train:2.4
+    """
+    config = load_config()
+    ports = wiring.image_ports(config)
+    resolved = images.resolve(_reference(image), ports, config.isolation.allow_images.split())
+    if dry_run:
+        there = ports.cache.find(resolved.digest) if resolved.digest else None
+        words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
+        print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
+        return EXIT_DONE
+    got = images.prefetch(resolved, ports, _say)
+    if as_json:
+        _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
+    else:
+        print(printable(got.path))
+    return EXIT_DONE
+
+
+@app.command()
+def gc(
+    keep: Annotated[str, typer.Option("--keep", metavar="SIZE", help="So much may stay, such as 200G.")] = "0",
+    unused: Annotated[float, typer.Option("--unused-days", metavar="DAYS", help="Spare what was used since.")] = 0.0,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Remove the least recently used images, and what broken pulls left; never one that a step uses.
+
+    Example: sovctl image gc --keep 200G --unused-days 7
+    """
+    ports = wiring.image_ports(load_config())
+    done = images.clean(ports, keep_bytes=_bytes(keep), unused_s=unused * 86400, act=not dry_run)
+    chosen = done.plan.remove if dry_run else done.removed
+    freed = sum(image.size_bytes for image in chosen)
+    if as_json:
+        fields = {"removed": [_record(image) for image in chosen], "leftovers": list(done.leftovers)}
+        _print_json({"cache": ports.cache.where(), "dry_run": dry_run, "freed_bytes": freed, **fields})
+        return EXIT_DONE
+    verb = "would remove" if dry_run else "removed"
+    for path in [*(image.path for image in chosen), *done.leftovers]:
+        print(f"{verb} {printable(path)}")
+    print(f"{verb} {len(chosen)} images, {_size(freed)}", file=sys.stderr)
+    return EXIT_DONE
+
+
+@env_app.command("ls")
+def env_ls(as_json: Json = False) -> int:
+    """List your named layers.
+
+    Example: sovctl image env ls
+    """
+    found = wiring.env_layers(load_config()).entries()
+    if as_json:
+        _print_json({"environments": [asdict(layer) for layer in found]})
+        return EXIT_DONE
+    table = tables.text_table("NAME", "SIZE", "IN USE", "IMAGE", folded=("IMAGE",))
+    for layer in found:
+        tables.add_row(table, (layer.name, _size(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference))
+    tables.print_table(table)
+    return EXIT_DONE
+
+
+@env_app.command("rm")
+def env_rm(name: Annotated[str, typer.Argument(metavar="NAME")], dry_run: DryRun = False) -> int:
+    """Remove a named layer and all that was written into it.
+
+    Example: sovctl image env rm tools
+    """
+    layers = wiring.env_layers(load_config())
+    if dry_run:
+        print(f"would remove {printable(name)} over {printable(layers.reference(name))}")
+        return EXIT_DONE
+    layers.remove(name)
+    return EXIT_DONE
+
+
+@env_app.command("export")
+def env_export(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.sqsh", help="A new file.")],
+    dry_run: DryRun = False,
+) -> int:
+    """Write the image with its layer as one squashfs, for --image.
+
+    Example: sovctl image env export tools ./tools.sqsh
+    """
+    config = load_config()
+    image = wiring.env_layers(config).reference(name)
+    if target.exists() or target.suffix != ".sqsh":
+        raise UsageError(f"{target} is there already, or has another ending than .sqsh", hint="Name a new FILE.sqsh")
+    if dry_run:
+        print(f"would write {printable(image)} with {printable(name)} to {printable(str(target))}")
+        return EXIT_DONE
+    place = ExecPlace({}, str(Path.cwd()), "export")
+    options = ExecOptions(("true",), image, env_name=name)
+    settings, ports = wiring.exec_settings(config), wiring.exec_ports(config)
+    StepRunner(options, settings, place, ports, _say).export(str(target.absolute()))
+    print(printable(str(target)))
+    return EXIT_DONE
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {printable(words)}", file=sys.stderr)
+
+
+def _reference(text: str) -> ImageReference:
+    return parse_reference(text, str(Path.cwd()))
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if not found:
+        raise UsageError(f"--keep {text!r} is not a size", hint="Write 500M, 200G or 1.5T.")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def _record(image: CachedImage) -> dict[str, object]:
+    return {
+        "digest": image.digest,
+        "reference": image.reference,
+        "path": image.path,
+        "size_bytes": image.size_bytes,
+        "used_at": image.used_at,
+        "in_use": image.in_use,
+    }
+
+
+def _print_json(fields: dict[str, object]) -> None:
+    print(json.dumps({"schema": images.SCHEMA, **fields}))
+
+
+def _print_table(found: Sequence[CachedImage]) -> None:
+    table = tables.text_table("DIGEST", "SIZE", "USED", "IN USE", "IMAGE", folded=("IMAGE",))
+    now = time.time()
+    for image in found:
+        used = "yes" if image.in_use else "-"
+        short = image.digest.removeprefix("sha256:")[:12]
+        tables.add_row(table, (short, _size(image.size_bytes), age(now - image.used_at), used, image.reference))
+    tables.print_table(table)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

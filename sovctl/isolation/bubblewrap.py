@@ -1,0 +1,49 @@
+"""The command line of bubblewrap for an isolated step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sovctl.model.isolated import IsolatedStep
+
+PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")
+"""Empty at the start of each step, and gone with it."""
+OWN_PLACES = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")
+"""Where something is mounted in an image; each must be a directory there, and no link."""
+
+
+def sandbox_argv(step: IsolatedStep, root: str, *, uid: int, gid: int, block_fd: int, info_fd: int) -> tuple[str, ...]:
+    """bubblewrap holds the namespaces and waits on `block_fd`; the ranks join them. It runs nothing of the image.
+
+    `root`: where the root file system is mounted now.
+    """
+    words = ["bwrap", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
+    words += ["--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL", "--die-with-parent"]
+    words += ["--bind", root, "/", "--proc", "/proc", "--dev", "/dev"]
+    for device in step.devices:
+        words += ["--dev-bind", device, device]
+    for place in PRIVATE:
+        words += ["--perms", "1777", "--tmpfs", place]
+    if step.own_root:
+        words += ["--ro-bind", "/sys", "/sys", "--perms", "0755", "--tmpfs", "/run"]
+    words += _home(step)
+    for mount in step.mounts:
+        words += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
+    if step.own_root and not step.writable:
+        words += ["--remount-ro", "/"]
+    # What is named here is never run: block_fd ends, bubblewrap finds no such program, and the namespaces end with it.
+    return (*words, "--block-fd", str(block_fd), "--info-fd", str(info_fd), "--", "/sovctl-end-of-step")
+
+
+def _home(step: IsolatedStep) -> Sequence[str]:
+    if step.home in ("", "/", *PRIVATE):
+        return ()
+    if step.home_visible:
+        return ("--bind", step.home, step.home) if step.own_root else ()
+    return ("--perms", "0700", "--tmpfs", step.home)
+
+
+def mount_points(step: IsolatedStep) -> tuple[str, ...]:
+    """Directories of an image that the mounts need, in the order in which they are made."""
+    home = (step.home,) if step.home not in ("", "/", *PRIVATE) else ()
+    return (*OWN_PLACES, *home)

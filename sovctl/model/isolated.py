@@ -1,0 +1,61 @@
+"""An isolated step: what is to be built on a node before its ranks start. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sovctl.model.image import ImageSettings, Mount
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedStep:
+    """What all ranks of one step on one node share."""
+
+    settings: ImageSettings = field(default_factory=ImageSettings)
+    squashfs: str = ""
+    """Path of the image's squashfs; it is mounted, or unpacked once per node."""
+    directory: str = ""
+    """An unpacked root file system; both empty: the host's own root."""
+    squashfs_offset: int = 0
+    """Bytes before the squashfs in its file (SIF)."""
+    writable: bool = False
+    """The root can be written; what is written is gone with the step, or stays in `layer`."""
+    layer: str = ""
+    """Directory of a named layer (`upper` and `work` in it) that keeps what is written."""
+    mounts: tuple[Mount, ...] = ()
+    home: str = "/"
+    home_visible: bool = False
+    """The user's home of the host is there; else an empty one."""
+    devices: tuple[str, ...] = ()
+    """Device files of the host beside null, zero, random, tty and their like."""
+
+    @property
+    def own_root(self) -> bool:
+        """Whether the root is an image, not the host's."""
+        return bool(self.squashfs or self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedTask:
+    """One rank: what it runs, and as what."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    work_dir: str = "/"
+    """Where it starts, if that is there inside; else in `fallback_dir`."""
+    fallback_dir: str = "/"
+    look: Callable[[], str] | None = None
+    """In place of the command: what it says is printed. Measures the isolation without running anything of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvLayer:
+    """A named layer of a user over an image."""
+
+    name: str
+    path: str
+    reference: str
+    """The image below."""
+    size_bytes: int
+    in_use: bool

@@ -1,0 +1,51 @@
+"""Run a step, have it look around from inside, and judge what it saw: `sovctl doctor isolation`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sovctl.errors import SovctlError
+from sovctl.isolation.proof import Check, judge
+
+if TYPE_CHECKING:
+    from sovctl.ports import StepCommand
+
+SCHEMA = "sovctl.isolation/1"
+_STEP_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was measured where."""
+
+    node: str
+    by_step: bool
+    """By a step of Slurm; else on this machine, without Slurm."""
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def prove(image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str]) -> Proof:
+    """Measure in a step of Slurm where there is a Slurm, else here. Raises SovctlError when the step does not run."""
+    wanted = ("--image", image) if image else ("--isolate",)
+    answer = step.run(("exec", "--measure", *wanted, "--home", "none", "--clean-env"), srun_options, _STEP_S)
+    last = answer.stdout.strip().splitlines()[-1:] or [""]
+    if answer.status != 0:
+        said = " ".join(answer.stderr.split())[-300:] or f"status {answer.status}"
+        raise SovctlError(
+            f"the isolated step does not run: {said}", hint="Try it by hand: sovctl exec --isolate -- true"
+        )
+    try:
+        inside = json.loads(last[0])
+        checks = judge(inside, allowed_env)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SovctlError(
+            "the measurement from inside the step cannot be read", hint="Is sovctl there the same?"
+        ) from error
+    return Proof(str(inside.get("node", "")), answer.by_step, checks)

@@ -1,0 +1,298 @@
+"""Images from a real registry: skopeo, umoci and squashfs-tools do the work."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from image_registry import Registry, make_layout, missing_programs, push, registry
+
+from sovctl.adapters.clock import SystemClock
+from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.image_cache import ImageCache
+from sovctl.adapters.image_tools import ImageTools
+from sovctl.adapters.node_roots import NodeRoots
+from sovctl.cli.main import run as sovctl
+from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
+from sovctl.isolation.cache import digest_of, file_name
+from sovctl.isolation.reference import parse_reference
+from sovctl.model.image import ImageSettings
+from sovctl.operations import images
+from sovctl.operations.images import ImagePorts
+
+pytestmark = pytest.mark.skipif(
+    bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())} (make test-packages)"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def layout(place: Path) -> Path:
+    return make_layout(place)
+
+
+@pytest.fixture(scope="module")
+def served(place: Path) -> Iterator[Registry]:
+    with registry(place / "registry") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def image(layout: Path, served: Registry) -> str:
+    return push(layout, served, "team/busybox:1")
+
+
+@pytest.fixture
+def ports(tmp_path: Path, served: Registry) -> ImagePorts:
+    tools = ImageTools(CommandRunner(), [served.address], timeout_s=60)
+    return ImagePorts(tools, ImageCache(tmp_path / "cache", file_name, digest_of), SystemClock(), NodeRoots(tmp_path))
+
+
+def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:
+    return images.resolve(parse_reference(name), ports, [])
+
+
+def _silent(words: str) -> None:
+    return
+
+
+def _names(cache: ImagePorts) -> list[str]:
+    return sorted(path.name for path in Path(cache.cache.where()).iterdir())
+
+
+def _unpacked(path: str, name: str) -> str:
+    return subprocess.run(["unsquashfs", "-cat", path, name], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_name_is_resolved_to_a_digest_and_loaded_once(image: str, ports: ImagePorts) -> None:
+    said: list[str] = []
+    resolved = _resolved(image, ports)
+    got = images.prefetch(resolved, ports, said.append)
+    assert got.digest == resolved.digest
+    assert (Path(got.path).name, got.reference) == (file_name(resolved.digest), image)
+    assert ("FROM_IMAGE", "yes") in got.settings.env
+    assert got.settings.work_dir == "/opt/work"
+    assert _unpacked(got.path, "etc/marker") == "busybox\n"
+    assert _unpacked(got.path, "etc/secret") == "of the image\n"  # mode 000 in the image
+    assert _names(ports) == [file_name(resolved.digest).replace("sqsh", "json"), file_name(resolved.digest)]
+    assert said
+    again: list[str] = []
+    assert images.prefetch(resolved, ports, again.append).path == got.path
+    assert again == []
+
+
+def test_a_digest_in_the_cache_needs_no_registry(image: str, ports: ImagePorts) -> None:
+    resolved = _resolved(image, ports)
+    images.prefetch(resolved, ports, _silent)
+    fixed = f"127.0.0.1:1/team/busybox@{resolved.digest}"
+    assert _resolved(fixed, ports).digest == resolved.digest
+
+
+def test_one_puller_and_the_others_wait(image: str, ports: ImagePorts) -> None:
+    resolved = _resolved(image, ports)
+    said: list[str] = []
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda _: images.prefetch(resolved, ports, said.append), range(3)))
+    assert {one.path for one in got} == {got[0].path}
+    assert said.count("packing the squashfs") == 1
+    assert any("waiting for it" in words for words in said)
+
+
+def test_the_squashfs_has_the_same_bytes_whoever_packs_it(image: str, ports: ImagePorts, tmp_path: Path) -> None:
+    resolved = _resolved(image, ports)
+    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", file_name, digest_of), ports.clock, ports.unpacked)
+    first, second = (images.prefetch(resolved, one, _silent) for one in (ports, other))
+    assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
+
+
+def test_a_layout_needs_no_registry(layout: Path, ports: ImagePorts) -> None:
+    by_name, by_path = _resolved(f"oci:{layout}:1", ports), _resolved(str(layout), ports)
+    assert by_name.digest == by_path.digest
+    assert _unpacked(images.prefetch(by_name, ports, _silent).path, "etc/marker") == "busybox\n"
+    with pytest.raises(UsageError, match="holds 0 images named 2"):
+        _resolved(f"oci:{layout}:2", ports)
+
+
+def test_a_pull_goes_on_where_it_was_broken_off(image: str, ports: ImagePorts, served: Registry) -> None:
+    resolved = _resolved(image, ports)
+    largest = served.blobs()[-1]
+    with ports.cache.pulling(resolved.digest, _silent) as staging:  # what a puller that was killed leaves behind
+        blobs = Path(staging, "layout", "blobs", "sha256")
+        blobs.mkdir(parents=True)
+        (blobs / largest.parent.name).write_bytes(largest.read_bytes())
+    assert len(ports.cache.leftovers()) == 1
+    aside = largest.rename(largest.with_name("aside"))
+    try:
+        got = images.prefetch(resolved, ports, _silent)
+    finally:
+        aside.rename(largest)
+    assert _unpacked(got.path, "etc/marker") == "busybox\n"
+    assert ports.cache.leftovers() == ()
+
+
+def test_bytes_that_are_not_what_the_digest_says_are_not_kept(ports: ImagePorts, place: Path, served: Registry) -> None:
+    before = set(served.blobs())
+    name = push(make_layout(place, "evil", {"etc/only-here": "x" * 100000}), served, "team/evil:1")
+    resolved = _resolved(name, ports)
+    layer = max(set(served.blobs()) - before, key=lambda path: path.stat().st_size)
+    spoilt = bytearray(layer.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    layer.write_bytes(spoilt)
+    with pytest.raises(SovctlError, match="is not what its digest says"):
+        images.prefetch(resolved, ports, _silent)
+    assert ports.cache.find(resolved.digest) is None
+    assert ports.cache.entries() == ()
+
+
+def test_what_a_registry_can_refuse(image: str, ports: ImagePorts, served: Registry, tmp_path: Path) -> None:
+    with pytest.raises(SovctlError, match=r"there is no image .*busybox:none") as unknown:
+        _resolved(f"{served.address}/team/busybox:none", ports)
+    assert unknown.value.exit_code == 1
+    with pytest.raises(SovctlError, match="there is no image"):
+        _resolved(f"{served.address}/team/busybox@sha256:{'0' * 64}", ports)
+    dead = ImagePorts(ImageTools(CommandRunner(), ["127.0.0.1:1"]), ports.cache, ports.clock, ports.unpacked)
+    with pytest.raises(TryLaterError, match=r"127\.0\.0\.1:1 does not answer"):
+        _resolved("127.0.0.1:1/team/busybox:1", dead)
+    # bcrypt of "secret"; nobody logs in
+    line = "ann:$2y$05$h9FQWs8Gj5mQCxuqDPmNYuM0jYpYJ8yGm2xM0m2y0fYwS0Q7m7XbK"
+    with registry(tmp_path / "closed", htpasswd=line) as closed:
+        asking = ImagePorts(ImageTools(CommandRunner(), [closed.address]), ports.cache, ports.clock, ports.unpacked)
+        with pytest.raises(RefusedError, match="does not let you have"):
+            _resolved(f"{closed.address}/team/busybox:1", asking)
+
+
+def test_no_room_is_said_before_the_first_byte(image: str, ports: ImagePorts) -> None:
+    class FullCache(ImageCache):
+        def free_bytes(self) -> int:
+            return 1000
+
+    full = ImagePorts(
+        ports.tools, FullCache(Path(ports.cache.where()), file_name, digest_of), ports.clock, ports.unpacked
+    )
+    said: list[str] = []
+    with pytest.raises(TryLaterError, match="there is no room for the image"):
+        images.prefetch(_resolved(image, ports), full, said.append)
+    assert said == []
+
+
+def test_cleaning_leaves_what_a_step_uses(image: str, ports: ImagePorts, eventually: Callable[..., object]) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    with Path(got.path).open("rb") as user:
+        fcntl.flock(user, fcntl.LOCK_SH)
+        assert ports.cache.entries()[0].in_use
+        assert images.clean(ports, keep_bytes=0, unused_s=0, act=True).removed == ()
+        assert ports.cache.remove(got) is False
+    assert images.clean(ports, keep_bytes=0, unused_s=3600, act=True).removed == ()
+    assert [one.path for one in images.clean(ports, keep_bytes=0, unused_s=0, act=False).plan.remove] == [got.path]
+    assert ports.cache.find(got.digest)
+    assert [one.path for one in images.clean(ports, keep_bytes=0, unused_s=0, act=True).removed] == [got.path]
+    assert _names(ports) == []
+
+
+def test_what_a_node_unpacked_is_there_once_and_can_be_removed(
+    image: str, ports: ImagePorts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    roots, said = NodeRoots(tmp_path), list[str]()
+    first, lock = roots.unpacked(got.path, 0, said.append)
+    second, other = roots.unpacked(got.path, 0, said.append)
+    assert first == second
+    assert len(said) == 1
+    assert Path(first, "etc", "marker").read_text() == "busybox\n"
+    os.close(lock)
+    assert roots.unused(ports.clock.now()) == ()
+    os.close(other)
+    (place,) = roots.unused(ports.clock.now() + 1)
+    assert roots.unused(ports.clock.now() - 3600) == ()
+    assert images.clean(ports, keep_bytes=1 << 40, unused_s=-1, act=True).leftovers == (place,)
+    assert list(Path(place).parent.iterdir()) == []
+    Path(place).parent.chmod(0o777)
+    with pytest.raises(SovctlError, match="is not a directory of yours alone"):
+        roots.unpacked(got.path, 0, said.append)
+
+
+def test_an_image_that_somebody_else_could_write_is_not_used(image: str, ports: ImagePorts) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    Path(got.path).chmod(0o666)
+    with pytest.raises(SovctlError, match="could have been written by somebody else"):
+        ports.cache.find(got.digest)
+    Path(got.path).chmod(0o644)
+    aside = Path(got.path).rename(Path(got.path).with_name("aside"))
+    Path(got.path).symlink_to(aside)
+    with pytest.raises(SovctlError, match="could have been written by somebody else"):
+        ports.cache.find(got.digest)
+    assert ports.cache.entries() == ()
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{", '{"settings": {"env": [["a"]]}}', '{"settings": 3}'])
+def test_a_spoilt_record_costs_only_the_environment(image: str, ports: ImagePorts, record: str) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    Path(got.path).with_suffix(".json").write_text(record)
+    found = ports.cache.find(got.digest)
+    assert found is not None
+    assert found.settings == ImageSettings()
+
+
+def test_the_commands(
+    image: str, served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOVCTL_ISOLATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SOVCTL_ISOLATION_PLAIN_HTTP", served.address)
+
+    def answer(*words: str) -> dict[str, object]:
+        assert sovctl(["image", *words, "--json"]) == 0
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        assert found.pop("schema") == "sovctl.images/1"
+        return found
+
+    digest = answer("resolve", image)["digest"]
+    assert sovctl(["image", "prefetch", image, "--dry-run"]) == 0
+    assert "would be loaded" in capsys.readouterr().out
+    assert answer("ls")["images"] == []
+    (loaded,) = answer("prefetch", image)["images"]  # type: ignore[misc]
+    assert loaded["digest"] == digest
+    assert sovctl(["image", "ls"]) == 0
+    assert image in capsys.readouterr().out
+    assert len(answer("gc", "--dry-run")["removed"]) == len(answer("ls")["images"]) == 1  # type: ignore[arg-type]
+    assert answer("gc", "--keep", "1G")["removed"] == []
+    assert answer("gc")["freed_bytes"] == loaded["size_bytes"]
+    assert answer("ls")["images"] == []
+    assert sovctl(["image", "gc", "--keep", "lots"]) == 2
+    monkeypatch.setenv("SOVCTL_ISOLATION_ALLOW_IMAGES", "reg.example")
+    assert sovctl(["image", "resolve", image]) == 3
+    assert "isolation.allow_images" in capsys.readouterr().err
+
+
+def test_an_ordinary_user_loads_images(image: str, served: Registry, new_root: Callable[[], Path]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become another user")
+    home = new_root().parent / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "SOVCTL_ISOLATION_PLAIN_HTTP": served.address}
+    words = [sys.executable, "-m", "sovctl", "image", "prefetch", image]
+    done = subprocess.run(
+        words,
+        env=env,
+        cwd=Path(__file__).parents[2],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert path.is_relative_to(home)
+    assert _unpacked(str(path), "etc/secret") == "of the image\n"

@@ -1,0 +1,636 @@
+"""Isolated steps on this machine's own kernel, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from image_registry import make_layout, missing_programs, push, registry
+
+ROOT = Path(__file__).parents[2]
+NOBODY, OTHER = 65534, 65533
+_MISSING = missing_programs() + ([] if shutil.which("bwrap") else ["bubblewrap"])
+pytestmark = [
+    pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)} (make test-packages)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become two other users"),
+]
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody who starts isolated steps."""
+
+    uid: int
+    home: Path
+    cache: Path
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def argv(self, *words: str) -> list[str]:
+        become = ["setpriv", "--reuid", str(self.uid), "--regid", str(self.uid), "--clear-groups", "--"]
+        return [*(become if self.uid else []), sys.executable, "-m", "sovctl", "exec", *words]
+
+    def env(self, **more: str) -> dict[str, str]:
+        settings = {"SOVCTL_ISOLATION_CACHE_DIR": str(self.cache), "SOVCTL_ISOLATION_NODE_DIR": str(self.home.parent)}
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), **settings, **more}
+
+    def run(self, *words: str, cwd: Path = Path("/"), **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*words), env=self.env(**more), cwd=cwd, capture_output=True, text=True, timeout=60
+        )
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv(*words), env=self.env(**more), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    made = Path(
+        subprocess.run(["mktemp", "-d", "/var/tmp/soviXXXX"], check=True, capture_output=True, text=True).stdout.strip()
+    )
+    made.chmod(0o777)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def image(place: Path) -> str:
+    """A squashfs that everybody may read; the cache's owner is root."""
+    layout = make_layout(place)
+    cache = place / "cache"
+    env = {**os.environ, "SOVCTL_ISOLATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "sovctl", "image", "prefetch", f"oci:{layout}:1"]
+    subprocess.run(words, env=env, check=True, capture_output=True)
+    cache.chmod(0o755)
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    return f"oci:{layout}:1"
+
+
+def _user(place: Path, uid: int) -> User:
+    home = place / f"node{uid}" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    for path in (home, home.parent):
+        os.chown(path, uid, uid)
+        path.chmod(0o700)
+    return User(uid, home, place / "cache")
+
+
+@pytest.fixture(scope="module")
+def user(place: Path) -> User:
+    return _user(place, NOBODY)
+
+
+@pytest.fixture(params=[0, NOBODY], ids=["root", "user"])
+def anyone(request: pytest.FixtureRequest, place: Path) -> User:
+    return _user(place, request.param)
+
+
+def _sh(user: User, image: str, script: str, *words: str, **more: str) -> str:
+    done = user.run("--image", image, *words, "--", "sh", "-c", script, **more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# What a task sees
+
+
+def test_a_task_sees_the_image_and_nothing_of_the_host(anyone: User, image: str) -> None:
+    out = _sh(anyone, image, "cat /etc/marker; ls /; id -u; pwd; ls -A /tmp /dev/shm $HOME /run | grep -v : | wc -w")
+    lines = out.splitlines()
+    assert lines[0] == "busybox"
+    assert {"bin", "etc", "opt", "proc", "dev", "sys", "tmp", "run"} <= set(lines)
+    assert not {"boot", "usr", "lib"} & set(lines)
+    assert lines[-3:] == [str(anyone.uid), "/opt/work", "0"]
+
+
+def test_a_task_has_no_privileges_and_no_descriptors(anyone: User, image: str, tmp_path: Path) -> None:
+    held = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(held, True)
+    script = "grep -E '^(Cap|NoNewPrivs)' /proc/self/status; echo descriptors $(ls /proc/self/fd | wc -l)"
+    words = anyone.argv("--image", image, "--", "sh", "-c", script)
+    try:
+        done = subprocess.run(
+            words, env=anyone.env(), cwd="/", capture_output=True, text=True, close_fds=False, timeout=60
+        )
+    finally:
+        os.close(held)
+    found = dict(line.split(None, 1) for line in done.stdout.splitlines())
+    assert {found[f"Cap{name}:"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+    assert found["NoNewPrivs:"] == "1"
+    assert found["descriptors"] == "4"  # ls holds the directory it reads
+
+
+def test_the_root_is_read_only_or_writable_for_the_step_only(anyone: User, image: str) -> None:
+    done = anyone.run("--image", image, "--", "touch", "/new")
+    assert done.returncode == 1
+    assert "Read-only file system" in done.stderr
+    assert _sh(anyone, image, "touch /new /etc/new && ls /new", "--writable") == "/new\n"
+    assert anyone.run("--image", image, "--writable", "--", "ls", "/new").returncode == 1
+
+
+def test_mounts_and_home(anyone: User, image: str) -> None:
+    data = anyone.home.parent / "data"
+    data.mkdir(exist_ok=True)
+    os.chown(data, anyone.uid, anyone.uid)
+    (data / "file").write_text("of the host\n")
+    mounts = ("--mount", f"{data}:/in:ro", "--mount", f"{data}:/deep/out", "--mount", f"{data}/file:/etc/one:ro")
+    out = _sh(anyone, image, "cat /in/file /etc/one; touch /in/x; touch /deep/out/y; ls $HOME", *mounts)
+    assert out == "of the host\nof the host\n"
+    assert sorted(path.name for path in data.iterdir()) == ["file", "y"]
+    (data / "y").unlink()
+    (anyone.home / "mine").write_text("")
+    os.chown(anyone.home / "mine", anyone.uid, anyone.uid)
+    assert _sh(anyone, image, "ls $HOME", "--home", "mount") == "mine\n"
+    (anyone.home / "mine").unlink()
+
+
+def test_the_environment(anyone: User, image: str) -> None:
+    job = {"MY_LR": "1", "NCCL_DEBUG": "INFO", "LD_PRELOAD_X": "1", "LD_LIBRARY_PATH": "/host"}
+    free = _sh(anyone, image, "env", **job).splitlines()
+    assert {"MY_LR=1", "NCCL_DEBUG=INFO", "FROM_IMAGE=yes", f"HOME={anyone.home}"} <= set(free)
+    assert not any(line.startswith("LD_LIBRARY_PATH=") for line in free)
+    clean = _sh(anyone, image, "env", "--clean-env", **job).splitlines()
+    assert {"NCCL_DEBUG=INFO", "FROM_IMAGE=yes"} <= set(clean)
+    assert not {"MY_LR=1", "LD_PRELOAD_X=1"} & set(clean)
+
+
+def test_isolated_on_the_hosts_own_root(anyone: User) -> None:
+    script = "cat /etc/hostname >/dev/null; ls -A /tmp /dev/shm | grep -v : | wc -w; ps ax | wc -l; env"
+    done = anyone.run("--isolate", "--", "sh", "-c", script, MY_LR="1", LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    private, processes, *env = done.stdout.splitlines()
+    assert private == "0"
+    assert int(processes) <= 6
+    assert "LC_ALL=C" in env
+    assert "MY_LR=1" not in env
+
+
+def test_the_ranks_of_a_step_share_and_steps_do_not(user: User, image: str, eventually: Callable[..., object]) -> None:
+    step = {"SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURMD_NODENAME": "n1"}
+    script = (
+        "touch /dev/shm/$RANK; readlink /proc/self/ns/pid; while [ $(ls /dev/shm | wc -l) -lt 3 ]; do sleep 0.05; done"
+    )
+    ranks = [user.start("--image", image, "--", "sh", "-c", script, RANK=str(rank), **step) for rank in range(3)]
+    spaces = []
+    for rank in ranks:
+        out, err = rank.communicate(timeout=60)
+        assert rank.returncode == 0, err
+        spaces.append(out)
+    assert len(set(spaces)) == 1
+    for other in ({"SLURM_STEP_ID": "1"}, {"SLURMD_NODENAME": "n2"}, {"SLURM_JOB_ID": "72"}):
+        assert _sh(user, image, "ls -A /dev/shm", **{**step, **other}) == ""
+
+
+def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eventually: Callable[..., object]) -> None:
+    assert user.run("--image", image, "--", "sh", "-c", "exit 7").returncode == 7
+    assert user.run("--image", image, "--", "sh", "-c", "kill -9 $$").returncode in (137, -9)
+    missing = user.run("--image", image, "--", "no-such-program")
+    assert (missing.returncode, missing.stderr) == (127, "sovctl: there is no program no-such-program in the image\n")
+    running = user.start(
+        "--image", image, "--", "sh", "-c", "trap 'echo told; exit 3' USR1; echo up; while :; do sleep 0.05; done"
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "up\n"
+    running.send_signal(signal.SIGUSR1)
+    assert running.communicate(timeout=30)[0] == "told\n"
+    assert running.returncode == 3
+
+
+# Which image
+
+
+def test_a_run_keeps_the_image_that_its_first_step_resolved(user: User, place: Path, tmp_path: Path) -> None:
+    first, second = make_layout(place, "first"), make_layout(place, "second")
+    run_dir = user.home.parent / "run"
+    run_dir.mkdir()
+    os.chown(run_dir, user.uid, user.uid)
+    with registry(tmp_path / "registry") as served:
+        settings = {"SOVCTL_ISOLATION_PLAIN_HTTP": served.address}
+        settings["SOVCTL_ISOLATION_CACHE_DIR"] = str(user.home.parent / "own-cache")
+        name = push(first, served, "team/moving:1")
+        in_run = {**settings, "SOVCTL_RUN_DIR": str(run_dir)}
+        assert _sh(user, name, "cat /etc/marker", **in_run) == "first\n"
+        push(second, served, "team/moving:1")
+        assert _sh(user, name, "cat /etc/marker", **in_run) == "first\n"
+        assert _sh(user, name, "cat /etc/marker", **settings) == "second\n"
+        (record,) = (run_dir / "images").iterdir()
+        kept = json.loads(record.read_text())
+        assert (kept["schema"], kept["name"], kept["digest"][:7]) == ("sovctl.run-image/1", name, "sha256:")
+        assert _sh(user, name, f"touch {run_dir}/beat", **in_run) == ""  # heartbeats work inside
+    assert (run_dir / "beat").exists()
+    assert _sh(user, name, "cat /etc/marker", **in_run) == "first\n"  # no registry any more
+    gone = user.run("--image", name, "--", "true", **settings)
+    assert gone.returncode == 75
+    assert "does not answer" in gone.stderr
+
+
+def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path) -> None:
+    (whole,) = (place / "cache").glob("*.sqsh")
+    header = bytearray(8192)
+    header[32:41] = b"SIF_MAGIC"
+    struct.pack_into("<qq", header, 88, 1, 4096)
+    struct.pack_into("<iBIIIqq", header, 4096, 0x4004, 1, 1, 1, 0, 8192, whole.stat().st_size)
+    struct.pack_into("<ii", header, 4096 + 201, 1, 2)
+    sif = place / "image.sif"
+    sif.write_bytes(bytes(header) + whole.read_bytes())
+    assert _sh(anyone, str(sif), "cat /etc/marker") == "busybox\n"
+    sif.write_bytes(bytes(header) + whole.read_bytes()[:-5000])
+    done = anyone.run("--image", str(sif), "--", "true")
+    assert (done.returncode, done.stderr.count("is cut short")) == (1, 1)
+
+
+# Named layers
+
+
+def _image_command(user: User, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [word if word != "exec" else "image" for word in user.argv()]
+    return subprocess.run([*argv, *words], env=user.env(), cwd=user.home, capture_output=True, text=True, timeout=60)
+
+
+def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, image: str, place: Path) -> None:
+    assert _sh(anyone, image, "echo 1 >/opt/tool; rm /etc/marker; touch /tmp/x", "--env-name", "tools") == ""
+    assert _sh(anyone, image, "cat /opt/tool; ls /etc /tmp", "--env-name", "tools").startswith("1\n")
+    assert anyone.run("--image", image, "--env-name", "tools", "--", "cat", "/etc/marker").returncode == 1
+    assert anyone.run("--image", image, "--env-name", "more", "--", "cat", "/opt/tool").returncode == 1
+    assert anyone.run("--image", image, "--", "cat", "/opt/tool").returncode == 1
+    layer = anyone.home / ".local" / "share" / "sovctl" / "env" / "tools"
+    assert layer.stat().st_mode & 0o077 == 0
+    found = json.loads(_image_command(anyone, "env", "ls", "--json").stdout)["environments"]
+    assert [(one["name"], one["in_use"]) for one in found] == [("more", False), ("tools", False)]
+    done = _image_command(anyone, "env", "export", "tools", "tools.sqsh")
+    assert done.returncode == 0, done.stderr
+    exported = str(anyone.home / "tools.sqsh")
+    assert _sh(anyone, exported, "cat /opt/tool") == "1\n"
+    assert anyone.run("--image", exported, "--", "cat", "/etc/marker").returncode == 1
+    other = make_layout(place, f"other{anyone.uid}")
+    subprocess.run(["chmod", "-R", "a+rX", str(other)], check=True)
+    own_cache = {"SOVCTL_ISOLATION_CACHE_DIR": str(anyone.home / "cache")}
+    mixed = anyone.run("--image", f"oci:{other}:1", "--env-name", "tools", "--", "true", **own_cache)
+    assert mixed.returncode == 3
+    assert "was made over another image" in mixed.stderr
+    assert _image_command(anyone, "env", "rm", "tools", "--dry-run").returncode == 0
+    for name in ("tools", "more"):
+        assert _image_command(anyone, "env", "rm", name).returncode == 0
+    assert json.loads(_image_command(anyone, "env", "ls", "--json").stdout)["environments"] == []
+    assert _image_command(anyone, "env", "rm", "tools").returncode == 2
+    (anyone.home / "tools.sqsh").unlink()
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "-x", "a b", "x" * 65])
+def test_names_of_layers_that_lead_elsewhere(user: User, image: str, name: str) -> None:
+    done = user.run("--image", image, f"--env-name={name}", "--", "cat", "/etc/marker")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not a name for an environment" in done.stderr
+
+
+def test_one_step_at_a_time_writes_to_a_layer(user: User, image: str, eventually: Callable[..., object]) -> None:
+    first = user.start("--image", image, "--env-name", "one", "--", "sh", "-c", "echo up; sleep 30")
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "up\n"
+        second = user.run("--image", image, "--env-name", "one", "--", "true")
+        assert second.returncode == 75
+        assert "another step uses the environment one" in second.stderr
+        assert _image_command(user, "env", "rm", "one").returncode == 75
+    finally:
+        first.kill()
+        first.communicate(timeout=30)
+    eventually(lambda: _image_command(user, "env", "rm", "one").returncode == 0, "the layer is free again")
+
+
+# Other runtimes
+
+
+def test_charliecloud_runs_the_same_image(user: User, place: Path) -> None:
+    if shutil.which("ch-run") is None:
+        pytest.skip("not installed: charliecloud (make test-packages)")
+    names = ("dev", "proc", "sys", "tmp", "run", "home", "mnt", "usr/bin", "var/tmp")  # it makes no mount points
+    layout = make_layout(
+        place, "charlie", {f"{name}/.keep": "" for name in names} | {"etc/hosts": "", "etc/resolv.conf": ""}
+    )
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    words = ("--image", f"oci:{layout}:1", "--runtime", "charliecloud", "--clean-env")
+    own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home / "charlie"), "USER": "u", "MY_KEY": "x", "NCCL_DEBUG": "INFO"}
+    done = user.run(*words, "--", "sh", "-c", "cat /etc/marker; pwd; env; exit 5", **own)
+    assert done.returncode == 5, done.stderr
+    assert done.stdout.startswith("charlie\n/opt/work\n")
+    assert "NCCL_DEBUG=INFO" in done.stdout
+    assert "MY_KEY" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--runtime", "docker"), "there is no runtime docker"),
+        (("--runtime", "podman", "--env-name", "x"), "podman has no --env-name"),
+        (("--runtime", "apptainer"), "apptainer is not on PATH"),
+    ],
+)
+def test_runtimes_that_do_not_go(user: User, image: str, words: tuple[str, ...], said: str) -> None:
+    if shutil.which("apptainer") and "apptainer" in words:
+        pytest.skip("apptainer is installed")
+    done = user.run("--image", image, *words, "--", "true")
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+
+
+# What can be wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--mount", "/no/such:/x"), 2, "there is nothing to mount at /no/such"),
+        (("--mount", "/etc:/dev/shm"), 2, "nothing can be mounted at /dev/shm"),
+        (("--mount", "/etc/../root:/x"), 2, "'..' is not allowed"),
+        (("--mount", "/etc:/x", "--mount", "/usr:/x"), 2, "two mounts at /x"),
+        (("--mount", "/etc:/bin/sh/x"), 2, "but a link or a file"),
+        (("--home", "some"), 2, "invalid choice"),
+        (("--imag", "x"), 2, "unrecognized arguments"),
+    ],
+)
+def test_wrong_options_are_one_sentence(user: User, image: str, words: tuple[str, ...], status: int, said: str) -> None:
+    done = user.run("--image", image, *words, "--", "true")
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_wrong_images_are_one_sentence(user: User, place: Path, image: str) -> None:
+    (whole,) = (place / "cache").glob("*.sqsh")
+    short = place / "short.sqsh"
+    short.write_bytes(whole.read_bytes()[:-5000])
+    (place / "text.sqsh").write_text("no image")
+    for name, said in (
+        (str(short), "is cut short"),
+        (str(place / "text.sqsh"), "is not a squashfs"),
+        ("/no/such.sqsh", "there is no image /no/such.sqsh"),
+        ("x.sqsh", "looks like a file"),
+    ):
+        done = user.run("--image", name, "--", "true")
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+    assert user.run("--isolate").returncode == 2
+    assert user.run("--", "true").returncode == 2
+
+
+def test_the_sites_lists_are_obeyed(user: User, image: str, place: Path) -> None:
+    link = user.home / "link"
+    link.symlink_to("/etc")
+    os.chown(link, user.uid, user.uid, follow_symlinks=False)
+    mounts = {"SOVCTL_ISOLATION_ALLOW_MOUNTS": str(place)}
+    assert user.run("--image", image, "--mount", f"{place}/busybox:/x", "--", "true", **mounts).returncode == 0
+    done = user.run("--image", image, "--mount", f"{link}:/x", "--", "true", **mounts)
+    assert done.returncode == 3
+    assert "the site does not allow /etc" in done.stderr
+    fake = user.home / "allowed"
+    fake.symlink_to(place / "cache")
+    (whole,) = (place / "cache").glob("*.sqsh")
+    images = {"SOVCTL_ISOLATION_ALLOW_IMAGES": str(user.home)}
+    done = user.run("--image", str(fake / whole.name), "--", "true", **images)
+    assert done.returncode == 3
+    assert "isolation.allow_images" in done.stderr
+    link.unlink()
+    fake.unlink()
+
+
+def test_links_of_an_image_lead_nowhere(user: User, place: Path) -> None:
+    root = place / "evil"
+    victim = user.home / "victim"
+    victim.mkdir()
+    os.chown(victim, user.uid, user.uid)
+    for folder in ("bin", "real"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin" / "sh")
+    (root / "etc").symlink_to(victim)
+    (root / "tmp").symlink_to(victim)
+    (root / "data").symlink_to(victim)
+    for words in ((), ("--mount", "/usr:/data"), ("--mount", "/usr:/data/in"), ("--writable",)):
+        user.run("--image", str(root), *words, "--", "/bin/sh", "-c", "echo x >/tmp/x; echo x >/etc/x")
+    assert list(victim.iterdir()) == []
+    done = user.run("--image", str(root), "--mount", "/usr:/data/in", "--", "/bin/sh", "-c", "true")
+    assert done.returncode == 2
+    assert "but a link or a file" in done.stderr
+
+
+def test_without_user_namespaces_it_says_so(user: User, eventually: Callable[..., object]) -> None:
+    # In a user namespace of its own the limit is its own.
+    script = """
+import os, pathlib, sys
+from sovctl.adapters import linux
+linux.unshare(linux.CLONE_NEWUSER)
+sys.stdin.readline()
+pathlib.Path("/proc/sys/user/max_user_namespaces").write_text("0")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+    words = [sys.executable, "-c", script, *user.argv("--isolate", "--", "true")]
+    pipe = subprocess.PIPE
+    kernel = subprocess.Popen(words, env=user.env(), cwd="/", stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    mine = os.readlink("/proc/self/ns/user")
+    eventually(lambda: os.readlink(f"/proc/{kernel.pid}/ns/user") != mine, "the namespace is there")
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{kernel.pid}/{name}").write_text("0 0 65536")
+    _, said = kernel.communicate("go\n", timeout=60)
+    assert kernel.returncode == 1
+    assert "forbids user namespaces: their limit is reached" in said
+    assert len(said.splitlines()) == 2
+
+
+# Two users on one node
+
+
+def test_two_users_on_one_node_cannot_touch_each_other(user: User, image: str, place: Path, tmp_path: Path) -> None:
+    other = _user(place, OTHER)
+    script = "echo secret >/tmp/mine; echo secret >/dev/shm/mine; echo up; exec sleep 60"
+    victim = user.start("--image", image, "--", "sh", "-c", script)
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "up\n"
+        inside = [int(word) for word in _children(victim.pid)]
+        attack = "ls /proc | grep -c '^[0-9]'; cat /tmp/mine /dev/shm/mine; " + "".join(
+            f"kill -0 {pid}; cat /proc/{pid}/environ; ls /proc/{pid}/root/; " for pid in inside
+        )
+        done = other.run("--image", image, "--", "sh", "-c", f"({attack}) 2>/dev/null; true")
+        # Nothing was read; at most bubblewrap, sh, its subshell, ls and grep were found.
+        assert re.fullmatch(r"[1-5]\n", done.stdout), done.stdout + done.stderr
+        outside = subprocess.run(
+            ["setpriv", "--reuid", str(OTHER), "--regid", str(OTHER), "--clear-groups", sys.executable, "-c", _ATTACK],
+            input=json.dumps(inside),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert json.loads(outside.stdout) == [], outside.stderr
+    finally:
+        victim.kill()
+        victim.communicate(timeout=30)
+
+
+_ATTACK = """
+import ctypes, json, os, socket, sys
+got = []
+for pid in json.load(sys.stdin):
+    for what in ("root/tmp/mine", "root/dev/shm/mine", "environ", "mem", "cwd/etc/marker", "fd"):
+        try:
+            path = f"/proc/{pid}/{what}"
+            got.append([what, os.listdir(path) if what == "fd" else open(path, "rb").read(10).decode("latin1")])
+        except OSError:
+            pass
+    try:
+        os.kill(pid, 0)
+        got.append(["kill"])
+    except OSError:
+        pass
+    if ctypes.CDLL(None).ptrace(16, pid, 0, 0) == 0:
+        got.append(["ptrace"])
+    for space in ("user", "mnt", "pid"):
+        try:
+            got.append([space, os.open(f"/proc/{pid}/ns/{space}", os.O_RDONLY)])
+        except OSError:
+            pass
+for line in open("/proc/net/unix"):
+    name = line.split()[-1]
+    if name.startswith("@sovctl-"):
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.connect(chr(0) + name[1:])
+                data, fds, _, _ = socket.recv_fds(sock, 100, 8)
+                if data or fds:
+                    got.append(["holder", len(fds)])
+        except OSError:
+            pass
+print(json.dumps(got))
+"""
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_a_name_that_somebody_else_took_is_not_used(user: User, image: str) -> None:
+    taker = f"""
+import socket, sys
+sys.path.insert(0, {str(ROOT)!r})
+import os
+from sovctl.adapters import isolated_step
+isolated_step.os.getuid = lambda: {user.uid}
+key = sys.argv[1]
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+    sock.bind(isolated_step._address(key, 0))
+    sock.listen(5)
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+    step = {"SLURM_JOB_ID": "81", "SLURM_STEP_ID": "0"}
+    from sovctl.operations.exec_step import ExecOptions, ExecPlace, ExecSettings, StepRunner
+
+    asked = StepRunner(ExecOptions(("true",), image), ExecSettings(), ExecPlace(step, "/", ""), None, print)  # type: ignore[arg-type]
+    squatter = subprocess.Popen(
+        [
+            "setpriv",
+            "--reuid",
+            str(OTHER),
+            "--regid",
+            str(OTHER),
+            "--clear-groups",
+            sys.executable,
+            "-c",
+            taker,
+            asked.key(),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert squatter.stdout is not None
+        assert squatter.stdout.readline() == "taken\n"
+        assert _sh(user, image, "cat /etc/marker", **step) == "busybox\n"
+    finally:
+        squatter.communicate(timeout=30)
+
+
+# Nothing is left
+
+
+def _left(user: User) -> list[str]:
+    """Processes of the user, mounts and loop devices that belong to isolated steps."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and str(user.home) in (path / "environ").read_text() + (path / "cmdline").read_text():
+                found.append((path / "cmdline").read_text().replace("\0", " ")[:100])
+        except OSError:
+            continue
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(user.home.parent) in line]
+    loops = subprocess.run(["losetup", "-n", "-O", "BACK-FILE"], capture_output=True, text=True).stdout
+    return found + [line for line in loops.splitlines() if str(user.cache) in line]
+
+
+def test_nothing_is_left_whatever_is_killed(anyone: User, image: str, eventually: Callable[..., object]) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    before = {path.name for place in ("/dev/shm", "/tmp", "/var/tmp") for path in Path(place).iterdir()}
+    for number in range(12):
+        step = {"SLURM_JOB_ID": str(9000 + number), "SLURM_STEP_ID": "0"}
+        ranks = [anyone.start("--image", image, "--", "sleep", "30", **step) for _ in range(2)]
+        if chance.random() < 0.7:
+            eventually(lambda ranks=ranks: all(_children(rank.pid) for rank in ranks), "the ranks run")
+        if chance.random() < 0.3:  # the holder and all, as the end of a cgroup does it
+            for pid in _of(anyone):
+                os.kill(pid, signal.SIGKILL)
+        for rank in chance.sample(ranks, 2):
+            rank.send_signal(chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
+        for rank in ranks:
+            rank.kill()
+            rank.communicate(timeout=30)
+    eventually(lambda: _left(anyone) == [], f"nothing is left (seed {seed})")
+    after = {path.name for place in ("/dev/shm", "/tmp", "/var/tmp") for path in Path(place).iterdir()}
+    assert [name for name in after - before if "sovctl" in name] == []
+
+
+def _of(user: User) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(user.home) in (path / "environ").read_text():
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_fuse_serves_the_image_where_users_may(user: User, image: str) -> None:
+    if shutil.which("squashfuse") is None or not Path("/dev/fuse").exists():
+        pytest.skip("no squashfuse, or no FUSE in this kernel")
+    inner = " ".join(user.argv("--image", image, "--", "sh", "-c", "'cat /etc/marker; cat /proc/mounts; touch /x'"))
+    script = (
+        "mount -t tmpfs none /mnt && mknod -m 666 /mnt/fuse c 10 229 && mount --bind /mnt/fuse /dev/fuse"
+        f" && mount --bind /mnt/fuse /dev/fuse && {inner}"
+    )
+    node_dir = user.home.parent / "with-fuse"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env=user.env(SOVCTL_ISOLATION_NODE_DIR=str(node_dir)),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("busybox\n"), done.stderr
+    assert "Read-only file system" in done.stderr
+    assert not node_dir.exists()  # nothing was unpacked
