@@ -105,10 +105,19 @@ def parse_node(record: dict[str, str]) -> NodeView:
     )
 
 
+def parse_job_state(text: str) -> list[str]:
+    """The base state, then the flags. Slurm prints some flags of a pending job in place of its state."""
+    state, *flags = text.upper().split("+")
+    return ["PENDING", state, *flags] if state in _PENDING else [state, *flags]
+
+
+_PENDING = frozenset({"EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+
+
 def parse_job(record: dict[str, str]) -> JobView:
     """One record of `scontrol -o show job`."""
     user, uid = _user(record.get("UserId", ""))
-    state, *flags = record.get("JobState", "UNKNOWN").upper().split("+")
+    state, *flags = parse_job_state(record.get("JobState", "UNKNOWN"))
     return JobView(
         job_id=_own_id(record),
         name=record.get("JobName", ""),
@@ -126,6 +135,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         ends_at=_epoch(record, "EndTime"),
         preempted_at=_epoch(record, "PreemptTime"),
         requeue=record.get("Requeue") == "1",
+        expedited=record.get("ExpeditedRequeue") == "Yes",
         priority=_whole(record.get("Priority", ""), 0),
         work_dir=_value(record, "WorkDir"),
         stdout=_value(record, "StdOut"),
@@ -146,7 +156,8 @@ def parse_queue(text: str) -> list[JobView]:
         columns = line.split("|")
         if len(columns) != QUEUE_FORMAT.count("|") + 1 or _whole(columns[4], -1) < 0:
             continue
-        job_id, _, _, state, uid, nodes, batch_host, excluded, reason = columns
+        job_id, _, _, words, uid, nodes, batch_host, excluded, reason = columns
+        state, *flags = parse_job_state(words)
         jobs.append(
             JobView(
                 job_id=job_id,
@@ -154,6 +165,7 @@ def parse_queue(text: str) -> list[JobView]:
                 user="",
                 uid=int(uid),
                 state=state,
+                flags=frozenset(flags),
                 nodes=expand(nodes),
                 batch_host="" if batch_host in _EMPTY else batch_host,
                 excluded=expand("" if excluded in _EMPTY else excluded),

@@ -240,6 +240,12 @@ def test_a_requeue_with_hold_waits_for_a_person(site: Site, running: str, eventu
 # Nodes and steps of a running job
 
 
+def test_a_job_told_not_to_come_back_does_not(site: Site, running: str, eventually: Eventually) -> None:
+    site.slurm.forbid_requeue(running)
+    job = site.slurm.job(running)
+    assert (job.requeue, job.running) == (False, True)
+
+
 def test_a_job_shrinks_but_keeps_its_batch_host(site: Site, running: str) -> None:
     first, second = site.slurm.job(running).nodes
     refused(lambda: site.slurm.drop_nodes(running, [second]))
