@@ -62,9 +62,21 @@ def parse_record(line: str) -> dict[str, str]:
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """`scontrol show config`: `Key   = value` lines."""
-    pairs = (line.partition("=") for line in text.split("\n") if "=" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    """`scontrol show config`: `Key   = value` lines.
+
+    Newer versions print programs as `Epilog[0]`, `Epilog[1]`, and none at all where none is set (24.05 to 26.05; 22.05:
+    `Epilog = (null)`). They are joined under the plain name.
+    """
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        key, equals, value = line.partition("=")
+        if equals:
+            name = _INDEX.sub("", key.strip())
+            found[name] = f"{found[name]},{value.strip()}" if name in found and "[" in key else value.strip()
+    return found
+
+
+_INDEX = re.compile(r"\[\d+\]$")
 
 
 def parse_node_state(text: str) -> NodeState:

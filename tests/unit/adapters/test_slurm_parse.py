@@ -261,3 +261,8 @@ def test_no_hosts(text: str) -> None:
 def test_a_group_name_is_never_looked_up() -> None:
     assert parse.expand("@compute[1]") != ()
     assert parse.fold(["@a", "@b"])
+
+
+def test_programs_with_a_number_each() -> None:
+    text = "Epilog[0]      = /a/epilog\nEpilog[1]      = /b/epilog\nEpilogMsgTime  = 2000 usec\n"
+    assert parse.parse_config(text) == {"Epilog": "/a/epilog,/b/epilog", "EpilogMsgTime": "2000 usec"}
