@@ -69,8 +69,8 @@ class BringBack:
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
     _requeued: float = 0.0
-    _asked: bool = False
-    """The job was updated since its requeue: a pass of the scheduler comes of it."""
+    _asked: float = 0.0
+    """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str]) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
@@ -181,7 +181,7 @@ class BringBack:
                 taken = self._command(
                     lambda: self.jobs.requeue(self.job_id, hold=goal.hold), last=refused == _MOST_REFUSALS
                 )
-                self._requeued, self._asked = self.clock.now(), False
+                self._requeued, self._asked = self.clock.now(), 0.0
             elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
                 taken = self._set_terms(goal, self._provisional(job))
             else:
@@ -238,13 +238,13 @@ class BringBack:
             # does not (22.05 to 26.05).
             self._set_terms(goal, self._provisional(job))
         measured = self._await_other_nodes()
-        return self._provisional(job) if measured is None else self._aligned(measured)
+        return self._provisional(job) if measured is None else self._aligned(goal, job, measured)
 
     def _provisional(self, job: JobView) -> int | None:
         delay = 0.0 if job.expedited else own_delay_s(self._patiently(self.cluster.settings))
         return provisional_begin(self.clock.now(), delay)
 
-    def _aligned(self, measured: Sequence[float]) -> int:
+    def _aligned(self, goal: Goal, job: JobView, measured: Sequence[float]) -> int:
         """A begin time that a pass of the scheduler follows. `measured`: how long the other nodes took to end."""
         settings = self._patiently(self.cluster.settings)
         has_epilog = settings.get("Epilog", "") not in ("", "(null)")
@@ -258,6 +258,9 @@ class BringBack:
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest
+            if self.passes.last is not None and self.passes.last > self._asked:
+                # The pass that was asked for is over, and the one to wait for comes only when it is asked for.
+                self._set_terms(goal, self._provisional(job))
             self.clock.sleep(0.03)
 
     def _await_other_nodes(self) -> list[float] | None:
@@ -273,7 +276,7 @@ class BringBack:
 
     def _set_terms(self, goal: Goal, begin: int | None) -> bool:
         exclude = sorted(goal.exclude or ())
-        self._asked = True
+        self._asked = self.clock.now()
         return self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )
