@@ -134,6 +134,10 @@ class SlurmCli:
             if patience_s is None or not isinstance(error.__cause__, CommandTimeout):
                 raise
 
+    def forbid_requeue(self, job_id: str) -> None:
+        """Requeue=0: stronger than RequeueExit and than --requeue=expedite (23.11 on)."""
+        self._slurm("scontrol", "update", f"JobId={job_id}", "Requeue=0", about=job_id)
+
     def release(self, job_id: str) -> None:
         """Let a held job run."""
         self._slurm("scontrol", "release", job_id, about=job_id)

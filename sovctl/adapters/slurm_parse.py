@@ -62,9 +62,21 @@ def parse_record(line: str) -> dict[str, str]:
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """`scontrol show config`: `Key   = value` lines."""
-    pairs = (line.partition("=") for line in text.split("\n") if "=" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    """`scontrol show config`: `Key   = value` lines.
+
+    Newer versions print programs as `Epilog[0]`, `Epilog[1]`, and none at all where none is set (24.05 to 26.05; 22.05:
+    `Epilog = (null)`). They are joined under the plain name.
+    """
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        key, equals, value = line.partition("=")
+        if equals:
+            name = _INDEX.sub("", key.strip())
+            found[name] = f"{found[name]},{value.strip()}" if name in found and "[" in key else value.strip()
+    return found
+
+
+_INDEX = re.compile(r"\[\d+\]$")
 
 
 def parse_node_state(text: str) -> NodeState:
@@ -105,10 +117,19 @@ def parse_node(record: dict[str, str]) -> NodeView:
     )
 
 
+def parse_job_state(text: str) -> list[str]:
+    """The base state, then the flags. Slurm prints some flags of a pending job in place of its state."""
+    state, *flags = text.upper().split("+")
+    return ["PENDING", state, *flags] if state in _PENDING else [state, *flags]
+
+
+_PENDING = frozenset({"EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+
+
 def parse_job(record: dict[str, str]) -> JobView:
     """One record of `scontrol -o show job`."""
     user, uid = _user(record.get("UserId", ""))
-    state, *flags = record.get("JobState", "UNKNOWN").upper().split("+")
+    state, *flags = parse_job_state(record.get("JobState", "UNKNOWN"))
     return JobView(
         job_id=_own_id(record),
         name=record.get("JobName", ""),
@@ -126,6 +147,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         ends_at=_epoch(record, "EndTime"),
         preempted_at=_epoch(record, "PreemptTime"),
         requeue=record.get("Requeue") == "1",
+        expedited=record.get("ExpeditedRequeue") == "Yes",
         priority=_whole(record.get("Priority", ""), 0),
         work_dir=_value(record, "WorkDir"),
         stdout=_value(record, "StdOut"),
@@ -146,7 +168,8 @@ def parse_queue(text: str) -> list[JobView]:
         columns = line.split("|")
         if len(columns) != QUEUE_FORMAT.count("|") + 1 or _whole(columns[4], -1) < 0:
             continue
-        job_id, _, _, state, uid, nodes, batch_host, excluded, reason = columns
+        job_id, _, _, words, uid, nodes, batch_host, excluded, reason = columns
+        state, *flags = parse_job_state(words)
         jobs.append(
             JobView(
                 job_id=job_id,
@@ -154,6 +177,7 @@ def parse_queue(text: str) -> list[JobView]:
                 user="",
                 uid=int(uid),
                 state=state,
+                flags=frozenset(flags),
                 nodes=expand(nodes),
                 batch_host="" if batch_host in _EMPTY else batch_host,
                 excluded=expand("" if excluded in _EMPTY else excluded),

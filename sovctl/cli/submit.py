@@ -30,7 +30,8 @@ Usage: sovctl submit [SBATCH OPTIONS] [OPTIONS] SCRIPT [ARGS]...
 
 Submits a training run and keeps it running: a node that fails is excluded, the job is requeued at once and resumes
 from its newest complete checkpoint. Takes every option of sbatch, on the command line and in #SBATCH lines, and adds
---requeue and --open-mode=append where you did not choose. What is printed and the exit status are sbatch's own.
+--requeue (=expedite where the site lets jobs ask for it) and --open-mode=append where you did not choose. What is
+printed and the exit status are sbatch's own.
 
 Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --run-dir DIR            Directory that gets one directory a run (default: .sovctl/runs in the job's working
@@ -83,7 +84,15 @@ def _submit(line: SubmitLine) -> int:
     files = wiring.submission_files()
     cwd = os.getcwd()  # noqa: PTH109 - text, as sbatch has it
     qos = load_config(os.environ).run.preemptible_qos if line.own.preemptible else ""
-    prepared = operation.prepare(line, files, os.environ, cwd, launch, preemptible_qos=qos or "preemptible")
+    prepared = operation.prepare(
+        line,
+        files,
+        os.environ,
+        cwd,
+        launch,
+        preemptible_qos=qos or "preemptible",
+        may_expedite=wiring.may_expedite,
+    )
     advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
     for words in filter(None, (prepared.warning, advice)):
         _say(f"sovctl: {printable(words)}")

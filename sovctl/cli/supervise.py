@@ -42,8 +42,14 @@ _OPTIONS = frozenset(
 def run(argv: Sequence[str]) -> int:
     """Run one attempt; returns the exit status of the batch script."""
     options, arguments = _parse(argv)
-    plan = _plan(options, arguments, os.environ)
-    return wiring.keep_alive(lambda: _live(plan), lambda: _give_up(plan))
+    status = 1
+    try:
+        plan = _plan(options, arguments, os.environ)
+        status = wiring.keep_alive(lambda: _live(plan), lambda: _give_up(plan))
+        return status
+    finally:
+        if status != 0 and "SLURM_JOB_ID" in os.environ:
+            wiring.stay_ended(_own_job_id(os.environ))
 
 
 def _live(plan: RunPlan) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
+from sovctl.errors import SovctlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +46,27 @@ if TYPE_CHECKING:
     )
 
 
+_ASK_S = 5.0
+"""How long a submission waits for what it can do without."""
+
+
 def submitter() -> Submitter:
     """sbatch of this site."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.sbatch import Sbatch
 
     return Sbatch(CommandRunner(), bin_dir=load_config().slurm.bin_dir)
+
+
+def may_expedite() -> bool:
+    """Whether the controller and sbatch of this site take --requeue=expedite. A controller that is not there, or slow
+    to answer, says no: sbatch itself has the words for that."""
+    from sovctl.submit.expedite import enabled, new_enough
+
+    try:
+        return enabled(slurm(_ASK_S).settings()) and new_enough(submitter().answer(["--version"]).stdout)
+    except SovctlError:
+        return False
 
 
 def submission_files() -> SubmissionFiles:
@@ -98,13 +114,13 @@ def expand_hostlist(hostlist: str) -> tuple[str, ...]:
     return expand(hostlist)
 
 
-def slurm() -> SlurmCli:
-    """The Slurm commands of this site."""
+def slurm(timeout_s: float | None = None) -> SlurmCli:
+    """The Slurm commands of this site; `timeout_s`: how long each may take, if not as configured."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.slurm_cli import SlurmCli
 
     config = load_config().slurm
-    return SlurmCli(CommandRunner(), bin_dir=config.bin_dir, timeout_s=config.timeout_s)
+    return SlurmCli(CommandRunner(), bin_dir=config.bin_dir, timeout_s=timeout_s or config.timeout_s)
 
 
 def supervisor_ports(run_dir: Path) -> SupervisorPorts:
@@ -139,6 +155,14 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),
     )
+
+
+def stay_ended(job_id: str) -> bool:
+    """The batch script is about to end with a status other than 0, which must not bring an expedited job back."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.operations.stay_ended import stay_ended as stay
+
+    return stay(job_id, slurm(), SystemClock())
 
 
 def keep_alive(work: Callable[[], int], give_up: Callable[[], int]) -> int:

@@ -37,6 +37,8 @@ class JobView:
     ends_at: int | None = None
     preempted_at: int | None = None
     requeue: bool = True
+    expedited: bool = False
+    """Slurm makes it eligible at once when it is requeued (--requeue=expedite, 25.11 on)."""
     priority: int = 0
     work_dir: str = ""
     stdout: str = ""

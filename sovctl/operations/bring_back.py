@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
-from sovctl.model.job import JobSize
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
@@ -24,6 +24,8 @@ from sovctl.recovery.requeue import (
     epilog_estimate_s,
     locked_after_shrink,
     next_step,
+    own_delay_s,
+    provisional_begin,
     sched_delay_s,
 )
 
@@ -44,8 +46,6 @@ _MOST_REFUSALS = 5
 """So often Slurm may refuse what the look at the job said is next."""
 _OTHERS_WAIT_S = 20.0
 """Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
-_PROVISIONAL_BEGIN_S = 90
-"""Begin time until the epilogs are measured: if the supervisor is killed meanwhile, this still beats 121 s."""
 
 
 @dataclass(slots=True)
@@ -72,6 +72,8 @@ class BringBack:
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
     _requeued: float = 0.0
+    _asked: float = 0.0
+    """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
 
     def kill(self, child: ChildProcess, dead_nodes: Sequence[str], *, silent: bool = False) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
@@ -150,8 +152,13 @@ class BringBack:
             return
         self._finish(goal, chosen, self._reach(goal))
 
-    def settle(self) -> None:
-        """The job was requeued by somebody else: give it its exclusions and spare it the 121 s, unless it is held."""
+    def settle(self, told: float) -> None:
+        """The job was requeued by somebody else: give it its exclusions and spare it the 121 s, unless it is held.
+
+        `told`: when its batch host heard of it, in seconds since the epoch; from then on slurmd looks whether we are
+        gone, so the begin time counts from there.
+        """
+        self._requeued = told
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         # Held is known by the priority alone: up to 26.05 a job that completes shows nothing else of its next state.
         if job.restarts > self.restarts and not job.over and not job.running and job.priority != 0:
@@ -203,9 +210,9 @@ class BringBack:
                 taken = self._command(
                     lambda: self.jobs.requeue(self.job_id, hold=goal.hold), last=refused == _MOST_REFUSALS
                 )
-                self._requeued = self.clock.now()
+                self._requeued, self._asked = self.clock.now(), 0.0
             elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
-                taken = self._set_terms(goal, int(self.clock.now()) + _PROVISIONAL_BEGIN_S)
+                taken = self._set_terms(goal, self._provisional(job))
             else:
                 return Step.DONE if step is Step.SET_TERMS else step
             refused = 0 if taken else refused + 1
@@ -236,7 +243,7 @@ class BringBack:
         for _ in range(_MOST_REFUSALS):
             if step is not Step.DONE:
                 break
-            begin = self._begin(self._await_other_nodes())
+            begin = self._begin(goal)
             if self._set_terms(goal, begin):
                 break
             # Cancelled meanwhile, or a slurmctld that came back with an older state and knows nothing of the requeue.
@@ -246,14 +253,28 @@ class BringBack:
         else:
             self._requeued_as(chosen, begin)
 
-    def _begin(self, measured: Sequence[float] | None) -> int:
-        """When the job shall begin; returns at the moment to say so and leave.
+    def _begin(self, goal: Goal) -> int | None:
+        """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.
 
-        `measured`: how long the other nodes took to end, None: they have not, and we cannot wait longer. Then the
-        begin time is put far enough ahead for slow ones (a slurmstepd whose report was lost tries again after 60 s).
+        Where the other nodes do not end while we can wait, the begin time is put far enough ahead for slow ones (a
+        slurmstepd whose report was lost tries again after 60 s).
         """
-        if measured is None:
-            return int(self.clock.now()) + _PROVISIONAL_BEGIN_S
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        if job.expedited:
+            return None
+        if not self._asked:
+            # Where no exclusion changed, nobody has asked for the pass that the begin time is aligned with; a requeue
+            # does not (22.05 to 26.05).
+            self._set_terms(goal, self._provisional(job))
+        measured = self._await_other_nodes()
+        return self._provisional(job) if measured is None else self._aligned(goal, job, measured)
+
+    def _provisional(self, job: JobView) -> int | None:
+        delay = 0.0 if job.expedited else own_delay_s(self._patiently(self.cluster.settings))
+        return provisional_begin(self.clock.now(), delay)
+
+    def _aligned(self, goal: Goal, job: JobView, measured: Sequence[float]) -> int:
+        """A begin time that a pass of the scheduler follows. `measured`: how long the other nodes took to end."""
         settings = self._patiently(self.cluster.settings)
         has_epilog = settings.get("Epilog", "") not in ("", "(null)")
         epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
@@ -266,6 +287,9 @@ class BringBack:
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest
+            if self.passes.last is not None and self.passes.last > self._asked:
+                # The pass that was asked for is over, and the one to wait for comes only when it is asked for.
+                self._set_terms(goal, self._provisional(job))
             self.clock.sleep(0.03)
 
     def _await_other_nodes(self) -> list[float] | None:
@@ -279,8 +303,9 @@ class BringBack:
             self.clock.sleep(0.05)
         return None
 
-    def _set_terms(self, goal: Goal, begin: int) -> bool:
+    def _set_terms(self, goal: Goal, begin: int | None) -> bool:
         exclude = sorted(goal.exclude or ())
+        self._asked = self.clock.now()
         return self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -78,8 +78,12 @@ def prepare(
     launch: Launch,
     *,
     preemptible_qos: str = "preemptible",
+    may_expedite: Callable[[], bool] = lambda: False,
 ) -> Prepared:
-    """Read the script and decide what goes to sbatch. Touches nothing."""
+    """Read the script and decide what goes to sbatch. Touches nothing.
+
+    `may_expedite`: whether this cluster takes --requeue=expedite; asked only where the user left it open.
+    """
     script = _user_script(line, files, cwd)
     said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
     from_script = options.script_sbatch_options(directives.directives(script.text, script.name, directives.SBATCH))
@@ -89,12 +93,13 @@ def prepare(
     _check_watch(own)
     arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
     nodes = node_plan(own, chosen)
+    expedite = chosen.requeue is None and chosen.clusters is None and may_expedite()
     qos = (f"--qos={preemptible_qos}",) if own.preemptible and chosen.qos is None else ()
     return Prepared(
         # The range comes last: of two --nodes, sbatch takes the later one.
-        options=(*chosen.defaults(), *qos, *_without_wrap(line), *nodes.words),
+        options=(*chosen.defaults(expedite=expedite), *qos, *_without_wrap(line), *nodes.words),
         name=script.name,
-        text=batch_script(script, own, launch, arguments, nodes),
+        text=batch_script(script, own, launch, arguments, nodes, expedite=expedite),
         arguments=arguments,
         own=own,
         choices=chosen,

@@ -214,6 +214,7 @@ class Supervisor:
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
         """scancel, the time limit, a preemption, somebody's requeue: Slurm is ending the job; nothing to decide."""
+        told = self._live.ports.clock.now()
         job = self._live.watch.job
         assert job is not None
         ended = ended_for_good(job, self._live.plan.restarts)
@@ -234,7 +235,7 @@ class Supervisor:
         )
         self._live.append_end(self._live.attempt, blame, Decision(Action.REQUEUE, "the job was requeued"))
         child.wait(20.0)
-        self._live.bring_back().settle()
+        self._live.bring_back().settle(told)
         return 0
 
     def _on_script_end(self, child: ChildProcess, status: int) -> int | None:

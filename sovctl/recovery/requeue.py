@@ -11,12 +11,15 @@ On a quiet cluster the passes are our own: an update of a job asks for one, at t
 but no sooner than batch_sched_delay (3 s) after the last one that was asked for. So the passes are counted (sdiag). If
 the last one was a moment ago, the next comes late enough for the job to begin before it. If not, the next one comes
 before the job could begin: it is awaited, and the final update brings another batch_sched_delay later.
+
+An expedited job (--requeue=expedite, where the site lets jobs ask for it, 25.11 on) needs none of this: Slurm makes it
+eligible with its last epilog, and the pass which that epilog asks for starts it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -109,11 +112,47 @@ def _slurmd_notices(requeued: float, gone: float) -> float:
 
 def sched_delay_s(scheduler_parameters: str) -> float:
     """batch_sched_delay of `SchedulerParameters`; 3 s unless the site set another (slurm.conf(5))."""
-    for item in scheduler_parameters.split(","):
+    delay = _seconds_in(scheduler_parameters, "batch_sched_delay")
+    return 3.0 if delay is None else delay
+
+
+def _seconds_in(parameters: str, name: str) -> float | None:
+    """The whole number of `name=number` in a list of Slurm's."""
+    for item in parameters.split(","):
         key, _, value = item.partition("=")
-        if key.strip() == "batch_sched_delay" and value.strip().isdigit():
+        if key.strip() == name and value.strip().isdigit():
             return float(value)
-    return 3.0
+    return None
+
+
+def _major(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+_CRED_EXPIRE_S = 120.0
+"""slurm.conf(5), AuthInfo."""
+
+
+def own_delay_s(settings: Mapping[str, str]) -> float:
+    """How long Slurm itself lets a requeued job wait after its last epilog, in seconds, when it is not expedited.
+
+    `requeue_delay` of SchedulerParameters counts from 25.11; before, and without it, `cred_expire` of AuthInfo.
+    """
+    delay = None
+    if _major(settings.get("SLURM_VERSION", "")) >= (25, 11):
+        delay = _seconds_in(settings.get("SchedulerParameters", ""), "requeue_delay")
+    if delay is None:
+        delay = _seconds_in(settings.get("AuthInfo", ""), "cred_expire")
+    return (_CRED_EXPIRE_S if delay is None else delay) + 1.0
+
+
+PROVISIONAL_BEGIN_S = 90
+
+
+def provisional_begin(now: float, own_delay: float) -> int | None:
+    """The begin time to give before the epilogs are measured: if the supervisor is killed meanwhile, it still beats
+    Slurm's own delay. None: Slurm's own is shorter."""
+    return int(now) + PROVISIONAL_BEGIN_S if own_delay > PROVISIONAL_BEGIN_S else None
 
 
 def locked_after_shrink(slurm_version: str, accounting: str) -> bool:
@@ -122,8 +161,7 @@ def locked_after_shrink(slurm_version: str, accounting: str) -> bool:
     22.05 and 23.02 give a resized job a database index from slurmdbd and refuse updates until it is there; without
     slurmdbd it never comes (job_post_resize_acctg). 24.11 no longer does so.
     """
-    major = tuple(int(part) for part in slurm_version.split(".")[:2] if part.isdigit())
-    return accounting != "accounting_storage/slurmdbd" and major < (24, 11)
+    return accounting != "accounting_storage/slurmdbd" and _major(slurm_version) < (24, 11)
 
 
 def epilog_estimate_s(measured_s: Sequence[float], configured: bool, default_s: float) -> float:

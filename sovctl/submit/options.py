@@ -97,10 +97,12 @@ class Choices:
     """Options that give a figure for the whole job, which does not say what a node gets."""
     qos: str | None = None
     signal: str | None = None
+    clusters: str | None = None
+    """--clusters as typed: the job may go to another cluster than this one."""
 
-    def defaults(self) -> tuple[str, ...]:
+    def defaults(self, *, expedite: bool = False) -> tuple[str, ...]:
         """The options that sovctl adds: only what the user left open."""
-        requeue = ("--requeue",) if self.requeue is None else ()
+        requeue = ("--requeue=expedite" if expedite else "--requeue",) if self.requeue is None else ()
         return requeue + (("--open-mode=append",) if self.open_mode is None else ())
 
 
@@ -338,12 +340,8 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, wait=True)
         case "test-only":
             return replace(chosen, test_only=True)
-        case "nodes":
-            return replace(chosen, nodes=value)
-        case "qos":
-            return replace(chosen, qos=value)
-        case "signal":
-            return replace(chosen, signal=value)
+        case "nodes" | "qos" | "signal" | "clusters":
+            return replace(chosen, **{name: value})  # type: ignore[arg-type]
         case "ntasks" | "gpus":
             return replace(chosen, totals=(*chosen.totals, name))
         case _:
@@ -352,6 +350,8 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
 
 _SEE_HELP = "See sovctl submit --help."
 _VARIABLES = {
+    "SLURM_CLUSTERS": "clusters",
+    "SBATCH_CLUSTERS": "clusters",
     "SBATCH_NO_REQUEUE": "no-requeue",
     "SBATCH_GPUS": "gpus",
     "SBATCH_OPEN_MODE": "open-mode",

@@ -62,6 +62,8 @@ def batch_script(
     launch: Launch,
     arguments: Sequence[str] = (),
     nodes: NodePlan | None = None,
+    *,
+    expedite: bool = False,
 ) -> bytes:
     """The text for sbatch.
 
@@ -77,7 +79,7 @@ def batch_script(
         *leading_block(script.text)[1:],
         b"# Written by sovctl %s around %s; the script itself is at the end."
         % (_bytes(launch.version), _line(script.name)),
-        *_interpreter_check(launch.python),
+        *_interpreter_check(launch.python, expedite=expedite),
         *_lost_arguments(arguments),
         _supervise(script, own, launch, nodes or NodePlan()) + b" %d<<'%s'" % (SCRIPT_FD, mark),
     ]
@@ -105,11 +107,14 @@ def quoted(word: str) -> bytes:
     return _bytes(shlex.quote(word))
 
 
-def _interpreter_check(python: str) -> list[bytes]:
+def _interpreter_check(python: str, *, expedite: bool) -> list[bytes]:
+    # An expedited job that ends so would be held by Slurm, not failed.
+    stay_ended = [b'  scontrol update "JobId=$SLURM_JOB_ID" Requeue=0'] if expedite else []
     return [
         b"if ! [ -x %s ]; then" % quoted(python),
         b"  printf 'sovctl: %%s is not on this node; install sovctl where every node sees it\\n' %s >&2"
         % quoted(python),
+        *stay_ended,
         b"  exit 127",
         b"fi",
     ]

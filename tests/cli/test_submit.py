@@ -65,6 +65,16 @@ class Site:
         return [json.loads(path.read_text()) for path in self.root.glob("state/sovctl/runs/*.json")]
 
 
+def made_scontrol(root: Path, says: str) -> None:
+    """What the controller of the site is like."""
+    program = root / "bin" / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{root}/scontrol.said\n{says}\n')
+    program.chmod(0o755)
+
+
+NEWEST = """echo 'SLURM_VERSION = 26.05.5'; echo 'SlurmctldParameters = enable_expedited_requeue'"""
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     for name in ("bin", "work"):
@@ -72,6 +82,7 @@ def site(tmp_path: Path) -> Site:
     program = tmp_path / "bin" / "sbatch"
     program.write_text(SBATCH)
     program.chmod(0o755)
+    made_scontrol(tmp_path, "exit 1")
     (tmp_path / "work" / "train.sbatch").write_text(SCRIPT)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_", "SOVCTL_"))}
     home = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "STAND_IN": str(tmp_path)}
@@ -315,3 +326,23 @@ def test_a_list_of_runs_that_cannot_be_written_is_no_failure(site: Site) -> None
     done = site.submit("train.sbatch", XDG_STATE_HOME="/dev/full")
     assert (done.returncode, done.stdout) == (0, "Submitted batch job 42\n")
     assert done.stderr.startswith("sovctl: the run is submitted, but not in your list of runs: ")
+
+
+def test_where_the_site_lets_jobs_ask_for_it_they_are_expedited(site: Site) -> None:
+    made_scontrol(site.root, NEWEST)
+    site.says("slurm-wlm 26.05.5\n")
+    shown = site.submit("--dry-run", "train.sbatch")
+    assert "sbatch --requeue=expedite --open-mode=append train.sbatch" in shown.stderr
+    assert "Requeue=0" in shown.stdout
+    assert (site.root / "scontrol.said").read_text() == "show config\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "asked"), [("--requeue", False), ("--no-requeue", False), ("--clusters=far", False), ("-N2", True)]
+)
+def test_the_controller_is_asked_only_where_the_answer_counts(site: Site, option: str, asked: bool) -> None:
+    made_scontrol(site.root, NEWEST)
+    site.says("slurm-wlm 22.05.8\n")
+    shown = site.submit("--dry-run", option, "train.sbatch")
+    assert "expedite" not in shown.stderr
+    assert (site.root / "scontrol.said").exists() is asked

@@ -40,6 +40,8 @@ class FakeJob:
     begin: float = 0.0
     held: bool = False
     requeue: bool = True
+    expedited: bool = False
+    """Submitted with --requeue=expedite, where that is enabled."""
     reason: str = "None"
     steps: int = 0
     supervised: bool = False
@@ -72,6 +74,10 @@ class FakeSlurm:
         self.version = "22.05.8"
         self.accounting = "accounting_storage/none"
         self.epilog = "(null)"
+        self.scheduler = "(null)"
+        self.own_delay_s = REQUEUE_DELAY_S
+        self.begins: list[int | None] = []
+        """Every begin time that was asked for."""
         self.requests: list[str] = []
 
     # What a test does to it
@@ -138,7 +144,7 @@ class FakeSlurm:
             "SLURM_VERSION": self.version,
             "AccountingStorageType": self.accounting,
             "Epilog": self.epilog,
-            "SchedulerParameters": "(null)",
+            "SchedulerParameters": self.scheduler,
             "KillWait": "30 sec",
             "SlurmdTimeout": "300 sec",
             "SlurmUser": "root(0)",
@@ -176,6 +182,7 @@ class FakeSlurm:
             if unknown:
                 raise CommandFailed(["scontrol", "update"], 1, "Invalid node name specified")
             job.excluded = tuple(sorted(exclude))
+        self.begins.append(begin)
         if begin is not None:
             job.begin = float(begin)
         if size is not None:
@@ -197,6 +204,10 @@ class FakeSlurm:
     def kill_steps(self, job_id: str, *, patience_s: float | None = None) -> None:
         self._answer(f"kill_steps {job_id}")
         self._find(job_id).steps = 0
+
+    def forbid_requeue(self, job_id: str) -> None:
+        self._answer(f"forbid_requeue {job_id}")
+        self._find(job_id).requeue = False
 
     def release(self, job_id: str) -> None:
         self._answer(f"release {job_id}")
@@ -244,7 +255,7 @@ class FakeSlurm:
         job.nodes = ()
         job.state, job.becomes = job.becomes, ""
         if job.state == "PENDING" and job.begin <= now:
-            job.begin, job.reason = now + REQUEUE_DELAY_S, "BeginTime"
+            job.begin, job.reason = (0.0, "None") if job.expedited else (now + self.own_delay_s, "BeginTime")
 
     def _start(self, job: FakeJob, now: float) -> None:
         free = [name for name in self._free() if name not in job.excluded]
@@ -302,6 +313,7 @@ class FakeSlurm:
             ends_at=job.ends_at,
             preempted_at=job.preempted_at,
             requeue=job.requeue,
+            expedited=job.expedited,
             priority=0 if job.held else 1,
             stdout=job.stdout,
             stderr=job.stdout,

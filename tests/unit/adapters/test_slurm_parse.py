@@ -211,6 +211,15 @@ def test_a_reason_ends_with_its_author(tail: str, reason: str, author: str) -> N
     assert (node.reason, node.reason_by, node.state.base, node.port) == (reason, author, "IDLE", 7)
 
 
+@pytest.mark.parametrize("printed", ["EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT"])
+def test_a_flag_that_is_printed_in_place_of_pending(printed: str) -> None:
+    record = {"JobId": "7", "JobState": printed, "Priority": "0", "Requeue": "1", "ExpeditedRequeue": "Yes"}
+    job = parse.parse_job(record)
+    assert (job.pending, job.held, job.flags, job.expedited) == (True, True, {printed}, True)
+    [listed] = parse.parse_queue(f"7|7|N/A|{printed}|1001||n/a||None")
+    assert (listed.state, listed.flags) == ("PENDING", {printed})
+
+
 def test_queue_lines_with_other_columns_are_passed_over() -> None:
     assert parse.parse_queue("1|1|N/A|RUNNING|0|n1|n1||None|extra\nrubbish\n|||||||||\n1|1|x|RUNNING|²|n|n||r") == []
 
@@ -252,3 +261,8 @@ def test_no_hosts(text: str) -> None:
 def test_a_group_name_is_never_looked_up() -> None:
     assert parse.expand("@compute[1]") != ()
     assert parse.fold(["@a", "@b"])
+
+
+def test_programs_with_a_number_each() -> None:
+    text = "Epilog[0]      = /a/epilog\nEpilog[1]      = /b/epilog\nEpilogMsgTime  = 2000 usec\n"
+    assert parse.parse_config(text) == {"Epilog": "/a/epilog,/b/epilog", "EpilogMsgTime": "2000 usec"}

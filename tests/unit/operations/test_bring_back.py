@@ -174,7 +174,7 @@ def test_a_requeue_by_somebody_else_is_spared_the_121_s() -> None:
     run = Run()
     back = run.back(["n001", "n002"])
     run.slurm.requeue(run.job_id)
-    back.settle()
+    back.settle(run.clock.time)
     run.slurm.leave(run.job_id)
     assert run.await_start() < 6
     assert run.job.restarts == 1
@@ -184,7 +184,7 @@ def test_a_hold_by_somebody_else_is_left_alone() -> None:
     run = Run()
     back = run.back(["n001", "n002"])
     run.slurm.requeue(run.job_id, hold=True)
-    back.settle()
+    back.settle(run.clock.time)
     run.slurm.leave(run.job_id)
     run.clock.sleep(1000)
     assert run.slurm.job(run.job_id).held
@@ -245,3 +245,53 @@ def test_a_step_known_to_be_left_on_the_books_delays_no_restart() -> None:
     assert back.clear(child, ())
     assert run.clock.time - began < 1
     assert back.lingering == (f"{run.job_id}.0",)
+
+
+def test_an_expedited_job_needs_no_begin_time() -> None:
+    run = Run()
+    run.job.expedited = True
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+    assert run.of("requeued")[0]["begin"] is None
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 1
+    assert run.job.starts[-1] == ("n001", "n003")
+    assert run.clock.time < NOW + 2
+
+
+def test_a_short_delay_of_slurms_own_is_not_made_longer() -> None:
+    run = Run()
+    run.slurm.version, run.slurm.scheduler = "26.05.5", "requeue_delay=5"
+    run.slurm.own_delay_s = 6
+    blamed(run, "n002")
+    back = run.back(["n001", "n002"])
+    # Killed after the exclusion is written, before the begin time is.
+    run.slurm.requeue(run.job_id)
+    run.clock.at(0.02, lambda: run.slurm.leave(run.job_id))
+    back.requeue(exclude_reason="XID79")
+    assert run.await_start() < 10
+    begins = [request for request in run.slurm.begins if request is not None]
+    assert all(begin < NOW + 20 for begin in begins)
+
+
+def test_a_pass_is_asked_for_where_no_exclusion_changes() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.settle(run.clock.time)
+    assert len(run.slurm.begins) == 2
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 6
+
+
+def test_a_begin_counts_from_when_slurmd_was_told() -> None:
+    """0.8 s after it was told, slurmd has just looked; it looks again at 1.67 s, and only then is the job gone."""
+    run = Run()
+    back = run.back(["n001"])
+    run.slurm.requeue(run.job_id)
+    told = run.clock.time
+    run.clock.sleep(0.8)
+    back.settle(told)
+    left = run.clock.time
+    looks = [told + after for after in (0.67, 1.67, 2.67, 3.67, 4.67, 5.67) if told + after >= left]
+    assert run.of("requeued")[0]["begin"] > looks[0]

@@ -17,6 +17,8 @@ from sovctl.recovery.requeue import (
     ended_for_good,
     epilog_estimate_s,
     next_step,
+    own_delay_s,
+    provisional_begin,
     sched_delay_s,
 )
 
@@ -158,3 +160,25 @@ def test_the_epilog_is_guessed_from_the_other_nodes() -> None:
     assert epilog_estimate_s([], True, 2.0) == 2.0
     assert epilog_estimate_s([0.3], True, 2.0) == 2.0
     assert epilog_estimate_s([4.0, 2.0], True, 2.0) == 6.0
+
+
+@pytest.mark.parametrize(
+    ("version", "scheduler", "auth", "delay"),
+    [
+        ("22.05.8", "(null)", "(null)", 121),
+        ("24.11.5", "requeue_delay=5", "(null)", 121),
+        ("25.11.0", "bf_continue,requeue_delay=5", "(null)", 6),
+        ("26.05.5", "requeue_delay=0", "cred_expire=300", 1),
+        ("26.05.5", "(null)", "socket=/run/munge/munge.socket.2,cred_expire=30", 31),
+        ("", "", "", 121),
+    ],
+)
+def test_how_long_slurm_itself_waits(version: str, scheduler: str, auth: str, delay: float) -> None:
+    settings = {"SLURM_VERSION": version, "SchedulerParameters": scheduler, "AuthInfo": auth}
+    assert own_delay_s(settings) == delay
+
+
+def test_a_provisional_begin_never_comes_after_slurms_own() -> None:
+    assert provisional_begin(1000.4, 121.0) == 1090
+    assert provisional_begin(1000.4, 6.0) is None
+    assert provisional_begin(1000.4, 90.0) is None

@@ -196,6 +196,19 @@ def test_defaults_are_added_only_where_the_user_left_it_open() -> None:
     assert _choices(["t.sh"], SBATCH_OPEN_MODE="a", SBATCH_NO_REQUEUE="1").defaults() == ()
 
 
+def test_a_job_is_expedited_only_where_requeue_was_left_open() -> None:
+    assert _choices(["t.sh"]).defaults(expedite=True) == ("--requeue=expedite", "--open-mode=append")
+    for chosen in (["--requeue", "t.sh"], ["--requeue=expedite", "t.sh"], ["--no-requeue", "t.sh"]):
+        assert _choices(chosen).defaults(expedite=True) == ("--open-mode=append",)
+
+
+def test_a_job_for_another_cluster_is_known() -> None:
+    assert _choices(["-M", "far", "t.sh"]).clusters == "far"
+    assert _choices(["t.sh"], "#SBATCH --clusters=far").clusters == "far"
+    assert _choices(["t.sh"], SLURM_CLUSTERS="far").clusters == "far"
+    assert _choices(["t.sh"]).clusters is None
+
+
 def test_the_command_line_wins_over_variables_and_those_over_the_script() -> None:
     assert _choices(["--requeue", "t.sh"], SBATCH_NO_REQUEUE="1").requeue is True
     assert _choices(["t.sh"], "#SBATCH --requeue", SBATCH_NO_REQUEUE="1").requeue is False

@@ -137,3 +137,16 @@ def test_words_of_a_directive(line: str, words: tuple[str, ...]) -> None:
 def test_the_block_ends_at_the_first_command() -> None:
     assert leading_block(b"#!/bin/sh\n\n# a\n\t# b\nls\n# c\n") == [b"#!/bin/sh", b"", b"# a", b"\t# b"]
     assert leading_block(b"#!/bin/sh") == [b"#!/bin/sh"]
+
+
+def test_an_expedited_job_that_cannot_start_is_not_held_by_slurm(tmp_path: Path) -> None:
+    asked = tmp_path / "scontrol"
+    asked.write_text('#!/bin/sh\necho "$@" >>"$0.said"\n')
+    asked.chmod(0o755)
+    script, launch = UserScript("t.sh", b"#!/bin/sh\n"), _launch(str(tmp_path / "none"))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    for expedite, said in ((False, ""), (True, "update JobId=7 Requeue=0\n")):
+        text = batch_script(script, OwnOptions(), launch, expedite=expedite)
+        assert subprocess.run(["bash"], input=text, capture_output=True, env=env).returncode == 127
+        log = tmp_path / "scontrol.said"
+        assert (log.read_text() if log.exists() else "") == said
