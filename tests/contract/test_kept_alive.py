@@ -63,9 +63,9 @@ def test_signals_reach_the_work(tmp_path: Path) -> None:
 import os, signal, sys
 from sovctl.adapters.kept_alive import keep_alive
 def work():
-    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     print("ready", flush=True)
-    signal.pause()
+    signal.sigwait([signal.SIGUSR1])
     return 42
 sys.exit(keep_alive(work, lambda: 99))
 """
