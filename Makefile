@@ -20,8 +20,7 @@ demo: packages $(STAMP)
 	@$(BIN)/sovctl lab demo $(ARGS)
 
 test: test-packages check $(FORMATS)
-	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
-	$(BIN)/python -m pytest tests --ignore=tests/unit $(PYTEST_ARGS)
+	@sh scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
 
 check lint: $(STAMP)
 	$(BIN)/ruff check .
