@@ -49,11 +49,6 @@ class ProgressFollower:
         return self._seen_step
 
     @property
-    def saved_step(self) -> int | None:
-        """The last checkpoint this attempt says it completed."""
-        return self._saved_step
-
-    @property
     def last(self) -> Progress | None:
         """The newest word of rank 0 in this attempt."""
         return self._last

@@ -44,6 +44,9 @@ from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.hang import AUTO
 
+SILENCE_S = 1.0
+"""A slurmd counts as gone after so long when its ranks are silent too."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:

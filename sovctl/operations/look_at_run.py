@@ -8,7 +8,7 @@ from __future__ import annotations
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.operations.follow_progress import Quiet
-from sovctl.operations.live_run import LiveRun
+from sovctl.operations.live_run import SILENCE_S, LiveRun
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import may_grow
@@ -19,8 +19,6 @@ _ROOM_CHECK_S = 5.0
 _SPARES_CHECK_S = 10.0
 _STOP_PATIENCE_S = 60.0
 """How long a script that was asked to stop may take, when nothing but a wish is behind it."""
-_SILENCE_S = 1.0
-"""A slurmd counts as gone after so long when its ranks are silent too."""
 _SILENCE_WITHOUT_RANKS_S = 20.0
 """The same for scripts whose ranks say nothing of themselves: longer than any restart of slurmd."""
 
@@ -53,7 +51,7 @@ class RunLooks:
         quiet = self._live.progress.quiet(self._output_size(), now)
         if quiet is Quiet.NO:
             self._live.suspicion.clear()
-        patience = _SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
+        patience = SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
         blame = blame_nodes(self._live.evidence(patience if quiet is not Quiet.NO else None))
         if blame is not None:
             self._live.ports.journal.append(

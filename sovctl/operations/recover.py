@@ -6,9 +6,7 @@ from sovctl.model.blame import Blame
 from sovctl.model.job import JobView
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import LiveRun
-from sovctl.ports import (
-    ChildProcess,
-)
+from sovctl.ports import ChildProcess
 from sovctl.recovery.decide import Action, Decision, decide, past_stops
 from sovctl.recovery.place import How, Place, choose_place
 

@@ -16,13 +16,11 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
 from sovctl.model.progress import FINISHED
-from sovctl.operations.live_run import LiveRun, Ports, RunPlan, end_of, last_attempt
+from sovctl.operations.live_run import SILENCE_S, LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.look_at_run import RunLooks
 from sovctl.operations.recover import Recovery
 from sovctl.operations.take_over import TakeOver
-from sovctl.ports import (
-    ChildProcess,
-)
+from sovctl.ports import ChildProcess
 from sovctl.recovery.allocation_view import view
 from sovctl.recovery.blame import ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision
@@ -33,8 +31,6 @@ from sovctl.recovery.signature import says_preempted
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
-_SILENCE_S = 1.0
-"""A slurmd counts as gone after so long when its ranks are silent too."""
 _LOOK_S = 5.0
 """How long the nodes get after a crash to say what they know of themselves."""
 _SETTLE_S = 8.0
@@ -270,7 +266,7 @@ class Supervisor:
         self._live.crash.begin(self._live.began)
         while True:
             owed = self._live.crash.pending
-            blame = blame_end(end, self._live.evidence(_SILENCE_S), stop_asked=self._live.watch.stop_asked)
+            blame = blame_end(end, self._live.evidence(SILENCE_S), stop_asked=self._live.watch.stop_asked)
             if blame.culprit is not Culprit.USER_CODE:
                 return blame
             quiet = not self._live.suspicion.any and not self._live.watch.slurm_silent

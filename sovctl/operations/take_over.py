@@ -53,12 +53,12 @@ class TakeOver:
     def _unseen_end(self, events: Sequence[Mapping[str, Any]]) -> tuple[Blame, int | None]:
         """How the script ended, if that was still written down; else only that nobody watched it."""
         said = [event for event in events if event["kind"] == "script_ended" and event["attempt"] == self._live.attempt]
-        hardware = blame_nodes(self._live.evidence(None))
+        nodes = self._live.evidence(None)
         if said:
             end = ScriptEnd(said[-1]["exit_status"], said[-1].get("signature", ""))
-            return blame_end(end, self._live.evidence(None)), end.status
+            return blame_end(end, nodes), end.status
         words = "the supervisor was killed while the script ran"
-        return hardware or Blame(Culprit.UNKNOWN, evidence=words, signature="supervisor killed"), None
+        return blame_nodes(nodes) or Blame(Culprit.UNKNOWN, evidence=words, signature="supervisor killed"), None
 
     def _finish_recovery(self, ended: Mapping[str, Any]) -> int | None:
         """The decision was written down; carry it out."""
@@ -94,11 +94,9 @@ class TakeOver:
 
     def close_lost_attempt(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Write the end of an attempt whose supervisor died with its node, so that none is lost in the record."""
-        started = [event for event in events if event["kind"] == "attempt_started"]
-        ended = {event.get("attempt") for event in events if event["kind"] == "attempt_ended"}
-        if not started or started[-1]["attempt"] in ended:
+        last = last_attempt(events)
+        if last is None or end_of(events, last["attempt"]) is not None:
             return
-        last = started[-1]
         blame = self._blame_lost(last)
         word = self._live.ports.files.progress(0)
         if word is not None and word.attempt == last["attempt"]:
