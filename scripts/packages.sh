@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are not there yet, without starting any service.
-# usage: packages.sh [tests | PACKAGE...]    default: what the demo needs; tests: also what only the tests need
+# usage: packages.sh [tests | list | PACKAGE...]   default: what the demo needs; tests: also what only the tests need;
+# list: print the names of those
 set -eu
 
 default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make'
@@ -50,6 +51,10 @@ install() {
 case "${1-}" in
     '') set -- $default ;;
     tests) set -- $default $for_tests ;;
+    list)
+        printf '%s\n' $default $for_tests
+        exit 0
+        ;;
 esac
 command -v dpkg-query >/dev/null || check_programs
 

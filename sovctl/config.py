@@ -65,6 +65,8 @@ class SlurmConfig:
     bin_dir: str = ""
     """Directory of scontrol, sbatch, ...; empty: PATH."""
     timeout_s: float = 15.0
+    pyslurm: bool = False
+    """Read the whole cluster's nodes and jobs by pyslurm where it is installed and fits this Slurm."""
 
 
 @dataclass(frozen=True, slots=True)

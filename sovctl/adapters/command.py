@@ -40,6 +40,10 @@ class CommandRunner:
         """What a child would find in its environment; empty when it would not."""
         return self._env.get(name, os.environ.get(name, ""))
 
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a child, for one that `spawn` starts."""
+        return {**os.environ, **self._env}
+
     def run(
         self,
         argv: Sequence[str],

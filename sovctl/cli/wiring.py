@@ -120,7 +120,10 @@ def slurm(timeout_s: float | None = None) -> SlurmCli:
     from sovctl.adapters.slurm_cli import SlurmCli
 
     config = load_config().slurm
-    return SlurmCli(CommandRunner(), bin_dir=config.bin_dir, timeout_s=timeout_s or config.timeout_s)
+    kind = SlurmCli
+    if config.pyslurm:
+        from sovctl.adapters.slurm_api import SlurmApi as kind
+    return kind(CommandRunner(), bin_dir=config.bin_dir, timeout_s=timeout_s or config.timeout_s)
 
 
 def supervisor_ports(run_dir: Path) -> SupervisorPorts:

@@ -15,6 +15,7 @@ from slurm_fake import FakeSlurm
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner, Completed
+from sovctl.adapters.slurm_api import SlurmApi
 from sovctl.adapters.slurm_cli import SlurmCli
 from sovctl.errors import (
     EXIT_TRY_LATER,
@@ -62,7 +63,7 @@ class RealSite:
         self._runner = CommandRunner(lab.environment)
         self._directory = directory
         self._jobs: list[str] = []
-        self.slurm = cluster.slurm(lab.layout)
+        self.slurm: SlurmCli = cluster.slurm(lab.layout)
 
     def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str:
         script = "#!/bin/sh\n" + "srun sleep 600 &\n" * steps + "sleep 600\n"
@@ -88,9 +89,31 @@ class RealSite:
             time.sleep(0.05)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slurm)])
+class ApiSite(RealSite):
+    """The same cluster through pyslurm, where there is one that fits."""
+
+    def __init__(self, lab: cluster.Lab, directory: Path) -> None:
+        super().__init__(lab, directory)
+        self.slurm = self.api = SlurmApi(CommandRunner(lab.environment))
+        if self.api.unusable:
+            self.api.close()
+            pytest.skip(self.api.unusable)
+
+    def close(self) -> None:
+        super().close()
+        # The commands stand in for a pyslurm that fails: without this the suite would not tell.
+        assert self.api.answered > 0 and not self.api.unusable
+        self.api.close()
+
+
+_SITES = {"real": RealSite, "pyslurm": ApiSite}
+
+
+@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.slurm) for name in _SITES)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    made: Site = FakeSite() if request.param == "fake" else RealSite(request.getfixturevalue("lab"), tmp_path)
+    made: Site = (
+        FakeSite() if request.param == "fake" else _SITES[request.param](request.getfixturevalue("lab"), tmp_path)
+    )
     yield made
     made.close()
 
