@@ -5,12 +5,16 @@ STAMP := $(VENV)/installed
 FORMATS := $(VENV)/formats
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check lint bench packages test-packages venv install clean
+RELEASES := trixie sid
+
+.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint bench packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo   [ARGS=--json]      start a Slurm cluster here, train, break a GPU, watch the recovery'
 	@echo 'make test   [PYTEST_ARGS=...]  check, then every test, also those on a real Slurm cluster'
+	@echo 'make test-slurm-versions       the tests that drive Slurm, on Slurm 24.11 and 26.05 (Debian trixie and sid; as root)'
+	@echo 'make test-pyslurm SOURCE=DIR   the contract of Slurm by pyslurm, on a Slurm 25.11 built from that source tree'
 	@echo 'make check                     ruff, mypy, import-linter (make lint is the same)'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
@@ -21,6 +25,20 @@ demo: packages $(STAMP)
 
 test: test-packages check $(FORMATS)
 	@sh scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
+
+# What drives Slurm; all that is left out here needs no Slurm, or only this checkout.
+SLURM_TESTS := tests/contract/test_slurm.py tests/contract/test_rank_processes.py tests/contract/test_kept_alive.py tests/slurm tests/plugins
+QUICK_TESTS := tests/contract/test_slurm.py tests/slurm/test_stories.py tests/slurm/test_job_kinds.py tests/slurm/test_expedite.py
+
+test-slurm-versions:
+	@for release in $(RELEASES); do sh scripts/slurm_release.sh $$release $(SLURM_TESTS) $(PYTEST_ARGS) || exit; done
+
+test-slurm-versions-quick:
+	@for release in $(RELEASES); do timeout 600 sh scripts/slurm_release.sh $$release $(QUICK_TESTS) $(PYTEST_ARGS) || exit; done
+
+test-pyslurm:
+	@sh scripts/slurm_from_source.sh 25.11 $(SOURCE)
+	@sh scripts/with_slurm.sh 25.11 -m pytest tests/contract/test_slurm.py tests/contract/test_slurm_api.py $(PYTEST_ARGS)
 
 check lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 # list: print the names of those
 set -eu
 
-default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make'
+default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make e2fsprogs'
 for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client lua5.1 lua5.4 libslurm-dev
     bubblewrap squashfs-tools squashfuse skopeo umoci docker-registry busybox-static charliecloud'
 

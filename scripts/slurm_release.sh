@@ -16,8 +16,12 @@ say() {
     printf 'sovctl: %s\n' "$*" >&2
 }
 
+packages() {
+    printf '%s' "$(sh "$here/scripts/packages.sh" list | tr -s ' \n' ',,')python3,ca-certificates,procps,iproute2,git"
+}
+
 make_root() {
-    [ ! -e "$root/.complete" ] || return 0
+    [ "$(cat "$root/.complete" 2>/dev/null)" != "$(packages)" ] || return 0
     [ "$(id -u)" -eq 0 ] || {
         say "making $root needs root; run this as root once"
         exit 1
@@ -27,10 +31,8 @@ make_root() {
     rm -rf "$root"
     mkdir -p "$roots"
     # The release file of sid may be older than apt likes; for a root of tests that does not matter.
-    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-        --include="$(sh "$here/scripts/packages.sh" list | tr -s ' \n' ',,' | sed 's/^,//; s/,$//')",python3,ca-certificates,procps,iproute2,git \
-        "$suite" "$root" >&2
-    touch "$root/.complete"
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$(packages)" "$suite" "$root" >&2
+    packages >"$root/.complete"
 }
 
 # Everything git would carry into a fresh clone, as it is now.
@@ -53,7 +55,9 @@ inside() {
         cp /etc/resolv.conf /etc/hosts "$SOVCTL_ROOT/etc/" 2>/dev/null || true
         cp "$CERTIFICATES" "$SOVCTL_ROOT/etc/ssl/certs/ca-certificates.crt" 2>/dev/null || true
         cd "$SOVCTL_ROOT"
-        exec chroot "$SOVCTL_ROOT" /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+        # Not exec: this shell is process 1 there and collects what daemons leave behind.
+        chroot "$SOVCTL_ROOT" /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+        exit $?
     ' sh "$@"
 }
 

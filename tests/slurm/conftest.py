@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
-STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2)
+STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2, toy=find_spec("torch") is None)
+"""A real model in torch; where there is no torch (root directories of other Debian releases) the toy."""
 TOY = replace(STORY, toy=True)
 """The same without torch: for stories in which the losses must agree but need not be those of a real model."""
 TEST_USER = "sovctl-test"

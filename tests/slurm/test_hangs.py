@@ -52,7 +52,6 @@ def stop(run: Training) -> None:
     run.sovctl("run", "stop", run.job_id)
 
 
-@pytest.mark.train
 def test_a_stopped_rank_is_named_within_seconds_and_the_run_goes_on(
     story_lab: StartLab, work_dir: Path, user: str
 ) -> None:

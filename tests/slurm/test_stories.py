@@ -17,7 +17,7 @@ from sovctl.lab.training import Training, TrainingSpec
 from sovctl.model.reason import parse_reason
 from tests.slurm.conftest import STORY, TOY
 
-pytestmark = [pytest.mark.slurm, pytest.mark.train]
+pytestmark = pytest.mark.slurm
 
 StartLab = Callable[..., cluster.Lab]
 STRIKE_AT = 14
