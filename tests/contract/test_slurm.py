@@ -306,7 +306,9 @@ def test_a_drain_keeps_its_reason_and_leaves_the_job_alone(site: Site, running: 
     assert (node.reason, bool(node.reason_by)) == (REASON, True)
     assert site.slurm.job(running).running
     site.slurm.resume(name)
-    assert (site.slurm.node(name).state.draining, site.slurm.node(name).reason) == (False, "")
+    # 24.11 and 25.11 keep the words of a drain that is over until the next job comes; 22.05 and 26.05 do not.
+    assert (site.slurm.node(name).state.draining, site.slurm.node(name).state.down) == (False, False)
+    assert site.slurm.node(name).reason in ("", REASON)
 
 
 def test_a_node_set_down_gives_its_job_back(site: Site, running: str, eventually: Eventually) -> None:
