@@ -181,6 +181,7 @@ def down(root: Path, *, keep: bool = False) -> int:
     running = [item for item in lab.processes if item.alive]
     # What waits for frozen storage cannot even be killed.
     storage.thaw(lab.layout)
+    storage.answer_again(lab.layout.root)
     # Nodes first and at once: a slurmd that sees its controller go only waits and complains.
     stop([item for item in running if not item.role.startswith(("munged", "mariadbd"))])
     stop(running)
