@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
+from tests.slurm.conftest import make_user
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -123,10 +123,7 @@ def rules(spank_lab: cluster.Lab) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture
 def second_user(user: str) -> str:
-    try:
-        pwd.getpwnam(SECOND_USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--home-dir", "/nonexistent", SECOND_USER], check=True)
+    make_user(SECOND_USER)
     return SECOND_USER
 
 
