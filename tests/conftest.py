@@ -32,6 +32,8 @@ Found = TypeVar("Found")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LABS] = []
+    # pytest-xdist names the width of its terminal; what the tests start writes into pipes.
+    os.environ.pop("COLUMNS", None)
 
 
 @pytest.hookimpl(tryfirst=True)

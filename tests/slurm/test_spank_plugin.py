@@ -205,14 +205,12 @@ def test_a_batch_script_and_its_steps(spank_lab: cluster.Lab, user: str, work_di
 
 
 @pytest.mark.parametrize("words", [("--export=NONE",), ("--sov-isolate",), ("--overlap",), ("-n2", "--multi-prog")])
-def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], work_dir: Path) -> None:
     look = ("/usr/bin/readlink", "/proc/self/ns/mnt")
     program = look
     if "--multi-prog" in words:
-        tmp_path.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
-        for parent in [tmp_path, *tmp_path.parents][:3]:
-            parent.chmod(0o755)
-        program = (str(tmp_path / "conf"),)
+        work_dir.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
+        program = (str(work_dir / "conf"),)
     said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", *words, *program).stdout.split()
     assert len(set(said)) == 1
     assert os.readlink("/proc/self/ns/mnt") not in said
