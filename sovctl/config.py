@@ -279,7 +279,7 @@ class _Place:
                 inside = header[1].strip("\"'") == self.section
                 if inside and not key:
                     return f"{self.path}:{number}"
-            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            elif inside and line.partition("=")[0].strip().strip("\"'") == key:
                 return f"{self.path}:{number}"
         return str(self.path)
 
@@ -293,7 +293,7 @@ def _merge_section(config: Config, section: str, values: Mapping[str, Any], wher
     for key, value in values.items():
         if key not in hints:
             raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
-        checked[key] = _typed(value, hints[key], f"{section}.{key}", where(key))
+        checked[key] = _typed(value, hints[key], f"{section}.{key}", where, key)
     return replace(config, **{section: replace(current, **checked)})
 
 
@@ -307,11 +307,11 @@ def _merge_probes(config: Config, values: Mapping[str, Any], where: Callable[[st
     return replace(config, probes=ProbesConfig(tuple(settings)))
 
 
-def _typed(value: Any, kind: type, name: str, source: str) -> Any:
+def _typed(value: Any, kind: type, name: str, where: Callable[[str], str], key: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(source, f"{name} must be {_WORDS[kind]}, not {value!r}")
+        raise ConfigError(where(key), f"{name} must be {_WORDS[kind]}, not {value!r}")
     return value
 
 

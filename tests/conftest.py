@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -13,9 +14,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster
+
+settings.register_profile("sovctl", max_examples=50, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sovctl"))
+# No deadline for an example: on a busy machine it would fail for others' work. Each run draws anew, so few add up.
 
 _LABS = pytest.StashKey[list[Path]]()
 _TELLING = re.compile("error|fatal|warning", re.IGNORECASE)
@@ -26,6 +33,24 @@ Found = TypeVar("Found")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LABS] = []
+    # pytest-xdist names the width of its terminal; what the tests start writes into pipes.
+    os.environ.pop("COLUMNS", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs one after the other when several processes share the tests (pytest-xdist, --dist loadgroup)."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """A file, for its fixtures; a test with a cluster of its own stands alone, but the calm run is done once."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "undisturbed" in fixtures:
+        return "undisturbed"
+    return item.nodeid if "story_lab" in fixtures else item.nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -70,7 +70,6 @@ class Nursery:
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(reader)
             _child(writer, ask)
         os.close(writer)
         return Forked(pid, reader, time.monotonic() + timeout_s)
@@ -96,6 +95,7 @@ def _child(writer: int, ask: Callable[[], Messages]) -> None:
     """Never returns: nothing of the parent (buffers, exit handlers, test runners) may run a second time."""
     status = 1
     try:
+        _let_go(writer)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         for message in ask():
@@ -106,6 +106,18 @@ def _child(writer: int, ask: Callable[[], Messages]) -> None:
             _write(writer, json.dumps({"fatal": f"{type(error).__name__}: {error}"}).encode() + b"\n")
     finally:
         os._exit(status)
+
+
+def _let_go(kept: int) -> None:
+    """Hold nothing of the parent's: a child that hangs in the kernel would keep open what others wait to see closed,
+    its output in the first place (slurmd reads a program's to the end), and locks."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with suppress(OSError):
+                os.close(int(name))
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -30,7 +30,7 @@ _MOST_EVENTS = 4096
 """A GPU in trouble can repeat one XID by the thousand; the newest are kept."""
 _STAT_INTERVAL_S = 0.1
 _HEADER = re.compile(rb"(\d{1,6}),(\d{1,19}),(\d{1,19}),[^;]{0,64};(.{0,4096})", re.DOTALL)
-_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+_ESCAPED = rb"\\x([0-9a-f]{2})"
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
 _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -95,6 +95,8 @@ class KernelLogFile:
         notices: list[KernelNotice] = []
         next_sequence = since
         for record in records:
+            if since and _is_older(record, since):
+                continue
             header = _split(record)
             if header is None:
                 continue
@@ -176,8 +178,14 @@ def _split(record: bytes) -> tuple[int, int, float, bytes] | None:
     return int(priority) >> 3, int(sequence), int(microseconds) / 1e6, text.partition(b"\n")[0]
 
 
+def _is_older(record: bytes, since: int) -> bool:
+    """Whether it was read before; told without taking it apart, because each prolog reads the whole ring."""
+    sequence = record[:28].split(b",", 2)[1:2]
+    return bool(sequence) and sequence[0].isdigit() and int(sequence[0]) < since
+
+
 def _decode(text: bytes) -> str:
-    return _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text).decode("utf-8", "replace")
+    return re.sub(_ESCAPED, lambda match: bytes([int(match[1], 16)]), text).decode("utf-8", "replace")
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:

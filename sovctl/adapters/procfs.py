@@ -12,13 +12,13 @@ from sovctl.model.host import MountSample, NfsSample, ProcessSample, RamSample, 
 _LARGEST = 4 * 1024 * 1024
 _MOST = 2000
 """Processes or files that are told one by one."""
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL = r"\\([0-7]{3})"
 _NO_STORAGE = frozenset(
     {"proc", "sysfs", "devtmpfs", "tmpfs", "devpts", "cgroup", "cgroup2", "overlay", "squashfs", "mqueue", "hugetlbfs"}
     | {"debugfs", "tracefs", "securityfs", "pstore", "configfs", "fusectl", "bpf", "autofs", "binfmt_misc", "nsfs"}
     | {"rpc_pipefs", "ramfs", "efivarfs", "selinuxfs", "nfsd", "iso9660", "fuse.lxcfs"}
 )
-_STEP = re.compile(r"slurmstepd: \[(\d+)[._]")
+_STEP = r"slurmstepd: \[(\d+)[._]"
 _XPRT_FIELDS = {"tcp": (5, 6, 9), "rdma": (5, 6, 9), "udp": (2, 3, 6)}
 """Positions of sends, receives and backlog after the word (linux/net/sunrpc/xprtsock.c, xprtrdma/transport.c)."""
 _SERVICE_BY_COMMAND = {
@@ -139,7 +139,7 @@ def slurm_jobs(root: str) -> frozenset[str]:
     """
     found = set()
     for pid in pids(root):
-        if title := _STEP.match(text(f"{root}/proc/{pid}/cmdline", 256)):
+        if title := re.match(_STEP, text(f"{root}/proc/{pid}/cmdline", 256)):
             found.add(title[1])
     return frozenset(found)
 
@@ -166,4 +166,4 @@ def pids(root: str) -> list[str]:
 
 def unescaped(path: str) -> str:
     r"""The kernel writes a space in a path as `\040`."""
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), path)
+    return re.sub(_OCTAL, lambda match: chr(int(match[1], 8)), path)

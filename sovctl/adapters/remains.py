@@ -10,14 +10,14 @@ from sovctl.adapters.sysfs import text
 from sovctl.model.host import ContainerSample, FirmwareSample, RasSample
 
 _MOST = 200
-_JOB_IN_NAME = re.compile(r"(?:pyxis_|slurm[._-]?|job[._-]?)(\d+)")
+_JOB_IN_NAME = r"(?:pyxis_|slurm[._-]?|job[._-]?)(\d+)"
 _RUNTIME_MOUNTS = ("fuse.squashfuse", "fuse.squashfuse_ll", "fuse.fuse-overlayfs", "squashfs", "overlay")
 _DIRECTORIES = ("run/enroot", "run/pyxis", "tmp/enroot-data", "var/lib/enroot", "run/apptainer", "run/singularity")
 """Where enroot (ENROOT_RUNTIME_PATH, ENROOT_DATA_PATH), pyxis and apptainer keep the containers of jobs by default."""
 _DEPTH = 2
 _DMI = ("bios_version", "bios_date", "board_name", "product_name")
 _FABRIC_LOG = "var/log/fabricmanager.log"
-_FABRIC_VERSION = re.compile(r"Fabric Manager version is\s*:\s*([\w.-]{1,40})")
+_FABRIC_VERSION = r"Fabric Manager version is\s*:\s*([\w.-]{1,40})"
 _LOG_TAIL = 512 * 1024
 _RAS_DB = "var/lib/rasdaemon/ras-mc_event.db"
 _RAS_TABLES = {
@@ -47,7 +47,7 @@ def firmware(root: str) -> tuple[FirmwareSample, ...]:
         version = text(f"{root}/sys/class/dmi/id/{name}", 256)
         if version:
             samples.append(FirmwareSample(name.replace("_", "-"), version[:80]))
-    said = _FABRIC_VERSION.findall(_tail(f"{root}/{_FABRIC_LOG}"))
+    said = re.findall(_FABRIC_VERSION, _tail(f"{root}/{_FABRIC_LOG}"))
     if said:
         samples.append(FirmwareSample("fabric-manager", said[-1]))
     return tuple(samples)
@@ -100,7 +100,7 @@ def _mounts(root: str) -> list[ContainerSample]:
     for line in text(f"{root}/proc/self/mountinfo", 4 * 1024 * 1024).splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.partition(" ")[0]
-        if len(fields) > 4 and kind in _RUNTIME_MOUNTS and (job := _JOB_IN_NAME.search(fields[4])):
+        if len(fields) > 4 and kind in _RUNTIME_MOUNTS and (job := re.search(_JOB_IN_NAME, fields[4])):
             found.append(ContainerSample("mount", unescaped(fields[4])[:200], job[1]))
     return found
 
@@ -113,7 +113,7 @@ def _named(path: str, depth: int) -> list[ContainerSample]:
             for entry in list(entries)[:_MOST]:
                 if not entry.is_dir(follow_symlinks=False):
                     continue
-                if job := _JOB_IN_NAME.search(entry.name):
+                if job := re.search(_JOB_IN_NAME, entry.name):
                     found.append(ContainerSample("directory", entry.path[:200], job[1]))
                 elif depth > 1:
                     found += _named(entry.path, depth - 1)

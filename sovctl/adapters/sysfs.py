@@ -7,7 +7,7 @@ import re
 
 from sovctl.model.host import COUNTED_ON_PORTS, EdacSample, EthernetSample, PortSample
 
-_RATE = re.compile(r"([0-9.]+) Gb/sec")
+_RATE = r"([0-9.]+) Gb/sec"
 
 
 def infiniband(root: str) -> tuple[PortSample, ...]:
@@ -64,7 +64,7 @@ def whole(value: str) -> int | None:
 
 
 def _port(path: str, device: str, number: int, firmware: str) -> PortSample:
-    rate = _RATE.match(text(f"{path}/rate"))
+    rate = re.match(_RATE, text(f"{path}/rate"))
     counters = {}
     for name in COUNTED_ON_PORTS:
         value = whole(text(f"{path}/counters/{name}") or text(f"{path}/hw_counters/{name}"))

@@ -94,7 +94,8 @@ def _submit(line: SubmitLine) -> int:
         may_expedite=wiring.may_expedite,
     )
     advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
-    for words in filter(None, (prepared.warning, advice)):
+    insists = operation.lemon_advice(prepared, wiring.lemons, wiring.expand_hostlist)
+    for words in filter(None, (prepared.warning, advice, insists)):
         _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)

@@ -154,6 +154,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         fold=fold_hostlist,
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
+        lemons=lemons,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),
@@ -268,6 +269,15 @@ def ledgers(config: Config) -> Ledgers | None:
     from sovctl.adapters.node_records import LedgerFiles
 
     return LedgerFiles(Path(config.cluster.journal_dir)) if config.cluster.journal_dir else None
+
+
+def lemons() -> frozenset[str]:
+    """Nodes with a bad record, by what everybody may read in the cluster journal."""
+    import time
+
+    from sovctl.operations.nodes import known_lemons
+
+    return known_lemons(ledgers(load_config()), time.time())
 
 
 def inventory_path(config: Config) -> Path:

@@ -26,8 +26,8 @@ _BURST_S = {13: 15.0}
 _LONGEST_BURST_S = 180.0
 """Lines of one code within so many seconds are one fault (NVSentinel: 15 s for 13, 3 minutes for 31)."""
 _DAY_S = 86400.0
-_PROCESS = re.compile(r"pid=\d+")
-_SM_PLACE = re.compile(r"\(GPC \d+, TPC \d+")
+_PROCESS = r"pid=\d+"
+_SM_PLACE = r"\(GPC \d+, TPC \d+"
 """XID 13 names the processor; a second one counts only there."""
 
 
@@ -96,11 +96,11 @@ def _repeats(event: XidEvent, serial: str, snapshot: NodeSnapshot) -> int:
 
 def _bursts(event: XidEvent, faults: list[tuple[float, str]]) -> int:
     """Faults at the same place of the processor, those of one process and those shortly after each other as one."""
-    place = _SM_PLACE.search(event.text)
+    place = re.search(_SM_PLACE, event.text)
     apart = _BURST_S.get(event.code, _LONGEST_BURST_S)
     count, last, processes = 0, 0.0, set[str]()
     for at, text in sorted(faults):
-        there, process = _SM_PLACE.search(text), _PROCESS.search(text)
+        there, process = re.search(_SM_PLACE, text), re.search(_PROCESS, text)
         if place is not None and there is not None and there[0] != place[0]:
             continue
         new = process is None or process[0] not in processes

@@ -181,6 +181,7 @@ def down(root: Path, *, keep: bool = False) -> int:
     running = [item for item in lab.processes if item.alive]
     # What waits for frozen storage cannot even be killed.
     storage.thaw(lab.layout)
+    storage.answer_again(lab.layout.root)
     # Nodes first and at once: a slurmd that sees its controller go only waits and complains.
     stop([item for item in running if not item.role.startswith(("munged", "mariadbd"))])
     stop(running)
@@ -338,7 +339,10 @@ def _ports(wanted: int | None, count: int) -> int:
                 f"port {taken[0]} is in use", hint="Leave --port out to have free ports chosen, or name another."
             )
         return wanted
-    for base in range(_FIRST_PORT + secrets.randbelow(100) * 10, _LAST_PORT - count, count):
+    # From anywhere in the range: labs that start in the same second must not agree on where to look.
+    blocks = range(_FIRST_PORT, _LAST_PORT - count, count)
+    first = secrets.randbelow(len(blocks)) if blocks else 0
+    for base in (*blocks[first:], *blocks[:first]):
         if all(_port_free(port) for port in range(base, base + count)):
             return base
     raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")

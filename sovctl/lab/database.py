@@ -21,7 +21,10 @@ def start(spec: LabSpec, layout: Layout, env: dict[str, str], started: list[Proc
     """Make a data directory, start mariadbd on loopback, then slurmdbd; register the cluster."""
     runner = CommandRunner(env)
     data, sock = layout.root / "mysql", layout.run_dir / "mysqld.sock"
-    own = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
+    scratch = layout.root / "mysql-tmp"
+    scratch.mkdir()
+    # A starting server removes what others left in its directory for temporary tables, so labs must not share /tmp.
+    own = ["--no-defaults", f"--datadir={data}", f"--tmpdir={scratch}", f"--user={getpass.getuser()}"]
     runner.run(["mariadb-install-db", *own, "--auth-root-authentication-method=normal"], timeout_s=120)
     argv = ["mariadbd", *own, f"--socket={sock}", "--bind-address=127.0.0.1", f"--port={spec.database_port}"]
     argv += [f"--pid-file={layout.run_dir}/mysqld.pid", "--innodb-buffer-pool-size=64M"]

@@ -51,6 +51,7 @@ FAULTS = {
     "port-down": "the first InfiniBand port of the node goes down and stays down",
     "port-flap": "the first InfiniBand port goes down and comes back six times",
     "mount-gone": "/data is no longer mounted on the node",
+    "mount-hang": "the server of /data no longer answers the node: whoever touches it waits in the kernel (/dev/fuse)",
     "mount-read-only": "the kernel of the node has made /data read-only",
 }
 
@@ -79,6 +80,7 @@ def heal(lab: cluster.Lab, node: str) -> str:
     layout = lab.layout
     storage.thaw(layout)
     storage.empty(layout)
+    storage.answer_again(layout.node_dir(node))
     _release_processes(layout, node)
     if not any(item.role == "slurmctld" and item.alive for item in lab.processes):
         lab = cluster.restart_slurmctld(lab)
@@ -165,6 +167,7 @@ def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
         "port-down": (lambda lab, node, _: _port(lab, node, "1: DOWN", "is down", flaps=1), False),
         "port-flap": (lambda lab, node, _: _port(lab, node, "4: ACTIVE", "went down six times", flaps=6), False),
         "mount-gone": (lambda lab, node, _: _mounts(lab, node, {"/": "rw"}, "is not mounted"), False),
+        "mount-hang": (_mount_hang, False),
         "mount-read-only": (
             lambda lab, node, _: _mounts(lab, node, {"/": "rw", "/data": "ro"}, "is read-only"),
             False,
@@ -307,6 +310,12 @@ def _port(lab: cluster.Lab, node: str, state: str, words: str, *, flaps: int) ->
 def _mounts(lab: cluster.Lab, node: str, mounts: dict[str, str], words: str) -> str:
     write_mounts(_expect_healthy(lab, node), mounts)
     return f"/data of {node} {words}"
+
+
+def _mount_hang(lab: cluster.Lab, node: str, _: int) -> str:
+    own = _expect_healthy(lab, node) / "data"
+    storage.silence(own, cluster.node_environment(lab.layout, node))
+    return f"/data of {node} answers nobody"
 
 
 def _expect_healthy(lab: cluster.Lab, node: str) -> Path:

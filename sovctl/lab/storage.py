@@ -1,19 +1,26 @@
 """The lab's shared storage: a small file system of its own, which can be filled and frozen for real.
 
 Frozen (`fsfreeze`), everybody who writes waits in uninterruptible sleep, as with a file server that went away; reading
-goes on. Needs root and a loop device.
+goes on. Needs root and a loop device. And, for one node, a mount whose server stops answering (`silent_mount`).
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.command import CommandRunner, spawn
+from sovctl.adapters.linux import unmount
 from sovctl.errors import SovctlError
+from sovctl.lab import processes
 from sovctl.lab.layout import Layout
 
+_SERVER = "sovctl.lab.silent_mount"
+MOUNT_SOURCE = "sovctl-lab-silent"
+"""What the table of mounts says of it."""
 _BALLAST = ".lab-fills-the-disk"
 
 
@@ -33,6 +40,7 @@ def make(layout: Layout, size_mib: int) -> None:
 
 def release(layout: Layout) -> None:
     """Thaw and unmount, before anything is removed; nothing happens where there is none."""
+    answer_again(layout.root)
     if not _mounted(layout.scratch):
         return
     thaw(layout)
@@ -68,6 +76,39 @@ def thaw(layout: Layout) -> None:
 def empty(layout: Layout) -> None:
     """Give the room back that `fill` took."""
     (layout.scratch / _BALLAST).unlink(missing_ok=True)
+
+
+def silence(mount_point: Path, env: Mapping[str, str]) -> None:
+    """Mount a server there that answers nothing; returns when it is mounted. Raises SovctlError."""
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        raise SovctlError("a mount that hangs needs root and /dev/fuse", hint="Load the module: modprobe fuse")
+    argv = [sys.executable, "-P", "-m", _SERVER, str(mount_point)]
+    reader, writer = os.pipe()
+    try:
+        spawn(argv, env=env, stdout=writer)
+    finally:
+        os.close(writer)
+    with os.fdopen(reader) as said:
+        if (words := said.readline()) != "mounted\n":
+            raise SovctlError(f"cannot mount a silent server at {mount_point}: {(words + said.read())[-300:].strip()}")
+
+
+def answer_again(below: Path) -> None:
+    """End the silent servers below a directory, and their mounts: whoever waits for one goes on with an error."""
+    places = [place for place in _silent_mounts() if place.is_relative_to(below)]
+    for pid in processes.all_pids():
+        words = processes.command(pid).split()
+        if _SERVER in words and Path(words[-1]) in places:
+            processes.kill([pid])
+    for place in places:
+        with suppress(OSError):
+            unmount(str(place))
+
+
+def _silent_mounts() -> list[Path]:
+    """Read from the kernel's table: asking a silent mount itself would wait for ever."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()]
+    return [Path(words[4]) for words in lines if words[words.index("-") + 2] == MOUNT_SOURCE]
 
 
 def _check(layout: Layout) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from sovctl.model.kernel_line import KernelNotice
 
-_PCI = re.compile(r"(?:(?P<domain>[0-9A-Fa-f]{1,8}):)?(?P<bus>[0-9A-Fa-f]{2}):(?P<device>[0-9A-Fa-f]{2})(?:\.[0-7])?\Z")
+_PCI = r"(?:(?P<domain>[0-9A-Fa-f]{1,8}):)?(?P<bus>[0-9A-Fa-f]{2}):(?P<device>[0-9A-Fa-f]{2})(?:\.[0-7])?\Z"
 
 
 def pci_address(text: str) -> tuple[int, int, int] | None:
     """(domain, bus, device): NVML's `00000000:0F:00.0` equals the kernel's `0000:0f:00`. None: not an address."""
-    match = _PCI.match(text.strip())
+    match = re.match(_PCI, text.strip())
     if match is None:
         return None
     return int(match["domain"] or "0", 16), int(match["bus"], 16), int(match["device"], 16)

@@ -5,7 +5,7 @@ The supervisor's parts (watching, recovering, taking over) share one LiveRun; on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,11 @@ def _unsaid(_words: str) -> None:
     """For callers without an output."""
 
 
+def _no_lemons() -> frozenset[str]:
+    """For sites without a cluster journal."""
+    return frozenset()
+
+
 def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     """For sites whose epilogs leave none."""
     return ()
@@ -142,6 +147,8 @@ class Ports:
     kept: AttemptFiles | None = None
     evidence: Callable[[str], Sequence[JobEvidence]] = _no_evidence
     """What the epilogs of the nodes left about this job, by Slurm's raw job id."""
+    lemons: Callable[[], Collection[str]] = _no_lemons
+    """Nodes with a bad record, as far as this user may read of it."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
 from sovctl.health.drain import incident_time
+from sovctl.health.ledger import LEMON, ledger_from_record, node_scores
 from sovctl.health.lemons import Lemons, lemons_from_record
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
@@ -88,6 +89,18 @@ def show_node(name: str, cluster: ClusterView, journal: Journal) -> ShownNode:
 def lemons(ledgers: Ledgers | None) -> Lemons:
     """What the last sweep made of the ledgers; nothing where there is no shared directory."""
     return lemons_from_record(ledgers.lemons()) if ledgers is not None else Lemons()
+
+
+def known_lemons(ledgers: Ledgers | None, now: float) -> frozenset[str]:
+    """Nodes with a bad record, for whoever chooses among nodes: by the list of the last sweep, or by the ledgers of the
+    nodes where no sweep acts. `now`: seconds since the epoch."""
+    if ledgers is None:
+        return frozenset()
+    listed = lemons(ledgers)
+    if listed.at:
+        return frozenset(listed.taken_last) | {node for node, score in listed.scores.items() if score >= LEMON}
+    read = {node: ledger_from_record(record) for node, (_, record) in ledgers.all().items()}
+    return frozenset(node for node, score in node_scores(read, now).items() if score >= LEMON)
 
 
 def _group(views: Sequence[NodeView]) -> NodeGroup:

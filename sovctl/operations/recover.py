@@ -78,7 +78,8 @@ class Recovery:
         if decision.action is not Action.RESTART:
             return Place(How.QUEUE)
         room = self._live.here.room(free, job, self._live.ports.clock.now())
-        return choose_place(blame, self._live.unfit({*decision.exclude, *decision.suspects}), room)
+        avoid = self._live.unfit({*decision.exclude, *decision.suspects})
+        return choose_place(blame, avoid, room, self._live.ports.lemons() if self._live.plan.spares else ())
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -144,6 +144,19 @@ def lead_advice(prepared: Prepared, index: RunIndex, records: RunRecords) -> str
             if run_dir.endswith(ids) and (saves := save_seconds(records.events(run_dir))):
                 return lead_warning(prepared.choices.signal, saves)
     return ""
+
+
+def lemon_advice(
+    prepared: Prepared, lemons: Callable[[], Collection[str]], expand: Callable[[str], Sequence[str]]
+) -> str:
+    """A warning where --nodelist insists on a node that Slurm would take last because of its record."""
+    named = prepared.choices.nodelist
+    if not named or "/" in named:
+        return ""
+    bad = sorted(set(expand(named)) & set(lemons()))
+    if not bad:
+        return ""
+    return f"--nodelist asks for {', '.join(bad)}, with a bad record: sovctl node history {bad[0]} shows it"
 
 
 def advice(outcome: SubmitOutcome) -> str:

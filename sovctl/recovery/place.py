@@ -60,15 +60,17 @@ TOO_SHORT_S = 120.0
 """An attempt that could not run for longer than this is not worth starting here: the queue gives a whole time slice."""
 
 
-def choose_place(blame: Blame, avoid: Collection[str], room: Room) -> Place:
-    """Where to go on after a stop that is worth another attempt. `avoid`: nodes the next attempt must not get."""
+def choose_place(blame: Blame, avoid: Collection[str], room: Room, lemons: Collection[str] = ()) -> Place:
+    """Where to go on after a stop that is worth another attempt. `avoid`: nodes the next attempt must not get.
+    `lemons`: nodes with a bad record; a spare that is one is taken when there is no better one."""
     against = _against_staying(blame, avoid, room)
     if against:
         return Place(How.QUEUE, why=against)
     healthy = tuple(node for node in room.allocation if node not in avoid)
     drop = tuple(node for node in room.allocation if node in avoid)
     if len(healthy) >= room.size:
-        nodes = healthy[: room.size]
+        nodes = _best(healthy, room, lemons)
+        drop += tuple(node for node in healthy[: healthy.index(nodes[-1])] if node not in nodes)
         if set(nodes) == set(room.running_on) and not drop:
             return Place(How.HERE, nodes, why="every node is still fit")
         taken = [node for node in nodes if node not in room.running_on]
@@ -78,6 +80,14 @@ def choose_place(blame: Blame, avoid: Collection[str], room: Room) -> Place:
     if room.free_elsewhere is None or len(healthy) + room.free_elsewhere >= room.size:
         return Place(How.QUEUE, why="a replacement is free")
     return Place(How.FEWER, healthy, drop, f"no replacement is free for {len(drop)} of {room.size} nodes")
+
+
+def _best(healthy: tuple[str, ...], room: Room, lemons: Collection[str]) -> tuple[str, ...]:
+    """The nodes that ran stay, good spares come before lemons; in Slurm's order."""
+    stay = [node for node in healthy if node in room.running_on]
+    spares = [node for node in healthy if node not in room.running_on]
+    taken = {*stay, *sorted(spares, key=lambda node: node in lemons)[: room.size - len(stay)]}
+    return tuple(node for node in healthy if node in taken)[: room.size]
 
 
 def _against_staying(blame: Blame, avoid: Collection[str], room: Room) -> str:

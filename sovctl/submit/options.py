@@ -99,6 +99,8 @@ class Choices:
     signal: str | None = None
     clusters: str | None = None
     """--clusters as typed: the job may go to another cluster than this one."""
+    nodelist: str | None = None
+    """--nodelist as typed; sbatch takes a file name here as well."""
 
     def defaults(self, *, expedite: bool = False) -> tuple[str, ...]:
         """The options that sovctl adds: only what the user left open."""
@@ -340,7 +342,7 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, wait=True)
         case "test-only":
             return replace(chosen, test_only=True)
-        case "nodes" | "qos" | "signal" | "clusters":
+        case "nodes" | "qos" | "signal" | "clusters" | "nodelist":
             return replace(chosen, **{name: value})  # type: ignore[arg-type]
         case "ntasks" | "gpus":
             return replace(chosen, totals=(*chosen.totals, name))

@@ -108,6 +108,44 @@ def test_a_failed_verdict_counts_although_its_line_was_read(node: Node) -> None:
     assert node.run("prolog", SOVCTL_HEALTH_ACT="false").returncode == 0
 
 
+SILENT = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+from sovctl.lab import storage
+
+def health(*verb):
+    began = time.monotonic()
+    argv = [sys.executable, "-m", "sovctl", "health", *verb]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    print(json.dumps([done.returncode, done.stdout, done.stderr, time.monotonic() - began]))
+
+host = Path(sys.argv[1])
+storage.silence(host / "data", os.environ)
+try:
+    health("check", "--json", "--observe")
+    health("prolog")
+finally:
+    storage.answer_again(host)
+health("check", "--json", "--observe")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/fuse").exists(), reason="mounting needs root and /dev/fuse")
+def test_a_mount_that_hangs_is_named_and_holds_nobody_up(node: Node) -> None:
+    """In a namespace of its own, so that nobody else on this machine meets the mount."""
+    argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-P", "-c", SILENT, str(node.host)]
+    env = {**node.env, "SOVCTL_HEALTH_SOURCE_TIMEOUT_S": "0.5"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    stuck, prolog, after = (json.loads(line) for line in done.stdout.splitlines())
+    (finding,) = json.loads(stuck[1])["findings"]
+    assert (finding["code"], finding["probe"]) == ("MOUNT_STUCK", "mount-answer")
+    assert finding["evidence"] == "/data gave no answer within 0.5 s"
+    assert (prolog[0], prolog[1]) == (0, ""), "the prolog asks no mount"
+    assert stuck[3] < 10 and prolog[3] < 10
+    assert json.loads(after[1])["findings"] == []
+
+
 def test_a_hanging_or_absent_driver_lets_the_job_start(node: Node) -> None:
     update_state(node.dir / "nvml.state", init_hang=1)
     done = node.run("prolog", SOVCTL_HEALTH_PROLOG_TIMEOUT_S="0.3")

@@ -346,3 +346,15 @@ def test_the_controller_is_asked_only_where_the_answer_counts(site: Site, option
     shown = site.submit("--dry-run", option, "train.sbatch")
     assert "expedite" not in shown.stderr
     assert (site.root / "scontrol.said").exists() is asked
+
+
+def test_naming_a_node_with_a_bad_record_is_said_and_sbatch_decides(site: Site, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    record = {"schema": "sovctl.lemons/1", "at": 1.0, "scores": {"n003": 8.0}, "taken_last": {"n003": 1}, "where": {}}
+    (journal / "lemons.json").write_text(json.dumps(record))
+    told = {"SOVCTL_CLUSTER_JOURNAL_DIR": str(journal)}
+    assert "n003, with a bad record" in site.submit("-w", "n[002-004]", "train.sbatch", **told).stderr
+    assert site.called is not None
+    assert "bad record" not in site.submit("-w", "n004", "train.sbatch", **told).stderr
+    assert "bad record" not in site.submit("train.sbatch", **told).stderr

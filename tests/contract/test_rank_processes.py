@@ -15,7 +15,8 @@ import pytest
 from sovctl.adapters.rank_processes import RankProcesses, find_py_spy
 from sovctl.model.rank_look import RankLook
 
-JOB = "987654321"
+JOB = str(900_000_000 + os.getpid())
+"""Of this process alone: the same tests may run beside it on this machine."""
 SLEEPER = """import time
 def wait_for_peers():
     print('up', flush=True)
@@ -112,7 +113,7 @@ def test_ranks_of_torchrun_count_and_their_launcher_does_not(start: Start) -> No
 
 
 def test_other_jobs_and_other_nodes_are_not_ours(start: Start) -> None:
-    start(SLEEPER, 0, SLURM_JOB_ID="987654322")
+    start(SLEEPER, 0, SLURM_JOB_ID=f"{JOB}0")
     start(SLEEPER, 1, SLURMD_NODENAME="n002")
     assert look(stacks=False) == {}
 

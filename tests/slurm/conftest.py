@@ -7,6 +7,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -29,12 +30,22 @@ def user() -> str:
     """Who submits: an ordinary user where we are root, so that no test leans on root's rights in Slurm."""
     if os.geteuid() != 0:
         return ""
-    try:
-        pwd.getpwnam(TEST_USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--home-dir", "/nonexistent", TEST_USER], check=True)
+    make_user(TEST_USER)
     readable = subprocess.run([*as_user(TEST_USER), sys.executable, "-P", "-c", "import sovctl"], cwd="/")
     return TEST_USER if readable.returncode == 0 else ""
+
+
+def make_user(name: str) -> None:
+    """A system user of this name; another process of the tests may make it at the same moment."""
+    argv = ["useradd", "--system", "--home-dir", "/nonexistent", name]
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            pwd.getpwnam(name)
+            return
+        except KeyError:
+            made = subprocess.run(argv, capture_output=True, text=True, check=False)
+            assert made.returncode == 0 or time.monotonic() < deadline, made.stderr
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
+from tests.slurm.conftest import make_user
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -123,10 +123,7 @@ def rules(spank_lab: cluster.Lab) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture
 def second_user(user: str) -> str:
-    try:
-        pwd.getpwnam(SECOND_USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--home-dir", "/nonexistent", SECOND_USER], check=True)
+    make_user(SECOND_USER)
     return SECOND_USER
 
 
@@ -208,14 +205,12 @@ def test_a_batch_script_and_its_steps(spank_lab: cluster.Lab, user: str, work_di
 
 
 @pytest.mark.parametrize("words", [("--export=NONE",), ("--sov-isolate",), ("--overlap",), ("-n2", "--multi-prog")])
-def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_beside_other_options(spank_lab: cluster.Lab, user: str, words: tuple[str, ...], work_dir: Path) -> None:
     look = ("/usr/bin/readlink", "/proc/self/ns/mnt")
     program = look
     if "--multi-prog" in words:
-        tmp_path.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
-        for parent in [tmp_path, *tmp_path.parents][:3]:
-            parent.chmod(0o755)
-        program = (str(tmp_path / "conf"),)
+        work_dir.joinpath("conf").write_text("0-1 " + " ".join(look) + "\n")
+        program = (str(work_dir / "conf"),)
     said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", *words, *program).stdout.split()
     assert len(set(said)) == 1
     assert os.readlink("/proc/self/ns/mnt") not in said

@@ -43,7 +43,7 @@ def test_text_of_any_kind_stays_on_one_line(path: Path) -> None:
 
 
 @given(cut=st.integers(min_value=0, max_value=400), garbage=st.binary(max_size=40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_torn_tail_costs_only_the_torn_record(tmp_path: Path, cut: int, garbage: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def test_a_torn_tail_costs_only_the_torn_record(tmp_path: Path, cut: int, garbag
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_content_is_read_without_an_exception_and_can_be_appended_to(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(data)

@@ -82,7 +82,7 @@ def test_a_flood_is_bounded(tmp_path: Path, log: KernelLogFile, monkeypatch: pyt
 
 
 @given(st.binary(max_size=2000))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_read(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "kmsg").write_bytes(data)
     read = KernelLogFile(tmp_path / "kmsg", tmp_path / "boot_id").read(0)

@@ -50,6 +50,7 @@ class HealthyNode:
         self.carrier = 2
         self.memory_errors = 0
         self.sends = self.backlog = 1000
+        self.gpus = [whole_gpu(n, serial=f"{self.name}-{n}", remap_pending=False) for n in range(8)]
 
     def often(self, share: float) -> bool:
         return self.random.random() < share
@@ -78,9 +79,8 @@ class HealthyNode:
         self.link_errors[n] += self.random.choice((0, 0, 0, 5))
         busy = self.often(0.9)
         hot = self.often(0.02)
-        return whole_gpu(
-            n,
-            serial=f"{self.name}-{n}",
+        return replace(
+            self.gpus[n],
             temperature_c=self.random.randint(55, 86) if busy else self.random.randint(28, 45),
             utilization_percent=100 if busy else 0,
             sm_clock_mhz=self.random.randint(1500, 1965) if busy else 345,
@@ -89,7 +89,6 @@ class HealthyNode:
             ecc_volatile_corrected=self.corrected[n],
             pcie_replays=self.replays[n],
             nvlink_errors=self.link_errors[n],
-            remap_pending=False,
         )
 
     def _host(self) -> Any:

@@ -105,6 +105,7 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+        max_leaves=8,
     )
 )
 def test_foreign_records_are_no_facts(record: Any) -> None:

@@ -124,6 +124,7 @@ class Run:
         self.stops: list[tuple[int, str]] = []
         self.requeues_asked: set[int] = set()
         self.evidence: list[JobEvidence] = []
+        self.lemons: set[str] = set()
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -155,7 +156,10 @@ class Run:
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(
-            ports, leftover=lambda run_id, job_id: self.children[-1], evidence=lambda job_id: tuple(self.evidence)
+            ports,
+            leftover=lambda run_id, job_id: self.children[-1],
+            evidence=lambda job_id: tuple(self.evidence),
+            lemons=lambda: frozenset(self.lemons),
         )
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)

@@ -247,6 +247,8 @@ class EveryOrder(RuleBasedStateMachine):
                 blamed |= set(event["blamed"])
             if event["kind"] == "requeued":
                 blamed -= set(event["given_up"])
+            if event["kind"] == "forgiven":  # given back by a person after it was out of service
+                blamed -= set(event["nodes"])
             if event["kind"] == "attempt_started":
                 assert not blamed & set(event["nodes"]) - self.allowed, (event, blamed)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from node_fakes import NODE, NOW, FakeNode
 
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
 from sovctl.health.drain import incident_id
+from sovctl.health.ledger import Ledger, LedgerEntry, ledger_record
+from sovctl.health.lemons import Lemons, lemons_record
 from sovctl.model.node import NodeState, NodeView
-from sovctl.operations.nodes import list_nodes, plainly_fine, show_node
+from sovctl.operations.nodes import known_lemons, list_nodes, plainly_fine, show_node
 
 
 @pytest.fixture
@@ -82,3 +86,37 @@ def test_no_such_node(node: FakeNode, answer: tuple[NodeView, ...] | None, monke
     monkeypatch.setattr(node, "nodes", nodes)
     with pytest.raises(NodeNotFound):
         show_node("nope", node, node)
+
+
+class Records:
+    """What the nodes show each other, and the sweep's list."""
+
+    def __init__(self, listed: Lemons | None, ledgers: dict[str, Ledger]) -> None:
+        self.listed, self.ledgers = listed, ledgers
+
+    def changed(self, since: float) -> bool:
+        return True
+
+    def all(self) -> dict[str, tuple[float, Any]]:
+        return {name: (NOW, ledger_record(ledger)) for name, ledger in self.ledgers.items()}
+
+    def lemons(self) -> Any:
+        return lemons_record(self.listed) if self.listed else None
+
+    def save_lemons(self, record: dict[str, Any]) -> None:
+        raise AssertionError("only a sweep writes")
+
+
+def bad(node: str) -> Ledger:
+    failures = tuple(LedgerEntry(NOW - day * 86400, node, f"boot{day}", "FAILED XID79") for day in (1, 5, 9))
+    return Ledger({"1": failures}, {"0000:0f:00": "1"})
+
+
+def test_who_chooses_among_nodes_goes_by_the_list_of_the_last_sweep() -> None:
+    listed = Lemons(NOW, {"n003": 7.5, "n001": 2.0}, {"n004": 1})
+    assert known_lemons(Records(listed, {"n002": bad("n002")}), NOW) == {"n003", "n004"}
+
+
+def test_where_no_sweep_acts_the_ledgers_tell() -> None:
+    assert known_lemons(Records(None, {"n002": bad("n002"), "n003": Ledger()}), NOW) == {"n002"}
+    assert known_lemons(None, NOW) == frozenset()

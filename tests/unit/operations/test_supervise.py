@@ -452,6 +452,17 @@ def test_a_spare_takes_over_without_the_scheduler() -> None:
     whole(run)
 
 
+def test_a_spare_with_a_bad_record_is_taken_last() -> None:
+    run = Run(nodes=5, count=4)
+    run.lemons = {"n003"}
+    fault(run)
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=2, spares=2)
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n004"]
+    assert run.of("restarted")[0]["dropped"] == ["n002", "n003"]
+    whole(run)
+
+
 def test_the_script_sees_only_the_nodes_it_runs_on() -> None:
     run = Run(nodes=4, count=3)
     ends(run, 0)

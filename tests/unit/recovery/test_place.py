@@ -34,6 +34,41 @@ def test_a_bad_spare_is_dropped_as_well_and_never_taken() -> None:
     assert (place.how, place.nodes, place.drop) == (How.SPARE, ("n1", "n3", "n4", "n6"), ("n2", "n5"))
 
 
+def test_a_spare_with_a_bad_record_is_passed_over_while_there_is_a_better_one() -> None:
+    place = choose_place(HARDWARE, {"n2"}, room(), {"n5"})
+    assert (place.how, place.nodes, place.drop) == (How.SPARE, ("n1", "n3", "n4", "n6"), ("n2", "n5"))
+
+
+def test_a_lemon_that_stands_behind_stays_a_spare() -> None:
+    place = choose_place(HARDWARE, {"n2"}, room(), {"n6"})
+    assert (place.how, place.nodes, place.drop) == (How.SPARE, ("n1", "n3", "n4", "n5"), ("n2",))
+
+
+def test_a_lemon_is_taken_where_there_is_no_better_spare() -> None:
+    place = choose_place(HARDWARE, {"n2"}, room(), {"n5", "n6"})
+    assert (place.how, place.nodes, place.drop) == (How.SPARE, ("n1", "n3", "n4", "n5"), ("n2",))
+
+
+def test_a_lemon_that_runs_is_not_moved_for_its_record_alone() -> None:
+    place = choose_place(CRASH, (), room(), {"n2"})
+    assert (place.how, place.nodes, place.drop) == (How.HERE, SIX[:4], ())
+
+
+@given(st.sets(st.sampled_from(SIX[1:])), st.sets(st.sampled_from(SIX)), st.integers(1, 6))
+def test_what_a_step_gets_are_the_first_nodes_left_whoever_is_a_lemon(
+    bad: set[str], lemons: set[str], size: int
+) -> None:
+    place = choose_place(HARDWARE, bad, room(size=size, running_on=SIX[:size]), lemons)
+    without = choose_place(HARDWARE, bad, room(size=size, running_on=SIX[:size]))
+    assert place.how is without.how
+    assert len(place.nodes) == len(without.nodes)
+    assert not bad & set(place.nodes)
+    if place.how is How.SPARE:
+        left = [node for node in SIX if node not in place.drop]
+        assert place.nodes == tuple(left[:size])
+        assert len(lemons & set(place.nodes)) <= len(lemons & set(without.nodes))
+
+
 def test_without_enough_spares_the_queue_gives_a_replacement() -> None:
     assert choose_place(HARDWARE, {"n2", "n3", "n4"}, room(free=5)).how is How.QUEUE
     assert choose_place(HARDWARE, {"n2"}, room(size=6)).how is How.QUEUE
