@@ -147,7 +147,9 @@ def idle() -> list[Figure]:
         memory = peak_mb(watch)
         run.slurm.cancel(job)
     return [
-        figure("watch at 64 nodes, CPU with all its children, nothing happens", [100 * used], "% of a core", target=1.0),
+        figure(
+            "watch at 64 nodes, CPU with all its children, nothing happens", [100 * used], "% of a core", target=1.0
+        ),
         figure("watch at 64 nodes, largest resident memory", [memory], "MB", target=80.0),
     ]
 

@@ -187,10 +187,14 @@ journal_dir = "{layout.journal_dir}"
 
 
 def site_toml(spec: LabSpec, layout: Layout) -> str:
-    """sovctl.toml of the controller and the login node."""
+    """sovctl.toml of the controller and the login node. A command for a node runs in that node's directory."""
+    limit = _limit("watch", "dead_limit_per_hour", spec.out_limit_per_hour)
     return f"""[cluster]
 journal_dir = "{layout.journal_dir}"
-{_limit("watch", "dead_limit_per_hour", spec.out_limit_per_hour)}"""
+
+[node]
+boot_id_file = "boot_id"
+{f"{limit}dead_share_per_hour = 1.0{chr(10)}" if limit else ""}"""
 
 
 def _limit(section: str, key: str, value: int | None) -> str:
