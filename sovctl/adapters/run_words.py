@@ -74,7 +74,8 @@ def _read_all(runs: Sequence[WatchedRun], seen: Mapping[str, _Version]) -> Itera
                 _become(run.uid, run.gid)
         try:
             answer = _read(Path(run.run_dir) / "events.jsonl", run.uid, seen.get(run.job_id))
-        except (OSError, ValueError):
+        except Exception:
+            # Whatever one user's file does to the reader, the others are read.
             continue
         if answer is not None:
             yield {"job": run.job_id, "version": answer[0], "events": answer[1]}
@@ -108,7 +109,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
         event = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or event.get("kind") not in _KINDS:
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str) or event["kind"] not in _KINDS:
         return None
     kept = {key: event[key] for key in _FIELDS if key in event}
     if isinstance(kept.get("evidence"), str):

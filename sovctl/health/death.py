@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sovctl.model.node import NodeView
 from sovctl.model.reason import DrainReason, is_ours
-from sovctl.model.witness import Shell, Testimony
+from sovctl.model.witness import Shell, WitnessWords
 
 CODE = "NODE_DEAD"
 _NOT_EXPECTED = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "REBOOT_ISSUED"})
@@ -99,7 +99,7 @@ def shell_testimony(
 
 
 def decide_dead(
-    node: NodeView, slurmd_silent_s: float, mark_silent_s: float | None, said: Testimony, incident: str
+    node: NodeView, slurmd_silent_s: float, mark_silent_s: float | None, said: WitnessWords, incident: str
 ) -> Down | Left:
     """What the witnesses make of a node whose slurmd is silent. `mark_silent_s`: None where no watcher ever
     reported."""

@@ -20,7 +20,7 @@ class Shell(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class WitnessWords:
     """What SSH and the BMC said of one node."""
 
     shell: Shell = Shell.NO_WITNESS

@@ -21,7 +21,7 @@ from sovctl.health.death import (
 from sovctl.health.drain import incident_id, incident_time
 from sovctl.model.node import NodeView
 from sovctl.model.reason import parse_reason
-from sovctl.model.witness import Shell, Testimony
+from sovctl.model.witness import Shell, WitnessWords
 from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
@@ -84,10 +84,10 @@ class DeathWatch:
     after_down: Callable[[str], None]
     _suspicion: NodeSuspicion = field(init=False)
     _silent_since: dict[str, float] = field(default_factory=dict)
-    _heard: dict[str, tuple[float, Testimony]] = field(default_factory=dict)
+    _heard: dict[str, tuple[float, WitnessWords]] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a node that Slurm would not set down may be tried again."""
-    _asked: tuple[float, Pending[Mapping[str, Testimony]]] | None = None
+    _asked: tuple[float, Pending[Mapping[str, WitnessWords]]] | None = None
 
     def __post_init__(self) -> None:
         self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
@@ -147,7 +147,7 @@ class DeathWatch:
             if self._asked[1].done:
                 self._hear(silent)
 
-    def _ask(self, nodes: Sequence[NodeView], boots: Mapping[str, str]) -> Mapping[str, Testimony]:
+    def _ask(self, nodes: Sequence[NodeView], boots: Mapping[str, str]) -> Mapping[str, WitnessWords]:
         answers: Mapping[str, RemoteAnswer] = {}
         problem = "SSH is not asked (watch.ssh)"
         if self.ports.shell is not None:
@@ -159,7 +159,7 @@ class DeathWatch:
                 problem = error.message
         off = self.ports.power.off([node for node in nodes if not _answered(answers.get(node.name))])
         return {
-            node.name: _testimony(node, boots[node.name], answers.get(node.name), problem, node.name in off)
+            node.name: _witness_words(node, boots[node.name], answers.get(node.name), problem, node.name in off)
             for node in nodes
         }
 
@@ -226,16 +226,16 @@ _ALIVE = frozenset({SshFailure.REFUSED, SshFailure.FLOOD})
 """It does not let us in, or talks too much; dead it is not."""
 
 
-def _testimony(node: NodeView, boot: str, answer: RemoteAnswer | None, problem: str, off: bool) -> Testimony:
+def _witness_words(node: NodeView, boot: str, answer: RemoteAnswer | None, problem: str, off: bool) -> WitnessWords:
     if answer is None:
-        return Testimony(Shell.NO_WITNESS, problem, off)
+        return WitnessWords(Shell.NO_WITNESS, problem, off)
     if answer.failure in (SshFailure.UNREACHABLE, SshFailure.TIMEOUT):
         ours = any(words in answer.problem for words in _OUR_OWN_FAULT)
-        return Testimony(Shell.NO_WITNESS if ours else Shell.SILENT, f"SSH: {answer.problem}", off)
+        return WitnessWords(Shell.NO_WITNESS if ours else Shell.SILENT, f"SSH: {answer.problem}", off)
     if answer.failure is SshFailure.HOST_KEY:
-        return Testimony(Shell.NO_WITNESS, f"SSH: {answer.problem}", off)
+        return WitnessWords(Shell.NO_WITNESS, f"SSH: {answer.problem}", off)
     said, uptime_s = _boot_and_uptime(answer.stdout) if answer.failure is None else ("", None)
-    return Testimony(shell_testimony(boot, node.boot_time, said, uptime_s, answer.answered_at), "", off)
+    return WitnessWords(shell_testimony(boot, node.boot_time, said, uptime_s, answer.answered_at), "", off)
 
 
 def _boot_and_uptime(stdout: bytes) -> tuple[str, float | None]:
