@@ -452,14 +452,16 @@ def _death_ports(config: Config, site: SlurmCli) -> DeathPorts:
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.node_ping import SlurmdPing
-    from sovctl.operations.watch_deaths import DeathPorts
+    from sovctl.operations.watch_deaths import DeathPorts, WitnessPorts
 
     return DeathPorts(
         site=site,
         ping=SlurmdPing(),
         marks=AliveMarks(cluster_journal_dir(config) / "alive"),
-        shell=remote_shell(config) if config.watch.ssh else None,
-        power=PowerCommand(CommandRunner(), config.watch.bmc_command, config.watch.bmc_timeout_s),
+        witnesses=WitnessPorts(
+            shell=remote_shell(config) if config.watch.ssh else None,
+            power=PowerCommand(CommandRunner(), config.watch.bmc_command, config.watch.bmc_timeout_s),
+        ),
         beside=InThread,
         clock=SystemClock(),
     )

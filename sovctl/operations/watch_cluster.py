@@ -115,7 +115,8 @@ class ClusterWatch:
 
     def _free_stuck(self) -> None:
         now = self.ports.clock.now()
-        if now - self._stuck_at < _STUCK_EVERY_S or not any(job.completing for job in self._reads.jobs):
+        every_s = min(_STUCK_EVERY_S, self.settings.sweep.policy.completing_s)
+        if now - self._stuck_at < every_s or not any(job.completing for job in self._reads.jobs):
             return
         self._stuck_at = now
         stuck, notes = find_stuck(self.ports.sweep, self.settings.sweep, self._reads.jobs)

@@ -49,15 +49,22 @@ _OUR_OWN_FAULT = ("Name or service not known", "name resolution", "Network is un
 
 
 @dataclass(frozen=True, slots=True)
+class WitnessPorts:
+    """Who is asked only about nodes whose slurmd is silent."""
+
+    shell: RemoteShell | None
+    """None: SSH is no witness here."""
+    power: PowerWitness
+
+
+@dataclass(frozen=True, slots=True)
 class DeathPorts:
     """Slurm and the witnesses."""
 
     site: Site
     ping: NodePing
     marks: AliveMarks
-    shell: RemoteShell | None
-    """None: SSH is no witness here."""
-    power: PowerWitness
+    witnesses: WitnessPorts
     beside: Beside
     clock: Clock
 
@@ -148,20 +155,8 @@ class DeathWatch:
                 self._hear(silent)
 
     def _ask(self, nodes: Sequence[NodeView], boots: Mapping[str, str]) -> Mapping[str, WitnessWords]:
-        answers: Mapping[str, RemoteAnswer] = {}
-        problem = "SSH is not asked (watch.ssh)"
-        if self.ports.shell is not None:
-            command = f"cat {shlex.quote(self.settings.boot_id_file)} /proc/uptime"
-            try:
-                addresses = {node.name: node.address for node in nodes}
-                answers = self.ports.shell.ask(addresses, command, self.settings.shell_timeout_s)
-            except SovctlError as error:
-                problem = error.message
-        off = self.ports.power.off([node for node in nodes if not _answered(answers.get(node.name))])
-        return {
-            node.name: _witness_words(node, boots[node.name], answers.get(node.name), problem, node.name in off)
-            for node in nodes
-        }
+        settings = self.settings
+        return ask_witnesses(self.ports.witnesses, nodes, boots, settings.boot_id_file, settings.shell_timeout_s)
 
     # Judgement
 
@@ -216,6 +211,25 @@ class DeathWatch:
         self.voice.write("down-done", node=decision.node, incident=incident)
         self.voice.say(f"set {decision.node} down: {decision.reason}")
         self.after_down(decision.node)
+
+
+def ask_witnesses(
+    ports: WitnessPorts, nodes: Sequence[NodeView], boots: Mapping[str, str], boot_id_file: str, timeout_s: float
+) -> Mapping[str, WitnessWords]:
+    """What SSH and the BMCs say of these nodes; `boots`: the boot id that each node's watcher last told."""
+    answers: Mapping[str, RemoteAnswer] = {}
+    problem = "SSH is not asked (watch.ssh)"
+    if ports.shell is not None:
+        command = f"cat {shlex.quote(boot_id_file)} /proc/uptime"
+        try:
+            answers = ports.shell.ask({node.name: node.address for node in nodes}, command, timeout_s)
+        except SovctlError as error:
+            problem = error.message
+    off = ports.power.off([node for node in nodes if not _answered(answers.get(node.name))])
+    return {
+        node.name: _witness_words(node, boots[node.name], answers.get(node.name), problem, node.name in off)
+        for node in nodes
+    }
 
 
 def _answered(answer: RemoteAnswer | None) -> bool:

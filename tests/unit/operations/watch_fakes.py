@@ -20,7 +20,7 @@ from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_record
 from sovctl.operations.sweep import SweepPorts, SweepSettings
 from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
-from sovctl.operations.watch_deaths import DeathPorts, DeathSettings
+from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, WitnessPorts
 from sovctl.operations.watch_suspects import SuspectPorts
 from sovctl.ports import RemoteAnswer, SshFailure
 
@@ -187,7 +187,7 @@ class Watched:
     def start(self) -> None:
         """A fresh process: what it knows is in the journal, the memory, and Slurm."""
         site: Any = self.site
-        deaths = DeathPorts(site, self, self, self if self._ssh else None, self, Done, self.clock)  # type: ignore[arg-type]
+        deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), Done, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
         suspects = SuspectPorts(self, self, sweep, Done, self.clock)  # type: ignore[arg-type]
         ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock)
