@@ -32,6 +32,7 @@ WRITERS = {
         "supervise",
         "live_run",
         "look_at_run",
+        "site_words",
         "recover",
         "take_over",
         "bring_back",
@@ -40,7 +41,7 @@ WRITERS = {
         "watch_stragglers",
     ),
     "Events of a node": ("check_node", "end_job"),
-    "Events of the watch": ("watch_cluster",),
+    "Events of the watch": ("watch_cluster", "watch_deaths", "watch_runs", "watch_suspects"),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""
 TOLD_WITH = frozenset({"attempt", "happened"})
