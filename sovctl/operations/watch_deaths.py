@@ -123,7 +123,7 @@ class DeathWatch:
         if not silent:
             return
         if self.settings.limits.cut_off(len(silent), len(expected)):
-            self.voice.tell("stopped:cut off", cut_off_words(len(silent), len(expected)), "alarm")
+            self.voice.alarm("stopped:cut off", cut_off_words(len(silent), len(expected)))
             return
         self._hear(silent)
         if now - max(self._silent_since.values()) >= _SETTLE_S:
@@ -178,7 +178,7 @@ class DeathWatch:
         declared = self._declared_last_hour(nodes)
         words = budget_words(len(dead) + unheard, declared, self.settings.limits.allowed(len(nodes))) if dead else ""
         if words:
-            self.voice.tell("stopped:budget", words, "alarm")
+            self.voice.alarm("stopped:budget", words)
             return
         self._not_before = {name: at for name, at in self._not_before.items() if at > now}
         for decision in dead:

@@ -27,12 +27,19 @@ class Voice:
         else:
             self._told.discard("journal")
 
-    def tell(self, key: str, words: str, kind: str = "noted") -> None:
+    def tell(self, key: str, words: str) -> None:
         """Say a thing once, until `forget`."""
         if key not in self._told:
             self._told.add(key)
-            self.write(kind, words=words)
-            self.say(f"ALARM: {words}" if kind == "alarm" else words)
+            self.write("noted", words=words)
+            self.say(words)
+
+    def alarm(self, key: str, words: str) -> None:
+        """The same, loudly: a person has to look."""
+        if key not in self._told:
+            self._told.add(key)
+            self.write("alarm", words=words)
+            self.say(f"ALARM: {words}")
 
     def forget(self, prefix: str, keep: Collection[str] = ()) -> None:
         """What begins so is over, but for the keys in `keep`."""
