@@ -145,13 +145,28 @@ def idle() -> list[Figure]:
         time.sleep(IDLE_S)
         used = (cpu_s(watch) - before) / (time.monotonic() - began)
         memory = peak_mb(watch)
+        every_second = [reading_s(run) for _ in range(20)]
         run.slurm.cancel(job)
     return [
         figure(
-            "watch at 64 nodes, CPU with all its children, nothing happens", [100 * used], "% of a core", target=1.0
+            "watch at 64 nodes, CPU with all its children, nothing happens",
+            [100 * used],
+            "% of a core",
+            target=1.0,
+            versus="scontrol show node and squeue each second",
+            versus_samples=[100 * item for item in every_second],
         ),
         figure("watch at 64 nodes, largest resident memory", [memory], "MB", target=80.0),
     ]
+
+
+def reading_s(run: Site) -> float:
+    """CPU seconds of one reading of all nodes and jobs, of the commands and of taking them apart."""
+    before = os.times()
+    run.slurm.nodes()
+    run.slurm.jobs()
+    after = os.times()
+    return sum(after[:4]) - sum(before[:4])
 
 
 def cpu_s(pid: int) -> float:

@@ -50,6 +50,9 @@ def test_a_mark_lives_while_it_changes_whatever_the_clock_of_its_node_says(tmp_p
     assert site.marks.boot_id("n1") == "boot"
     (tmp_path / "n2.json").unlink()
     assert site.look("n1", "n2") == {"n1": 2.0}
+    for text in ('{"node": "n2", "boot_id": "x"}', "torn", "[]"):
+        (tmp_path / "n1.json").write_text(text)
+        assert site.marks.boot_id("n1") == ""
 
 
 def test_a_mark_of_a_watcher_that_was_removed_is_nobodys_silence(tmp_path: Path) -> None:
