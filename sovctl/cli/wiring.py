@@ -441,7 +441,8 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         clock=SystemClock(),
     )
     deaths = _death_settings(config, act=act)
-    settings = WatchSettings(deaths, sweep_settings(config, act=act, only=()), config.watch.interval_s)
+    sweeping = sweep_settings(config, act=act and config.health.act, only=())
+    settings = WatchSettings(deaths, sweeping, config.watch.interval_s)
     return ClusterWatch(ports, settings, say)
 
 

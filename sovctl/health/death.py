@@ -76,12 +76,12 @@ def suspects(
     return [
         node
         for node in nodes
-        if in_service(node)
-        and (
+        if (
             mark_silent[node.name] >= silent_for_s
             if node.name in mark_silent
             else not node.state.responding or node.name in named
         )
+        and in_service(node)
     ]
 
 

@@ -107,7 +107,9 @@ class ClusterWatch:
         self._runs.learn_runs(self._reads.jobs)
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
-        self._suspects.look(self._reads.by_name)
+        if not self._deaths.asking:
+            # Reading what runs say forks, which a process with threads at work should not.
+            self._suspects.look(self._reads.by_name)
         self._free_stuck()
         self._prune()
 

@@ -104,6 +104,11 @@ class DeathWatch:
         """Some node is under suspicion."""
         return bool(self._silent_since) or self._suspicion.any
 
+    @property
+    def asking(self) -> bool:
+        """Witnesses are being asked beside the passes."""
+        return self._asked is not None
+
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
         expected = [node.name for node in nodes if in_service(node)]

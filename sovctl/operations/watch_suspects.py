@@ -79,7 +79,7 @@ class SuspectChecks:
         """Read what is new, start a check, or act on one that is over. Raises SovctlError when Slurm does not
         answer."""
         if self._pending is not None:
-            # Not read meanwhile: reading forks, which a process with threads at work should not.
+            # Nothing is read meanwhile, for the same reason as while witnesses are asked.
             if self._pending[1].done:
                 self._finish(nodes)
             return
