@@ -111,6 +111,7 @@ class DeathWatch:
 
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
+        self._take_answers()
         expected = [node.name for node in nodes if in_service(node)]
         marks = self.ports.marks.look(expected)
         under_suspicion = suspects(nodes, marks, self.settings.silent_for_s, named)
@@ -139,14 +140,6 @@ class DeathWatch:
     def _hear(self, silent: Sequence[NodeView]) -> None:
         """Have SSH and the BMCs asked beside the passes, and take in what they said."""
         now = self.ports.clock.now()
-        if self._asked is not None:
-            asked_at, pending = self._asked
-            if pending.done:
-                self._asked = None
-                self._heard |= {name: (now, said) for name, said in pending.result().items()}
-            elif now - asked_at > 4 * self.settings.shell_timeout_s + _TESTIMONY_S:
-                # Stuck in a name lookup: whoever waits for it waits for ever. It is asked anew.
-                self._asked = None
         self._heard = {
             node.name: self._heard[node.name]
             for node in silent
@@ -156,8 +149,18 @@ class DeathWatch:
         if unheard and self._asked is None:
             boots = {node.name: self.ports.marks.boot_id(node.name) for node in unheard}
             self._asked = (now, self.ports.beside(lambda: self._ask(unheard, boots)))
-            if self._asked[1].done:
-                self._hear(silent)
+            self._take_answers()
+
+    def _take_answers(self) -> None:
+        if self._asked is None:
+            return
+        now, (asked_at, pending) = self.ports.clock.now(), self._asked
+        if pending.done:
+            self._asked = None
+            self._heard |= {name: (now, said) for name, said in pending.result().items()}
+        elif now - asked_at > 4 * self.settings.shell_timeout_s + _TESTIMONY_S:
+            # Stuck in a name lookup: whoever waits for it waits for ever. It is asked anew.
+            self._asked = None
 
     def _ask(self, nodes: Sequence[NodeView], boots: Mapping[str, str]) -> Mapping[str, WitnessWords]:
         settings = self.settings

@@ -172,6 +172,31 @@ def test_a_node_that_slurm_will_not_set_down_does_not_stop_the_rest() -> None:
     assert site.site.did == [("down", "n002"), ("down", "n001")]
 
 
+def test_witnesses_that_take_their_time_are_waited_for_and_no_longer() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n003")
+    site.slow_s = 5.0
+    site.passes(2)
+    site.kill_node("n002")
+    site.passes(8)
+    site.silent_slurmds.clear()
+    site.silent_watchers.clear()
+    site.passes(3)
+    site.words["7"] = [suspicion("n003", at=site.clock.time)]
+    site.passes(20)
+    assert site.site.did == []
+    assert ("check", "n003") in site.asked
+    site.kill_node("n002")
+    began = site.clock.time
+    site.passes(30)
+    assert site.site.did == [("down", "n002")]
+    assert site.of("down-intended")[0]["at"] - began < 20
+    site.slow_s = 1000.0
+    site.kill_node("n004")
+    site.passes(100)
+    assert len([command for command, *nodes in site.asked if nodes == ["n004"]]) >= 3
+
+
 # Runs that lost a node
 
 

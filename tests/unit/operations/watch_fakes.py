@@ -148,12 +148,15 @@ class MemoryJournal:
 
 
 class Done:
-    """Work beside the passes that is over at once."""
+    """Work beside the passes; over at once, if the site is not `slow`."""
 
-    done = True
-
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], until: float, clock: FakeClock) -> None:
         self._answer = work()
+        self._until, self._clock = until, clock
+
+    @property
+    def done(self) -> bool:
+        return self._clock.time >= self._until
 
     def result(self) -> Any:
         return self._answer
@@ -180,6 +183,8 @@ class Watched:
         self.words: dict[str, list[Any]] = {}
         self.answers: dict[str, tuple[SiteAnswer, ...]] = {}
         self.kept: Any = None
+        self.slow_s = 0.0
+        """How long work beside the passes takes."""
         self._heard_at: dict[str, float] = {}
         self._act, self._limits, self._ssh = act, limits or DeathLimits(), ssh
         self.start()
@@ -187,15 +192,18 @@ class Watched:
     def start(self) -> None:
         """A fresh process: what it knows is in the journal, the memory, and Slurm."""
         site: Any = self.site
-        deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), Done, self.clock)  # type: ignore[arg-type]
+        deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
-        suspects = SuspectPorts(self, self, sweep, Done, self.clock)  # type: ignore[arg-type]
+        suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
         ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock)
         settings = WatchSettings(
             DeathSettings(self._act, limits=self._limits),
             SweepSettings(self._act, SweepPolicy(), "stored", "check"),
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
+
+    def _beside(self, work: Callable[[], Any]) -> Done:
+        return Done(work, self.clock.time + self.slow_s, self.clock)
 
     def passes(self, seconds: int) -> None:
         """One pass a second."""
