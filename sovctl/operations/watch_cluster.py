@@ -80,7 +80,7 @@ class ClusterWatch:
         self._reads = SlurmReads(site, self.ports.changes, clock)
         self._runs = RunTakeOver(site, clock, self._voice, act)
         self._deaths = DeathWatch(
-            self.ports.deaths, self.settings.deaths, self._voice, self._runs.spare, self._runs.adopt
+            self.ports.deaths, self.settings.deaths, self._voice, self._runs.spare, self._after_down
         )
         self._suspects = SuspectChecks(self.ports.suspects, self.settings.sweep, self._voice, self._runs)
 
@@ -113,6 +113,10 @@ class ClusterWatch:
         self._free_stuck()
         self._prune()
 
+    def _after_down(self, node: str) -> None:
+        self._reads.outdated()
+        self._runs.adopt(node)
+
     # Jobs that one node keeps from ending
 
     def _free_stuck(self) -> None:
@@ -133,7 +137,7 @@ class ClusterWatch:
         for name, deed in deeds.items():
             if deed.done:
                 self.say(f"{name}: {deed.did}: {shlex.join(deed.command)}")
-                self._runs.adopt(name)
+                self._after_down(name)
             elif deed.did or deed.why:
                 self._voice.tell(f"stuck:{name}", f"{name}: {deed.did or deed.why}: {shlex.join(deed.command)}")
         for words in alarms:

@@ -172,7 +172,10 @@ class DeathWatch:
         now = self.ports.clock.now()
         dead: list[Down] = []
         unheard = 0
-        for node in silent:
+        # As it is now: what was read for all nodes may be seconds old, and a person may have come first.
+        for node in self.ports.site.nodes([node.name for node in silent]):
+            if not in_service(node):
+                continue
             if node.name not in self._heard:
                 unheard += 1
                 continue

@@ -45,6 +45,10 @@ class SlurmReads:
         self._not_before = ended + (ended - now) * share
         return True
 
+    def outdated(self) -> None:
+        """Something was changed just now: the next pass reads, whatever that costs."""
+        self._mark, self._not_before, self.read_at = None, -1e9, -1e9
+
     @property
     def by_name(self) -> dict[str, NodeView]:
         return {node.name: node for node in self.nodes}

@@ -424,6 +424,41 @@ def test_the_larger_the_cluster_the_less_often_it_is_read() -> None:
     assert site.site.reads <= 12
 
 
+def test_a_slow_controller_is_told_only_once_that_a_node_is_down() -> None:
+    site = Watched(limits=LOOSE)
+    site.passes(2)
+    read = site.site.jobs
+
+    def slowly() -> Any:
+        site.clock.sleep(0.5)
+        return read()
+
+    site.site.jobs = slowly  # type: ignore[method-assign]
+    site.site.runs("7", "n002", "n003")
+    site.passes(12)
+    site.kill_node("n002")
+    site.passes(60)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+def test_a_person_who_drains_the_node_first_is_left_alone() -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    taken = site.site.nodes
+
+    def changed(names: Any = ()) -> Any:
+        if names == ["n002"]:
+            state = NodeState("ALLOCATED", frozenset({"DRAIN"}))
+            site.site.machines["n002"] = replace(site.site.machines["n002"], state=state, reason="new fan, kim")
+        return taken(names)
+
+    site.site.nodes = changed  # type: ignore[method-assign]
+    site.passes(30)
+    assert site.site.did == []
+    assert "new fan" in site.said[0]
+
+
 def test_a_controller_that_is_away_is_waited_out_and_nothing_is_forgotten() -> None:
     site = Watched()
     site.site.runs("7", "n002", "n003")
