@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,16 +65,10 @@ class RunRecordWords:
 
 def _read_all(runs: Sequence[WatchedRun], seen: Mapping[str, _Version]) -> Iterator[dict[str, Any]]:
     """In the child: one message before each file and one after it, where it changed."""
-    root = os.geteuid() == 0
     for run in runs:
         yield {"begin": run.job_id}
-        if root:
-            if run.uid == 0:
-                _become(0, 0)
-            else:
-                _become(run.uid, run.gid)
         try:
-            answer = _read(Path(run.run_dir) / "events.jsonl", run.uid, seen.get(run.job_id))
+            answer = _read_as_owner(run, seen.get(run.job_id))
         except Exception:
             # Whatever one user's file does to the reader, the others are read.
             continue
@@ -81,9 +76,23 @@ def _read_all(runs: Sequence[WatchedRun], seen: Mapping[str, _Version]) -> Itera
             yield {"job": run.job_id, "version": answer[0], "events": answer[1]}
 
 
-def _become(uid: int, gid: int) -> None:
+def _read_as_owner(run: WatchedRun, seen: _Version | None) -> tuple[_Version, list[dict[str, Any]]] | None:
+    path = Path(run.run_dir) / "events.jsonl"
+    if os.getuid() != 0:
+        return _read(path, run.uid, seen)
+    _become(run.uid, run.gid, [run.gid])
+    try:
+        return _read(path, run.uid, seen)
+    except PermissionError:
+        # A project's directory, open to one of the owner's other groups; who they are may take a name service to tell.
+        os.seteuid(0)
+        _become(run.uid, run.gid, os.getgrouplist(pwd.getpwuid(run.uid).pw_name, run.gid))
+        return _read(path, run.uid, seen)
+
+
+def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
     os.seteuid(0)
-    os.setgroups([gid])
+    os.setgroups(groups)
     os.setegid(gid)
     os.seteuid(uid)
 

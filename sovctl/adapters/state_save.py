@@ -48,6 +48,6 @@ class StateSave:
             found = self._settings().get("StateSaveLocation", "")
         except SovctlError:
             # Asked again soon: a controller that fails over is back within minutes.
-            self._asked = now - _ASK_AGAIN_S + 10.0
+            self._asked = now - _ASK_AGAIN_S + (120.0 if self._directory else 10.0)
             return
         self._directory = found if found.startswith("/") else ""

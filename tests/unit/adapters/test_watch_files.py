@@ -267,3 +267,22 @@ def test_json_of_the_answer_is_what_the_documentation_says(tmp_path: Path) -> No
     SiteAnswerFiles(tmp_path).save("7", (SiteAnswer("n1", SiteWord.UNKNOWN, 5.0, 9, "x"),))
     record = json.loads((tmp_path / "suspects" / "7.json").read_text())
     assert record["nodes"][0].keys() == {"node", "state", "checked_at", "seq", "words", "drained"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become somebody else")
+def test_a_project_directory_of_another_group_of_the_owner_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    project = tmp_path / "project"
+    project.mkdir()
+    run = write(project / "7", EVENT)
+    os.chown(project / "7" / "events.jsonl", 65534, 65534)
+    os.chown(project, 0, 4321)
+    project.chmod(0o750)
+    run = WatchedRun("7", "7", 65534, 65534, run.run_dir)
+    assert RunRecordWords().read([run]) == {}
+    monkeypatch.setattr(os, "getgrouplist", lambda _name, gid: [gid, 4321])
+    assert set(RunRecordWords().read([run])) == {"7"}
