@@ -22,7 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
+from sovctl.adapters.alive import AliveFile, AliveMarks
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.slurm_parse import parse_node, parse_records
+from sovctl.health.death import in_service, suspects
 from sovctl.lab import cluster, faults
 
 SCRIPT = """#!/bin/bash
@@ -160,6 +163,41 @@ def idle() -> list[Figure]:
     ]
 
 
+LARGE = 5000
+_RECORD = (
+    "NodeName=n{number:04d} Arch=x86_64 CoresPerSocket=1 CPUAlloc=32 CPUTot=32 CPULoad=1.00 AvailableFeatures=(null) "
+    "ActiveFeatures=(null) Gres=gpu:8 NodeAddr=10.0.0.1 NodeHostName=n{number:04d} Version=22.05.8 OS=Linux 6.1.0 SMP "
+    "RealMemory=64000 AllocMem=0 FreeMem=100 Sockets=32 Boards=1 State=ALLOCATED ThreadsPerCore=1 TmpDisk=0 Weight=1 "
+    "Owner=N/A MCS_label=N/A Partitions=main BootTime=1795380000 SlurmdStartTime=1795385000 LastBusyTime=1795385000 "
+    "CfgTRES=cpu=32,mem=62.5G,billing=32 AllocTRES=cpu=32 CapWatts=n/a CurrentWatts=0 AveWatts=0 Comment=(null)"
+)
+
+
+def large() -> list[Figure]:
+    """What a pass costs the watch itself at 5,000 nodes: every mark that is its turn, and taking apart what scontrol
+    prints. slurmctld and the network are not in it."""
+    text = "\n".join(_RECORD.format(number=number) for number in range(LARGE))
+    with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
+        names = [f"n{number:04d}" for number in range(LARGE)]
+        for node in names:
+            AliveFile(Path(name), node).refresh("boot", 1.0)
+        marks = AliveMarks(Path(name))
+        passes, readings = [], []
+        for _ in range(10):
+            began = time.process_time()
+            nodes = [parse_node(record) for record in parse_records(text)]
+            readings.append(time.process_time() - began)
+        for _ in range(30):
+            began = time.process_time()
+            silent = marks.look([node.name for node in nodes if in_service(node)])
+            suspects(nodes, silent, 6.0)
+            passes.append(1000 * (time.process_time() - began))
+    return [
+        figure(f"watch at {LARGE} nodes, CPU of a pass in which nothing changed", passes, "ms"),
+        figure(f"watch at {LARGE} nodes, CPU of taking a reading of all nodes apart", readings, "s"),
+    ]
+
+
 def reading_s(run: Site) -> float:
     """CPU seconds of one reading of all nodes and jobs, of the commands and of taking them apart."""
     before = os.times()
@@ -184,7 +222,7 @@ def peak_mb(pid: int) -> float:
     return int(found[1]) / 1000
 
 
-TOPICS: dict[str, Callable[[], list[Figure]]] = {"death": death, "idle": idle}
+TOPICS: dict[str, Callable[[], list[Figure]]] = {"death": death, "idle": idle, "large": large}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from sovctl.ports import Beside, Clock, Pending, RunWords, SiteAnswers
 _EVERY_S = 5.0
 _ASK_AGAIN_S = 600.0
 """A node is checked for the same run so often at most, whatever the run writes."""
+_TRY_AGAIN_S = 10.0
 _AT_ONCE = 16
 _SILENT_WORD_S = 60.0
 _STATES = {
@@ -67,6 +68,8 @@ class SuspectChecks:
     _silent: dict[str, float] = field(default_factory=dict)
     _pending: tuple[tuple[_Case, ...], Pending[Mapping[str, Assessed]]] | None = None
     _read_at: float = -1e9
+    _not_before: float = -1e9
+    """Slurm refused a drain; checked and tried again then."""
 
     @property
     def silent(self) -> frozenset[str]:
@@ -87,7 +90,7 @@ class SuspectChecks:
         if now - self._read_at >= _EVERY_S:
             self._read_at = now
             self._read(now)
-        if self._cases:
+        if self._cases and now >= self._not_before:
             self._start(nodes)
 
     def _read(self, now: float) -> None:
@@ -137,6 +140,12 @@ class SuspectChecks:
         self._pending = None
         for words in alarms:
             self.voice.say(f"ALARM: {words}")
+        refused = {name for name, deed in deeds.items() if deed.command and not deed.did}
+        if refused:
+            self._not_before = self.ports.clock.now() + _TRY_AGAIN_S
+            self._cases |= {(item.raw_job_id, item.named.node): item for item in cases if item.named.node in refused}
+            self.voice.say("; ".join(f"{name}: {deeds[name].why}" for name in sorted(refused)))
+            cases = tuple(item for item in cases if item.named.node not in refused)
         for case in cases:
             self._tell(case, assessed.get(case.named.node), nodes.get(case.named.node), deeds.get(case.named.node))
         for raw in dict.fromkeys(case.raw_job_id for case in cases):

@@ -12,6 +12,7 @@ from slurm_fake import FakeSlurm
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Phase, Progress
+from sovctl.model.site_answer import SiteAnswer
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import Ports, RunPlan
 from sovctl.operations.pass_watch import PassWatch
@@ -124,6 +125,7 @@ class Run:
         self.stops: list[tuple[int, str]] = []
         self.requeues_asked: set[int] = set()
         self.evidence: list[JobEvidence] = []
+        self.site_answers: list[SiteAnswer] = []
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -155,7 +157,10 @@ class Run:
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(
-            ports, leftover=lambda run_id, job_id: self.children[-1], evidence=lambda job_id: tuple(self.evidence)
+            ports,
+            leftover=lambda run_id, job_id: self.children[-1],
+            evidence=lambda job_id: tuple(self.evidence),
+            site_answers=lambda job_id: tuple(self.site_answers),
         )
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from watch_fakes import SPARED, Watched
 
+from sovctl.errors import NotPermitted, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.model.node import NodeState
 from sovctl.model.site_answer import SiteWord
@@ -160,8 +161,6 @@ def test_a_node_that_slurm_will_not_set_down_does_not_stop_the_rest() -> None:
 
     def refuse() -> None:
         site.site.effect = lambda: None
-        from sovctl.errors import NotPermitted
-
         raise NotPermitted("node n001")
 
     site.site.effect = refuse
@@ -302,6 +301,23 @@ def test_a_suspected_node_that_is_at_fault_is_drained_and_the_run_is_told() -> N
     (answer,) = site.answers["7"]
     assert (answer.node, answer.state, answer.seq, answer.drained) == ("n002", SiteWord.FAILED, 9, True)
     assert site.asked == [("check", "n002")]
+
+
+def test_a_drain_that_slurm_refuses_is_tried_again() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+
+    def refuse() -> None:
+        site.site.effect = lambda: None
+        raise SlurmUnreachable
+
+    site.site.effect = refuse
+    site.passes(30)
+    assert site.site.did == [("drain", "n002")]
+    assert site.kinds.count("drain-failed") == 1
+    assert [item.drained for item in site.answers["7"]] == [True]
 
 
 def test_a_suspected_node_that_is_healthy_is_cleared_and_kept_in_service() -> None:
