@@ -307,6 +307,7 @@ def test_a_drain_that_slurm_refuses_is_tried_again() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002")
     site.verdicts["n002"] = VerdictState.FAILED
+    site.passes(2)
     site.words["7"] = [suspicion("n002", at=site.clock.time)]
 
     def refuse() -> None:
