@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.words import printable
 from sovctl.config import load_config
 
 _EXAMPLES = """\
@@ -47,4 +48,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _say(words: str) -> None:
-    print(f"sovctl watch: {words}", file=sys.stderr, flush=True)
+    print(f"sovctl watch: {printable(words)}", file=sys.stderr, flush=True)
