@@ -80,6 +80,17 @@ class WatchConfig:
     """How often a node's watcher refreshes its mark in the cluster journal."""
     dead_limit_per_hour: int = 4
     """More dead nodes than this in an hour look like a switch or a mistake: stop and say so."""
+    dead_share_per_hour: float = 0.1
+    """The same as a share of the nodes; whichever of the two is less, but at least one node."""
+    silent_share: float = 0.25
+    """More than this share of the nodes silent at once, and more than two: this machine may be the one cut off."""
+    ssh: bool = True
+    """Ask a silent node over SSH too; one that answers is never declared dead."""
+    ssh_timeout_s: float = 5.0
+    bmc_command: str = ""
+    """Tells the power of a node: `{node}` and `{address}` stand for it. Status 0 and the word `off`: the power is off.
+    Empty: nobody is asked."""
+    bmc_timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

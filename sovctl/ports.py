@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
@@ -20,8 +20,10 @@ from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
+from sovctl.model.watched_run import WatchedRun
 
 
 class Clock(Protocol):
@@ -184,6 +186,89 @@ class AliveMark(Protocol):
     """Shows the controller that this node's watcher lives, independently of slurmd."""
 
     def refresh(self, boot_id: str, at: float) -> None: ...
+
+
+class AliveMarks(Protocol):
+    """The marks of all nodes, as the controller sees them."""
+
+    def look(self, nodes: Sequence[str]) -> Mapping[str, float]:
+        """For how many seconds each node's mark has not changed, of those that have one."""
+        ...
+
+    def boot_id(self, node: str) -> str:
+        """Of the boot that wrote the mark; empty when nobody knows."""
+        ...
+
+
+class PowerWitness(Protocol):
+    """The nodes' BMCs."""
+
+    def off(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        """Names of those whose power is off for certain."""
+        ...
+
+
+class ChangeMark(Protocol):
+    """Tells cheaply whether anything changed in Slurm."""
+
+    def mark(self) -> tuple[int, ...] | None:
+        """Differs from the last one when something changed; None when that cannot be told."""
+        ...
+
+
+Answer = TypeVar("Answer", covariant=True)
+
+
+class Pending(Protocol[Answer]):
+    """Work that goes on beside a loop."""
+
+    @property
+    def done(self) -> bool: ...
+    def result(self) -> Answer:
+        """When done. Raises SovctlError."""
+        ...
+
+
+class Beside(Protocol):
+    """Starts work beside a loop that must not stand still."""
+
+    def __call__(self, work: Callable[[], Any]) -> Pending[Any]: ...
+
+
+class RunWords(Protocol):
+    """What supervisors wrote lately, read as hostile: with the rights of the run's owner, bounded, JSON only."""
+
+    def read(self, runs: Sequence[WatchedRun]) -> Mapping[str, list[dict[str, Any]]]:
+        """The last events by job id, of those runs whose record changed since the last question."""
+        ...
+
+
+class SiteAnswers(Protocol):
+    """What the site found on nodes that a run suspected, where the run's owner can read and only the site write."""
+
+    def save(self, job_id: str, answers: Sequence[SiteAnswer]) -> None:
+        """Raises SovctlError."""
+        ...
+
+    def load(self, job_id: str) -> tuple[SiteAnswer, ...]:
+        """`job_id`: Slurm's raw id."""
+        ...
+
+    def prune(self, older_than: float) -> int:
+        """Remove what was written before `older_than` (seconds since the epoch)."""
+        ...
+
+
+class WatchMemory(Protocol):
+    """What the watch on the controller knows beyond Slurm."""
+
+    def load(self) -> Any:
+        """The JSON in it; None when absent, not root's or not JSON."""
+        ...
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Raises SovctlError."""
+        ...
 
 
 class Turn(Protocol):

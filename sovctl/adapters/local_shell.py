@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from sovctl.errors import CommandTimeout, SovctlError
 from sovctl.ports import RemoteAnswer, SshFailure
 
 _AT_ONCE = 4
+UNREACHABLE = "unreachable"
+"""A file in the directory of a lab's node that is dead or frozen: sshd would not answer there either."""
 
 
 class LocalShell:
@@ -33,12 +36,15 @@ class LocalShell:
             config = self._lab / "nodes" / name / "sovctl.toml"
             if not config.exists():
                 return RemoteAnswer(failure=SshFailure.UNREACHABLE, problem=f"{config} is not there")
+            if (self._lab / "nodes" / name / UNREACHABLE).exists():
+                return RemoteAnswer(failure=SshFailure.TIMEOUT, problem=f"{name} is dead or frozen")
             env |= {"SOVCTL_CONFIG": str(config), "SOVCTL_LAB_NODE": name, "SLURMD_NODENAME": name}
         runner = CommandRunner(env)
         sent_at = time.time()
         try:
-            # What sshd does at the other end.
-            done = runner.run(["sh", "-c", command], timeout_s=timeout_s, check=False)
+            # What sshd does at the other end; relative paths are the node's own.
+            where = f"cd {shlex.quote(str(self._lab / 'nodes' / name))} && " if self._lab else ""
+            done = runner.run(["sh", "-c", where + command], timeout_s=timeout_s, check=False)
         except CommandTimeout as error:
             return RemoteAnswer(failure=SshFailure.TIMEOUT, problem=error.message)
         except SovctlError as error:

@@ -8,15 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.words import printable
 from sovctl.config import load_config
 
 _EXAMPLES = """\
 examples:
-  sovctl watch             say and journal what would be done, do nothing
-  sovctl watch --act       declare dead nodes down, bring their runs back
+  sovctl watch             say and journal what would be done, change nothing
+  sovctl watch --act       set dead nodes down, bring their runs back, check suspected nodes, free stuck jobs
 
-Two witnesses must be silent before a node counts as dead: its own `sovctl health watch`, and slurmd.
-Stopping it stops nobody's training.
+A node counts as dead when slurmd takes no connection and a second witness agrees: its own `sovctl health watch`, SSH,
+or the BMC (watch.bmc_command). One that answers over SSH is never dead. Stopping it stops nobody's training.
 """
 
 
@@ -36,7 +37,9 @@ def run(argv: Sequence[str]) -> int:
     stop: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _: stop.append(number))
-    watch = wiring.cluster_watch(config, act=options.act and not options.observe, say=_say)
+    act = options.act and not options.observe
+    watch = wiring.cluster_watch(config, act=act, say=_say)
+    _say("acting" if act else "observing: nothing is changed; --act acts")
     if options.once:
         watch.turn()
     else:
@@ -45,4 +48,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    print(f"sovctl watch: {printable(words)}", file=sys.stderr, flush=True)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
+    from sovctl.operations.watch_deaths import DeathPorts, DeathSettings
+    from sovctl.operations.watch_suspects import SuspectPorts
     from sovctl.ports import (
         AliveMark,
         EnvLayers,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         RemoteShell,
         RunIndex,
         RunRecords,
+        SiteAnswers,
         StepCommand,
         SubmissionFiles,
         Submitter,
@@ -155,6 +158,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
         lemons=lemons,
+        site_answers=site_answers(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),
@@ -430,30 +434,86 @@ def node_name(config: Config) -> str:
 
 
 def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> ClusterWatch:
-    """The watch on the controller. Raises RefusedError when another one runs."""
-    from sovctl.adapters.alive import read_alive
+    """The watch on the controller. Raises RefusedError when another one runs, ConfigError."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.journal import FileJournal
-    from sovctl.adapters.node_ping import SlurmdPing
     from sovctl.adapters.single_instance import claim
+    from sovctl.adapters.state_save import StateSave
+    from sovctl.adapters.watch_memory import WatchMemoryFile
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
     journal_dir = cluster_journal_dir(config)
     claim(journal_dir / "watch.lock", "sovctl watch")
+    journal, site = FileJournal(journal_dir / "watch.jsonl", lock_wait_s=2.0), slurm()
     ports = WatchPorts(
-        site=slurm(),
-        ping=SlurmdPing(),
-        alive=lambda: read_alive(journal_dir / "alive"),
-        journal=FileJournal(journal_dir / "watch.jsonl"),
+        deaths=_death_ports(config, site),
+        suspects=_suspect_ports(config, site, journal),
+        changes=StateSave(site.settings),
+        memory=WatchMemoryFile(journal_dir / "watch.json"),
+        journal=journal,
         clock=SystemClock(),
     )
-    settings = WatchSettings(
-        act=act,
-        interval_s=config.watch.interval_s,
-        silent_for_s=config.watch.silent_for_s,
-        dead_limit_per_hour=config.watch.dead_limit_per_hour,
-    )
+    deaths = _death_settings(config, act=act)
+    sweeping = sweep_settings(config, act=act and config.health.act, only=())
+    settings = WatchSettings(deaths, sweeping, config.watch.interval_s)
     return ClusterWatch(ports, settings, say)
+
+
+def _death_ports(config: Config, site: SlurmCli) -> DeathPorts:
+    from sovctl.adapters.alive import AliveMarks
+    from sovctl.adapters.background import InThread
+    from sovctl.adapters.bmc import PowerCommand
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.node_ping import SlurmdPing
+    from sovctl.operations.watch_deaths import DeathPorts, WitnessPorts
+
+    return DeathPorts(
+        site=site,
+        ping=SlurmdPing(),
+        marks=AliveMarks(cluster_journal_dir(config) / "alive"),
+        witnesses=WitnessPorts(
+            shell=remote_shell(config) if config.watch.ssh else None,
+            power=PowerCommand(CommandRunner(), config.watch.bmc_command, config.watch.bmc_timeout_s),
+        ),
+        beside=InThread,
+        clock=SystemClock(),
+    )
+
+
+def _death_settings(config: Config, *, act: bool) -> DeathSettings:
+    from sovctl.health.death import DeathLimits
+    from sovctl.operations.watch_deaths import DeathSettings
+
+    watch = config.watch
+    return DeathSettings(
+        act=act,
+        silent_for_s=watch.silent_for_s,
+        limits=DeathLimits(watch.dead_limit_per_hour, watch.dead_share_per_hour, watch.silent_share),
+        boot_id_file=config.node.boot_id_file,
+        shell_timeout_s=watch.ssh_timeout_s,
+    )
+
+
+def _suspect_ports(config: Config, site: SlurmCli, journal: Journal) -> SuspectPorts:
+    from sovctl.adapters.background import InThread
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.journal import FileTurn
+    from sovctl.adapters.run_words import RunRecordWords
+    from sovctl.operations.sweep import SweepPorts
+    from sovctl.operations.watch_suspects import SuspectPorts
+
+    clock = SystemClock()
+    turn = FileTurn(cluster_journal_dir(config) / "drain.lock")
+    sweep = SweepPorts(site=site, shell=remote_shell(config), journal=journal, turn=turn, clock=clock)
+    return SuspectPorts(RunRecordWords(), site_answers(config), sweep, InThread, clock)
+
+
+def site_answers(config: Config) -> SiteAnswers:
+    """What the site found on nodes that runs suspected."""
+    from sovctl.adapters.site_answers import SiteAnswerFiles
+
+    return SiteAnswerFiles(cluster_journal_dir(config))
 
 
 # The whole cluster from one place

@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -90,6 +91,8 @@ class Request:
     out_limit_per_hour: int | None = None
     """How many nodes an hour sovctl may drain or declare dead; None: its defaults."""
     overrides: dict[str, str] = field(default_factory=dict)
+    backup: bool = False
+    """A second slurmctld (SlurmctldTimeout 10 s); needs root."""
     beside: dict[str, str] = field(default_factory=dict)
     """Files to lie beside slurm.conf from the start, by name: job_submit.lua, plugstack.conf, ...
 
@@ -240,11 +243,28 @@ def start_slurmd(layout: Layout, node: str) -> ProcessMark:
     )
 
 
+CONTROLLERS = {"slurmctld": "127.0.0.1", "slurmctld:backup": "127.0.0.2"}
+"""Where there are two: their host names, by role."""
+
+
+def start_slurmctld(layout: Layout, role: str = "slurmctld") -> ProcessMark:
+    """One controller. It knows which of SlurmctldHost it is by its host name, so each of two gets one of its own."""
+    env, conf = client_environment(layout), _controller_conf(layout, role)
+    if not conf.exists():
+        return start(["slurmctld", "-D", "-f", str(layout.slurm_conf)], role, layout, env)
+    command = f"hostname {CONTROLLERS[role]} && exec slurmctld -D -f {shlex.quote(str(conf))}"
+    return start(["unshare", "--uts", "sh", "-c", command], role, layout, env | {"SLURM_CONF": str(conf)})
+
+
+def start_watch(layout: Layout, **settings: str) -> ProcessMark:
+    """`sovctl watch --act` on the controller; `settings`: SOVCTL_<SECTION>_<KEY>."""
+    argv = [sys.executable, "-P", "-m", "sovctl", "watch", "--act"]
+    return start(argv, "watch", layout, client_environment(layout) | settings)
+
+
 def restart_slurmctld(lab: Lab) -> Lab:
     """Start the controller again after it died; it reads its saved state."""
-    fresh = start(
-        ["slurmctld", "-D", "-f", str(lab.layout.slurm_conf)], "slurmctld", lab.layout, client_environment(lab.layout)
-    )
+    fresh = start_slurmctld(lab.layout)
     kept = tuple(item for item in lab.processes if item.role != "slurmctld")
     again = replace(lab, processes=(*kept, fresh))
     save(again)
@@ -269,8 +289,7 @@ def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> N
     layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=True), "utf-8")
     slurm(layout).reconfigure()
     started += [start_watcher(layout, node) for node in spec.node_names]
-    argv = [sys.executable, "-P", "-m", "sovctl", "watch", "--act"]
-    started.append(start(argv, "watch", layout, client_environment(layout)))
+    started.append(start_watch(layout))
     marks = [layout.journal_dir / "alive" / f"{node}.json" for node in spec.node_names]
     _await("every node's watcher to report", lambda: all(path.exists() for path in marks), layout, started, 30.0)
 
@@ -327,6 +346,7 @@ def _spec(request: Request) -> LabSpec:
         job_checks=request.health and request.job_checks,
         out_limit_per_hour=request.out_limit_per_hour,
         overrides=request.overrides,
+        backup=request.backup,
     )
 
 
@@ -412,10 +432,26 @@ def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark]) ->
     env = client_environment(layout)
     if spec.accounting:
         database.start(spec, layout, env, started, start)
-    ctld = start(["slurmctld", "-D", "-f", str(layout.slurm_conf)], "slurmctld", layout, env)
-    started.append(ctld)
+    started += _start_controllers(spec, layout)
     for node in spec.node_names:
         started.append(start_slurmd(layout, node))
+
+
+def _start_controllers(spec: LabSpec, layout: Layout) -> list[ProcessMark]:
+    if not spec.backup:
+        return [start_slurmctld(layout)]
+    for role in CONTROLLERS:
+        text = layout.slurm_conf.read_text("utf-8")
+        for file in ("slurmctld.pid", "slurmctld.log"):
+            # A slurmctld ends the one whose pid file it finds.
+            text = text.replace(f"/{file}\n", f"/{file.replace('slurmctld', role.replace(':', '.'))}\n")
+        _controller_conf(layout, role).write_text(text, "utf-8")
+    return [start_slurmctld(layout, role) for role in CONTROLLERS]
+
+
+def _controller_conf(layout: Layout, role: str) -> Path:
+    """Of a controller that has another one beside it."""
+    return layout.root / f"{role.replace(':', '.')}.conf"
 
 
 def _start_munge(layout: Layout, started: list[ProcessMark]) -> None:

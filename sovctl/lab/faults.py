@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sovctl.adapters.command import spawn
 from sovctl.adapters.host_probe import HostFiles
+from sovctl.adapters.local_shell import UNREACHABLE
 from sovctl.adapters.node_records import NodeRecordFiles
 from sovctl.errors import SovctlError, UsageError
 from sovctl.health.learn import learn
@@ -81,6 +82,7 @@ def heal(lab: cluster.Lab, node: str) -> str:
     storage.thaw(layout)
     storage.empty(layout)
     storage.answer_again(layout.node_dir(node))
+    (layout.node_dir(node) / UNREACHABLE).unlink(missing_ok=True)
     _release_processes(layout, node)
     if not any(item.role == "slurmctld" and item.alive for item in lab.processes):
         lab = cluster.restart_slurmctld(lab)
@@ -189,6 +191,7 @@ def _ecc(lab: cluster.Lab, node: str, gpu: int) -> str:
 
 
 def _node_dead(lab: cluster.Lab, node: str, _: int) -> str:
+    (lab.layout.node_dir(node) / UNREACHABLE).touch()
     # Twice: a step may have started a process between the look and the kill.
     first = node_processes(lab.layout, node)
     processes.kill(first)
@@ -239,6 +242,7 @@ def _link_flap(lab: cluster.Lab, node: str, _: int) -> str:
 
 def _node_frozen(lab: cluster.Lab, node: str, _: int) -> str:
     # Twice: a step may have started a process between the look and the signal.
+    (lab.layout.node_dir(node) / UNREACHABLE).touch()
     members: set[int] = set()
     for _again in range(2):
         members |= node_processes(lab.layout, node)

@@ -35,6 +35,13 @@ class LabSpec:
     """How many nodes an hour sovctl may drain or declare dead; None: its defaults."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """slurm.conf parameters by name."""
+    backup: bool = False
+    """A second slurmctld, which takes over from the first."""
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """The host names of the slurmctlds. Two on one machine have an address each, and are called by it."""
+        return ("127.0.0.1", "127.0.0.2") if self.backup else ("localhost",)
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -72,6 +79,8 @@ def slurm_conf(spec: LabSpec, layout: Layout, *, health_checks: bool) -> str:
     for key, value in spec.overrides.items():
         settings[known.get(key.lower(), key)] = value
     lines = [f"{key}={value}" for key, value in settings.items()]
+    # The first is among the settings; slurmctld counts them by their order.
+    lines += [f"SlurmctldHost={name}({name})" for name in spec.controllers[1:]]
     gres = f" Gres=gpu:{spec.gpus}" if spec.gpus else ""
     lines.append(
         f"NodeName=n[001-{spec.nodes:03d}] NodeHostname={spec.host} NodeAddr=127.0.0.1 "
@@ -114,6 +123,13 @@ def _settings(spec: LabSpec, layout: Layout) -> dict[str, str]:
         "GresTypes": "gpu",
         "MailProg": "/bin/true",
     }
+    if spec.backup:
+        settings |= {
+            "SlurmctldHost": f"{spec.controllers[0]}({spec.controllers[0]})",
+            # Else each would listen on every address of the machine, and so on the other's.
+            "CommunicationParameters": "NoCtldInAddrAny",
+            "SlurmctldTimeout": "10",
+        }
     if spec.accounting:
         settings |= {
             "AccountingStorageType": "accounting_storage/slurmdbd",
@@ -187,10 +203,14 @@ journal_dir = "{layout.journal_dir}"
 
 
 def site_toml(spec: LabSpec, layout: Layout) -> str:
-    """sovctl.toml of the controller and the login node."""
+    """sovctl.toml of the controller and the login node. A command for a node runs in that node's directory."""
+    limit = _limit("watch", "dead_limit_per_hour", spec.out_limit_per_hour)
     return f"""[cluster]
 journal_dir = "{layout.journal_dir}"
-{_limit("watch", "dead_limit_per_hour", spec.out_limit_per_hour)}"""
+
+[node]
+boot_id_file = "boot_id"
+{f"{limit}dead_share_per_hour = 1.0{chr(10)}" if limit else ""}"""
 
 
 def _limit(section: str, key: str, value: int | None) -> str:

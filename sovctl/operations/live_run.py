@@ -16,6 +16,7 @@ from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
+from sovctl.model.site_answer import SiteAnswer
 from sovctl.operations.allocation import Allocation, free_nodes
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.crash_look import CrashLook
@@ -122,6 +123,11 @@ def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     return ()
 
 
+def _no_answers(_job_id: str) -> Sequence[SiteAnswer]:
+    """For sites without a watch."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The outside of the supervisor."""
@@ -149,6 +155,8 @@ class Ports:
     """What the epilogs of the nodes left about this job, by Slurm's raw job id."""
     lemons: Callable[[], Collection[str]] = _no_lemons
     """Nodes with a bad record, as far as this user may read of it."""
+    site_answers: Callable[[str], Sequence[SiteAnswer]] = _no_answers
+    """What the site found on nodes that this run suspected, by Slurm's raw job id."""
 
 
 @dataclass(slots=True)

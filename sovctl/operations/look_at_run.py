@@ -9,6 +9,7 @@ from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.operations.follow_progress import Quiet
 from sovctl.operations.live_run import SILENCE_S, LiveRun
+from sovctl.operations.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import may_grow
@@ -28,9 +29,11 @@ class RunLooks:
 
     def __init__(self, live: LiveRun) -> None:
         self._live = live
+        self._site = SiteWords(live)
 
     def look(self) -> Blame | None:
         """One turn of all looks; the first that finds something ends it."""
+        self._site.look()
         looks = (
             self._look_at_nodes,
             self._look_at_time,

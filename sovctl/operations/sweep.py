@@ -148,7 +148,8 @@ def sweep(ports: SweepPorts, settings: SweepSettings) -> SweepOutcome:
     not_asked = {node.name: why for node in chosen if (why := reason_not_to_ask(node))}
     assessed = _ask([node for node in chosen if node.name not in not_asked], ports, settings)
     assessed |= {name: Assessed() for name in not_asked}
-    stuck, notes = _stuck(ports, settings, set(assessed))
+    stuck, notes = find_stuck(ports, settings, ports.site.jobs())
+    stuck = {node: jobs for node, jobs in stuck.items() if node in assessed}
     acts = _Acts(ports, settings)
     plan, deeds = acts.decide_and_act(assessed, stuck)
     deeds |= acts.retest(plan)
@@ -171,6 +172,19 @@ def ask_nodes(nodes: Sequence[NodeView], shell: RemoteShell, command: str, timeo
     return {
         name: _assessed(answer, read_checked(name, answer.stdout), confirmed=True) for name, answer in answers.items()
     }
+
+
+def act_on(
+    ports: SweepPorts,
+    settings: SweepSettings,
+    assessed: Mapping[str, Assessed],
+    stuck: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[Mapping[str, Deed], tuple[str, ...]]:
+    """Judge and act on some nodes by the rules and within the budgets of a sweep; gives nothing back. Returns what came
+    of each, and alarms. `stuck`: jobs that complete for too long, by node."""
+    acts = _Acts(ports, replace(settings, policy=replace(settings.policy, retest=False)))
+    plan, deeds = acts.decide_and_act({name: Assessed() for name in stuck or ()} | dict(assessed), stuck or {})
+    return deeds, acts.raise_alarms(plan)
 
 
 def _chosen(nodes: Sequence[NodeView], only: tuple[str, ...]) -> list[NodeView]:
@@ -245,10 +259,11 @@ def _assessed(answer: RemoteAnswer, reply: NodeReply, *, confirmed: bool, odd: t
 # Jobs that hang
 
 
-def _stuck(
-    ports: SweepPorts, settings: SweepSettings, chosen: set[str]
+def find_stuck(
+    ports: SweepPorts, settings: SweepSettings, jobs: Sequence[JobView]
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    hanging = [job for job in ports.site.jobs() if job.completing]
+    """Of the active `jobs` those that complete for too long, see `stuck_jobs`."""
+    hanging = [job for job in jobs if job.completing]
     ended: dict[str, float] = {}
     for job in hanging:
         try:
@@ -257,8 +272,7 @@ def _stuck(
             continue
         if ends_at is not None:
             ended[job.job_id] = ends_at
-    by_node, notes = stuck_jobs(hanging, ended, settings.policy, ports.clock.now())
-    return {node: jobs for node, jobs in by_node.items() if node in chosen}, notes
+    return stuck_jobs(hanging, ended, settings.policy, ports.clock.now())
 
 
 # Acting

@@ -11,6 +11,7 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.job_evidence import fault_words
 from sovctl.operations.live_run import LiveRun, end_of, last_attempt, lingering_steps
 from sovctl.operations.recover import Recovery
+from sovctl.operations.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision, past_stops
 from sovctl.recovery.exclusion import exclusions
@@ -74,7 +75,9 @@ class TakeOver:
         return self._recovery.act(self._live.leftover(), blame, decision, ended.get("exit_status"))
 
     def read_evidence(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Keep away from nodes whose epilog found them at fault after the last attempt, though nobody saw it then."""
+        """Keep away from nodes whose epilog found them at fault after the last attempt, though nobody saw it then, and
+        take in what the site found on those that were suspected."""
+        SiteWords(self._live).look()
         last = last_attempt(events)
         if last is None:
             return

@@ -1,76 +1,58 @@
-"""`sovctl watch`: what only the site can do. Declares dead nodes down before Slurm's 300 s are over, and takes over
-the runs that were on them: exclusion, and no 121 s.
+"""`sovctl watch`: what only the site can do. Declares dead nodes down before Slurm's 300 s are over, takes over the
+runs that were on them, has suspected nodes checked, and frees jobs that one node keeps from ending.
 
-All it needs to know after a restart is read from Slurm and the alive marks; stopping it stops nobody's training.
+What it knows beyond Slurm is in its memory file and its journal: killed between any two effects and started again it
+does nothing twice and forgets nothing. Stopping it stops nobody's training.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from sovctl.errors import SovctlError
-from sovctl.health.death import Down, decide_dead, suspects
-from sovctl.health.drain import incident_id, incident_time
-from sovctl.model.job import JobView
-from sovctl.model.node import NodeView
 from sovctl.model.reason import parse_reason
-from sovctl.operations.suspicion import NodeSuspicion
-from sovctl.ports import Clock, Journal, NodePing
+from sovctl.operations.sweep import SweepPorts, SweepSettings, act_on, find_stuck
+from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, DeathWatch
+from sovctl.operations.watch_reads import SlurmReads
+from sovctl.operations.watch_runs import RunTakeOver, down_names
+from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
+from sovctl.operations.watch_voice import Voice
+from sovctl.ports import ChangeMark, Clock, Journal, WatchMemory
 
-_PING_SILENCE_S = 1.0
-_REMEMBER_S = 120.0
-"""How long it is remembered which job was on which node: a run's supervisor may cut a dead node out of its job before
-the node is declared dead here."""
-_TAKE_OVER_S = 600.0
-_LOOK_AGAIN_S = 5.0
-_BEGIN_IN_S = 2
-_SUPERVISED = " -m sovctl supervise "
-"""In the batch script that `sovctl submit` writes."""
-
-
-class Site(Protocol):
-    """What the watch needs of Slurm, as root or SlurmUser."""
-
-    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
-    def jobs(self) -> tuple[JobView, ...]: ...
-    def job(self, job_id: str) -> JobView: ...
-    def batch_script(self, job_id: str) -> str: ...
-    def set_down(self, node: str, reason: str) -> None: ...
-    def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None: ...
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None: ...
+SCHEMA = "sovctl.watch/1"
+_STUCK_EVERY_S = 30.0
+_STUCK_AGAIN_S = 600.0
+"""What could not be freed is tried again, and said again, only so often."""
+_PRUNE_EVERY_S = 3600.0
+_ANSWERS_KEPT_S = 30 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """From the configuration; `act` False only says and journals what would be done."""
+    """From the configuration."""
 
-    act: bool
+    deaths: DeathSettings
+    sweep: SweepSettings
     interval_s: float = 1.0
-    silent_for_s: float = 6.0
-    dead_limit_per_hour: int = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WatchPorts:
     """The outside of the watch."""
 
-    site: Site
-    ping: NodePing
-    alive: Callable[[], Mapping[str, float]]
-    """When each node's watcher last reported."""
+    deaths: DeathPorts
+    suspects: SuspectPorts
+    changes: ChangeMark
+    memory: WatchMemory
     journal: Journal
     clock: Clock
 
-
-@dataclass(slots=True)
-class _Orphan:
-    """A run that lost a node and has to come back without it."""
-
-    exclude: set[str]
-    since: float
-    ours: bool | None = None
+    @property
+    def sweep(self) -> SweepPorts:
+        return self.suspects.sweep
 
 
 @dataclass(slots=True)
@@ -80,16 +62,27 @@ class ClusterWatch:
     ports: WatchPorts
     settings: WatchSettings
     say: Callable[[str], None]
-    _suspicion: NodeSuspicion = field(init=False)
-    _places: dict[tuple[str, str], float] = field(default_factory=dict)
-    """When each (job, node) was last seen together."""
-    _orphans: dict[str, _Orphan] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
-    _looked: dict[str, float] = field(default_factory=dict)
-    """When a job that waits for its begin time was last looked at."""
+    _voice: Voice = field(init=False)
+    _reads: SlurmReads = field(init=False)
+    _runs: RunTakeOver = field(init=False)
+    _deaths: DeathWatch = field(init=False)
+    _suspects: SuspectChecks = field(init=False)
+    _ready: bool = False
+    _remembered: dict[str, Any] = field(default_factory=dict)
+    _stuck_at: float = -1e9
+    _stuck: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _stuck_acted_at: float = -1e9
+    _pruned_at: float = -1e9
 
     def __post_init__(self) -> None:
-        self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
+        site, clock, act = self.ports.deaths.site, self.ports.clock, self.settings.deaths.act
+        self._voice = Voice(self.ports.journal, self.say)
+        self._reads = SlurmReads(site, self.ports.changes, clock)
+        self._runs = RunTakeOver(site, clock, self._voice, act)
+        self._deaths = DeathWatch(
+            self.ports.deaths, self.settings.deaths, self._voice, self._runs.spare, self._after_down
+        )
+        self._suspects = SuspectChecks(self.ports.suspects, self.settings.sweep, self._voice, self._runs)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Pass after pass until `stopped()`; slurmctld not answering is waited out."""
@@ -97,167 +90,137 @@ class ClusterWatch:
             began = self.ports.clock.now()
             try:
                 self.turn()
-                self._told.discard("slurm")
+                self._voice.forget("slurm")
             except SovctlError as error:
-                self._tell("slurm", error.message)
+                self._voice.tell("slurm", error.message)
             self.ports.clock.sleep(max(0.05, self.settings.interval_s - (self.ports.clock.now() - began)))
 
     def turn(self) -> None:
         """Look once and do what there is to do. Raises SovctlError when Slurm does not answer."""
-        nodes = self.ports.site.nodes()
-        self._remember_jobs()
-        self._adopt_runs_of_down_nodes(nodes)
-        dead = self._dead(nodes)
-        # All that look dead in one pass count together: a failed switch must not cost even the first of them.
-        others = self._dead_last_hour(nodes) + len(dead) - 1
-        for node, silent_s in dead:
-            self._declare(node, silent_s, others)
-        for job_id in list(self._orphans):
-            self._bring_back(job_id)
+        if not self._ready:
+            self._go_on_where_it_was()
+        fresh = self._reads.refresh(busy=self._deaths.busy or self._runs.busy)
+        if fresh:
+            self._runs.remember(self._reads.jobs)
+            self._runs.adopt_from(down_names(self._reads.nodes))
+            self._remember()
+        self._runs.learn_runs(self._reads.jobs)
+        self._deaths.look(self._reads.nodes, self._suspects.silent)
+        self._runs.bring_back()
+        if not self._deaths.asking:
+            # Reading what runs say forks, which a process with threads at work should not.
+            self._suspects.look(self._reads.by_name)
+        self._free_stuck()
+        self._prune()
 
-    # Dead nodes
+    def _after_down(self, node: str) -> None:
+        self._reads.outdated()
+        self._runs.adopt(node)
 
-    def _dead(self, nodes: Sequence[NodeView]) -> list[tuple[NodeView, float]]:
+    # Jobs that one node keeps from ending
+
+    def _free_stuck(self) -> None:
         now = self.ports.clock.now()
-        alive = self.ports.alive()
-        under_suspicion = suspects(nodes, alive, now, self.settings.silent_for_s)
-        if not under_suspicion:
-            self._suspicion.clear()
-            return []
-        self._suspicion.look(under_suspicion)
-        gone = self._suspicion.silent_for(_PING_SILENCE_S)
-        return [(node, now - alive[node.name]) for node in under_suspicion if node.name in gone]
-
-    def _declare(self, node: NodeView, silent_s: float, others: int) -> None:
-        now = self.ports.clock.now()
-        incident = incident_id(node.name, str(node.boot_time or 0), now)
-        decision = decide_dead(node, silent_s, incident, others, self.settings.dead_limit_per_hour)
-        if not isinstance(decision, Down):
-            self._tell(
-                f"left:{node.name}:{decision.why}", f"{node.name} looks dead and is left as it is: {decision.why}"
-            )
+        every_s = min(_STUCK_EVERY_S, self.settings.sweep.policy.completing_s)
+        if now - self._stuck_at < every_s or not any(job.completing for job in self._reads.jobs):
             return
-        if not self.settings.act:
-            self._tell(f"observe:{node.name}", f"would set {node.name} down: {decision.reason}")
+        self._stuck_at = now
+        stuck, notes = find_stuck(self.ports.sweep, self.settings.sweep, self._reads.jobs)
+        said = {f"stuck:{words.split(' completes')[0]}": words for words in notes}
+        self._voice.forget("stuck:", {*said, *(f"stuck:{name}" for name in stuck)})
+        for key, words in said.items():
+            self._voice.tell(key, words)
+        if not stuck or (stuck == self._stuck and now - self._stuck_acted_at < _STUCK_AGAIN_S):
             return
-        self.ports.journal.append("down-intended", node=node.name, incident=incident, reason=decision.reason)
-        self._spare_jobs(node.name)
-        self.ports.site.set_down(node.name, decision.reason)
-        self.ports.journal.append("down-done", node=node.name, incident=incident)
-        self.say(f"set {node.name} down: {decision.reason}")
-        self._adopt(node.name)
+        self._stuck, self._stuck_acted_at = stuck, now
+        deeds, alarms = act_on(self.ports.sweep, self.settings.sweep, {}, stuck)
+        for name, deed in deeds.items():
+            if deed.done:
+                self.say(f"{name}: {deed.did}: {shlex.join(deed.command)}")
+                self._after_down(name)
+            elif deed.did or deed.why:
+                self._voice.tell(f"stuck:{name}", f"{name}: {deed.did or deed.why}: {shlex.join(deed.command)}")
+        for words in alarms:
+            self._voice.say(f"ALARM: {words}")
 
-    def _spare_jobs(self, node: str) -> None:
-        """Slurm ends every job on a node that goes down. A run that holds spares goes on without the node, if it has
-        left the job before; its supervisor does the rest."""
-        for job_id in [job_id for job_id, place in self._places if place == node]:
-            try:
-                job = self.ports.site.job(job_id)
-                keep = [name for name in job.nodes if name != node]
-                spared = job.running and node in job.nodes and job.batch_host != node and self._has_spares(job_id)
-                if spared:
-                    self.ports.site.drop_nodes(job_id, keep)
-                    self.ports.journal.append("dropped-from-job", node=node, job_id=job_id)
-            except SovctlError as error:
-                self._tell(f"drop:{job_id}:{node}", f"{node} could not be dropped from job {job_id}: {error.message}")
+    # Killed and started again
 
-    def _has_spares(self, job_id: str) -> bool:
-        script = self.ports.site.batch_script(job_id)
-        return _SUPERVISED in script and any(word in script for word in (" --spare-nodes ", " --min-nodes "))
+    def _go_on_where_it_was(self) -> None:
+        """Read the memory, and write the end of what was begun: intents without an outcome."""
+        record = self.ports.memory.load()
+        if isinstance(record, Mapping) and record.get("schema") == SCHEMA:
+            self._runs.restore(record)
+        nodes = {node.name: node for node in self.ports.deaths.site.nodes()}
+        for event in _open_intents(self.ports.journal.events()):
+            kind, node = event["kind"].removesuffix("-intended"), str(event.get("node", ""))
+            if kind == "takeover":
+                self._settle_takeover(event)
+            elif kind == "drop":
+                self._settle_drop(event)
+            elif node in nodes:
+                reason = parse_reason(nodes[node].reason)
+                if reason and reason.incident == event.get("incident"):
+                    self._voice.write(f"{kind}-done", node=node, incident=reason.incident)
+        self._ready = True
 
-    def _dead_last_hour(self, nodes: Sequence[NodeView]) -> int:
-        now = self.ports.clock.now()
-        ours = (parse_reason(node.reason) for node in nodes if node.state.down)
-        times = (incident_time(reason.incident) for reason in ours if reason and reason.code == "NODE_DEAD")
-        return sum(at is not None and now - at < 3600 for at in times)
-
-    # Runs that lost a node
-
-    def _remember_jobs(self) -> None:
-        now = self.ports.clock.now()
-        for job in self.ports.site.jobs():
-            if job.pending and job.reason == "BeginTime":
-                self._look_at_waiting(job.job_id)
-            if job.running:
-                self._places |= {(job.job_id, node): now for node in job.nodes}
-        self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
-
-    def _look_at_waiting(self, job_id: str) -> None:
-        """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
-        start only."""
-        now = self.ports.clock.now()
-        self._looked = {key: at for key, at in self._looked.items() if now - at < _LOOK_AGAIN_S}
-        if job_id not in self._looked:
-            self._looked[job_id] = now
-            self._orphans.setdefault(job_id, _Orphan(set(), now))
-
-    def _adopt_runs_of_down_nodes(self, nodes: Sequence[NodeView]) -> None:
-        """Nodes that Slurm itself declared down lose their jobs in the same way."""
-        for node in nodes:
-            if node.state.down and not any(node.name in orphan.exclude for orphan in self._orphans.values()):
-                self._adopt(node.name)
-
-    def _adopt(self, node: str) -> None:
-        now = self.ports.clock.now()
-        for job_id, place in list(self._places):
-            if place == node:
-                self._orphans.setdefault(job_id, _Orphan(set(), now)).exclude.add(node)
-
-    def _bring_back(self, job_id: str) -> None:
-        orphan = self._orphans[job_id]
+    def _settle_takeover(self, event: Mapping[str, Any]) -> None:
+        job_id, exclude = str(event.get("job_id", "")), [str(node) for node in event.get("exclude", ())]
         try:
-            job = self.ports.site.job(job_id)
+            job = self.ports.deaths.site.job(job_id)
         except SovctlError:
-            job = None
-        if job is None or job.over or job.held or self.ports.clock.now() - orphan.since > _TAKE_OVER_S:
-            self._forget(job_id)
             return
-        waits_by_itself = job.pending and job.restarts == 0
-        if waits_by_itself or not self._is_run(job_id, orphan):
-            self._forget(job_id)
-            return
-        if job.running and not orphan.exclude & set(job.nodes):
-            if self.ports.clock.now() - orphan.since > 30.0 or job.restarts > 0:
-                self._forget(job_id)
-            return
-        if job.pending:
-            self._set_terms(job, orphan)
+        if job.pending and not set(exclude) <= set(job.excluded):
+            self._runs.take_over(job_id, exclude)
+        else:
+            self._voice.write("takeover-done", job_id=job_id)
 
-    def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
-        """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
-        exclude = sorted(set(job.excluded) | orphan.exclude)
-        # Not at once: slurmd refuses a credential made in the second in which it revoked the last one, and slurmctld
-        # then fails the job for good ("Killing non-startable batch", 22.05).
-        begin = int(self.ports.clock.now()) + _BEGIN_IN_S
-        late = job.eligible_at is not None and job.eligible_at > begin + 3
-        if not late and set(exclude) == set(job.excluded):
+    def _settle_drop(self, event: Mapping[str, Any]) -> None:
+        job_id, node = str(event.get("job_id", "")), str(event.get("node", ""))
+        try:
+            gone = node not in self.ports.deaths.site.job(job_id).nodes
+        except SovctlError:
             return
-        words = f"job {job.job_id}: exclude {','.join(exclude) or 'nothing'}, begin now"
-        if not self.settings.act:
-            self._tell(f"observe:{job.job_id}", f"would change {words}")
-            return
-        self.ports.journal.append("takeover-intended", job_id=job.job_id, exclude=exclude)
-        self.ports.site.update_pending(job.job_id, exclude=exclude, begin=begin)
-        self.ports.journal.append("takeover-done", job_id=job.job_id)
-        self.say(words)
+        if gone:
+            self._voice.write("dropped-from-job", node=node, job_id=job_id)
 
-    def _is_run(self, job_id: str, orphan: _Orphan) -> bool:
-        """Only jobs that sovctl supervises: what else runs here is none of our business."""
-        if orphan.ours is None:
+    def _remember(self) -> None:
+        record = {"schema": SCHEMA, **self._runs.record()}
+        if record != self._remembered:
             try:
-                orphan.ours = _SUPERVISED in self.ports.site.batch_script(job_id)
-            except SovctlError:
-                return False
-        return orphan.ours
+                self.ports.memory.save(record)
+            except SovctlError as error:
+                self._voice.tell("memory", error.message)
+                return
+            self._remembered = record
 
-    def _forget(self, job_id: str) -> None:
-        orphan = self._orphans.pop(job_id, None)
-        for node in orphan.exclude if orphan else ():
-            self._places.pop((job_id, node), None)
+    def _prune(self) -> None:
+        now = self.ports.clock.now()
+        if now - self._pruned_at >= _PRUNE_EVERY_S and self.settings.deaths.act:
+            self._pruned_at = now
+            self.ports.suspects.answers.prune(now - _ANSWERS_KEPT_S)
 
-    def _tell(self, key: str, words: str) -> None:
-        """Say a thing once, until it changes."""
-        if key not in self._told:
-            self._told.add(key)
-            self.ports.journal.append("noted", words=words)
-            self.say(words)
+
+_INTENTS = frozenset({"down-intended", "drain-intended", "takeover-intended", "drop-intended"})
+_OUTCOMES = {
+    "down-done": "down-intended",
+    "down-failed": "down-intended",
+    "drain-done": "drain-intended",
+    "drain-failed": "drain-intended",
+    "takeover-done": "takeover-intended",
+    "takeover-failed": "takeover-intended",
+    "dropped-from-job": "drop-intended",
+}
+
+
+def _open_intents(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Intents without an outcome, oldest first; a newer intent of the same kind about the same thing takes an older
+    one's place."""
+    still_open: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for event in events:
+        kind = str(event.get("kind", ""))
+        about = (str(event.get("node", "")), str(event.get("job_id", "")))
+        if kind in _INTENTS:
+            still_open[(kind, *about)] = event
+        elif kind in _OUTCOMES:
+            still_open.pop((_OUTCOMES[kind], *about), None)
+    return list(still_open.values())

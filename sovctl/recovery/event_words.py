@@ -73,6 +73,9 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "restart_intent": lambda event, _fold: f"{text(event, 'how')}: {text(event, 'because')}",
     "restarted": _restarted,
     "restart_refused": lambda event, _fold: f"{text(event, 'how')} was not to be had; requeue instead",
+    "site_checked": lambda event, _fold: (
+        f"the site checked {text(event, 'node')}, {text(event, 'state')}: {text(event, 'evidence')}"
+    ),
     "spare_lost": lambda event, fold: f"{fold(names(event, 'nodes'))}: {text(event, 'evidence')}",
     "hold_intent": lambda event, _fold: text(event, "why"),
     "held": lambda event, _fold: text(event, "why"),

@@ -7,10 +7,11 @@ nodes that Slurm would not use anyway.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sovctl.model.node import NodeView
+from sovctl.model.site_answer import SiteWord
 
 FORGET_AFTER_S = 7 * 24 * 3600.0
 """A node blamed longer ago than this may be tried again: by then somebody has looked at it."""
@@ -46,6 +47,10 @@ def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusio
         if event.get("kind") == "forgiven":
             for node in event.get("nodes", ()):
                 newest.pop(node, None)
+        known = newest.get(str(event.get("node"))) if event.get("kind") == "site_checked" else None
+        if known is not None and event.get("state") == SiteWord.CLEARED:
+            # The site found nothing, and this run stopped there all the same: given up first when nodes are short.
+            newest[known.node] = replace(known, suspected=True)
         for found in _against(event, now):
             known = newest.get(found.node)
             if known is None or known.suspected or not found.suspected:
@@ -84,7 +89,9 @@ def repaired(
 
 def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
     at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
-    if event.get("kind") in ("straggler", "node_evidence"):
+    if event.get("kind") == "site_checked" and event.get("state") != SiteWord.FAILED:
+        return []
+    if event.get("kind") in ("straggler", "node_evidence", "site_checked"):
         node, suspected = event.get("node"), event.get("kind") == "straggler"
         return [Exclusion(node, at, evidence, suspected)] if isinstance(node, str) and node else []
     if event.get("kind") != "attempt_ended":

@@ -8,6 +8,7 @@ byte in a here-document, which the supervisor reads from file descriptor 3.
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sovctl.submit.nodes import NodePlan
 from sovctl.submit.options import OwnOptions
 
 SCRIPT_FD = 3
+_LONGEST_LINE = 32 * 1024
 STDIN_NAME = "sbatch"
 """sbatch names a job so when its script comes on stdin."""
 WRAP_NAME = "wrap"
@@ -145,6 +147,33 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodeP
             words += [option, str(value)]
     command = b"exec " + quoted(launch.python) + b" -P -m sovctl supervise "
     return command + b" ".join(map(quoted, words)) + b' -- "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """What the batch script of a run says of itself. Whoever submitted it may have written anything."""
+
+    submitted: int
+    """Seconds since the epoch."""
+    run_dir: str = ""
+    """--run-dir; empty: none."""
+    has_spares: bool = False
+    """It can go on without a node."""
+
+
+def supervised(text: str) -> Supervised | None:
+    """Read a batch script back; None when it is none of ours."""
+    mark = " -m sovctl supervise "
+    line = next((line for line in text.splitlines() if mark in line and line.startswith("exec ")), "")
+    try:
+        words = shlex.split(line[:_LONGEST_LINE].partition(mark)[2])
+    except ValueError:
+        return None
+    own = dict(zip(words[: words.index("--")][::2], words[1::2], strict=False)) if "--" in words else {}
+    submitted = own.get("--submitted", "")
+    if not re.fullmatch(r"[0-9]{1,12}", submitted):
+        return None
+    return Supervised(int(submitted), own.get("--run-dir", ""), bool({"--spare-nodes", "--min-nodes"} & set(own)))
 
 
 def _line(text: str) -> bytes:

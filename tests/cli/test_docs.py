@@ -32,6 +32,7 @@ WRITERS = {
         "supervise",
         "live_run",
         "look_at_run",
+        "site_words",
         "recover",
         "take_over",
         "bring_back",
@@ -40,7 +41,7 @@ WRITERS = {
         "watch_stragglers",
     ),
     "Events of a node": ("check_node", "end_job"),
-    "Events of the watch": ("watch_cluster",),
+    "Events of the watch": ("watch_cluster", "watch_deaths", "watch_runs", "watch_suspects", "watch_voice"),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""
 TOLD_WITH = frozenset({"attempt", "happened"})
@@ -198,7 +199,7 @@ def _events_written(module: str) -> dict[str, set[str]]:
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         told = name == "_tell" and module == "follow_progress"
-        place = {"append": 0, "_journal": 1}.get(name, 0 if told else None)
+        place = {"append": 0, "write": 0, "_journal": 1}.get(name, 0 if told else None)
         if place is None or len(call.args) <= place:
             continue
         kind = call.args[place]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.adapters.alive import AliveFile, read_alive
 from sovctl.adapters.verdict_file import LARGEST, NodeFileUnusable, VerdictFile
 from sovctl.model.verdict import Finding, Repair, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_from_record, verdict_record
@@ -108,13 +107,3 @@ _json = st.recursive(
 def test_any_wrong_field_is_none_or_a_verdict(key: str, value: Any) -> None:
     read = verdict_from_record(verdict_record(VERDICT, 1.0) | {key: value})
     assert read is None or isinstance(read, Verdict)
-
-
-def test_alive_marks(tmp_path: Path) -> None:
-    assert read_alive(tmp_path / "alive") == {}
-    AliveFile(tmp_path / "alive", "n001").refresh("boot", 5.0)
-    AliveFile(tmp_path / "alive", "n001").refresh("boot", 7.25)
-    AliveFile(tmp_path / "alive", "n002").refresh("boot", 6.0)
-    (tmp_path / "alive" / "n003.json").write_text('{"node": "n001", "at": 9}')
-    (tmp_path / "alive" / "n004.json").write_text("torn")
-    assert read_alive(tmp_path / "alive") == {"n001": 7.25, "n002": 6.0}

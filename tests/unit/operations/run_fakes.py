@@ -12,6 +12,7 @@ from slurm_fake import FakeSlurm
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Phase, Progress
+from sovctl.model.site_answer import SiteAnswer
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import Ports, RunPlan
 from sovctl.operations.pass_watch import PassWatch
@@ -125,6 +126,7 @@ class Run:
         self.requeues_asked: set[int] = set()
         self.evidence: list[JobEvidence] = []
         self.lemons: set[str] = set()
+        self.site_answers: list[SiteAnswer] = []
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -160,6 +162,7 @@ class Run:
             leftover=lambda run_id, job_id: self.children[-1],
             evidence=lambda job_id: tuple(self.evidence),
             lemons=lambda: frozenset(self.lemons),
+            site_answers=lambda job_id: tuple(self.site_answers),
         )
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)

@@ -2,171 +2,244 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from run_fakes import FakeClock
+import pytest
+from watch_fakes import SPARED, Watched
 
-from sovctl.errors import SlurmUnreachable, SovctlError
-from sovctl.model.job import JobView
-from sovctl.model.node import NodeState, NodeView
-from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
+from sovctl.errors import NotPermitted, SlurmUnreachable
+from sovctl.health.death import DeathLimits
+from sovctl.model.node import NodeState
+from sovctl.model.site_answer import SiteWord
+from sovctl.model.verdict import VerdictState
+from sovctl.ports import RemoteAnswer, SshFailure
 
-RUN = "#!/bin/bash\nexec '/venv/bin/python' -P -m sovctl supervise --submitted 1 -- 3<<'X'\n"
+LOOSE = DeathLimits(per_hour=4, share_per_hour=1.0)
 
-
-class FakeSite:
-    """Slurm as the watch sees it; commands are recorded and do what they say."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.clock = clock
-        self.machines = {name: NodeView(name, NodeState("ALLOCATED")) for name in ("n001", "n002", "n003")}
-        self.records: dict[str, JobView] = {}
-        self.scripts: dict[str, str] = {}
-        self.did: list[tuple[Any, ...]] = []
-        self.away = False
-
-    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]:
-        if self.away:
-            raise SlurmUnreachable
-        return tuple(self.machines.values())
-
-    def jobs(self) -> tuple[JobView, ...]:
-        return tuple(self.records.values())
-
-    def job(self, job_id: str) -> JobView:
-        return self.records[job_id]
-
-    def batch_script(self, job_id: str) -> str:
-        return self.scripts.get(job_id, "#!/bin/sh\n")
-
-    def set_down(self, node: str, reason: str) -> None:
-        self.did.append(("down", node))
-        self.machines[node] = replace(self.machines[node], state=NodeState("DOWN"), reason=reason)
-
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
-        assert begin is not None
-        assert exclude is not None
-        self.did.append(("terms", job_id, tuple(exclude), begin - int(self.clock.now())))
-        self.records[job_id] = replace(self.records[job_id], excluded=tuple(exclude), eligible_at=begin)
-
-    def runs(self, job_id: str, *nodes: str) -> None:
-        self.records[job_id] = JobView(job_id, "", "", 1000, "RUNNING", nodes=nodes, batch_host=nodes[0])
-        self.scripts[job_id] = RUN
-
-    def requeued(self, job_id: str, *, wait_s: int = 121) -> None:
-        self.records[job_id] = replace(
-            self.records[job_id],
-            state="PENDING",
-            reason="BeginTime",
-            nodes=(),
-            restarts=1,
-            priority=1,
-            eligible_at=int(self.clock.now()) + wait_s,
-        )
+# Dead nodes
 
 
-class Ping:
-    def __init__(self) -> None:
-        self.gone: set[str] = set()
-
-    def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
-        return frozenset(node.name for node in nodes if node.name in self.gone)
-
-
-class MemoryJournal:
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-
-    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
-        self.records.append({"kind": kind, **fields})
-        return self.records[-1]
-
-    def events(self) -> list[dict[str, Any]]:
-        return list(self.records)
-
-
-class Watched:
-    """A watch with everything around it."""
-
-    def __init__(self, *, act: bool = True, limit: int = 4) -> None:
-        self.clock = FakeClock()
-        self.site = FakeSite(self.clock)
-        self.ping = Ping()
-        self.journal = MemoryJournal()
-        self.alive = dict.fromkeys(self.site.machines, self.clock.now())
-        self.said: list[str] = []
-        ports = WatchPorts(self.site, self.ping, lambda: self.alive, self.journal, self.clock)
-        self.watch = ClusterWatch(ports, WatchSettings(act=act, dead_limit_per_hour=limit), self.said.append)
-
-    def passes(self, seconds: int, *, watchers_silent: Sequence[str] = ()) -> None:
-        """One pass a second; the watchers of the other nodes report."""
-        for _ in range(seconds):
-            self.clock.sleep(1.0)
-            now = self.clock.now()
-            self.alive |= {name: now for name in self.alive if name not in watchers_silent}
-            self.watch.turn()
-
-
-def test_two_silent_witnesses_set_a_node_down_once() -> None:
+def test_a_silent_node_is_set_down_once_within_20_seconds() -> None:
     site = Watched()
-    site.ping.gone = {"n002"}
-    site.passes(20, watchers_silent=["n002"])
+    site.passes(2)
+    site.kill_node("n002")
+    began = site.clock.time
+    site.passes(40)
     assert site.site.did == [("down", "n002")]
-    assert [event["kind"] for event in site.journal.records] == ["down-intended", "down-done"]
+    assert site.kinds == ["down-intended", "down-done"]
+    assert site.of("down-intended")[0]["at"] - began < 20
+    assert "SSH silent" in site.site.machines["n002"].reason
 
 
 def test_a_slurmd_that_restarts_and_a_watcher_that_died_are_no_dead_nodes() -> None:
     site = Watched()
-    site.ping.gone = {"n001"}
-    site.passes(30, watchers_silent=["n002"])
+    site.silent_slurmds = {"n001"}
+    site.silent_watchers = {"n002"}
+    site.passes(30)
     assert site.site.did == []
 
 
-def test_observing_changes_nothing_and_says_it_once() -> None:
+def test_a_node_that_answers_over_ssh_is_not_dead_whatever_the_others_say() -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    del site.shell["n002"]
+    site.passes(30)
+    assert site.site.did == []
+    assert site.said == ["n002 looks dead and is left as it is: slurmd is silent, but the node answers over SSH"]
+
+
+@pytest.mark.parametrize("failure", [SshFailure.REFUSED, SshFailure.FLOOD])
+def test_a_node_that_does_not_let_us_in_lives(failure: SshFailure) -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    site.shell["n002"] = RemoteAnswer(failure=failure, problem="no")
+    site.passes(30)
+    assert site.site.did == []
+
+
+def test_a_node_that_booted_anew_is_dead() -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    site.shell["n002"] = "boot-2"
+    site.passes(30)
+    assert site.site.did == [("down", "n002")]
+    assert "booted anew" in site.site.machines["n002"].reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RemoteAnswer(failure=SshFailure.HOST_KEY, problem="no host key of n002 is in known_hosts"),
+        RemoteAnswer(failure=SshFailure.UNREACHABLE, problem="n002 port 22: Temporary failure in name resolution"),
+    ],
+)
+def test_where_ssh_is_no_witness_another_one_is_needed(answer: RemoteAnswer) -> None:
+    for watcher, power_off, down in ((True, False, True), (False, False, False), (False, True, True)):
+        site = Watched()
+        site.passes(2)
+        site.kill_node("n002")
+        site.shell["n002"] = answer
+        if not watcher:
+            site.without_watcher = {"n002"}
+            site.site.machines["n002"] = replace(
+                site.site.machines["n002"], state=NodeState("ALLOCATED", frozenset({"NOT_RESPONDING"}))
+            )
+        if power_off:
+            site.power_off = {"n002"}
+        site.passes(30)
+        assert bool(site.site.did) == down, (watcher, power_off)
+        assert down or "no second witness" in site.said[0]
+
+
+def test_nodes_that_slurm_switched_off_are_not_expected_to_answer() -> None:
+    site = Watched()
+    state = NodeState("IDLE", frozenset({"POWERED_DOWN"}))
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=state)
+    site.passes(2)
+    site.kill_node("n002")
+    site.passes(30)
+    assert site.site.did == []
+
+
+def test_observing_changes_nothing_and_says_the_command_once() -> None:
     site = Watched(act=False)
-    site.ping.gone = {"n002"}
-    site.passes(30, watchers_silent=["n002"])
+    site.passes(2)
+    site.kill_node("n002")
+    site.passes(30)
     assert site.site.did == []
     assert len(site.said) == 1
-    assert "would set n002 down" in site.said[0]
+    assert site.said[0].startswith("would set n002 down: scontrol update NodeName=n002 State=DOWN 'Reason=sovctl:")
+
+
+def test_a_rack_that_falls_silent_costs_not_one_node() -> None:
+    site = Watched(nodes=40, limits=LOOSE)
+    site.passes(2)
+    site.kill_node("n001", "n002")
+    site.passes(1)
+    site.kill_node(*(f"n{number:03d}" for number in range(3, 9)))
+    site.passes(30)
+    assert site.site.did == []
+    assert [event["words"][:7] for event in site.of("alarm")] == ["STOPPED"]
+    assert len(site.said) == 1
+    assert site.said[0].startswith("ALARM: STOPPED declaring nodes dead: 8 look dead now")
+
+
+def test_a_machine_that_hears_nobody_distrusts_itself() -> None:
+    site = Watched(nodes=12, limits=DeathLimits(per_hour=100, share_per_hour=1.0))
+    site.passes(2)
+    site.kill_node(*(f"n{number:03d}" for number in range(1, 8)))
+    site.passes(30)
+    assert site.site.did == []
+    assert site.asked == []
+    assert "Either this machine is cut off" in site.of("alarm")[0]["words"]
+
+
+def test_the_share_an_hour_is_kept_over_single_deaths_and_a_restart_of_the_watch() -> None:
+    site = Watched(nodes=20)
+    site.passes(2)
+    for number in range(1, 5):
+        site.kill_node(f"n{number:03d}")
+        site.passes(20)
+        site.start()
+    assert site.site.did == [("down", "n001"), ("down", "n002")]
+    assert "2 may be" in site.of("alarm")[0]["words"]
+    site.clock.sleep(3600)
+    site.start()
+    site.passes(30)
+    assert len(site.site.did) == 4
+
+
+def test_a_node_that_slurm_will_not_set_down_does_not_stop_the_rest() -> None:
+    site = Watched(nodes=20)
+    site.passes(2)
+    site.kill_node("n001")
+    site.kill_node("n002")
+
+    def refuse() -> None:
+        site.site.effect = lambda: None
+        raise NotPermitted("node n001")
+
+    site.site.effect = refuse
+    site.passes(20)
+    assert site.site.did == [("down", "n002")]
+    assert site.kinds.count("down-failed") == 1
+    site.passes(30)
+    assert site.site.did == [("down", "n002"), ("down", "n001")]
+
+
+def test_witnesses_that_take_their_time_are_waited_for_and_no_longer() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n003")
+    site.slow_s = 5.0
+    site.passes(2)
+    site.kill_node("n002")
+    site.passes(8)
+    site.silent_slurmds.clear()
+    site.silent_watchers.clear()
+    site.passes(3)
+    site.words["7"] = [suspicion("n003", at=site.clock.time)]
+    site.passes(20)
+    assert site.site.did == []
+    assert ("check", "n003") in site.asked
+    site.kill_node("n002")
+    began = site.clock.time
+    site.passes(30)
+    assert site.site.did == [("down", "n002")]
+    assert site.of("down-intended")[0]["at"] - began < 20
+    site.slow_s = 1000.0
+    site.kill_node("n004")
+    site.passes(100)
+    assert len([command for command, *nodes in site.asked if nodes == ["n004"]]) >= 3
+
+
+# Runs that lost a node
 
 
 def test_a_run_that_lost_its_batch_host_comes_back_without_the_node_and_without_the_wait() -> None:
     site = Watched()
     site.site.runs("7", "n002", "n003")
     site.passes(2)
-    site.ping.gone = {"n002"}
-    site.passes(10, watchers_silent=["n002"])
-    site.site.requeued("7")
-    site.passes(3, watchers_silent=["n002"])
+    site.kill_node("n002")
+    site.passes(16)
     assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+def test_a_run_with_spares_is_parted_from_the_node_before() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002", script=SPARED)
+    site.passes(2)
+    site.kill_node("n002")
+    site.passes(20)
+    assert site.site.did == [("drop", "7", ("n001",)), ("down", "n002")]
+    assert site.kinds == ["down-intended", "drop-intended", "dropped-from-job", "down-done"]
 
 
 def test_a_run_whose_supervisor_cut_the_dead_node_out_before_is_remembered() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002")
     site.passes(2)
-    site.ping.gone = {"n002"}
-    site.passes(3, watchers_silent=["n002"])
+    site.kill_node("n002")
+    site.passes(3)
     site.site.runs("7", "n001")
-    site.passes(1, watchers_silent=["n002"])
+    site.passes(1)
     site.site.requeued("7")
-    site.passes(10, watchers_silent=["n002"])
-    assert ("terms", "7", ("n002",), 2) in site.site.did
+    site.passes(16)
+    assert site.site.records["7"].excluded == ("n002",)
 
 
 def test_what_the_supervisor_arranged_stays() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002")
     site.passes(2)
-    site.ping.gone = {"n002"}
-    site.passes(10, watchers_silent=["n002"])
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=NodeState("DOWN"))
     site.site.requeued("7", wait_s=2)
     site.site.records["7"] = replace(site.site.records["7"], excluded=("n002",))
-    site.passes(2, watchers_silent=["n002"])
-    assert site.site.did == [("down", "n002")]
+    site.passes(2)
+    assert site.site.did == []
 
 
 def test_a_requeued_run_is_spared_the_wait_also_without_a_dead_node() -> None:
@@ -180,21 +253,24 @@ def test_a_requeued_run_is_spared_the_wait_also_without_a_dead_node() -> None:
 
 def test_jobs_that_sovctl_does_not_supervise_are_left_alone() -> None:
     site = Watched()
-    site.site.runs("8", "n001")
-    site.site.scripts["8"] = "#!/bin/sh\nsrun train\n"
+    site.site.runs("8", "n001", script="#!/bin/sh\nsrun train\n")
     site.passes(1)
     site.site.requeued("8")
     site.passes(20)
     assert site.site.did == []
 
 
-def test_a_users_own_begin_time_is_kept() -> None:
+def test_a_users_own_begin_time_is_kept_and_asked_about_once() -> None:
     site = Watched()
     site.site.runs("7", "n001")
     site.site.requeued("7", wait_s=3600)
     site.site.records["7"] = replace(site.site.records["7"], restarts=0)
-    site.passes(20)
+    asked: list[str] = []
+    answer = site.site.job
+    site.site.job = lambda job_id: (asked.append(job_id), answer(job_id))[1]  # type: ignore[method-assign]
+    site.passes(60)
     assert site.site.did == []
+    assert asked == ["7"]
 
 
 def test_a_held_run_stays_held() -> None:
@@ -206,20 +282,210 @@ def test_a_held_run_stays_held() -> None:
     assert site.site.did == []
 
 
-def test_a_switch_failure_is_no_mass_drain() -> None:
-    site = Watched(limit=2)
-    site.ping.gone = {"n001", "n002", "n003"}
-    site.passes(30, watchers_silent=["n001", "n002", "n003"])
-    assert site.site.did == []
-    assert any("a person has to look" in words for words in site.said)
+# Suspects
 
 
-def test_a_controller_that_is_away_is_waited_out() -> None:
+def suspicion(*nodes: str, seq: int = 9, at: float = 0.0, **fields: Any) -> dict[str, Any]:
+    return {"kind": "attempt_ended", "seq": seq, "at": at, "culprit": "hardware", "blamed": list(nodes), **fields}
+
+
+def test_a_suspected_node_that_is_at_fault_is_drained_and_the_run_is_told() -> None:
     site = Watched()
-    stops = iter([False, False, False, True])
+    site.site.runs("7", "n001", "n002")
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time, evidence="rank 3\nstands apart")]
+    site.passes(30)
+    assert site.site.did == [("drain", "n002")]
+    assert site.kinds == ["suspected", "drain-intended", "drain-done", "suspect-checked"]
+    assert site.of("suspected")[0]["why"] == "rank 3 stands apart"
+    (answer,) = site.answers["7"]
+    assert (answer.node, answer.state, answer.seq, answer.drained) == ("n002", SiteWord.FAILED, 9, True)
+    assert site.asked == [("check", "n002")]
+
+
+def test_a_drain_that_slurm_refuses_is_tried_again() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.passes(2)
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+
+    def refuse() -> None:
+        site.site.effect = lambda: None
+        raise SlurmUnreachable
+
+    site.site.effect = refuse
+    site.passes(30)
+    assert site.site.did == [("drain", "n002")]
+    assert site.kinds.count("drain-failed") == 1
+    assert [item.drained for item in site.answers["7"]] == [True]
+
+
+def test_a_suspected_node_that_is_healthy_is_cleared_and_kept_in_service() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    assert site.site.did == []
+    assert [(item.node, item.state) for item in site.answers["7"]] == [("n002", SiteWord.CLEARED)]
+
+
+def test_a_suspected_node_that_is_not_heard_is_neither() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.shell["n002"] = RemoteAnswer(failure=SshFailure.TIMEOUT, problem="no answer within 20 s")
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    assert site.site.did == []
+    assert site.answers["7"][0].state is SiteWord.UNKNOWN
+
+
+def test_nobody_can_name_nodes_of_others_or_have_a_node_asked_all_the_time() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.site.runs("8", "n003")
+    site.verdicts = dict.fromkeys(site.site.machines, VerdictState.FAILED)
+    for seq in range(1, 60):
+        site.words["7"] = [suspicion("n003", "n004", "n1 000", seq=seq, at=site.clock.time), 7, None, "x", []]
+        site.passes(1)
+    assert site.site.did == []
+    assert site.asked == []
+    del site.verdicts["n002"]
+    for seq in range(60, 200):
+        site.words["7"] = [suspicion("n002", seq=seq, at=site.clock.time)]
+        site.passes(1)
+    assert site.asked == [("check", "n002")]
+
+
+def test_many_suspects_stay_within_the_budget_of_drains() -> None:
+    site = Watched(nodes=40)
+    names = [f"n{number:03d}" for number in range(1, 13)]
+    site.site.runs("7", *names)
+    site.verdicts = dict.fromkeys(names, VerdictState.FAILED)
+    site.words["7"] = [suspicion(*names, at=site.clock.time)]
+    site.passes(30)
+    assert [what for what, _ in site.site.did] == ["drain"] * 4
+    assert site.of("alarm")
+    assert len(site.answers["7"]) == 12
+
+
+def test_a_node_without_a_watcher_is_suspected_by_its_run() -> None:
+    site = Watched()
+    site.without_watcher = {"n002"}
+    site.site.runs("7", "n001", "n002")
+    site.passes(2)
+    site.kill_node("n002")
+    event = {"kind": "detected", "seq": 4, "at": site.clock.time, "nodes": ["n002"], "evidence": "slurmd is silent"}
+    site.words["7"] = [event]
+    site.passes(20)
+    assert ("down", "n002") in site.site.did
+
+
+def test_observing_checks_a_suspect_and_says_what_it_would_do() -> None:
+    site = Watched(act=False)
+    site.site.runs("7", "n001", "n002")
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    assert site.site.did == []
+    assert any("would drain: scontrol update NodeName=n002 State=DRAIN" in words for words in site.said)
+
+
+# Jobs that one node keeps from ending
+
+
+def test_a_job_that_completes_for_too_long_on_one_node_is_freed_and_the_node_kept_out() -> None:
+    site = Watched()
+    site.site.stuck("9", "n005")
+    site.passes(600)
+    assert site.site.did == []
+    site.passes(400)
+    assert site.site.did == [("down", "n005")]
+    assert "STUCK_COMPLETING" in site.site.machines["n005"].reason
+    assert site.kinds == ["down-intended", "down-done"]
+
+
+def test_a_job_that_completes_on_many_nodes_has_another_cause() -> None:
+    site = Watched()
+    site.site.stuck("9", "n005", "n006")
+    site.passes(1000)
+    assert site.site.did == []
+    assert len(site.said) == 1
+    assert "a shared cause" in site.said[0]
+
+
+# Economy, and Slurm away
+
+
+def test_slurm_is_read_only_when_something_changed_or_goes_on() -> None:
+    site = Watched()
+    site.passes(100)
+    assert site.site.reads <= 14
+    before = site.site.reads
+    site.site.runs("7", "n001")
+    site.passes(2)
+    assert site.site.reads == before + 1
+
+
+def test_the_larger_the_cluster_the_less_often_it_is_read() -> None:
+    site = Watched()
+    read = site.site.jobs
+
+    def slowly() -> Any:
+        site.clock.sleep(0.5)
+        site.site.changes += 1
+        return read()
+
+    site.site.jobs = slowly  # type: ignore[method-assign]
+    site.passes(100)
+    assert site.site.reads <= 12
+
+
+def test_a_slow_controller_is_told_only_once_that_a_node_is_down() -> None:
+    site = Watched(limits=LOOSE)
+    site.passes(2)
+    read = site.site.jobs
+
+    def slowly() -> Any:
+        site.clock.sleep(0.5)
+        return read()
+
+    site.site.jobs = slowly  # type: ignore[method-assign]
+    site.site.runs("7", "n002", "n003")
+    site.passes(12)
+    site.kill_node("n002")
+    site.passes(60)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+def test_a_person_who_drains_the_node_first_is_left_alone() -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    taken = site.site.nodes
+
+    def changed(names: Any = ()) -> Any:
+        if names == ["n002"]:
+            state = NodeState("ALLOCATED", frozenset({"DRAIN"}))
+            site.site.machines["n002"] = replace(site.site.machines["n002"], state=state, reason="new fan, kim")
+        return taken(names)
+
+    site.site.nodes = changed  # type: ignore[method-assign]
+    site.passes(30)
+    assert site.site.did == []
+    assert "new fan" in site.said[0]
+
+
+def test_a_controller_that_is_away_is_waited_out_and_nothing_is_forgotten() -> None:
+    site = Watched()
+    site.site.runs("7", "n002", "n003")
+    site.passes(12)
+    site.kill_node("n002")
     site.site.away = True
+    stops = iter([False] * 20 + [True])
     site.watch.run(lambda: next(stops))
     assert len(site.said) == 1
+    assert site.site.did == []
     site.site.away = False
-    site.passes(1)
-    assert not isinstance(site.said[0], SovctlError)
+    site.passes(20)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]

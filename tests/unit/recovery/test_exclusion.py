@@ -140,3 +140,16 @@ def test_every_node_ever_spoken_against_is_ours_and_not_the_users() -> None:
         {"kind": "forgiven", "at": NOW, "nodes": ["n1"]},
     ]
     assert ever_against(events) == {"n1", "n2", "n3", "n4"}
+
+
+def checked(at: float, node: str, state: str) -> dict[str, Any]:
+    return {"kind": "site_checked", "at": at, "node": node, "state": state, "evidence": "XID79"}
+
+
+def test_what_the_site_found_on_a_suspected_node_counts() -> None:
+    events = [ended(NOW - 50, "n1", culprit="unknown"), checked(NOW - 40, "n1", "failed")]
+    assert [(item.node, item.suspected) for item in exclusions(events, NOW)] == [("n1", False)]
+    events = [ended(NOW - 50, "n1"), checked(NOW - 40, "n1", "cleared"), checked(NOW - 40, "n2", "cleared")]
+    assert [(item.node, item.suspected) for item in exclusions(events, NOW)] == [("n1", True)]
+    events = [ended(NOW - 50, "n1"), checked(NOW - 40, "n1", "unknown")]
+    assert [(item.node, item.suspected) for item in exclusions(events, NOW)] == [("n1", False)]

@@ -8,8 +8,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sovctl.submit.directives import leading_block, words_of
+from sovctl.submit.nodes import NodePlan
 from sovctl.submit.options import OwnOptions
-from sovctl.submit.script import Launch, UserScript, batch_script, delimiter, embedded, quoted
+from sovctl.submit.script import (
+    Launch,
+    Supervised,
+    UserScript,
+    batch_script,
+    delimiter,
+    embedded,
+    quoted,
+    supervised,
+)
 
 _body = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 _words = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12), max_size=4)
@@ -150,3 +160,30 @@ def test_an_expedited_job_that_cannot_start_is_not_held_by_slurm(tmp_path: Path)
         assert subprocess.run(["bash"], input=text, capture_output=True, env=env).returncode == 127
         log = tmp_path / "scontrol.said"
         assert (log.read_text() if log.exists() else "") == said
+
+
+# Read back
+
+
+@given(st.integers(0, 10**11), st.text(min_size=1), st.none() | st.integers(1, 9), st.text())
+@example(5, "a 'b' -- c", 2, "#!/bin/sh\nexec x -m sovctl supervise --submitted 9 --\n")
+def test_what_a_batch_script_says_of_its_run_is_read_back(
+    submitted: int, run_dir: str, spares: int | None, body: str
+) -> None:
+    if "\0" in run_dir or any(char in run_dir for char in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"):
+        return
+    own = OwnOptions(run_dir=run_dir)
+    plan = NodePlan(size=2, spares=spares or 0)
+    user = UserScript("train.sh", b"#!/bin/sh\n" + body.encode("utf-8", "replace"))
+    text = batch_script(user, own, Launch("/venv/bin/python", "1", submitted), nodes=plan)
+    said = supervised(text.decode("utf-8", "surrogateescape"))
+    assert said == Supervised(submitted, run_dir, bool(spares))
+
+
+@given(st.text())
+@example("exec x -m sovctl supervise --submitted '\n")
+@example("exec x -m sovctl supervise --submitted 1 --run-dir")
+@example("exec x -m sovctl supervise --submitted -1 -- ")
+def test_a_script_of_somebody_else_is_none_of_ours(text: str) -> None:
+    said = supervised(text)
+    assert said is None or said.submitted >= 0

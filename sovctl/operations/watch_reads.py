@@ -1,0 +1,54 @@
+"""Slurm as the watch reads it: all of it only when something changed, and never so often that it costs much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+from sovctl.operations.watch_site import Site
+from sovctl.ports import ChangeMark, Clock
+
+_AT_LATEST_S = 10.0
+"""What no mark of change tells, such as a node's boot time."""
+_SHARE = 20
+"""At most one part in so many of the time is spent reading; the more nodes, the less often."""
+_BLIND_SHARE = 50
+"""The same where nothing tells whether anything changed."""
+
+
+@dataclass(slots=True)
+class SlurmReads:
+    """The last reading of the nodes and the queue."""
+
+    site: Site
+    changes: ChangeMark
+    clock: Clock
+    nodes: tuple[NodeView, ...] = ()
+    jobs: tuple[JobView, ...] = ()
+    read_at: float = -1e9
+    _mark: tuple[int, ...] | None = None
+    _not_before: float = field(default=-1e9)
+
+    def refresh(self, *, busy: bool) -> bool:
+        """Read again where it is worth it; True when it was read. `busy`: something is going on that Slurm itself
+        may not have saved yet. Raises SovctlError when Slurm does not answer."""
+        now = self.clock.now()
+        mark = self.changes.mark()
+        changed = busy or mark is None or mark != self._mark
+        if now < self._not_before or not (changed or now - self.read_at >= _AT_LATEST_S):
+            return False
+        nodes, jobs = self.site.nodes(), self.site.jobs()
+        ended = self.clock.now()
+        share = _BLIND_SHARE if mark is None and not busy else _SHARE
+        self.nodes, self.jobs, self.read_at, self._mark = nodes, jobs, now, mark
+        self._not_before = ended + (ended - now) * share
+        return True
+
+    def outdated(self) -> None:
+        """Something was changed just now: the next pass reads, whatever that costs."""
+        self._mark, self._not_before, self.read_at = None, -1e9, -1e9
+
+    @property
+    def by_name(self) -> dict[str, NodeView]:
+        return {node.name: node for node in self.nodes}

@@ -1,0 +1,261 @@
+"""Runs that lost a node: parted from it where they hold spares, and given their exclusion and begin time where Slurm
+requeued them. What the run's own supervisor has arranged already stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sovctl.errors import SlurmUnreachable, SovctlError
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeView
+from sovctl.model.watched_run import WatchedRun
+from sovctl.operations.watch_site import Site
+from sovctl.operations.watch_voice import Voice
+from sovctl.ports import Clock
+from sovctl.submit.script import Supervised, supervised
+
+_REMEMBER_S = 900.0
+"""How long it is remembered which job was on which node: a run's supervisor may cut a node out of its job before the
+node is declared dead here, or before its word about the node is read."""
+_TAKE_OVER_S = 600.0
+_LOOK_AGAIN_S = 5.0
+_TRY_AGAIN_S = 10.0
+_BEGIN_IN_S = 2
+_LOOKS_A_PASS = 10
+"""Jobs that are asked about one by one in one pass."""
+
+
+@dataclass(slots=True)
+class _Orphan:
+    """A run that lost a node and has to come back without it."""
+
+    exclude: set[str]
+    since: float
+    not_before: float = 0.0
+    """Slurm would not change it; tried again then."""
+
+
+@dataclass(slots=True)
+class RunTakeOver:
+    """Which job was where, which of them sovctl supervises, and which have to be brought back."""
+
+    site: Site
+    clock: Clock
+    voice: Voice
+    act: bool
+    _places: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When each (job, node) was last seen together."""
+    _orphans: dict[str, _Orphan] = field(default_factory=dict)
+    _looked: dict[str, float] = field(default_factory=dict)
+    """When a job that waits for its begin time was last looked at."""
+    _scripts: dict[str, Supervised | None] = field(default_factory=dict)
+    """What each batch script says; None: not ours."""
+    _runs: dict[str, WatchedRun] = field(default_factory=dict)
+    _not_requeued: set[str] = field(default_factory=set)
+    """Pending jobs that wait for a begin time of their user's own."""
+    _cluster: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Some run has to be brought back."""
+        return bool(self._orphans)
+
+    @property
+    def runs(self) -> tuple[WatchedRun, ...]:
+        """Active runs whose record is known."""
+        return tuple(self._runs.values())
+
+    def nodes_of(self, job_id: str) -> frozenset[str]:
+        """Nodes the job holds or held a short while ago."""
+        return frozenset(node for job, node in self._places if job == job_id)
+
+    # What is known
+
+    def remember(self, jobs: Sequence[JobView]) -> None:
+        """Take in a fresh reading of the queue."""
+        now = self.clock.now()
+        for job in jobs:
+            if job.pending and job.reason == "BeginTime":
+                self._look_at_waiting(job.job_id)
+            if job.running:
+                self._not_requeued.discard(job.job_id)
+                self._places |= {(job.job_id, node): now for node in job.nodes}
+        listed = {job.job_id for job in jobs}
+        self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
+        self._not_requeued &= listed
+        kept = listed | set(self._orphans)
+        self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
+        self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
+
+    def learn_runs(self, jobs: Sequence[JobView]) -> None:
+        """Find out, a few at a time, which jobs are runs and where their records are."""
+        unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._scripts]
+        for job_id in unknown[:_LOOKS_A_PASS]:
+            if self._is_run(job_id):
+                self._learn(job_id)
+
+    def record(self) -> dict[str, Any]:
+        """What a restart must not forget, as JSON."""
+        places: dict[str, list[str]] = {}
+        for job_id, node in sorted(self._places):
+            places.setdefault(job_id, []).append(node)
+        return {"places": places, "orphans": {key: sorted(item.exclude) for key, item in self._orphans.items()}}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """From what `record` said before; what is not of its kind is passed over."""
+        now = self.clock.now()
+        for job_id, nodes in _lists(record.get("places")):
+            self._places |= {(job_id, node): now for node in nodes}
+        for job_id, nodes in _lists(record.get("orphans")):
+            self._orphans[job_id] = _Orphan(set(nodes), now)
+
+    # What to do
+
+    def spare(self, node: str) -> None:
+        """Slurm ends every job on a node that goes down. A run that holds spares goes on without the node, if it has
+        left the job before; its supervisor does the rest."""
+        for job_id in [job_id for job_id, place in self._places if place == node]:
+            try:
+                job = self.site.job(job_id)
+                keep = [name for name in job.nodes if name != node]
+                spared = job.running and node in job.nodes and job.batch_host != node and self._has_spares(job_id)
+                if spared:
+                    self.voice.write("drop-intended", node=node, job_id=job_id)
+                    self.site.drop_nodes(job_id, keep)
+                    self.voice.write("dropped-from-job", node=node, job_id=job_id)
+            except SovctlError as error:
+                words = f"{node} could not be dropped from job {job_id}: {error.message}"
+                self.voice.tell(f"drop:{job_id}:{node}", words)
+
+    def adopt(self, node: str) -> None:
+        """The runs on this node lose it."""
+        self.adopt_from({node})
+
+    def adopt_from(self, down: Collection[str]) -> None:
+        """Nodes that Slurm itself declared down lose their jobs in the same way."""
+        now = self.clock.now()
+        for job_id, node in list(self._places) if down else ():
+            if node in down:
+                self._orphans.setdefault(job_id, _Orphan(set(), now)).exclude.add(node)
+
+    def take_over(self, job_id: str, exclude: Collection[str]) -> None:
+        """Go on with a run whose terms were about to be changed."""
+        self._orphans.setdefault(job_id, _Orphan(set(), self.clock.now())).exclude.update(exclude)
+
+    def bring_back(self) -> None:
+        """One look at each run that lost a node."""
+        for job_id in list(self._orphans)[:_LOOKS_A_PASS]:
+            orphan = self._orphans.pop(job_id)
+            # The others come first the next time.
+            self._orphans[job_id] = orphan
+            self._bring_back(job_id, orphan)
+
+    def _look_at_waiting(self, job_id: str) -> None:
+        """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
+        start only."""
+        now = self.clock.now()
+        self._looked = {key: at for key, at in self._looked.items() if now - at < _LOOK_AGAIN_S}
+        if job_id not in self._looked and job_id not in self._not_requeued:
+            self._looked[job_id] = now
+            self._orphans.setdefault(job_id, _Orphan(set(), now))
+
+    def _bring_back(self, job_id: str, orphan: _Orphan) -> None:
+        try:
+            job = self.site.job(job_id)
+        except SovctlError:
+            job = None
+        if job is None or job.over or job.held or self.clock.now() - orphan.since > _TAKE_OVER_S:
+            self._forget(job_id)
+            return
+        waits_by_itself = job.pending and job.restarts == 0
+        if waits_by_itself:
+            self._not_requeued.add(job_id)
+        if waits_by_itself or not self._is_run(job_id):
+            self._forget(job_id)
+            return
+        if job.running and not orphan.exclude & set(job.nodes):
+            if self.clock.now() - orphan.since > 30.0 or job.restarts > 0:
+                self._forget(job_id)
+            return
+        if job.pending and self.clock.now() >= orphan.not_before:
+            self._set_terms(job, orphan)
+
+    def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
+        """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
+        exclude = sorted(set(job.excluded) | orphan.exclude)
+        # Not at once: slurmd refuses a credential made in the second in which it revoked the last one, and slurmctld
+        # then fails the job for good ("Killing non-startable batch", 22.05).
+        begin = int(self.clock.now()) + _BEGIN_IN_S
+        late = job.eligible_at is not None and job.eligible_at > begin + 3
+        if not late and set(exclude) == set(job.excluded):
+            return
+        words = f"job {job.job_id}: exclude {','.join(exclude) or 'nothing'}, begin now"
+        if not self.act:
+            self.voice.tell(f"observe:{job.job_id}", f"would change {words}")
+            return
+        self.voice.write("takeover-intended", job_id=job.job_id, exclude=exclude)
+        try:
+            self.site.update_pending(job.job_id, exclude=exclude, begin=begin)
+        except SlurmUnreachable:
+            raise
+        except SovctlError as error:
+            self.voice.write("takeover-failed", job_id=job.job_id, error=error.message)
+            self.voice.say(f"could not change {words}: {error.message}")
+            orphan.not_before = self.clock.now() + _TRY_AGAIN_S
+            return
+        self.voice.write("takeover-done", job_id=job.job_id)
+        self.voice.say(words)
+
+    # Whose job it is
+
+    def _is_run(self, job_id: str) -> bool:
+        """Only jobs that sovctl supervises: what else runs here is none of our business."""
+        if job_id not in self._scripts:
+            try:
+                self._scripts[job_id] = supervised(self.site.batch_script(job_id))
+            except SovctlError:
+                return False
+        return self._scripts[job_id] is not None
+
+    def _has_spares(self, job_id: str) -> bool:
+        said = self._scripts[job_id] if self._is_run(job_id) else None
+        return said is not None and said.has_spares
+
+    def _learn(self, job_id: str) -> None:
+        try:
+            job = self.site.job(job_id)
+            self._cluster = self._cluster or self.site.settings().get("ClusterName", "cluster").lower()
+        except SovctlError:
+            self._scripts.pop(job_id, None)
+            return
+        own = self._scripts[job_id]
+        group = job.extra.get("GroupId", "").rpartition("(")[2].rstrip(")")
+        if own is None or job.uid < 0 or not group.isdigit() or not job.work_dir.startswith("/"):
+            return
+        raw = job.extra.get("JobId", job_id)
+        run_dir = Path(job.work_dir, own.run_dir or ".sovctl/runs", f"{self._cluster}-{raw}-{own.submitted}")
+        self._runs[job_id] = WatchedRun(job_id, raw, job.uid, int(group), str(run_dir))
+
+    def _forget(self, job_id: str) -> None:
+        orphan = self._orphans.pop(job_id, None)
+        for node in orphan.exclude if orphan else ():
+            self._places.pop((job_id, node), None)
+
+
+def down_names(nodes: Sequence[NodeView]) -> set[str]:
+    """Nodes that Slurm has given up."""
+    return {node.name for node in nodes if node.state.down}
+
+
+def _lists(value: Any) -> list[tuple[str, list[str]]]:
+    """Names by key, of JSON that may be anything."""
+    if not isinstance(value, Mapping):
+        return []
+    return [
+        (key, [item for item in items if isinstance(item, str)])
+        for key, items in value.items()
+        if isinstance(key, str) and isinstance(items, list)
+    ]

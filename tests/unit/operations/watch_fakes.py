@@ -1,0 +1,292 @@
+"""A site in memory for the watch on the controller: Slurm, the witnesses, the runs' words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from run_fakes import FakeClock
+
+from sovctl.errors import JobNotFound, SlurmUnreachable
+from sovctl.health.death import DeathLimits
+from sovctl.health.sweep import SweepPolicy
+from sovctl.model.job import JobView
+from sovctl.model.node import NodeState, NodeView
+from sovctl.model.site_answer import SiteAnswer
+from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
+from sovctl.model.verdict_json import verdict_record
+from sovctl.operations.sweep import SweepPorts, SweepSettings
+from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
+from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, WitnessPorts
+from sovctl.operations.watch_suspects import SuspectPorts
+from sovctl.ports import RemoteAnswer, SshFailure
+
+RUN = "#!/bin/bash\nexec '/venv/bin/python' -P -m sovctl supervise --submitted 1 --name x -- \"$@\" 3<<'X'\n"
+SPARED = RUN.replace("--name x", "--name x --spare-nodes 1")
+BOOT = "boot-1"
+
+
+class FakeSite:
+    """Slurm as the watch sees it; commands are recorded and do what they say."""
+
+    def __init__(self, clock: FakeClock, nodes: int) -> None:
+        self.clock = clock
+        names = [f"n{number:03d}" for number in range(1, nodes + 1)]
+        self.machines = {name: NodeView(name, NodeState("ALLOCATED"), address=name, boot_time=1) for name in names}
+        self.records: dict[str, JobView] = {}
+        self.scripts: dict[str, str] = {}
+        self.did: list[tuple[Any, ...]] = []
+        self.away = False
+        self.reads = 0
+        self.changes = 0
+        self.effect: Callable[[], None] = lambda: None
+        """Called before each change; may kill the watch."""
+
+    def mark(self) -> tuple[int, ...]:
+        return (self.changes,)
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]:
+        if self.away:
+            raise SlurmUnreachable
+        self.reads += 1
+        return tuple(view for name, view in self.machines.items() if not names or name in names)
+
+    def jobs(self) -> tuple[JobView, ...]:
+        return tuple(self.records.values())
+
+    def job(self, job_id: str) -> JobView:
+        if self.away:
+            raise SlurmUnreachable
+        if job_id not in self.records:
+            raise JobNotFound(job_id)
+        return self.records[job_id]
+
+    def batch_script(self, job_id: str) -> str:
+        return self.scripts.get(job_id, "#!/bin/sh\n")
+
+    def settings(self) -> Mapping[str, str]:
+        return {"ClusterName": "Lab"}
+
+    def set_down(self, node: str, reason: str) -> None:
+        self._change("down", node)
+        self.machines[node] = replace(self.machines[node], state=NodeState("DOWN"), reason=reason)
+        for job_id, job in list(self.records.items()):
+            if node in job.nodes and job.running:
+                self.requeued(job_id)
+
+    def drain(self, node: str, reason: str) -> None:
+        self._change("drain", node)
+        state = NodeState("ALLOCATED", frozenset({"DRAIN"}))
+        self.machines[node] = replace(self.machines[node], state=state, reason=reason)
+
+    def set_weight(self, node: str, weight: int) -> None:
+        self._change("weight", node, weight)
+
+    def resume(self, node: str) -> None:
+        self._change("resume", node)
+
+    def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None:
+        self._change("drop", job_id, tuple(keep))
+        self.records[job_id] = replace(self.records[job_id], nodes=tuple(keep))
+
+    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+        assert begin is not None
+        assert exclude is not None
+        self._change("terms", job_id, tuple(exclude), begin - int(self.clock.time))
+        self.records[job_id] = replace(self.records[job_id], excluded=tuple(exclude), eligible_at=begin)
+
+    def _change(self, *what: Any) -> None:
+        if self.away:
+            raise SlurmUnreachable
+        self.effect()
+        self.did.append(what)
+        self.changes += 1
+
+    def runs(self, job_id: str, *nodes: str, script: str = RUN) -> None:
+        self.changes += 1
+        extra = {"GroupId": "users(100)", "JobId": job_id}
+        self.records[job_id] = JobView(
+            job_id, "", "", 1000, "RUNNING", nodes=nodes, batch_host=nodes[0], work_dir="/home/u", extra=extra
+        )
+        self.scripts[job_id] = script
+
+    def requeued(self, job_id: str, *, wait_s: int = 121) -> None:
+        self.changes += 1
+        self.records[job_id] = replace(
+            self.records[job_id],
+            state="PENDING",
+            reason="BeginTime",
+            nodes=(),
+            restarts=1,
+            priority=1,
+            eligible_at=int(self.clock.time) + wait_s,
+        )
+
+    def stuck(self, job_id: str, *nodes: str) -> None:
+        self.changes += 1
+        self.records[job_id] = JobView(
+            job_id, "", "", 1000, "COMPLETED", frozenset({"COMPLETING"}), nodes=nodes, ends_at=int(self.clock.time)
+        )
+
+
+class MemoryJournal:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.records: list[dict[str, Any]] = []
+        self.effect: Callable[[], None] = lambda: None
+
+    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self.effect()
+        self.records.append({"seq": len(self.records) + 1, "at": self.clock.time, "kind": kind, **fields})
+        return self.records[-1]
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(self.records)
+
+
+class Done:
+    """Work beside the passes; over at once, if the site is not `slow`."""
+
+    def __init__(self, work: Callable[[], Any], until: float, clock: FakeClock) -> None:
+        self._answer = work()
+        self._until, self._clock = until, clock
+
+    @property
+    def done(self) -> bool:
+        return self._clock.time >= self._until
+
+    def result(self) -> Any:
+        return self._answer
+
+
+class Watched:
+    """A watch with everything around it; `start` begins it anew, as after a kill."""
+
+    def __init__(
+        self, *, nodes: int = 12, act: bool = True, limits: DeathLimits | None = None, ssh: bool = True
+    ) -> None:
+        self.clock = FakeClock()
+        self.site = FakeSite(self.clock, nodes)
+        self.journal = MemoryJournal(self.clock)
+        self.said: list[str] = []
+        self.silent_slurmds: set[str] = set()
+        self.silent_watchers: set[str] = set()
+        self.without_watcher: set[str] = set()
+        self.shell: dict[str, RemoteAnswer | str] = {}
+        """What a node says over SSH, if not that the same boot lives: an answer, or another boot id."""
+        self.verdicts: dict[str, VerdictState] = {}
+        self.power_off: set[str] = set()
+        self.asked: list[tuple[str, ...]] = []
+        self.words: dict[str, list[Any]] = {}
+        self.answers: dict[str, tuple[SiteAnswer, ...]] = {}
+        self.kept: Any = None
+        self.slow_s = 0.0
+        """How long work beside the passes takes."""
+        self._heard_at: dict[str, float] = {}
+        self._act, self._limits, self._ssh = act, limits or DeathLimits(), ssh
+        self.start()
+
+    def start(self) -> None:
+        """A fresh process: what it knows is in the journal, the memory, and Slurm."""
+        site: Any = self.site
+        deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
+        sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
+        suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
+        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock)
+        settings = WatchSettings(
+            DeathSettings(self._act, limits=self._limits),
+            SweepSettings(self._act, SweepPolicy(), "stored", "check"),
+        )
+        self.watch = ClusterWatch(ports, settings, self.said.append)
+
+    def _beside(self, work: Callable[[], Any]) -> Done:
+        return Done(work, self.clock.time + self.slow_s, self.clock)
+
+    def passes(self, seconds: int) -> None:
+        """One pass a second."""
+        for _ in range(seconds):
+            self.clock.sleep(1.0)
+            self.watch.turn()
+
+    def kill_node(self, *nodes: str) -> None:
+        """Everything on it is silent."""
+        self.silent_slurmds |= set(nodes)
+        self.silent_watchers |= set(nodes)
+        self.shell |= dict.fromkeys(nodes, RemoteAnswer(failure=SshFailure.TIMEOUT, problem="no answer"))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event["kind"] for event in self.journal.records]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.journal.records if event["kind"] == kind]
+
+    # The witnesses
+
+    def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return frozenset(node.name for node in nodes if node.name in self.silent_slurmds)
+
+    def look(self, nodes: Sequence[str]) -> Mapping[str, float]:
+        now = self.clock.time
+        for name in nodes:
+            if name not in self.silent_watchers or name not in self._heard_at:
+                self._heard_at[name] = now
+        return {name: now - self._heard_at[name] for name in nodes if name not in self.without_watcher}
+
+    def boot_id(self, node: str) -> str:
+        return "" if node in self.without_watcher else BOOT
+
+    def off(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return frozenset(node.name for node in nodes) & self.power_off
+
+    def ask(self, nodes: Mapping[str, str], command: str, timeout_s: float) -> dict[str, RemoteAnswer]:
+        self.asked.append((command, *nodes))
+        return {name: self._answer(name, command) for name in nodes}
+
+    def _answer(self, name: str, command: str) -> RemoteAnswer:
+        said = self.shell.get(name, BOOT)
+        if isinstance(said, RemoteAnswer):
+            return said
+        now = self.clock.time
+        if command != "check":
+            return RemoteAnswer(f"{said}\n1000.0 900.0\n".encode(), b"", 0, now, now)
+        state = self.verdicts.get(name, VerdictState.HEALTHY)
+        findings = (Finding("XID79", Severity.FAIL, "GPU 5 fell off the bus"),) if state is VerdictState.FAILED else ()
+        record = verdict_record(Verdict(name, BOOT, now, state, findings=findings), 300.0)
+        return RemoteAnswer(json.dumps(record).encode(), b"", 0, now, now)
+
+    @contextmanager
+    def take(self) -> Any:
+        yield
+
+    # The runs' words and the site's answers
+
+    def read(self, runs: Sequence[Any]) -> Mapping[str, list[Any]]:
+        return {run.job_id: self.words[run.job_id] for run in runs if run.job_id in self.words}
+
+    def save(self, job_id: str, answers: Sequence[SiteAnswer]) -> None:
+        self.site.effect()
+        self.answers[job_id] = tuple(answers)
+
+    def load(self, job_id: str) -> tuple[SiteAnswer, ...]:
+        return self.answers.get(job_id, ())
+
+    def prune(self, older_than: float) -> int:
+        return 0
+
+
+class _Kept:
+    """The watch's memory, as JSON."""
+
+    def __init__(self, around: Watched) -> None:
+        self._around = around
+
+    def load(self) -> Any:
+        return json.loads(self._around.kept) if self._around.kept else None
+
+    def save(self, record: dict[str, Any]) -> None:
+        self._around.site.effect()
+        self._around.kept = json.dumps(record)
