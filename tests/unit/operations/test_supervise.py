@@ -261,6 +261,20 @@ def test_a_preemption_by_requeue_waits_for_room_without_blame() -> None:
     whole(run)
 
 
+@pytest.mark.parametrize("status", [0, 75, 143, -15])
+def test_a_script_that_ends_within_the_grace_time_of_a_preemption_was_preempted(status: int) -> None:
+    """Slurm sends its SIGTERM to the steps alone, so the end of the script is the first that is heard of it."""
+    run = Run()
+    run.clock.at(15.0, lambda: setattr(run.job, "preempted_at", int(run.clock.time)))
+    run.clock.at(16.0, lambda: run.children[0].end(status))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("preempted", "restart")
+    assert not run.of("restarted")
+    assert run.job.restarts == 1
+    whole(run)
+
+
 def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     run = Run()
     term(run, 15.0)
