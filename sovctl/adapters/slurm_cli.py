@@ -19,6 +19,7 @@ from sovctl.errors import (
 )
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
+from sovctl.model.pool import Partition
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -85,6 +86,11 @@ class SlurmCli:
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         return parse.parse_config(self._slurm("scontrol", "show", "config").stdout)
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """Every partition by name, hidden ones too."""
+        found = parse.parse_partitions(self._slurm("scontrol", "-o", "show", "partition", "-a").stdout)
+        return {item.name: item for item in found}
 
     def batch_script(self, job_id: str) -> str:
         """The script of a job, for root and its owner."""
