@@ -272,8 +272,8 @@ class PoolSite(Protocol):
         """One sacctmgr or scontrol command. Raises NotPermitted, CommandFailed, TryLaterError."""
         ...
 
-    def conf_names(self, word: str) -> bool:
-        """Whether slurm.conf or a file beside it has this word; true also where that cannot be known."""
+    def conf_names(self, word: str) -> bool | None:
+        """Whether slurm.conf or a file beside it has this word; None where that cannot be known."""
         ...
 
 

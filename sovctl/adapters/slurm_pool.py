@@ -41,8 +41,8 @@ class SlurmPool(SlurmCli):
         else:
             self._slurm(*argv, about=f"node {argv[2]}")
 
-    def conf_names(self, word: str) -> bool:
-        """Whether slurm.conf or another file in its directory has this word. A file that cannot be read might."""
+    def conf_names(self, word: str) -> bool | None:
+        """Whether slurm.conf or another file in its directory has this word; None: one cannot be read here."""
         conf = self.settings().get("SLURM_CONF", "")
         pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
         try:
@@ -53,7 +53,7 @@ class SlurmPool(SlurmCli):
                 if any(pattern.search(line) for line in lines):
                     return True
         except OSError:
-            return True
+            return None
         return False
 
     def _sacctmgr(self, *arguments: str) -> str:

@@ -92,7 +92,7 @@ def _set(
     plan = set_up(pool, classes, chosen, spares)
     commands = tuple(command(change, pool) for change in plan.changes)
     missing = tuple(needs(pool, classes, chosen))
-    keep = tuple(keep_lines(classes, chosen))
+    keep = () if ports.site.conf_names(limit_qos(chosen)) else tuple(keep_lines(classes, chosen))
     outcome = SetOutcome(chosen.name, spares, commands, missing, keep, plan.left)
     if outcome.blocked and not dry_run:
         return outcome
@@ -113,7 +113,7 @@ def _undo(
     jobs: dict[str, list[str]] = {}
     for job in ports.site.pool_jobs():
         jobs.setdefault(job.qos, []).append(job.job_id)
-    plan = undo(pool, kept, name, Obstacles(jobs, {qos for qos in made if ports.site.conf_names(qos)}))
+    plan = undo(pool, kept, name, Obstacles(jobs, {qos for qos in made if ports.site.conf_names(qos) is not False}))
     commands = tuple(command(change, pool) for change in plan.changes)
     outcome = SetOutcome(name, 0, commands, left=plan.left, wait=plan.wait)
     recorded = not spares_set(events).get(name)

@@ -1,8 +1,9 @@
 """How many spares are enough, from how often nodes fail and how long they are away. Pure.
 
 Nodes that fail independently at a constant rate and are away for any distribution of times: how many are away at a
-moment is Poisson with mean (nodes x rate x mean time away) (Palm). Short is the moment at which more are away than there
-are spares. The rate is known only as well as the failures counted so far tell: its interval is the exact one of Garwood.
+moment is Poisson with mean (nodes x rate x mean time away) (Palm). Short is the moment at which more are away than
+there are spares. The rate is known only as well as the failures counted so far tell: its interval is the exact one of
+Garwood.
 """
 
 from __future__ import annotations

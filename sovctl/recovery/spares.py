@@ -318,8 +318,16 @@ def set_before(events: Sequence[Mapping[str, Any]]) -> dict[Setting, Kept]:
         elif event.get("kind") == "spare-done":
             for change in intents.get(event.get("intent"), ()):
                 if change.setting in kept and change.after == kept[change.setting].original:
-                    del kept[change.setting]
+                    _forget(kept, change.setting)
     return kept
+
+
+def _forget(kept: dict[Setting, Kept], setting: Setting) -> None:
+    """It is as it was; with a QOS that was deleted goes what was set on it."""
+    del kept[setting]
+    if setting.key == _EXISTS:
+        for other in [key for key in kept if key.what == "qos" and key.name == setting.name]:
+            del kept[other]
 
 
 def change_record(change: Change) -> dict[str, str]:
@@ -373,7 +381,10 @@ def undo(pool: Pool, kept: Mapping[Setting, Kept], partition: str, obstacles: Ob
         changes.append(change)
     named = {setting.item or setting.name for setting, _ in mine}
     left += [_busy_words(name, obstacles.jobs[name]) for name in sorted(busy & named)]
-    left += [f"QOS {name} stays, without a limit, as long as slurm.conf names it" for name in sorted(pinned & named)]
+    left += [
+        f"QOS {name} stays, without a limit, as long as slurm.conf names it or cannot be read here"
+        for name in sorted(pinned & named)
+    ]
     return Plan(tuple(changes), tuple(left), wait=bool((busy | pinned) & named))
 
 
