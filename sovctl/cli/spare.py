@@ -141,13 +141,11 @@ def test(dry_run: DryRun = False, as_json: Json = False) -> int:
     Example: sovctl spare test
     """
     config = load_config()
-    done = spares.test_next(
-        wiring.spare_classes(config), wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run
-    )
+    done = spares.test_next(wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run)
     if as_json:
         print(json.dumps({"schema": "sovctl.spare-test/1", "tested": asdict(done) if done else None}))
     elif done is None:
-        _say("no spare is idle")
+        _say("no spare is idle, or none are kept")
     elif dry_run:
         print(f"ssh {printable(done.node)} {spares.TEST_COMMAND}")
     else:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovctl.errors import CommandFailed, RefusedError, SovctlError, UsageError
-from sovctl.model.node import NodeView
 from sovctl.model.pool import Change, Pool
 from sovctl.ports import Clock, Journal, PoolSite, RemoteAnswer, RemoteShell, Turn
 from sovctl.recovery.outages import Outages, outages
 from sovctl.recovery.spare_count import Advice, Observed, advise
-from sovctl.recovery.spare_status import NodeWord, SpareNode, SpareStatus, spare_status
+from sovctl.recovery.spare_status import NodeWord, SpareStatus, spare_status
 from sovctl.recovery.spares import (
     Classes,
     Need,
@@ -237,30 +236,31 @@ class Tested:
     why: str = ""
 
 
-def test_next(
-    classes: Classes, ports: SparePorts, every_s: float, timeout_s: float, *, dry_run: bool = False
-) -> Tested | None:
+def test_next(ports: SparePorts, every_s: float, timeout_s: float, *, dry_run: bool = False) -> Tested | None:
     """A loaded test on the idle spare whose last one is the longest ago; None: none is due.
 
-    What the test finds is kept on the node, whose own check then fails it.
+    What the test finds is kept on the node, whose own check then fails it. Costs one question to slurmctld while
+    spares are kept, none otherwise.
     """
-    if not any(spares_set(_events(ports.journal)).values()):
+    events = _events(ports.journal)
+    kept = {name for name, spares in spares_set(events).items() if spares}
+    if not kept:
         return None
-    now = ports.clock.now()
-    idle: dict[str, SpareNode] = {
-        node.name: node
-        for item in status("", classes, ports)
-        for node in item.pool
-        if node.state == "IDLE" and node.good and (node.word.tested_at or 0.0) + every_s <= now
+    last = {
+        str(event.get("node")): _seconds(event.get("at")) for event in events if event.get("kind") == "spare-tested"
     }
-    if not idle:
+    idle = [view for view in ports.site.nodes() if str(view.state) == "IDLE" and kept & set(view.partitions)]
+    latest = ports.clock.now() - every_s
+    due = sorted((last.get(view.name) or 0.0, view.name, view.address) for view in idle)
+    fit = (item for item in due if item[0] <= latest and _word(item[1], events, ports).verdict != "failed")
+    chosen = next(fit, None)
+    if chosen is None:
         return None
-    chosen = min(idle.values(), key=lambda node: (node.word.tested_at or 0.0, node.name)).name
+    _, node, address = chosen
     if dry_run:
-        return Tested(chosen)
-    view: NodeView = ports.site.nodes([chosen])[0]
-    answer = ports.shell.ask({chosen: view.address}, TEST_COMMAND, timeout_s)[chosen]
-    tested = Tested(chosen, _outcome(answer), _last_line(answer))
+        return Tested(node)
+    answer = ports.shell.ask({node: address}, TEST_COMMAND, timeout_s)[node]
+    tested = Tested(node, _outcome(answer), _last_line(answer))
     ports.journal.append("spare-tested", node=tested.node, outcome=tested.outcome, why=tested.why)
     return tested
 

@@ -79,10 +79,9 @@ def test_each_command_changes_what_it_names_and_back(site: Any) -> None:
     assert site.pool_jobs() == ()
 
 
-@pytest.mark.slurm
-def test_who_may_not_is_told_so(site: Any, request: pytest.FixtureRequest) -> None:
-    if isinstance(site, FakePool) or os.geteuid() != 0:
-        pytest.skip("needs a real Slurm and another user")
+@pytest.mark.parametrize("site", [pytest.param("real", marks=pytest.mark.slurm)], indirect=True)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_who_may_not_is_told_so(site: Any) -> None:
     switch = [shutil.which("setpriv") or "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 
     class AsNobody(CommandRunner):
