@@ -346,3 +346,37 @@ def test_the_controller_is_asked_only_where_the_answer_counts(site: Site, option
     shown = site.submit("--dry-run", option, "train.sbatch")
     assert "expedite" not in shown.stderr
     assert (site.root / "scontrol.said").exists() is asked
+
+
+PARTITIONS = (
+    """echo 'PartitionName=main AllowQos=ALL Nodes=n[001-002]'; echo 'PartitionName=preemptible Nodes=n[001-002]'"""
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--preemptible",), ["--qos=preemptible", "--partition=preemptible"]),
+        (("--preemptible", "--partition=other"), ["--qos=preemptible"]),
+        (("--preemptible", "--qos=low"), ["--partition=preemptible"]),
+        (("--preemptible", "-M", "far"), ["--qos=preemptible"]),
+        ((), []),
+    ],
+)
+def test_preemptible_means_a_qos_and_a_partition_where_there_is_one(
+    site: Site, options: tuple[str, ...], words: list[str]
+) -> None:
+    made_scontrol(site.root, PARTITIONS)
+    site.submit(*options, "train.sbatch")
+    assert site.called is not None
+    own = [word for word in site.called["argv"] if word in ("--qos=preemptible", "--partition=preemptible")]
+    assert own == words
+
+
+def test_preemptible_on_a_cluster_without_such_a_partition_or_a_controller(site: Site) -> None:
+    for says in ("echo 'PartitionName=main Nodes=n001'", "exit 1"):
+        made_scontrol(site.root, says)
+        site.submit("--preemptible", "train.sbatch")
+        assert site.called is not None
+        assert "--qos=preemptible" in site.called["argv"]
+        assert not [word for word in site.called["argv"] if word.startswith("--partition")]
