@@ -41,6 +41,7 @@ WRITERS = {
     ),
     "Events of a node": ("check_node", "end_job"),
     "Events of the watch": ("watch_cluster",),
+    "Events of the spares": ("spares",),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""
 TOLD_WITH = frozenset({"attempt", "happened"})
@@ -182,7 +183,8 @@ def test_the_changelog_knows_this_version() -> None:
 
 @pytest.mark.parametrize("entry", re.findall(r"^## (\d+)\. ", _read(ROOT / "docs" / "decisions.md"), re.MULTILINE))
 def test_a_decision_has_its_five_fields(entry: str) -> None:
-    text = re.split(r"^## \d+\. ", _read(ROOT / "docs" / "decisions.md"), flags=re.MULTILINE)[int(entry)]
+    entries = re.split(r"^## (\d+)\. ", _read(ROOT / "docs" / "decisions.md"), flags=re.MULTILINE)[1:]
+    text = dict(zip(entries[::2], entries[1::2], strict=True))[entry]
     fields = re.findall(r"^- \*\*(.+?)\*\*: \S", text, re.MULTILINE)
     assert fields == ["Context", "Decision", "Rejected", "Consequence", "Revisit when"]
 
