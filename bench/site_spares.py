@@ -65,7 +65,8 @@ class SpareBench(Bench):
         deadline = time.monotonic() + 60
         while not all(self.slurm.steps(job) for job in jobs):
             if time.monotonic() > deadline:
-                raise SystemExit("the preemptible jobs did not start")
+                queue = self.runner.run(["squeue", "-o", "%i %P %q %T %N %r"], timeout_s=30).stdout
+                raise SystemExit(f"the preemptible jobs did not start:\n{queue}")
             time.sleep(0.1)
 
     def by_preemption(self, *, saving: bool) -> float:
@@ -81,6 +82,7 @@ class SpareBench(Bench):
         seconds = self.await_starts(job, 2, 240) - at
         if node in self.slurm.job(job).nodes:
             raise SystemExit(f"the job came back to {node}")
+        print(f"{'saving' if saving else 'stubborn'} victim: {seconds:.1f} s", file=sys.stderr)
         return seconds
 
     def plain(self) -> float:

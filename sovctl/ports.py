@@ -247,6 +247,10 @@ class ClusterView(Protocol):
         """Active jobs that hold any of these nodes."""
         ...
 
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        """Every job that is not over, with its partition and QOS."""
+        ...
+
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         ...

@@ -19,7 +19,7 @@ from sovctl.errors import (
 )
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
-from sovctl.model.pool import Partition
+from sovctl.model.pool import Partition, PoolJob
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -77,6 +77,10 @@ class SlurmCli:
         """Every active job, by columns that no user can forge."""
         done = self._slurm("squeue", "-h", "-a", "-r", "-o", parse.QUEUE_FORMAT)
         return tuple(parse.parse_queue(done.stdout))
+
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        """Every job that is not over, by columns that no user can forge."""
+        return tuple(parse.parse_pool_jobs(self._slurm("squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT).stdout))
 
     def own_jobs(self) -> tuple[JobView, ...]:
         """The caller's jobs that Slurm still knows, also those that ended a short while ago (MinJobAge)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from sovctl.adapters import slurm_parse as parse
 from sovctl.adapters.slurm_cli import SlurmCli
 from sovctl.errors import CommandFailed, NotPermitted, RefusedError, SlurmUnreachable, TryLaterError
-from sovctl.model.pool import Pool, PoolJob
+from sovctl.model.pool import Pool
 
 _CONF_LIMIT = 4 << 20
 _NO_DATABASE = ("Problem talking to the database", "slurmdbd", "persistent connection")
@@ -29,10 +29,6 @@ class SlurmPool(SlurmCli):
         where = ("where", "account=root", *((f"cluster={cluster}",) if cluster else ()))
         root = self._sacctmgr("-nP", "show", "assoc", *where, f"format={parse.ROOT_FORMAT}")
         return Pool(cluster, {item.name: item for item in qos}, parse.parse_open_qos(root), by_name, settings)
-
-    def pool_jobs(self) -> tuple[PoolJob, ...]:
-        """Every job that is not over, by columns that no user can forge."""
-        return tuple(parse.parse_pool_jobs(self._slurm("squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT).stdout))
 
     def apply(self, argv: Sequence[str]) -> None:
         """One command that changes something."""

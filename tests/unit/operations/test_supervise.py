@@ -525,6 +525,22 @@ def test_fewer_nodes_while_no_replacement_is_free_then_all_of_them_again() -> No
     assert run.of("attempt_started")[2]["nodes"] == ["n001", "n002"]
 
 
+@pytest.mark.parametrize(
+    ("preempt_type", "qos", "fewer"),
+    [("preempt/qos", "preemptible", False), ("preempt/none", "preemptible", True), ("preempt/qos", "normal", True)],
+)
+def test_a_node_of_preemptible_jobs_is_a_replacement(preempt_type: str, qos: str, fewer: bool) -> None:
+    run = Run(nodes=4, count=3)
+    run.slurm.accounting, run.slurm.preempt_type = "accounting_storage/slurmdbd", preempt_type
+    other = run.slurm.submit(1)
+    run.slurm.records[other].qos = qos
+    fault(run, "n003")
+    run.on_start = lambda child: len(run.children) == 2 and run.clock.at(60, lambda: child.end(75))
+    run.attempt(size=3, least=2, preemptible_qos="preemptible")
+    assert [event["how"] for event in run.of("restarted")] == (["fewer-nodes"] if fewer else [])
+    assert run.job.count == (2 if fewer else 3)
+
+
 def test_a_framework_that_requeues_the_job_itself_is_taken_over() -> None:
     run = Run()
     run.clock.at(10, lambda: run.requeues_asked.add(0))
