@@ -46,6 +46,12 @@ class SpareBench(Bench):
         self.runner.run([sys.executable, "-P", "-m", "sovctl", "spare", "set", str(count)], timeout_s=120)
         return time.monotonic() - began
 
+    def settle(self) -> None:
+        """Until every node is in service and stays so: a check that began before a node was healed may drain it."""
+        super().settle()
+        while any(node.state.draining for node in self.slurm.nodes()):
+            super().settle()
+
     def saving_victims(self) -> None:
         """A supervised run on every spare."""
         for _ in range(SPARES):
