@@ -197,7 +197,12 @@ def _show_advice(advised: Advised) -> None:
     advice, seen = advised.advice, advised.observed
     rate = advice.rate
     repair = f"{seen.repair_hours:.3g} h of repair{' (assumed)' if advised.assumed_repair else ''}"
-    print(f"{advice.spares} spares are enough for {advised.nodes} nodes, short at most {advice.wanted:.2%} of the time")
+    if advice.spares >= advised.nodes:
+        print(f"no number of spares is enough for {advised.nodes} nodes that fail so often and stay away so long")
+    else:
+        print(
+            f"{advice.spares} spares are enough for {advised.nodes} nodes, short at most {advice.wanted:.2%} of the time"
+        )
     print(
         f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}\n"
         f"  rate: {rate.value:.2f} failures per 1000 node-days, "

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 HOURS_A_DAY = 24.0
-_MOST = 10_000
+_MOST_SHOWN = 10
+"""Lines of the table around the advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def short_probability(spares: int, mean_away: float) -> float:
     if spares + 1 > mean_away:
         # The tail itself: 1 - P(at most) would lose its digits where it matters.
         term, total, count = _poisson(spares + 1, mean_away), 0.0, spares + 1
-        while term > total * 1e-17 and count < spares + 1 + _MOST:
+        while term > total * 1e-17:
             total, count = total + term, count + 1
             term *= mean_away / count
         return min(1.0, total)
@@ -102,7 +103,13 @@ def short_probability(spares: int, mean_away: float) -> float:
 
 def spares_needed(mean_away: float, wanted: float) -> int:
     """The fewest spares that are short no more often than wanted."""
-    return next((count for count in range(_MOST) if short_probability(count, mean_away) <= wanted), _MOST)
+    low, high = -1, 1
+    while short_probability(high, mean_away) > wanted:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if short_probability(middle, mean_away) <= wanted else (middle, high)
+    return high
 
 
 def advise(
@@ -115,9 +122,11 @@ def advise(
         means = (away(nodes, value, observed.repair_hours) for value in (rate.value, rate.low, rate.high))
         return Enough(spares, *(short_probability(spares, mean) for mean in means))
 
-    by_rate = spares_needed(away(nodes, rate.value, observed.repair_hours), wanted)
-    cautious = spares_needed(away(nodes, rate.high, observed.repair_hours), wanted)
-    shown = range(max(0, min(by_rate, cautious if present is None else present) - 1), cautious + 2)
+    # More nodes than there are cannot be away, whatever few and bad data say.
+    by_rate = min(nodes, spares_needed(min(nodes, away(nodes, rate.value, observed.repair_hours)), wanted))
+    cautious = min(nodes, spares_needed(min(nodes, away(nodes, rate.high, observed.repair_hours)), wanted))
+    first = max(0, min(by_rate, cautious if present is None else present) - 1)
+    shown = range(max(first, cautious + 2 - _MOST_SHOWN), cautious + 2)
     return Advice(
         rate,
         wanted,

@@ -98,7 +98,7 @@ def pools(draw: st.DrawFn) -> Pool:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(pools(), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.booleans())
 def test_whatever_was_set_is_undone_exactly(pool: Pool, counts: list[int], lower: bool) -> None:
     site = Site(pool)
@@ -115,7 +115,7 @@ def test_whatever_was_set_is_undone_exactly(pool: Pool, counts: list[int], lower
     assert set_before(site.events) == {} or site.undo().changes == ()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(pools(), st.integers(1, 5), st.integers(0, 20))
 def test_a_set_that_was_killed_half_way_goes_on_or_is_undone(pool: Pool, spares: int, after: int) -> None:
     for go_on in (True, False):
