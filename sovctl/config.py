@@ -171,11 +171,31 @@ class RunConfig:
     """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
     preemptible_qos: str = "preemptible"
     """The QOS that `sovctl submit --preemptible` asks for."""
+    preemptible_partition: str = "preemptible"
+    """The partition it asks for, where the cluster has it."""
     hang_timeout_s: float = -1.0
     """Without progress for so long a run is looked at, and restarted if it hangs; 0: never; -1: derived from its own
     steps. `sovctl submit --hang-timeout` wins."""
     restart_stragglers: bool = False
     """Restart at once without a node that is persistently slower than the others, not only at the next restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpareConfig:
+    """Spares in the pool; the last class and its partition are run.preemptible_qos and run.preemptible_partition."""
+
+    classes: str = "high normal"
+    """QOS whose jobs take nodes from preemptible ones, most important first, with blanks in between."""
+    preempt_lower: bool = False
+    """Every class may take nodes from every class below it; false: from the preemptible one only."""
+    grace_s: float = 120.0
+    """GraceTime of preemptible jobs: from SIGTERM to SIGKILL."""
+    short_probability: float = 0.01
+    """How often a moment may find no spare, for `sovctl spare advise`."""
+    repair_hours: float = 72.0
+    """Until a failed node is back, as long as the journal knows of too few repairs."""
+    test_every_s: float = 21600.0
+    """An idle spare gets a piece of the burn-in so often, by `sovctl sweep --act`; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +247,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     burn_in: BurnInConfig = field(default_factory=BurnInConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    spare: SpareConfig = field(default_factory=SpareConfig)
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)

@@ -18,6 +18,7 @@ from sovctl.model.isolated import EnvLayer, IsolatedStep, IsolatedTask
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
+from sovctl.model.pool import Pool, PoolJob
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.site_answer import SiteAnswer
@@ -331,12 +332,37 @@ class ClusterView(Protocol):
         """Active jobs that hold any of these nodes."""
         ...
 
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        """Every job that is not over, with its partition and QOS."""
+        ...
+
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         ...
 
     def scheduler_passes(self) -> int | None:
         """How often the main scheduler has run since slurmctld started; None when that cannot be known."""
+        ...
+
+
+class PoolSite(Protocol):
+    """QOS, limits and preemption: slurmdbd and slurmctld, as root or an administrator of Slurm."""
+
+    def pool(self) -> Pool:
+        """Raises SlurmUnreachable, TryLaterError where slurmdbd does not answer, RefusedError where there is none."""
+        ...
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        """Every job that is not over."""
+        ...
+
+    def apply(self, argv: Sequence[str]) -> None:
+        """One sacctmgr or scontrol command. Raises NotPermitted, CommandFailed, TryLaterError."""
+        ...
+
+    def conf_names(self, word: str) -> bool | None:
+        """Whether slurm.conf or a file beside it has this word; None where that cannot be known."""
         ...
 
 

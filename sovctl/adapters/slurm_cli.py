@@ -19,6 +19,7 @@ from sovctl.errors import (
 )
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
+from sovctl.model.pool import Partition, PoolJob
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -77,6 +78,10 @@ class SlurmCli:
         done = self._slurm("squeue", "-h", "-a", "-r", "-o", parse.QUEUE_FORMAT)
         return tuple(parse.parse_queue(done.stdout))
 
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        """Every job that is not over, by columns that no user can forge."""
+        return tuple(parse.parse_pool_jobs(self._slurm("squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT).stdout))
+
     def own_jobs(self) -> tuple[JobView, ...]:
         """The caller's jobs that Slurm still knows, also those that ended a short while ago (MinJobAge)."""
         done = self._slurm("squeue", "-h", "-a", "-t", "all", "--me", "-o", parse.QUEUE_FORMAT)
@@ -85,6 +90,11 @@ class SlurmCli:
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         return parse.parse_config(self._slurm("scontrol", "show", "config").stdout)
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """Every partition by name, hidden ones too."""
+        found = parse.parse_partitions(self._slurm("scontrol", "-o", "show", "partition", "-a").stdout)
+        return {item.name: item for item in found}
 
     def batch_script(self, job_id: str) -> str:
         """The script of a job, for root and its owner."""

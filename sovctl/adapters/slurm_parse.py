@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
+from sovctl.model.pool import Partition, PoolJob, Qos
 
 # A key starts a line or follows a blank, begins with a capital and has no blank: `Nodes`, `CPUs/Task`, `Socks/Node`,
 # `AllocNode:Sid`, `NtasksPerN:B:S:C`, `MCS_label`.
@@ -185,6 +186,86 @@ def parse_queue(text: str) -> list[JobView]:
             )
         )
     return jobs
+
+
+POOL_FORMAT = "%i|%T|%U|%N|%P|%q"
+"""As QUEUE_FORMAT: job id, state, uid, nodes, partitions, QOS."""
+
+
+def parse_pool_jobs(text: str) -> list[PoolJob]:
+    """`squeue -h -o POOL_FORMAT`."""
+    jobs = []
+    for line in text.split("\n"):
+        columns = line.split("|")
+        if len(columns) != POOL_FORMAT.count("|") + 1 or _whole(columns[2], -1) < 0:
+            continue
+        job_id, words, uid, nodes, partitions, qos = columns
+        jobs.append(PoolJob(job_id, parse_job_state(words)[0], expand(nodes), _words(partitions), qos, int(uid)))
+    return jobs
+
+
+def parse_partitions(text: str) -> list[Partition]:
+    """`scontrol -o show partition`: AllowQos or, where some are denied, DenyQos in its place."""
+    records = [parse_record(line) for line in text.split("\n") if line.startswith("PartitionName=")]
+    return [
+        Partition(
+            record["PartitionName"],
+            nodes=expand(_value(record, "Nodes")),
+            qos=_value(record, "QoS"),
+            allow_qos=None if record.get("AllowQos", "ALL") == "ALL" else frozenset(_words(record["AllowQos"])),
+            deny_qos=frozenset(_words(_value(record, "DenyQos"))),
+            priority_tier=_whole(_value(record, "PriorityTier"), 1),
+            default=record.get("Default") == "YES",
+        )
+        for record in records
+    ]
+
+
+QOS_FORMAT = "Name,Priority,GraceTime,Preempt,PreemptMode,GrpTRES"
+
+
+def parse_qos(text: str) -> list[Qos]:
+    """`sacctmgr -nP show qos format=QOS_FORMAT`."""
+    found = []
+    for line in text.split("\n"):
+        columns = line.split("|")
+        if len(columns) != QOS_FORMAT.count(",") + 1:
+            continue
+        name, priority, grace, preempts, mode, limits = columns
+        nodes = dict(item.partition("=")[::2] for item in _words(limits)).get("node", "")
+        found.append(
+            Qos(
+                name,
+                _whole(priority, 0),
+                _seconds(grace),
+                frozenset(_words(preempts)),
+                mode or "cluster",
+                int(nodes) if _DIGITS.fullmatch(nodes) else None,
+            )
+        )
+    return found
+
+
+ROOT_FORMAT = "User,Partition,QOS"
+
+
+def parse_open_qos(text: str) -> frozenset[str]:
+    """`sacctmgr -nP show assoc where account=root format=ROOT_FORMAT`: what the account itself may use."""
+    rows = [line.split("|") for line in text.split("\n")]
+    return frozenset(name for row in rows if len(row) == 3 and not (row[0] or row[1]) for name in _words(row[2]))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _seconds(text: str) -> int:
+    """Slurm's `[days-]hours:minutes:seconds`."""
+    days, _, clock = text.rpartition("-")
+    total = _whole(days, 0) * 24
+    parts = [_whole(part, 0) for part in clock.split(":")]
+    hours, minutes, seconds = [0, 0, 0, *parts][-3:]
+    return (total + hours) * 3600 + minutes * 60 + seconds
 
 
 def parse_scheduler_passes(text: str) -> int | None:

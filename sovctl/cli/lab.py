@@ -41,6 +41,9 @@ def up(
     dir: Dir = None,
     port: Annotated[int | None, typer.Option(help="First port to use (default: free ones are found).")] = None,
     accounting: Annotated[bool, typer.Option("--accounting", help="Also slurmdbd with a MariaDB of its own.")] = False,
+    preemption: Annotated[
+        bool, typer.Option("--preemption", help="Ready for `sovctl spare set`; brings --accounting along.")
+    ] = False,
     job_checks: Annotated[
         bool, typer.Option("--job-checks", help="Prolog and Epilog judge the node around each job.")
     ] = False,
@@ -65,7 +68,8 @@ def up(
         nodes,
         gpus,
         port,
-        accounting,
+        accounting or preemption,
+        preemption,
         health=not no_health,
         job_checks=job_checks,
         scratch=scratch,

@@ -34,6 +34,7 @@ GROUPS = {
     "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),
     "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes, burn-in, explain."),
+    "spare": Group("sovctl.cli.spare", "Spares in the pool by preemption: set, status, advise, test."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
     "lab": Group(

@@ -45,7 +45,8 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
                            the job and a spare takes its place, without the queue.
   --min-nodes M            Go on with as few as M nodes while no replacement is free; back to all of them at a
                            checkpoint when one is.
-  --preemptible            Submit with the site's preemptible QOS, unless --qos says another.
+  --preemptible            Submit with the site's preemptible QOS and into its partition, unless --qos or
+                           --partition say another.
   --hang-timeout TIME      Without progress for so long (900, 90s, 15m, 2h) the ranks are looked at, and the run is
                            restarted if it hangs; off: never; default auto: derived from the run's own steps.
   --progress-regex REGEX   Finds the step in the job's output: its group `step`, or its first one. Needed only where
@@ -91,6 +92,7 @@ def _submit(line: SubmitLine) -> int:
         cwd,
         launch,
         preemptible_qos=qos or "preemptible",
+        preemptible_partition=wiring.preemptible_partition,
         may_expedite=wiring.may_expedite,
     )
     advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())

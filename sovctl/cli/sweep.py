@@ -13,8 +13,8 @@ from typing import Any
 
 from sovctl.cli import wiring
 from sovctl.cli.words import printable
-from sovctl.config import load_config
-from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, UsageError
+from sovctl.config import Config, load_config
+from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError, UsageError
 from sovctl.model.verdict import VerdictState
 from sovctl.model.verdict_json import finding_record
 from sovctl.operations.sweep import SweepOutcome, SweptNode, sweep
@@ -43,15 +43,29 @@ def run(argv: Sequence[str]) -> int:
         _say("health.act is false: observing only")
     with wiring.sweep_turn(config, act=act):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
+        tested = _test_a_spare(config) if act and not options.node else ""
     if options.json:
         print(json.dumps(_record(outcome, act=act)))
     elif options.dry_run:
         _print_commands(outcome)
     else:
         _print_table(outcome, everything=options.all)
-    for words in (*outcome.alarms, *outcome.notes):
+    for words in filter(None, (*outcome.alarms, *outcome.notes, tested)):
         _say(words)
     return EXIT_NODE_FAILED if outcome.failed else EXIT_DONE
+
+
+def _test_a_spare(config: Config) -> str:
+    """Have a spare that waits prove that it can compute, one a pass at most. In words; empty: none was due."""
+    if config.spare.test_every_s <= 0:
+        return ""
+    from sovctl.operations.spares import test_next
+
+    try:
+        done = test_next(wiring.spare_ports(config), config.spare.test_every_s, config.sweep.retest_timeout_s)
+    except SovctlError as error:
+        return f"no spare was tested: {error.message}"
+    return f"spare {done.node} was tested: {done.outcome}: {done.why}" if done is not None else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
+    from sovctl.operations.spares import SparePorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.operations.watch_deaths import DeathPorts, DeathSettings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         SubmissionFiles,
         Submitter,
     )
+    from sovctl.recovery.spares import Classes
 
 
 _ASK_S = 5.0
@@ -70,6 +72,15 @@ def may_expedite() -> bool:
         return enabled(slurm(_ASK_S).settings()) and new_enough(submitter().answer(["--version"]).stdout)
     except SovctlError:
         return False
+
+
+def preemptible_partition() -> str:
+    """The partition of preemptible jobs; empty: this cluster has none of that name, or does not say."""
+    name = load_config().run.preemptible_partition
+    try:
+        return name if name and name in slurm(_ASK_S).partitions() else ""
+    except SovctlError:
+        return ""
 
 
 def submission_files() -> SubmissionFiles:
@@ -545,6 +556,54 @@ def check_command(config: Config) -> str:
     from sovctl.operations.sweep import check_command
 
     return check_command(config.sweep.check_command, config.node.run_dir)
+
+
+def spare_ports(config: Config) -> SparePorts:
+    """What spares in the pool are made of."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.journal import FileTurn
+    from sovctl.adapters.slurm_pool import SlurmPool
+    from sovctl.operations.spares import SparePorts
+
+    return SparePorts(
+        site=SlurmPool(CommandRunner(), bin_dir=config.slurm.bin_dir, timeout_s=config.slurm.timeout_s),
+        journal=cluster_journal(config, "spare"),
+        turn=FileTurn(cluster_journal_dir(config) / "spare.lock"),
+        clock=SystemClock(),
+        shell=remote_shell(config),
+        node_journal=lambda node: node_journal(config, node),
+    )
+
+
+def spare_classes(config: Config) -> Classes:
+    """The team's classes. Raises ConfigError."""
+    from sovctl.errors import ConfigError
+    from sovctl.recovery.spares import Classes
+
+    above = tuple(config.spare.classes.split())
+    names = (*above, config.run.preemptible_qos)
+    if not above or len(set(names)) < len(names) or not config.run.preemptible_qos:
+        words = f"must name at least one QOS, none twice, and not {config.run.preemptible_qos!r}"
+        raise ConfigError("spare.classes", f"{words}: {config.spare.classes!r}")
+    if not config.run.preemptible_partition:
+        raise ConfigError("run.preemptible_partition", "must name the partition of preemptible jobs")
+    return Classes(
+        above,
+        config.run.preemptible_qos,
+        config.run.preemptible_partition,
+        int(config.spare.grace_s),
+        config.spare.preempt_lower,
+    )
+
+
+def failure_journals(config: Config) -> list[Journal]:
+    """Every journal of the site that tells of nodes taken out of service and given back."""
+    from sovctl.adapters.journal import FileJournal
+
+    shared = cluster_journal_dir(config)
+    writers = [FileJournal(shared / f"{writer}.jsonl") for writer in ("sweep", "watch", "hand")]
+    return [*writers, *(FileJournal(path) for path in sorted((shared / "nodes").glob("*.jsonl")))]
 
 
 def hand_ports(config: Config) -> HandPorts:

@@ -84,6 +84,8 @@ class Request:
     gpus: int = 8
     port: int | None = None
     accounting: bool = False
+    preemption: bool = False
+    """Ready for `sovctl spare set`; needs accounting."""
     health: bool = True
     job_checks: bool = False
     scratch: bool = False
@@ -342,6 +344,7 @@ def _spec(request: Request) -> LabSpec:
         host=socket.gethostname().split(".")[0],
         device_files=os.geteuid() == 0,
         accounting=request.accounting,
+        preemption=request.accounting and request.preemption,
         health=request.health,
         job_checks=request.health and request.job_checks,
         out_limit_per_hour=request.out_limit_per_hour,

@@ -27,6 +27,9 @@ class LabSpec:
     device_files: bool
     """GPUs have character devices (needs root); otherwise they are only counted."""
     accounting: bool = False
+    preemption: bool = False
+    """What spares in the pool need of slurm.conf: limits are enforced, a QOS may preempt another, and a second
+    partition over the same nodes takes preemptible jobs."""
     health: bool = True
     """HealthCheckProgram, a watcher a node and the watch on the controller."""
     job_checks: bool = False
@@ -90,6 +93,8 @@ def slurm_conf(spec: LabSpec, layout: Layout, *, health_checks: bool) -> str:
         f"CPUs=32 RealMemory=64000{gres} State=UNKNOWN"
     )
     lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+    if spec.preemption:
+        lines.append("PartitionName=preemptible Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=0")
     return "\n".join(lines) + "\n"
 
 
@@ -138,6 +143,14 @@ def _settings(spec: LabSpec, layout: Layout) -> dict[str, str]:
             # With auth/munge this is not a password but the socket for connections to slurmdbd.
             "AccountingStoragePass": str(layout.munge_socket),
         }
+        if spec.preemption:
+            settings |= {
+                "AccountingStorageEnforce": "associations,limits,qos",
+                "PreemptType": "preempt/qos",
+                "PreemptMode": "REQUEUE",
+                "PriorityType": "priority/multifactor",
+                "PriorityWeightQOS": "10000",
+            }
     else:
         settings["AccountingStorageType"] = "accounting_storage/none"
     return settings

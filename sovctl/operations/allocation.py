@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
+from sovctl.model.pool import PoolJob
 from sovctl.recovery.place import Room
 
 
@@ -40,12 +41,18 @@ class Allocation:
         return Room(self.nodes, self.batch_host, self.running_on, self.size, self.least, free_elsewhere, left)
 
 
-def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str]) -> int:
-    """Idle nodes of the partition that a requeued job could get at once."""
+def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str], takeable: Collection[str] = ()) -> int:
+    """Nodes of the partition that a requeued job could get at once: idle, or `takeable` from those who have them."""
     return sum(
         view.state.schedulable
-        and view.state.base == "IDLE"
+        and (view.state.base == "IDLE" or view.name in takeable)
         and view.name not in avoid
         and (not partition or not view.partitions or partition in view.partitions)
         for view in views
     )
+
+
+def preemptible_nodes(jobs: Sequence[PoolJob], qos: str) -> frozenset[str]:
+    """Nodes on which nobody but jobs of this QOS is."""
+    others = {node for job in jobs if job.holds_nodes and job.qos != qos for node in job.nodes}
+    return frozenset(node for job in jobs if job.holds_nodes and job.qos == qos for node in job.nodes) - others

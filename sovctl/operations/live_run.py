@@ -17,7 +17,7 @@ from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.site_answer import SiteAnswer
-from sovctl.operations.allocation import Allocation, free_nodes
+from sovctl.operations.allocation import Allocation, free_nodes, preemptible_nodes
 from sovctl.operations.bring_back import BringBack
 from sovctl.operations.crash_look import CrashLook
 from sovctl.operations.follow_progress import ProgressFollower
@@ -85,6 +85,8 @@ class RunPlan:
     """Spares the job asks for (--spare-nodes)."""
     least: int = 0
     """Nodes it is content with where no replacement is free (--min-nodes); 0: no fewer than `size`."""
+    preemptible_qos: str = ""
+    """Jobs of this QOS give up their nodes for ours, where the site preempts by QOS."""
 
     def allocation(self) -> Allocation:
         """The nodes Slurm gave this execution."""
@@ -248,13 +250,23 @@ class LiveRun:
         return frozenset(avoid) | frozenset(bad.nodes if bad else ())
 
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
-        """Idle nodes outside the job that it could get; None: not known."""
+        """Nodes outside the job that it could get; None: not known."""
         excluded = [item.node for item in exclusions(self.ports.journal.events(), self.ports.clock.now())]
         partition = job.extra.get("Partition", "") if job is not None else ""
         try:
-            return free_nodes(self.ports.cluster.nodes(), partition, [*avoid, *excluded, *self.here.nodes])
+            views, takeable = self.ports.cluster.nodes(), self._takeable(job)
+            return free_nodes(views, partition, [*avoid, *excluded, *self.here.nodes], takeable)
         except SovctlError:
             return None
+
+    def _takeable(self, job: JobView | None) -> frozenset[str]:
+        """Nodes that this job would get by preemption; asked only where the run would else go on with fewer."""
+        qos = self.plan.preemptible_qos
+        if not 0 < self.plan.least < self.here.size or not qos or job is None or job.extra.get("QOS", qos) == qos:
+            return frozenset()
+        if self.ports.cluster.settings().get("PreemptType") != "preempt/qos":
+            return frozenset()
+        return preemptible_nodes(self.ports.cluster.pool_jobs(), qos)
 
     def silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""

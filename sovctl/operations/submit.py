@@ -78,10 +78,12 @@ def prepare(
     launch: Launch,
     *,
     preemptible_qos: str = "preemptible",
+    preemptible_partition: Callable[[], str] = lambda: "",
     may_expedite: Callable[[], bool] = lambda: False,
 ) -> Prepared:
     """Read the script and decide what goes to sbatch. Touches nothing.
 
+    `preemptible_partition`: where preemptible jobs go, if the cluster has it; asked only with --preemptible.
     `may_expedite`: whether this cluster takes --requeue=expedite; asked only where the user left it open.
     """
     script = _user_script(line, files, cwd)
@@ -94,10 +96,10 @@ def prepare(
     arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
     nodes = node_plan(own, chosen)
     expedite = chosen.requeue is None and chosen.clusters is None and may_expedite()
-    qos = (f"--qos={preemptible_qos}",) if own.preemptible and chosen.qos is None else ()
+    class_ = _preemptible(chosen, preemptible_qos, preemptible_partition) if own.preemptible else ()
     return Prepared(
         # The range comes last: of two --nodes, sbatch takes the later one.
-        options=(*chosen.defaults(expedite=expedite), *qos, *_without_wrap(line), *nodes.words),
+        options=(*chosen.defaults(expedite=expedite), *class_, *_without_wrap(line), *nodes.words),
         name=script.name,
         text=batch_script(script, own, launch, arguments, nodes, expedite=expedite),
         arguments=arguments,
@@ -165,6 +167,14 @@ def advice(outcome: SubmitOutcome) -> str:
         if outcome.status != 0 and any(word in outcome.stderr for word in words):
             return error.hint
     return ""
+
+
+def _preemptible(chosen: Choices, qos: str, partition: Callable[[], str]) -> tuple[str, ...]:
+    """The options of --preemptible: only what the user left open. Another cluster's partitions are not known here."""
+    words = [] if chosen.qos is not None else [f"--qos={qos}"]
+    if chosen.partition is None and chosen.clusters is None and (name := partition()):
+        words.append(f"--partition={name}")
+    return tuple(words)
 
 
 def _user_script(line: SubmitLine, files: SubmissionFiles, cwd: str) -> UserScript:

@@ -22,7 +22,7 @@ from sovctl.operations.recover import Recovery
 from sovctl.operations.take_over import TakeOver
 from sovctl.ports import ChildProcess
 from sovctl.recovery.allocation_view import view
-from sovctl.recovery.blame import ScriptEnd, blame_end, blame_nodes
+from sovctl.recovery.blame import PREEMPTION, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.requeue import ended_for_good
@@ -205,7 +205,7 @@ class Supervisor:
             self._live.watch.ended_by_slurm = state
             return
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
-        self._live.ask_stop("preemption" if job.preempted_at else "SIGTERM")
+        self._live.ask_stop(PREEMPTION if job.preempted_at else "SIGTERM")
         child.send(signal.SIGTERM)
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
@@ -240,6 +240,10 @@ class Supervisor:
         if job is not None and ended_for_good(job, self._live.plan.restarts):
             self._live.watch.job, self._live.watch.ended_by_slurm = job, job.state
             return self._on_ended_by_slurm(child)
+        if job is not None and job.preempted_at:
+            # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
+            # before anybody else hears of it, and nodes that are about to go need no second look.
+            self._live.watch.stop_asked = PREEMPTION
         end = self._script_end(job, status)
         self._live.ports.journal.append(
             "script_ended",

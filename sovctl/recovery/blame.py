@@ -72,22 +72,25 @@ def condemns(item: NodeEvidence) -> str:
     return item.own_findings[0] if item.own_findings else ""
 
 
+PREEMPTION = "preemption"
+"""Why a script was asked to stop whose job is in the grace time of a preemption."""
+
+
 def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "") -> Blame:
     """Who is to blame for a script that ended.
 
     `stop_asked`: why the script had been asked to stop before ("time limit", "preemption", ...), empty if it was not.
     """
+    asked = Culprit.PREEMPTED if stop_asked == PREEMPTION else Culprit.STOPPED
     if end.status in (0, FINISHED):
         if end.status == 0 and stop_asked:
-            return Blame(Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked})", step=end.step)
+            return Blame(asked, evidence=f"the script stopped as asked ({stop_asked})", step=end.step)
         return Blame(Culprit.NONE, evidence="the script finished", step=end.step)
     hardware = blame_nodes(nodes)
     if hardware is not None:
         return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
     if end.status == STOPPED or stop_asked:
-        return Blame(
-            Culprit.STOPPED, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step
-        )
+        return Blame(asked, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
     words = describe_status(end.status)
     at = f" at step {end.step}" if end.step is not None else ""
     said = f": {end.signature}" if end.signature else ""

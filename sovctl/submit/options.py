@@ -95,6 +95,7 @@ class Choices:
     """--nodes as typed."""
     totals: tuple[str, ...] = ()
     """Options that give a figure for the whole job, which does not say what a node gets."""
+    partition: str | None = None
     qos: str | None = None
     signal: str | None = None
     clusters: str | None = None
@@ -342,7 +343,7 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, wait=True)
         case "test-only":
             return replace(chosen, test_only=True)
-        case "nodes" | "qos" | "signal" | "clusters" | "nodelist":
+        case "nodes" | "partition" | "qos" | "signal" | "clusters" | "nodelist":
             return replace(chosen, **{name: value})  # type: ignore[arg-type]
         case "ntasks" | "gpus":
             return replace(chosen, totals=(*chosen.totals, name))
@@ -357,6 +358,7 @@ _VARIABLES = {
     "SBATCH_NO_REQUEUE": "no-requeue",
     "SBATCH_GPUS": "gpus",
     "SBATCH_OPEN_MODE": "open-mode",
+    "SBATCH_PARTITION": "partition",
     "SBATCH_QOS": "qos",
     "SBATCH_REQUEUE": "requeue",
     "SBATCH_SIGNAL": "signal",

@@ -42,6 +42,7 @@ WRITERS = {
     ),
     "Events of a node": ("check_node", "end_job"),
     "Events of the watch": ("watch_cluster", "watch_deaths", "watch_runs", "watch_suspects", "watch_voice"),
+    "Events of the spares": ("spares",),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""
 TOLD_WITH = frozenset({"attempt", "happened"})

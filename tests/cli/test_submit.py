@@ -358,3 +358,37 @@ def test_naming_a_node_with_a_bad_record_is_said_and_sbatch_decides(site: Site, 
     assert site.called is not None
     assert "bad record" not in site.submit("-w", "n004", "train.sbatch", **told).stderr
     assert "bad record" not in site.submit("train.sbatch", **told).stderr
+
+
+PARTITIONS = (
+    """echo 'PartitionName=main AllowQos=ALL Nodes=n[001-002]'; echo 'PartitionName=preemptible Nodes=n[001-002]'"""
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--preemptible",), ["--qos=preemptible", "--partition=preemptible"]),
+        (("--preemptible", "--partition=other"), ["--qos=preemptible"]),
+        (("--preemptible", "--qos=low"), ["--partition=preemptible"]),
+        (("--preemptible", "-M", "far"), ["--qos=preemptible"]),
+        ((), []),
+    ],
+)
+def test_preemptible_means_a_qos_and_a_partition_where_there_is_one(
+    site: Site, options: tuple[str, ...], words: list[str]
+) -> None:
+    made_scontrol(site.root, PARTITIONS)
+    site.submit(*options, "train.sbatch")
+    assert site.called is not None
+    own = [word for word in site.called["argv"] if word in ("--qos=preemptible", "--partition=preemptible")]
+    assert own == words
+
+
+def test_preemptible_on_a_cluster_without_such_a_partition_or_a_controller(site: Site) -> None:
+    for says in ("echo 'PartitionName=main Nodes=n001'", "exit 1"):
+        made_scontrol(site.root, says)
+        site.submit("--preemptible", "train.sbatch")
+        assert site.called is not None
+        assert "--qos=preemptible" in site.called["argv"]
+        assert not [word for word in site.called["argv"] if word.startswith("--partition")]

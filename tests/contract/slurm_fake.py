@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sovctl.errors import CommandFailed, JobNotFound, SlurmUnreachable
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
+from sovctl.model.pool import PoolJob
 from sovctl.ports import Clock
 
 REQUEUE_DELAY_S = 121
@@ -43,6 +44,7 @@ class FakeJob:
     expedited: bool = False
     """Submitted with --requeue=expedite, where that is enabled."""
     reason: str = "None"
+    qos: str = "normal"
     steps: int = 0
     supervised: bool = False
     """Its batch script stays until `leave`, as a supervisor does; else it dies when it is told to."""
@@ -73,6 +75,7 @@ class FakeSlurm:
         self.unreachable: Callable[[], bool] = lambda: False
         self.version = "22.05.8"
         self.accounting = "accounting_storage/none"
+        self.preempt_type = "preempt/none"
         self.epilog = "(null)"
         self.scheduler = "(null)"
         self.own_delay_s = REQUEUE_DELAY_S
@@ -138,9 +141,15 @@ class FakeSlurm:
         self._answer("jobs_on")
         return tuple(self._job_view(job) for job in self.records.values() if set(job.nodes) & set(nodes))
 
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        self._answer("pool_jobs")
+        active = [job for job in self.records.values() if job.state in ("PENDING", "RUNNING", "COMPLETING")]
+        return tuple(PoolJob(job.job_id, job.state, job.nodes, ("main",), job.qos) for job in active)
+
     def settings(self) -> Mapping[str, str]:
         self._answer("settings")
         return {
+            "PreemptType": self.preempt_type,
             "SLURM_VERSION": self.version,
             "AccountingStorageType": self.accounting,
             "Epilog": self.epilog,
@@ -317,5 +326,5 @@ class FakeSlurm:
             priority=0 if job.held else 1,
             stdout=job.stdout,
             stderr=job.stdout,
-            extra={"JobId": job.job_id, "Partition": "main"},
+            extra={"JobId": job.job_id, "Partition": "main", "QOS": job.qos},
         )

@@ -261,6 +261,20 @@ def test_a_preemption_by_requeue_waits_for_room_without_blame() -> None:
     whole(run)
 
 
+@pytest.mark.parametrize("status", [0, 75, 143, -15])
+def test_a_script_that_ends_within_the_grace_time_of_a_preemption_was_preempted(status: int) -> None:
+    """Slurm sends its SIGTERM to the steps alone, so the end of the script is the first that is heard of it."""
+    run = Run()
+    run.clock.at(15.0, lambda: setattr(run.job, "preempted_at", int(run.clock.time)))
+    run.clock.at(16.0, lambda: run.children[0].end(status))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("preempted", "restart")
+    assert not run.of("restarted")
+    assert run.job.restarts == 1
+    whole(run)
+
+
 def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     run = Run()
     term(run, 15.0)
@@ -520,6 +534,22 @@ def test_fewer_nodes_while_no_replacement_is_free_then_all_of_them_again() -> No
     run.clock.at(run.clock.time - NOW + 10, lambda: run.slurm.resume("n003"))
     run.attempt(size=3, least=2)
     assert run.of("attempt_started")[2]["nodes"] == ["n001", "n002"]
+
+
+@pytest.mark.parametrize(
+    ("preempt_type", "qos", "fewer"),
+    [("preempt/qos", "preemptible", False), ("preempt/none", "preemptible", True), ("preempt/qos", "normal", True)],
+)
+def test_a_node_of_preemptible_jobs_is_a_replacement(preempt_type: str, qos: str, fewer: bool) -> None:
+    run = Run(nodes=4, count=3)
+    run.slurm.accounting, run.slurm.preempt_type = "accounting_storage/slurmdbd", preempt_type
+    other = run.slurm.submit(1)
+    run.slurm.records[other].qos = qos
+    fault(run, "n003")
+    run.on_start = lambda child: len(run.children) == 2 and run.clock.at(60, lambda: child.end(75))
+    run.attempt(size=3, least=2, preemptible_qos="preemptible")
+    assert [event["how"] for event in run.of("restarted")] == (["fewer-nodes"] if fewer else [])
+    assert run.job.count == (2 if fewer else 3)
 
 
 def test_a_framework_that_requeues_the_job_itself_is_taken_over() -> None:

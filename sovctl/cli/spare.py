@@ -1,0 +1,257 @@
+"""`sovctl spare`: nodes that only preemptible jobs may use, until a run needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sovctl.cli import wiring
+from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.typer_app import run_app
+from sovctl.cli.words import age, clock_time, printable
+from sovctl.config import load_config
+from sovctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_TRY_LATER, UsageError
+from sovctl.operations import spares
+from sovctl.operations.spares import Advised, Asked, SetOutcome
+from sovctl.recovery.spare_count import Enough
+from sovctl.recovery.spare_status import SpareNode, SpareStatus
+
+app = typer.Typer(
+    help="Spares in the pool: nodes that run preemptible work until the second a run needs them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
+PartitionName = Annotated[
+    str, typer.Option("--partition", "-p", metavar="NAME", help="Whose spares; the default partition if left out.")
+]
+_SCHEMA = "sovctl.spares/1"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl spare ARGV` and return its exit status."""
+    return run_app(app, argv, "sovctl spare")
+
+
+@app.command("set")
+def set_(
+    count: Annotated[int, typer.Argument(metavar="K", min=0, help="How many nodes; 0 undoes everything.")],
+    partition: PartitionName = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Keep K nodes of a partition that only preemptible jobs may use, and set up the priority classes for it.
+
+    No node is fixed: all other jobs together get all nodes but K. Every command is shown before it runs. What
+    slurm.conf has to say is printed with the reason; it is never edited.
+
+    Exit status: 0; 3 when slurm.conf lacks something; 75 when a part can be undone only later.
+
+    Example: sovctl spare set 3 --dry-run
+    """
+    config = load_config()
+    show = (lambda _: None) if as_json else (lambda line: print(printable(line), flush=True))
+    classes, ports = wiring.spare_classes(config), wiring.spare_ports(config)
+    outcome = spares.set_spares(count, partition, classes, ports, show, dry_run=dry_run)
+    if as_json:
+        print(json.dumps(_set_record(outcome, dry_run=dry_run)))
+    else:
+        _tell(outcome, dry_run=dry_run)
+    if outcome.blocked and not dry_run:
+        return EXIT_REFUSED
+    return EXIT_TRY_LATER if outcome.wait and not dry_run else EXIT_DONE
+
+
+@app.command()
+def status(partition: PartitionName = "", as_json: Json = False) -> int:
+    """Show the spares: who uses them, how soon a run could have them, what is known of their health.
+
+    Example: sovctl spare status
+    """
+    config = load_config()
+    found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config))
+    if as_json:
+        print(json.dumps({"schema": _SCHEMA, "partitions": [_status_record(item) for item in found]}))
+        return EXIT_DONE
+    if not found:
+        _say("no spares are kept; `sovctl spare advise` says how many are enough, `sovctl spare set K` keeps them")
+    for index, item in enumerate(found):
+        print("\n" * bool(index), end="")
+        _show_status(item)
+    return EXIT_DONE
+
+
+@app.command()
+def advise(
+    partition: PartitionName = "",
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that may fail; those of the partition.")] = None,
+    failures: Annotated[int | None, typer.Option(min=0, help="Counted failures; else the journal's.")] = None,
+    node_hours: Annotated[float | None, typer.Option(min=0.001, help="Nodes times hours they were counted in.")] = None,
+    repair_hours: Annotated[float | None, typer.Option(min=0.001, help="Mean time until a node is back.")] = None,
+    present: Annotated[int | None, typer.Option("--spares", min=0, help="Spares there are; else those set.")] = None,
+    short: Annotated[
+        float | None, typer.Option("--short", metavar="P", help="Accepted probability of running short.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Say how many spares are enough for the failures seen here, and when the present number no longer is.
+
+    Example: sovctl spare advise --nodes 63 --failures 17 --node-hours 90720 --repair-hours 72 --spares 3
+    """
+    config = load_config()
+    wanted = config.spare.short_probability if short is None else short
+    if not 0.0 < wanted < 1.0:
+        raise UsageError(f"a probability lies between 0 and 1, and {wanted:g} does not", hint="Try --short 0.01.")
+    asked = Asked(partition, nodes, failures, node_hours, repair_hours, present)
+    advised = spares.advise_spares(
+        asked,
+        wiring.spare_classes(config),
+        wiring.spare_ports(config),
+        wiring.failure_journals(config),
+        wanted,
+        config.spare.repair_hours,
+    )
+    if as_json:
+        record = {
+            "observed": asdict(advised.observed),
+            "nodes": advised.nodes,
+            "assumed_repair": advised.assumed_repair,
+        }
+        print(json.dumps({"schema": "sovctl.spare-advice/1", **record, **asdict(advised.advice)}))
+    else:
+        _show_advice(advised)
+    return EXIT_DONE
+
+
+@app.command()
+def test(dry_run: DryRun = False, as_json: Json = False) -> int:
+    """Give the idle spare that waited longest for it a piece of the burn-in, as `sovctl sweep --act` does.
+
+    It ends by itself when a job comes. What it finds the node's own check judges.
+
+    Example: sovctl spare test
+    """
+    config = load_config()
+    done = spares.test_next(wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run)
+    if as_json:
+        print(json.dumps({"schema": "sovctl.spare-test/1", "tested": asdict(done) if done else None}))
+    elif done is None:
+        _say("no spare is idle, or none are kept")
+    elif dry_run:
+        print(f"ssh {printable(done.node)} {spares.TEST_COMMAND}")
+    else:
+        print(printable(f"{done.node}: {done.outcome}: {done.why}"))
+    return EXIT_DONE
+
+
+def _tell(outcome: SetOutcome, *, dry_run: bool) -> None:
+    for need in outcome.needs:
+        verb = "has to have" if need.blocking else "should have"
+        _say(f"slurm.conf {verb}: {need.line}")
+        _say(f"  because {need.why}")
+    if outcome.blocked and not dry_run:
+        _say("nothing was changed; restart slurmctld with these lines, then type this again")
+        return
+    for words in outcome.left:
+        _say(words)
+    if outcome.wait and not dry_run:
+        _say(f"the rest goes with the same command later: sovctl spare set 0 --partition {outcome.partition}")
+    if outcome.done and not outcome.commands:
+        _say("everything is so already" if not outcome.left else "nothing else is left to undo")
+    if outcome.keep:
+        _say("slurmctld forgets these at its next start unless slurm.conf says them; put them there now:")
+        for line in outcome.keep:
+            _say(f"  {line}")
+
+
+def _show_status(item: SpareStatus) -> None:
+    limit = "no limit" if item.limit is None else f"other jobs hold {item.held} of at most {item.limit}"
+    print(f"{printable(item.partition)}: {item.left} of {item.wanted} spares left; {item.nodes} nodes, {limit}")
+    if item.out:
+        print(f"  out of service: {printable(wiring.fold_hostlist(item.out))}")
+    if item.pool:
+        table = text_table("NODE", "STATE", "FREE IN", "JOBS", "VERDICT", "TESTED", folded=("JOBS",))
+        for node in item.pool:
+            add_row(table, _spare_cells(node))
+        print_table(table)
+    for problem in item.problems:
+        _say(problem)
+
+
+def _spare_cells(node: SpareNode) -> tuple[str, ...]:
+    free = "now" if node.free_in_s == 0 and not node.jobs else f"{age(node.free_in_s)} at most"
+    tested = f"{node.word.tested} {clock_time(node.word.tested_at)}" if node.word.tested else "-"
+    return (node.name, node.state, free, ",".join(node.jobs) or "-", node.word.verdict, tested)
+
+
+def _show_advice(advised: Advised) -> None:
+    advice, seen = advised.advice, advised.observed
+    rate = advice.rate
+    repair = f"{seen.repair_hours:.3g} h of repair{' (assumed)' if advised.assumed_repair else ''}"
+    if advice.spares >= advised.nodes:
+        print(f"no number of spares is enough for {advised.nodes} nodes that fail so often and stay away so long")
+    else:
+        print(
+            f"{advice.spares} spares are enough for {advised.nodes} nodes, short at most {advice.wanted:.2%} of the time"
+        )
+    print(
+        f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}\n"
+        f"  rate: {rate.value:.2f} failures per 1000 node-days, "
+        f"{rate.low:.2f} to {rate.high:.2f} with {rate.confidence:.0%} confidence\n"
+        f"  by the measured rate alone {advice.by_rate} would be enough; the advice holds at its upper end"
+    )
+    table = text_table("SPARES", "SHORT", "BETWEEN", "AND")
+    for item in advice.options:
+        add_row(table, (str(item.spares), *(f"{value:.2%}" for value in (item.short, item.short_low, item.short_high))))
+    print_table(table)
+    if advice.present is not None:
+        _show_present(advised, advice.present)
+
+
+def _show_present(advised: Advised, present: Enough) -> None:
+    advice, limits = advised.advice, advised.advice.limits
+    good = present.short <= advice.wanted
+    print(
+        f"the present {present.spares} are {'enough' if good else 'not enough'}: short {present.short:.2%} of the time"
+    )
+    if limits is None:
+        return
+    bounds = [
+        ("{:.2f} failures per 1000 node-days", limits.failures_per_1000_node_days),
+        ("{:.3g} h of repair", limits.repair_hours),
+        ("{:.0f} nodes", limits.nodes),
+    ]
+    said = ", or ".join(words.format(value) for words, value in bounds if value is not None)
+    print(f"  they are enough up to {said}, with the rest as it is")
+
+
+def _set_record(outcome: SetOutcome, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "schema": "sovctl.spare-set/1",
+        "partition": outcome.partition,
+        "spares": outcome.spares,
+        "dry_run": dry_run,
+        "commands": [list(argv) for argv in outcome.commands],
+        "needs": [asdict(need) for need in outcome.needs],
+        "keep": list(outcome.keep),
+        "left": list(outcome.left),
+        "wait": outcome.wait,
+        "done": outcome.done,
+    }
+
+
+def _status_record(item: SpareStatus) -> dict[str, object]:
+    return {**asdict(item), "short": item.short, "pool": [{**asdict(node), "good": node.good} for node in item.pool]}
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {printable(words)}", file=sys.stderr)
