@@ -20,6 +20,7 @@ from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.site import Preemptable
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
 
@@ -253,6 +254,18 @@ class ClusterView(Protocol):
     def scheduler_passes(self) -> int | None:
         """How often the main scheduler has run since slurmctld started; None when that cannot be known."""
         ...
+
+
+class SlurmSettings(Protocol):
+    """How Slurm is set up."""
+
+    def settings(self) -> Mapping[str, str]: ...
+    def partitions(self) -> tuple[Preemptable, ...]: ...
+    def qos(self) -> tuple[Preemptable, ...]:
+        """Raises SovctlError where there is no slurmdbd."""
+        ...
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
 
 
 class Journal(Protocol):

@@ -19,6 +19,7 @@ from sovctl.errors import (
 )
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
+from sovctl.model.site import Preemptable
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -85,6 +86,15 @@ class SlurmCli:
     def settings(self) -> Mapping[str, str]:
         """`scontrol show config` by key."""
         return parse.parse_config(self._slurm("scontrol", "show", "config").stdout)
+
+    def partitions(self) -> tuple[Preemptable, ...]:
+        """Every partition, as far as preemption goes."""
+        return parse.parse_preemptable_partitions(self._slurm("scontrol", "-o", "show", "partition").stdout)
+
+    def qos(self) -> tuple[Preemptable, ...]:
+        """Every QOS, as far as preemption goes; slurmdbd answers."""
+        wanted = "format=Name,GraceTime,PreemptMode"
+        return parse.parse_preemptable_qos(self._slurm("sacctmgr", "-nP", "show", "qos", wanted).stdout)
 
     def batch_script(self, job_id: str) -> str:
         """The script of a job, for root and its owner."""
