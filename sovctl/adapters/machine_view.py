@@ -38,7 +38,7 @@ def programs() -> dict[str, str]:
     path = f"{os.environ.get('PATH', '')}:{_ROOTS_PATH}"
     found = {name: where for name in PROGRAMS if (where := shutil.which(name, path=path))}
     spy = find_py_spy()
-    return {**found, "py-spy": spy} if spy else found
+    return {**found, "py-spy": os.path.normpath(spy)} if spy else found
 
 
 def absent_programs(names: Iterable[str], bin_dir: str = "") -> tuple[str, ...]:

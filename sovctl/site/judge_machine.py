@@ -93,7 +93,7 @@ def _lock_fix(trial: FileTrial) -> str:
 def _gpus(view: MachineView, *, has_gpus: bool) -> Line:
     wanted = view.expected_gpus
     if view.gpu_problem:
-        if has_gpus or view.driver_loaded:
+        if has_gpus or view.driver_loaded or wanted:
             return failed("nvml", view.gpu_problem, "nvidia-smi; dmesg | sovctl health explain")
         return skipped("nvml", "no NVIDIA driver here")
     if wanted is not None and view.gpus != wanted:

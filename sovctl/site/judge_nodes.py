@@ -83,8 +83,8 @@ def _odd_ones(
     usual, many = counted.most_common(1)[0]
     odd = [answer.node for answer in answers if value(answer) != usual]
     if odd:
-        said = f"{fold(odd)} differ from {many} others"
-        return [warned(check, said, "Install the same on every node; slurm.conf names what each must have.")]
+        said = f"{fold(odd)} differ from the other {many}" if many > 1 else "differs from node to node"
+        return [warned(check, said, "Install the same on every node, or know why it is not.")]
     return [passed(check, f"{usual[:12] or 'none'} on all {many}")]
 
 
