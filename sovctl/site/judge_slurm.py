@@ -87,7 +87,7 @@ def _job_requeue(settings: Mapping[str, str]) -> Line:
             "0: a job is requeued only if it asks; `sovctl submit` does, a plain sbatch does not",
             "slurm.conf: JobRequeue=1",
         )
-    return passed("JobRequeue", settings.get("JobRequeue", "1"))
+    return passed("JobRequeue", settings.get("JobRequeue") or "1")
 
 
 def _prolog_flags(settings: Mapping[str, str]) -> Line:
