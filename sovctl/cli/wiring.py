@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.errors import SovctlError
+from sovctl.errors import SovctlError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
+    from sovctl.operations.site import SitePorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
     from sovctl.ports import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         SubmissionFiles,
         Submitter,
     )
-
+    from sovctl.site.catalogue import Places
 
 _ASK_S = 5.0
 """How long a submission waits for what it can do without."""
@@ -602,6 +603,34 @@ def exec_settings(config: Config) -> ExecSettings:
 
     chosen = config.isolation
     return ExecSettings(words_of(chosen.allow_images), words_of(chosen.allow_mounts), words_of(chosen.allow_env))
+
+
+def site(root: Path) -> SitePorts:
+    """What `sovctl site` touches; below another root than / no Slurm is asked."""
+    import inspect
+
+    from sovctl import config
+    from sovctl.adapters.site_files import SiteFiles
+    from sovctl.operations.site import SitePorts
+    from sovctl.site.settings_file import settings_file
+
+    def settings() -> Mapping[str, str]:
+        if root != Path("/"):
+            raise SovctlError(f"{root} is a staging directory")
+        return slurm(_ASK_S).settings()
+
+    return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)))
+
+
+def site_places(prefix: str, conf_dir: str) -> Places:
+    """Where things go on this machine."""
+    from sovctl.adapters.machine_view import own_program
+    from sovctl.site.catalogue import Places
+
+    if not prefix.startswith("/"):
+        raise UsageError(f"--prefix must be a full path, not {prefix!r}")
+    found = conf_dir or str(Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent)
+    return Places(prefix, found, own_program(), sys.executable)
 
 
 def doctor(
