@@ -66,7 +66,11 @@ def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> li
     lines += _single("HealthCheckProgram", own_check, "a second pair of eyes, for a node whose watcher died", settings)
     lines += [
         _plain(
-            "HealthCheckInterval", "60", "once a minute", settings, there=(seconds(settings, "HealthCheckInterval") or 0) > 0
+            "HealthCheckInterval",
+            "60",
+            "once a minute",
+            settings,
+            there=(seconds(settings, "HealthCheckInterval") or 0) > 0,
         ),
         _plain(
             "HealthCheckNodeState",
@@ -88,8 +92,18 @@ def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> li
 
 def _plugin_lines(settings: Mapping[str, str]) -> list[ConfLine]:
     lines = [
-        _list("JobSubmitPlugins", "lua", "stamps sovctl's jobs, holds all to the site's policy; first put job_submit.lua beside slurm.conf", settings),
-        _list("CliFilterPlugins", "lua", "the same answer before anything is sent; first put cli_filter.lua beside slurm.conf", settings),
+        _list(
+            "JobSubmitPlugins",
+            "lua",
+            "stamps sovctl's jobs, holds all to the site's policy; first put job_submit.lua beside slurm.conf",
+            settings,
+        ),
+        _list(
+            "CliFilterPlugins",
+            "lua",
+            "the same answer before anything is sent; first put cli_filter.lua beside slurm.conf",
+            settings,
+        ),
     ]
     version = version_of(settings)
     if version is not None and version >= (25, 11):
