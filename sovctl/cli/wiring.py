@@ -693,6 +693,7 @@ def _machine_view(
     return MachineView(
         node=name,
         root=os.geteuid() == 0,
+        host=os.uname().nodename,
         version=__version__,
         at=time.time(),
         config_files=tuple(str(path) for path in files),

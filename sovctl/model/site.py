@@ -78,6 +78,8 @@ class MachineView:
     """Of sovctl."""
     at: float
     """Seconds since the epoch, by its own clock."""
+    host: str = ""
+    """As the machine calls itself."""
     config_files: tuple[str, ...] = ()
     config_problem: str = ""
     config_digest: str = ""

@@ -166,9 +166,12 @@ def _spank(view: MachineView) -> Line:
 
 
 def lua_lines(view: MachineView, settings: Mapping[str, str]) -> list[Line]:
-    """On the controller: the scripts that slurm.conf asks for stand beside it."""
+    """The scripts that slurm.conf asks for stand beside it: one on a controller, the other wherever jobs are typed."""
     lines = []
-    for setting, script in (("JobSubmitPlugins", "job_submit.lua"), ("CliFilterPlugins", "cli_filter.lua")):
+    wanted = [("CliFilterPlugins", "cli_filter.lua")]
+    if is_controller(view.host, settings):
+        wanted.insert(0, ("JobSubmitPlugins", "job_submit.lua"))
+    for setting, script in wanted:
         if "lua" not in settings.get(setting, ""):
             continue
         absent = sorted({script, "sovctl_policy.lua"} - set(view.lua_files))
@@ -177,3 +180,10 @@ def lua_lines(view: MachineView, settings: Mapping[str, str]) -> list[Line]:
         else:
             lines.append(passed(script, "beside slurm.conf"))
     return lines
+
+
+def is_controller(host: str, settings: Mapping[str, str]) -> bool:
+    """Whether slurmctld runs on this host: `SlurmctldHost=ctl1(10.0.0.1)`, more of them with commas (backups)."""
+    names = {part.partition("(")[0].strip() for part in settings.get("SlurmctldHost", "").split(",")}
+    short = {name.partition(".")[0] for name in names}
+    return bool({host, "localhost"} & names) or host.partition(".")[0] in short

@@ -12,6 +12,8 @@ from enum import StrEnum
 from sovctl.site.catalogue import Wanted
 
 NEW = ".new"
+_ABSENT = "absent"
+"""In place of the digest of an old file, where there was none."""
 
 
 class Deed(StrEnum):
@@ -30,7 +32,7 @@ class Record:
     """A file that an install wrote."""
 
     digests: tuple[str, ...]
-    """Of what it wrote, the newest first; two while one is being replaced."""
+    """Of what it wrote, the newest first; more than one while it is being written: a crash may leave any."""
     mode: int
 
 
@@ -68,7 +70,7 @@ def plan_install(
 def _install(wanted: Wanted, digest: str, there: str | None, records: Mapping[str, Record]) -> Step:
     record = records.get(wanted.path)
     if there is None:
-        if record is not None and wanted.config:
+        if record is not None and wanted.config and _ABSENT not in record.digests:
             return Step(wanted.path, Deed.GONE, "you removed it; it stays away")
         return Step(wanted.path, Deed.CREATE, "", wanted, digest)
     if there == digest:
@@ -100,8 +102,9 @@ def records_before(steps: Iterable[Step], records: Mapping[str, Record]) -> dict
     noted = dict(records)
     for step in steps:
         if step.writes and step.wanted is not None:
-            old = noted[step.writes].digests[:1] if step.writes in noted else ()
-            noted[step.writes] = Record((step.digest, *old), step.wanted.mode)
+            old = noted[step.writes].digests if step.writes in noted else (_ABSENT,)
+            digests = (step.digest, *(digest for digest in old if digest != step.digest))
+            noted[step.writes] = Record(digests, step.wanted.mode)
         elif step.deed is Deed.UNCHANGED and step.wanted is not None:
             noted[step.path] = Record((step.digest,), step.wanted.mode)
     return noted

@@ -94,9 +94,10 @@ def test_no_driver_is_no_fault_where_there_are_no_gpus() -> None:
 
 
 def test_the_lua_scripts_that_slurm_conf_asks_for() -> None:
-    asked = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua"}
-    view = replace(FIT, lua_files=("job_submit.lua", "sovctl_policy.lua"))
+    asked = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "SlurmctldHost": "ctl1(10.0.0.1),ctl2"}
+    view = replace(FIT, host="ctl2.site", lua_files=("job_submit.lua", "sovctl_policy.lua"))
     assert [line.state for line in lua_lines(view, asked)] == [State.PASS, State.FAIL]
+    assert [line.check for line in lua_lines(replace(view, host="login1"), asked)] == ["cli_filter.lua"]
     assert lua_lines(view, {}) == []
 
 
