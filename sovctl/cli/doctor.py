@@ -84,12 +84,19 @@ def _table(found: Diagnosis) -> str:
         out += [f"{printable(group)}:"] if lines else []
         for line in lines:
             state = line.state.upper() if line.state in ("warn", "fail") else line.state
-            out += _wrapped(f"  {state:<4}  {line.check:<21} ", printable(line.seen))
+            start = f"  {state:<4}  {line.check:<{_LONGEST_NAME}} "
+            if len(line.check) > _LONGEST_NAME:
+                out.append(start.rstrip())
+                start = " " * 8
+            out += _wrapped(start, printable(line.seen))
             if line.fix:
                 out += _wrapped(" " * 8 + "-> ", printable(line.fix))
     counted = {state: sum(line.state == state for line in found.lines) for state in ("fail", "warn")}
     out.append(f"{counted['fail']} to mend, {counted['warn']} to think about")
     return "\n".join(out)
+
+
+_LONGEST_NAME = 21
 
 
 def _wrapped(start: str, text: str) -> list[str]:

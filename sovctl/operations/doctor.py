@@ -12,7 +12,8 @@ from sovctl.model.site import MachineView, SlurmView
 from sovctl.site.judge_machine import judge_machine, lua_lines
 from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
 from sovctl.site.judge_slurm import judge_slurm
-from sovctl.site.line import Line, State, skipped, worst
+from sovctl.site.line import Line, State, passed, skipped, worst
+from sovctl.submit.slurm_features import slurm_features
 
 if TYPE_CHECKING:
     from sovctl.ports import RemoteShell, SlurmSettings
@@ -77,6 +78,7 @@ def diagnose(ports: DoctorPorts, settings: DoctorSettings) -> Diagnosis:
     groups: dict[str, tuple[Line, ...]] = {}
     if not asked:
         groups["Slurm"] = (*judge_slurm(view), *lua_lines(machine, view.settings))
+        groups["what this Slurm can do"] = tuple(_abilities(view))
     groups[f"this machine, {machine.node}"] = tuple(here)
     if not asked:
         groups["nodes"] = tuple(_nodes(ports, settings, view))
@@ -112,6 +114,20 @@ def node_command(program: str, settings: Mapping[str, str]) -> str:
     """What a node runs; a word of the shell each, whatever slurm.conf holds."""
     told = [f"{key}={settings[key]}" for key in TOLD if settings.get(key, "(null)") != "(null)"]
     return shlex.join([*shlex.split(program), "doctor", "--node", "--json", *(f"--told={one}" for one in told)])
+
+
+def _abilities(view: SlurmView) -> list[Line]:
+    """By version and settings; what is not there is no fault, so it says what happens instead."""
+    if not view.settings:
+        return []
+    lines = []
+    for feature in slurm_features(view.settings):
+        if feature.there:
+            lines.append(passed(feature.name, f"since {feature.since}"))
+        else:
+            fix = f"slurm.conf: {feature.enable}" if feature.enable else ""
+            lines.append(skipped(feature.name, f"no ({feature.since}): {feature.otherwise}", fix))
+    return lines
 
 
 def _nodes(ports: DoctorPorts, settings: DoctorSettings, view: SlurmView) -> list[Line]:

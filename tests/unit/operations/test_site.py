@@ -157,6 +157,7 @@ def test_nodes_are_asked_only_when_told_to() -> None:
     assert shell.asked == {}
     assert [line.state for line in found.groups["nodes"]] == [State.SKIP]
     assert {line.check: line.state for line in found.groups["Slurm"]}["GraceTime"] is State.SKIP
+    assert found.groups["what this Slurm can do"]
 
 
 def test_every_node_that_gave_no_answer_is_named() -> None:
@@ -174,6 +175,7 @@ def test_without_slurm_the_machine_is_looked_at_all_the_same(silent: bool, missi
     found = diagnose(doctor(Shell(), silent=silent, missing=missing), DoctorSettings("here", ask_nodes=True))
     assert [line.check for line in found.groups["Slurm"]] == ["slurm"]
     assert found.groups["this machine, here"]
+    assert found.groups["what this Slurm can do"] == ()
     assert found.groups["nodes"] == ()
 
 
