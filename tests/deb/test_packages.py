@@ -192,8 +192,9 @@ def a_node_checks_itself(debian: Debian) -> None:
 def the_plugin_is_loaded(debian: Debian) -> None:
     """srun of this release takes the plugin that was built for it."""
     plugstack = debian.root / "etc/slurm/plugstack.conf"
+    own = plugstack.read_text("utf-8")
     plugstack.write_text("include /usr/share/sovctl/plugstack.conf\n", "ascii")
     assert "--sov-isolate" in succeed(debian.call("srun", "--help"))
-    plugstack.unlink()
+    plugstack.write_text(own, "utf-8")
     version = succeed(debian.call("dpkg-query", "-W", "-f", "${Version}", "sovctl-slurm-plugin"))
     assert version.endswith(f"+slurm{debian.slurm}")
