@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 RELEASES := trixie sid
 
-.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint bench packages test-packages venv install clean
+.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint bench deb test-deb packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-pyslurm SOURCE=DIR   the contract of Slurm by pyslurm, on a Slurm 25.11 built from that source tree'
 	@echo 'make check                     ruff, mypy, import-linter (make lint is the same)'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
+	@echo 'make deb                       Debian packages in dist/; make test-deb tries them on Debian 12 and 13'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
 	@echo 'make clean                     remove $(VENV) and caches'
 
@@ -48,6 +49,13 @@ check lint: $(STAMP)
 
 bench: packages $(STAMP)
 	@sh scripts/bench.sh $(BIN)/python $(NAME)
+
+deb: packages $(STAMP)
+	@sh scripts/deb.sh $(BIN)/python
+
+test-deb: packages $(STAMP)
+	@sh scripts/packages.sh mmdebstrap lintian
+	@SOVCTL_TEST_DEB=1 $(BIN)/python -m pytest tests/deb $(PYTEST_ARGS)
 
 packages:
 	@sh scripts/packages.sh

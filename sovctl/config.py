@@ -262,6 +262,14 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     return _merge_environment(config, env)
 
 
+def config_files(environ: Mapping[str, str] | None = None) -> list[Path]:
+    """The files that `load_config` reads, those that are there, the site's first."""
+    try:
+        return _files(os.environ if environ is None else environ)
+    except ConfigError:
+        return []
+
+
 def _files(env: Mapping[str, str]) -> list[Path]:
     named = env.get("SOVCTL_CONFIG")
     site = Path(named) if named else SITE_FILE

@@ -3,7 +3,7 @@ held to the same contract suites."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,7 @@ from sovctl.model.node import NodeView
 from sovctl.model.pool import Pool, PoolJob
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.site import Preemptable
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
@@ -364,6 +365,39 @@ class PoolSite(Protocol):
     def conf_names(self, word: str) -> bool | None:
         """Whether slurm.conf or a file beside it has this word; None where that cannot be known."""
         ...
+
+
+class SlurmSettings(Protocol):
+    """How Slurm is set up."""
+
+    def settings(self) -> Mapping[str, str]: ...
+    def preemptable_partitions(self) -> tuple[Preemptable, ...]: ...
+    def preemptable_qos(self) -> tuple[Preemptable, ...]:
+        """Raises SovctlError where there is no slurmdbd."""
+        ...
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
+
+
+class SiteFiles(Protocol):
+    """The files of an install; paths are those of the machine, wherever they are staged."""
+
+    def source(self, name: str) -> bytes: ...
+    def outside(self, path: str) -> bytes: ...
+    def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
+        """None: nothing there; empty: no plain file."""
+        ...
+
+    def write(self, path: str, data: bytes, mode: int) -> tuple[str, ...]:
+        """The directories that had to be made."""
+        ...
+
+    def remove(self, path: str) -> None: ...
+    def remove_empty(self, directories: Iterable[str]) -> None: ...
+    def load(self) -> Any: ...
+    def save(self, record: Mapping[str, Any]) -> None: ...
+    def forget(self) -> None: ...
+    def enabled_units(self, names: Iterable[str]) -> tuple[str, ...]: ...
 
 
 class Journal(Protocol):

@@ -20,6 +20,7 @@ from sovctl.errors import (
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, PoolJob
+from sovctl.model.site import Preemptable
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -95,6 +96,15 @@ class SlurmCli:
         """Every partition by name, hidden ones too."""
         found = parse.parse_partitions(self._slurm("scontrol", "-o", "show", "partition", "-a").stdout)
         return {item.name: item for item in found}
+
+    def preemptable_partitions(self) -> tuple[Preemptable, ...]:
+        """Every partition, as far as preemption goes."""
+        return parse.parse_preemptable_partitions(self._slurm("scontrol", "-o", "show", "partition").stdout)
+
+    def preemptable_qos(self) -> tuple[Preemptable, ...]:
+        """Every QOS, as far as preemption goes; slurmdbd answers."""
+        wanted = "format=Name,GraceTime,PreemptMode"
+        return parse.parse_preemptable_qos(self._slurm("sacctmgr", "-nP", "show", "qos", wanted).stdout)
 
     def batch_script(self, job_id: str) -> str:
         """The script of a job, for root and its owner."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import Partition, PoolJob, Qos
+from sovctl.model.site import Preemptable
 
 # A key starts a line or follows a blank, begins with a capital and has no blank: `Nodes`, `CPUs/Task`, `Socks/Node`,
 # `AllocNode:Sid`, `NtasksPerN:B:S:C`, `MCS_label`.
@@ -116,6 +117,34 @@ def parse_node(record: dict[str, str]) -> NodeView:
         boot_time=_epoch(record, "BootTime"),
         weight=_whole(record.get("Weight", ""), 1),
     )
+
+
+def parse_preemptable_partitions(text: str) -> tuple[Preemptable, ...]:
+    """`scontrol -o show partition`: one record a line."""
+    records = [parse_record(line) for line in text.splitlines() if line.startswith("PartitionName=")]
+    return tuple(
+        Preemptable(record["PartitionName"], _whole(record.get("GraceTime", ""), 0), record.get("PreemptMode", ""))
+        for record in records
+    )
+
+
+def parse_preemptable_qos(text: str) -> tuple[Preemptable, ...]:
+    """`sacctmgr -nP show qos format=Name,GraceTime,PreemptMode`; times as `[D-]HH:MM:SS`."""
+    found = []
+    for line in text.splitlines():
+        name, _, rest = line.partition("|")
+        grace, _, mode = rest.partition("|")
+        if name:
+            found.append(Preemptable(name, _duration_s(grace), mode))
+    return tuple(found)
+
+
+def _duration_s(text: str) -> float | None:
+    found = re.match(r"(?:(\d+)-)?(\d+):(\d+):(\d+)\Z", text.strip())
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
 def parse_job_state(text: str) -> list[str]:

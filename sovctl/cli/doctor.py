@@ -1,10 +1,11 @@
-"""`sovctl doctor`: what works here, proven by trying it."""
+"""`sovctl doctor`: what of this site fits sovctl, and what to type where it does not."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +16,12 @@ from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED
 from sovctl.operations.prove_isolation import SCHEMA, prove
 
+if TYPE_CHECKING:
+    from sovctl.operations.doctor import Diagnosis
+
 app = typer.Typer(
-    help="What works here, proven by trying it.",
-    no_args_is_help=True,
+    invoke_without_command=True,
+    no_args_is_help=False,
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,8 +29,88 @@ app = typer.Typer(
 
 
 @app.callback()
-def _group() -> None:
-    """Keeps `isolation` a subcommand while it is the only one."""
+def everything(
+    ctx: typer.Context,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Ask every node too, over SSH.")] = False,
+    directory: Annotated[
+        list[Path] | None, typer.Option("--dir", metavar="DIR", help="A shared directory to try; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    node: Annotated[bool, typer.Option("--node", hidden=True)] = False,
+    told: Annotated[list[str] | None, typer.Option("--told", hidden=True)] = None,
+) -> int:
+    """Look at Slurm's settings and at this machine, change nothing, and say what to type; status 1 on any FAIL.
+
+    Shared directories are tried with scratch files that are gone afterwards: the cluster journal, and the current
+    directory, where runs keep their record.
+
+    Example: sovctl doctor
+    """
+    if ctx.invoked_subcommand is not None:
+        return EXIT_DONE
+    from sovctl.operations.doctor import diagnose
+    from sovctl.site.line import State
+
+    pairs = dict(pair.partition("=")[::2] for pair in told or []) if node else None
+    ports, settings = wiring.doctor(directory or [], ask_nodes=nodes, told=pairs)
+    found = diagnose(ports, settings)
+    print(json.dumps(_record(found)) if as_json else _table(found))
+    return EXIT_FAILED if found.worst is State.FAIL else EXIT_DONE
+
+
+def _record(found: Diagnosis) -> dict[str, object]:
+    from sovctl.site.line import SCHEMA as DOCTOR_SCHEMA
+
+    machine = found.machine
+    return {
+        "schema": DOCTOR_SCHEMA,
+        "node": machine.node,
+        "at": machine.at,
+        "version": machine.version,
+        "config_digest": machine.config_digest,
+        "state": found.worst,
+        "lines": [
+            {"group": group, "check": line.check, "state": line.state, "seen": line.seen, "fix": line.fix}
+            for group, lines in found.groups.items()
+            for line in lines
+        ],
+    }
+
+
+def _table(found: Diagnosis) -> str:
+    """Narrow: the check, then what was seen; what to type stands below."""
+    out: list[str] = []
+    for group, lines in found.groups.items():
+        out += [f"{printable(group)}:"] if lines else []
+        for line in lines:
+            state = line.state.upper() if line.state in ("warn", "fail") else line.state
+            start = f"  {state:<4}  {line.check:<{_LONGEST_NAME}} "
+            if len(line.check) > _LONGEST_NAME:
+                out.append(start.rstrip())
+                start = " " * 8
+            out += _wrapped(start, printable(line.seen))
+            if line.fix:
+                out += _wrapped(" " * 8 + "-> ", printable(line.fix))
+    counted = {state: sum(line.state == state for line in found.lines) for state in ("fail", "warn")}
+    out.append(f"{counted['fail']} to mend, {counted['warn']} to think about")
+    return "\n".join(out)
+
+
+_LONGEST_NAME = 21
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    """At most 80 columns; a long word, such as a path, stays whole."""
+    import textwrap
+
+    return textwrap.wrap(
+        text,
+        80,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [start]
 
 
 def run(argv: Sequence[str]) -> int:

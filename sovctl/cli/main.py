@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from sovctl.cli.words import printable
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
+# The Debian package brings the libraries along that its release has too old; a training script never sees them.
+_BROUGHT_ALONG = f"{os.path.abspath(__file__).removesuffix('cli/main.py')}_vendor"  # noqa: PTH100 - pathlib takes 3 ms
+if os.path.isdir(_BROUGHT_ALONG):  # noqa: PTH112
+    sys.path.insert(0, _BROUGHT_ALONG)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -29,7 +34,7 @@ GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
-    "doctor": Group("sovctl.cli.doctor", "What works here, proven by trying it: isolation."),
+    "doctor": Group("sovctl.cli.doctor", "What of this site fits, and what to type where it does not."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
     "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
     "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),
@@ -37,6 +42,7 @@ GROUPS = {
     "spare": Group("sovctl.cli.spare", "Spares in the pool by preemption: set, status, advise, test."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
+    "site": Group("sovctl.cli.site", "Set up nodes, controller and login nodes: install, uninstall, status, lines."),
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.errors import SovctlError
+from sovctl.errors import SovctlError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.model.site import MachineView
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
+    from sovctl.operations.doctor import DoctorPorts, DoctorSettings
     from sovctl.operations.exec_step import ExecPorts, ExecSettings
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.images import ImagePorts
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.runs import RunPorts
+    from sovctl.operations.site import SitePorts
     from sovctl.operations.spares import SparePorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
         Submitter,
     )
     from sovctl.recovery.spares import Classes
+    from sovctl.site.catalogue import Places
 
 
 _ASK_S = 5.0
@@ -732,6 +736,145 @@ def exec_settings(config: Config) -> ExecSettings:
 
     chosen = config.isolation
     return ExecSettings(words_of(chosen.allow_images), words_of(chosen.allow_mounts), words_of(chosen.allow_env))
+
+
+def site(root: Path) -> SitePorts:
+    """What `sovctl site` touches; below another root than / no Slurm is asked."""
+    import inspect
+
+    from sovctl import config
+    from sovctl.adapters.site_files import SiteFiles
+    from sovctl.operations.site import SitePorts
+    from sovctl.site.settings_file import settings_file
+
+    def settings() -> Mapping[str, str]:
+        if root != Path("/"):
+            raise SovctlError(f"{root} is a staging directory")
+        return slurm(_ASK_S).settings()
+
+    return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)))
+
+
+def site_places(prefix: str, conf_dir: str) -> Places:
+    """Where things go on this machine."""
+    from sovctl.adapters.machine_view import own_program
+    from sovctl.site.catalogue import Places
+
+    if not prefix.startswith("/"):
+        raise UsageError(f"--prefix must be a full path, not {prefix!r}")
+    found = conf_dir or str(Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent)
+    return Places(prefix, found, own_program(), sys.executable)
+
+
+def doctor(
+    directories: Sequence[Path], *, ask_nodes: bool, told: Mapping[str, str] | None
+) -> tuple[DoctorPorts, DoctorSettings]:
+    """What `sovctl doctor` touches. A configuration that cannot be read is one of its findings."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.machine_view import absent_programs
+    from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.operations.doctor import DoctorPorts, DoctorSettings
+
+    config, problem = _config_or_problem()
+    bin_dir = config.slurm.bin_dir
+    ports = DoctorPorts(
+        missing_programs=absent_programs(("scontrol", "sbatch", "srun", "squeue", "scancel"), bin_dir),
+        slurm=SlurmCli(CommandRunner(), bin_dir=bin_dir, timeout_s=_ASK_S),
+        machine=lambda settings, is_node: _machine_view(config, problem, settings, directories, is_node=is_node),
+        remote=lambda: remote_shell(config),
+        fold=fold_hostlist,
+    )
+    program = config.sweep.check_command.partition(" health ")[0] or "sovctl"
+    clock_s, timeout_s = config.sweep.clock_offset_s, max(config.ssh.timeout_s, 30.0)
+    return ports, DoctorSettings(node_name(config), ask_nodes, told, program, timeout_s, clock_s)
+
+
+def _config_or_problem() -> tuple[Config, str]:
+    from sovctl.health.probes import resolve
+
+    try:
+        config = load_config()
+        resolve(config.probes.settings)
+    except SovctlError as error:
+        return Config(), error.message
+    return config, ""
+
+
+def _machine_view(
+    config: Config, problem: str, settings: Mapping[str, str], directories: Sequence[Path], *, is_node: bool
+) -> MachineView:
+    import time
+
+    from sovctl import __version__
+    from sovctl.adapters import machine_view as look
+    from sovctl.adapters.clock_state import clock
+    from sovctl.adapters.file_trial import try_directory
+    from sovctl.config import config_files
+    from sovctl.model.site import MachineView
+    from sovctl.operations.doctor import HOOKS
+
+    name = node_name(config)
+    files = config_files()
+    steered = clock("" if config.node.host_root == "/" else config.node.host_root)
+    gpus, gpu_problem = _gpus_here(config)
+    conf = settings.get("SLURM_CONF", "")
+    named = settings.get("PlugStackConfig", "(null)")
+    conf_dir = Path(conf).parent if conf else Path("/etc/slurm")
+    spank = look.plugin_in(Path(named) if named.startswith("/") else conf_dir / "plugstack.conf")
+    running, loaded, replaced = look.slurmd_maps(name) if is_node else (False, None, False)
+    journal = config.cluster.journal_dir
+    return MachineView(
+        node=name,
+        root=os.geteuid() == 0,
+        host=os.uname().nodename,
+        version=__version__,
+        at=time.time(),
+        config_files=tuple(str(path) for path in files),
+        config_problem=problem,
+        config_digest=look.digest(files[0]) if files else "",
+        clock_steered=steered[0].synchronised if steered else None,
+        clock_error_ms=steered[0].max_error_ms if steered else None,
+        gpus=gpus,
+        gpu_problem=gpu_problem,
+        driver_loaded=look.driver_loaded(),
+        expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
+        files=tuple(try_directory(path) for path in directories or _shared_directories(journal, is_node=is_node)),
+        journal_dir=journal,
+        watchers=_watchers(journal),
+        programs=look.programs(),
+        user_namespaces=look.user_namespaces(),
+        hooks=look.hooks([(key, settings[key]) for key in HOOKS if settings.get(key, "(null)") != "(null)"])
+        if is_node
+        else (),
+        slurmd_running=running,
+        spank_wanted=spank,
+        spank_there=bool(spank) and Path(spank.replace("%n", name)).is_file(),
+        spank_loaded=loaded,
+        spank_replaced=replaced,
+        lua_files=look.beside(conf_dir),
+    )
+
+
+def _gpus_here(config: Config) -> tuple[int | None, str]:
+    try:
+        return len(gpu_probe(config).read()), ""
+    except SovctlError as error:
+        return None, error.message
+
+
+def _shared_directories(journal: str, *, is_node: bool) -> list[Path]:
+    """The journal, for those who write it, and where a run of this user would keep its record."""
+    found = [Path(journal)] if journal and os.access(journal, os.W_OK) else []
+    return found if is_node and found else [*found, Path.cwd()]
+
+
+def _watchers(journal: str) -> Mapping[str, float] | None:
+    from sovctl.adapters.alive import read_alive
+
+    try:
+        return read_alive(Path(journal) / "alive") if journal else None
+    except OSError:
+        return None
 
 
 def step_command(config: Config, *, here: bool) -> StepCommand:

@@ -121,7 +121,7 @@ def test_a_command_in_the_documentation_can_be_typed(page: str, typed: str) -> N
         return
     verbs = _verbs(group)
     path = [group]
-    if verbs and words:
+    if verbs and words and not words[0].startswith("-"):
         path.append(words.pop(0))
         assert path[1] in verbs
     ours = words[: words.index("--")] if "--" in words else words
@@ -263,6 +263,28 @@ def test_every_variable_is_documented() -> None:
     names = {name for path in sources for name in re.findall(r"\"(SOVCTL_[A-Z_]*[A-Z])\"", _read(path))}
     assert names, "the pattern finds none: it is wrong"
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+NOT_FINDINGS = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "REBOOT_ISSUED"})
+"""Node states of Slurm among the constants of the modules below; REBOOT and the like have no underscore."""
+
+
+def _codes() -> set[str]:
+    """Every code that a finding or a Reason can carry: the constants in the modules that make them."""
+    health = [path for path in (ROOT / "sovctl" / "health").glob("*.py") if path.stem not in ("nvlink5", "xid")]
+    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_cluster")]
+    found = set()
+    for path in [*health, *operations, ROOT / "sovctl" / "ports.py"]:
+        for node in ast.walk(ast.parse(_read(path))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"^[A-Z]+(?:_[A-Z]+)+$", node.value))
+    return (found | {"FIRMWARE"}) - NOT_FINDINGS - {"NOT_RESPONDING", "INVALID_REG"}
+
+
+def test_every_code_is_explained_and_nothing_else_is() -> None:
+    table = re.findall(r"^\| (`[A-Z][^|]*) \|", _read(ROOT / "docs" / "operations.md"), re.MULTILINE)
+    explained = {code for cell in table for code in re.findall(r"`([A-Z_]+)`", cell)}
+    assert explained == _codes()
 
 
 def test_every_fault_of_the_lab_is_documented() -> None:

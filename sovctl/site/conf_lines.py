@@ -1,0 +1,167 @@
+"""The lines that slurm.conf and plugstack.conf need, with the reason of each, beside what is there. Pure.
+
+Nothing is ever written there: who runs a cluster edits slurm.conf. A Prolog or Epilog that the site has is kept:
+Slurm runs every program that a pattern such as `/etc/slurm/prolog.d/*` names (22.05 to 26.05).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from posixpath import basename
+
+from sovctl.site.catalogue import Places, Role
+from sovctl.site.judge_slurm import has, seconds, version_of, words
+
+
+@dataclass(frozen=True, slots=True)
+class ConfLine:
+    """One line and why it is wanted."""
+
+    file: str
+    line: str
+    reason: str
+    there: bool = False
+    """It is set so already."""
+    commands: tuple[str, ...] = field(default=())
+    """What to type on every node first."""
+
+
+def conf_lines(places: Places, roles: Collection[Role], settings: Mapping[str, str], *, spank: bool) -> list[ConfLine]:
+    """`settings`: as `scontrol show config` prints them; empty where it could not be asked."""
+    libexec = f"{places.prefix.rstrip('/')}/libexec/sovctl"
+    lines: list[ConfLine] = []
+    if Role.LOGIN not in roles or len(roles) > 1:
+        lines += _node_lines(libexec, places, settings)
+    lines += _plugin_lines(settings)
+    if spank:
+        include = f"include {places.conf_dir.rstrip('/')}/plugstack.conf.d/*.conf"
+        lines.append(ConfLine("plugstack.conf", include, "--sov-isolate and --sov-image; then restart slurmd"))
+    return lines
+
+
+def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> list[ConfLine]:
+    lines = [
+        _hook(
+            "Prolog", f"{libexec}/prolog", "a job never starts on a node that has explicitly failed", places, settings
+        ),
+        _hook("Epilog", f"{libexec}/epilog", "what a job left behind, and evidence for blame", places, settings),
+    ]
+    lines += _single(
+        "TaskProlog", f"{libexec}/task_prolog", "the line about a degraded node in the job's output", settings
+    )
+    lines.append(
+        _list(
+            "PrologFlags",
+            "Alloc",
+            "the prolog runs on every node before the job begins, not at its first step",
+            settings,
+        )
+    )
+    lines.append(
+        _list("SchedulerParameters", "nohold_on_prolog_fail", "a job that a sick node refused is not held", settings)
+    )
+    own_check = f"{libexec}/health_check"
+    lines += _single("HealthCheckProgram", own_check, "a second pair of eyes, for a node whose watcher died", settings)
+    lines += [
+        _plain(
+            "HealthCheckInterval",
+            "60",
+            "once a minute",
+            settings,
+            there=(seconds(settings, "HealthCheckInterval") or 0) > 0,
+        ),
+        _plain(
+            "HealthCheckNodeState",
+            "ANY,CYCLE",
+            "busy nodes too, and not all in the same second",
+            settings,
+            there={"any", "cycle"} <= set(words(settings, "HealthCheckNodeState")),
+        ),
+        _plain(
+            "UnkillableStepTimeout",
+            "180",
+            'a node that dies must not have its neighbours drained with "Kill task failed"',
+            settings,
+            there=(seconds(settings, "UnkillableStepTimeout") or 0) >= 180,
+        ),
+    ]
+    return lines
+
+
+def _plugin_lines(settings: Mapping[str, str]) -> list[ConfLine]:
+    lines = [
+        _list(
+            "JobSubmitPlugins",
+            "lua",
+            "stamps sovctl's jobs, holds all to the site's policy; first put job_submit.lua beside slurm.conf",
+            settings,
+        ),
+        _list(
+            "CliFilterPlugins",
+            "lua",
+            "the same answer before anything is sent; first put cli_filter.lua beside slurm.conf",
+            settings,
+        ),
+    ]
+    version = version_of(settings)
+    if version is not None and version >= (25, 11):
+        lines.append(
+            _list(
+                "SlurmctldParameters",
+                "enable_expedited_requeue",
+                "a run whose batch host died is eligible again at once",
+                settings,
+            )
+        )
+    return lines
+
+
+def _hook(key: str, program: str, reason: str, places: Places, settings: Mapping[str, str]) -> ConfLine:
+    if not has(settings, key):
+        return ConfLine("slurm.conf", f"{key}={program}", reason)
+    old = [part.strip() for part in settings[key].split(",") if part.strip()]
+    own = f"10-sovctl-{key.lower()}"
+    if any(part == program or basename(part) == own for part in old):
+        return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, there=True)
+    pattern = next((part for part in old if "*" in part), "")
+    if pattern and fnmatchcase(own, basename(pattern)):
+        link = f"ln -s {program} {pattern.rpartition('/')[0]}/{own}"
+        return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, commands=(link,))
+    directory = f"{places.conf_dir.rstrip('/')}/{key.lower()}.d"
+    links = [f"ln -s {part} {directory}/{50 + number}-{basename(part)}" for number, part in enumerate(old)]
+    commands = (f"mkdir -p {directory}", *links, f"ln -s {program} {directory}/{own}")
+    return ConfLine("slurm.conf", f"{key}={directory}/*", f"{reason}; yours goes on", commands=commands)
+
+
+def _single(key: str, program: str, reason: str, settings: Mapping[str, str]) -> list[ConfLine]:
+    """Slurm takes one program here, and the site may have one."""
+    old = settings.get(key, "") if has(settings, key) else ""
+    if old in ("", program):
+        return [ConfLine("slurm.conf", f"{key}={program}", reason, there=old == program)]
+    if key == "HealthCheckProgram":
+        commands = (f"echo SOVCTL_OTHER_HEALTH_CHECK={old} >> /etc/default/sovctl",)
+        return [ConfLine("slurm.conf", f"{key}={program}", f"{reason}; it runs yours afterwards", commands=commands)]
+    return [
+        ConfLine("slurm.conf", f"{key}={old}", f"yours stays; have it run {program} at its end: {reason}", there=True)
+    ]
+
+
+def _list(key: str, word: str, reason: str, settings: Mapping[str, str]) -> ConfLine:
+    old = settings.get(key, "") if has(settings, key) else ""
+    there = word.lower() in words(settings, key)
+    value = old if there else ",".join(filter(None, (old, word)))
+    return ConfLine("slurm.conf", f"{key}={value}", reason, there=there)
+
+
+def _plain(key: str, value: str, reason: str, settings: Mapping[str, str], *, there: bool) -> ConfLine:
+    shown = settings.get(key, "").partition(" ")[0] if there else value
+    return ConfLine("slurm.conf", f"{key}={shown}", reason, there=there)
+
+
+def named_in(settings: Mapping[str, str], paths: Iterable[str]) -> list[str]:
+    """Settings that still name one of our programs: slurmd drains a node whose prolog is not there."""
+    ours = set(paths)
+    keys = ("Prolog", "Epilog", "TaskProlog", "HealthCheckProgram")
+    return [key for key in keys if ours & {part.strip() for part in settings.get(key, "").split(",")}]

@@ -1,0 +1,133 @@
+"""`sovctl site` below a staging root: install, change, upgrade, uninstall; and what it writes is accepted by those who
+read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def site(root: Path, *argv: str, status: int = 0) -> dict[str, Any]:
+    words = [sys.executable, "-P", "-m", "sovctl", "site", *argv, "--root", str(root), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ, "SLURM_CONF": ""})
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+    return dict(json.loads(done.stdout)) if done.stdout else {"said": done.stderr}
+
+
+def files(root: Path) -> set[str]:
+    return {f"/{path.relative_to(root)}" for path in root.rglob("*") if not path.is_dir()}
+
+
+def deeds(record: dict[str, Any]) -> set[str]:
+    return {file["deed"] for file in record["files"]}
+
+
+BOTH = ("install", "--role", "node", "--role", "controller")
+
+
+def test_from_nothing_to_nothing(root: Path) -> None:
+    site(root, *BOTH, "--dry-run")
+    assert not root.exists()
+    assert deeds(site(root, *BOTH)) == {"create"}
+    assert {"/usr/local/libexec/sovctl/prolog", "/etc/sovctl/sovctl.toml", "/var/lib/sovctl/site.json"} <= files(root)
+    assert deeds(site(root, *BOTH)) == {"unchanged"}
+    assert "/etc/slurm/cli_filter.lua" not in files(root)
+    site(root, "install", "--role", "login")
+    assert "/etc/slurm/cli_filter.lua" in files(root) and "/etc/slurm/job_submit.lua" in files(root)
+    assert deeds(site(root, "uninstall")) == {"remove"}
+    assert list(root.iterdir()) == []
+    assert "nothing is installed" in site(root, "uninstall", status=1)["said"]
+
+
+def test_what_an_administrator_changed_is_kept(root: Path) -> None:
+    """Also a file that was there before, by a site that has a job_submit.lua of its own."""
+    own = root / "etc/slurm/job_submit.lua"
+    own.parent.mkdir(parents=True)
+    own.write_text("-- the site's\n", "utf-8")
+    found = site(root, *BOTH)
+    assert own.read_text("utf-8") == "-- the site's\n"
+    assert [file["path"] for file in found["files"] if file["deed"] == "keep"] == ["/etc/slurm/job_submit.lua"]
+    assert own.with_name("job_submit.lua.new").exists()
+    settings = root / "etc/sovctl/sovctl.toml"
+    settings.write_text("[health]\nact = true\n", "utf-8")
+    site(root, *BOTH, "--prefix", "/opt/sovctl")
+    assert settings.read_text("utf-8") == "[health]\nact = true\n"
+    assert "/opt/sovctl/libexec/sovctl/prolog" in files(root)
+    assert "/usr/local/libexec/sovctl/prolog" not in files(root)
+    states = {file["path"]: file["deed"] for file in site(root, "status")["files"]}
+    assert states["/etc/sovctl/sovctl.toml"] == "keep"
+    site(root, "uninstall")
+    assert files(root) == {"/etc/slurm/job_submit.lua", "/etc/sovctl/sovctl.toml"}
+
+
+def test_a_unit_that_systemd_starts_is_not_taken_away(root: Path) -> None:
+    site(root, *BOTH)
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir()
+    (wants / "sovctl-watch.service").symlink_to("/etc/systemd/system/sovctl-watch.service")
+    assert "systemctl disable --now sovctl-watch.service" in site(root, "uninstall", status=3)["said"]
+    assert "/etc/systemd/system/sovctl-watch.service" in files(root)
+    site(root, "uninstall", "--force")
+
+
+@pytest.mark.parametrize("argv", [("--role", "pilot"), (), ("--role", "node", "--prefix", "here")])
+def test_a_wrong_command_line_is_told(root: Path, argv: tuple[str, ...]) -> None:
+    assert site(root, "install", *argv, status=2)["said"]
+    assert not root.exists()
+
+
+def test_a_link_in_the_place_of_a_file_is_never_followed(root: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("whole", "ascii")
+    (root / "etc/default").mkdir(parents=True)
+    (root / "etc/default/sovctl").symlink_to(victim)
+    site(root, *BOTH)
+    assert victim.read_text("ascii") == "whole"
+    assert (root / "etc/default/sovctl.new").is_file()
+
+
+def test_what_is_written_is_accepted_by_its_readers(root: Path, tmp_path: Path) -> None:
+    """systemd, sh and lua themselves judge; the units start a program that is there."""
+    site(root, *BOTH)
+    units = sorted((root / "etc/systemd/system").iterdir())
+    for unit in units:
+        text = unit.read_text("utf-8")
+        assert unit.suffix == ".timer" or f"ExecStart={sys.executable} -P -m sovctl " in text
+    if analyze := shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            [analyze, "verify", "--man=no", *units], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, [line for line in done.stderr.splitlines() if "sovctl" in line]) == (0, [])
+    for hook in (root / "usr/local/libexec/sovctl").iterdir():
+        subprocess.run(["sh", "-n", hook], check=True)
+        assert os.access(hook, os.X_OK)
+    for script in (root / "etc/slurm").glob("*.lua"):
+        for luac in filter(None, map(shutil.which, ("luac5.1", "luac5.4"))):
+            subprocess.run([luac, "-p", script], check=True)
+    told = subprocess.run(
+        ["sh", "-c", f'. {root}/etc/default/sovctl; echo "$SOVCTL_PYTHON"'], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == sys.executable
+
+
+def test_the_other_health_check_of_a_site_runs_too(root: Path, tmp_path: Path) -> None:
+    site(root, *BOTH)
+    other = tmp_path / "nhc"
+    other.write_text(f"#!/bin/sh\necho seen > {tmp_path}/seen\n", "ascii")
+    other.chmod(0o755)
+    env = {**os.environ, "SOVCTL_OTHER_HEALTH_CHECK": str(other), "SOVCTL_PYTHON": "/bin/true"}
+    done = subprocess.run([root / "usr/local/libexec/sovctl/health_check"], env=env, timeout=60, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "seen").exists()

@@ -1,0 +1,62 @@
+"""What doctor reads of a machine, from files made for it; and a directory really tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sovctl.adapters.file_trial import try_directory
+from sovctl.adapters.machine_view import hooks, plugin_in, slurmd_maps
+from sovctl.model.site import HookFile
+
+
+def test_a_good_directory_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    found = try_directory(tmp_path)
+    assert (found.renames, found.syncs, found.appends, found.locks) == (True, True, True, True)
+    assert found.clock_offset_s is not None and abs(found.clock_offset_s) < 1.0
+    assert found.kind and not found.problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_not_there_is_a_problem_told(tmp_path: Path) -> None:
+    found = try_directory(tmp_path / "absent")
+    assert found.problem == "cannot be written: No such file or directory"
+    assert found.renames is None
+
+
+def test_the_programs_behind_a_pattern(tmp_path: Path) -> None:
+    for name, mode in (("10-ours", 0o755), ("50-site", 0o644)):
+        (tmp_path / name).write_text("", "ascii")
+        (tmp_path / name).chmod(mode)
+    absent = str(tmp_path / "none")
+    assert hooks([("Prolog", f"{tmp_path}/*"), ("Epilog", absent)]) == (
+        HookFile("Prolog", f"{tmp_path}/10-ours", True),
+        HookFile("Prolog", f"{tmp_path}/50-site", False),
+        HookFile("Epilog", absent, False),
+    )
+
+
+def test_the_plugin_is_found_through_includes(tmp_path: Path) -> None:
+    plugstack = tmp_path / "plugstack.conf"
+    assert plugin_in(plugstack) == ""
+    plugstack.write_text("# optional /x/sovctl_spank.so\ninclude plugstack.conf.d/*.conf\ninclude plugstack.conf\n")
+    (tmp_path / "plugstack.conf.d").mkdir()
+    (tmp_path / "plugstack.conf.d" / "b.conf").write_text("optional /usr/libexec/sovctl/sovctl_spank.so keep=/x\n")
+    assert plugin_in(plugstack) == "/usr/libexec/sovctl/sovctl_spank.so"
+
+
+def test_what_slurmd_has_in_memory(tmp_path: Path) -> None:
+    def process(pid: int, argv: str, maps: str | None) -> None:
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(argv.encode())
+        if maps is not None:
+            (tmp_path / str(pid) / "maps").write_text(maps)
+
+    assert slurmd_maps("n001", tmp_path) == (False, None, False)
+    process(10, "/bin/sh\0", "")
+    process(11, "/usr/sbin/slurmd\0-N\0n002\0", "7f r-xp /usr/lib/sovctl_spank.so (deleted)\n")
+    process(12, "/usr/sbin/slurmd\0-Nn001\0", "7f r-xp /usr/lib/libc.so\n")
+    process(13, "slurmd\0-N\0n003\0", None)
+    assert slurmd_maps("n001", tmp_path) == (True, False, False)
+    assert slurmd_maps("n002", tmp_path) == (True, True, True)
+    assert slurmd_maps("n003", tmp_path) == (True, None, False)
+    assert slurmd_maps("n004", tmp_path) == (False, None, False)

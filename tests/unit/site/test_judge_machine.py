@@ -1,0 +1,158 @@
+"""What is said of a machine, of the nodes together, and of answers that are no answers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovctl.adapters.slurm_parse import fold
+from sovctl.model.site import FileTrial, HookFile, MachineView
+from sovctl.operations.doctor import node_command
+from sovctl.site.judge_machine import judge_machine, lua_lines
+from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
+from sovctl.site.line import SCHEMA, Line, State, failed, passed, warned
+
+WHOLE = FileTrial("/shared", "nfs4", "rw,hard", "", True, True, True, True, 0.0)
+ALL_PROGRAMS = {name: f"/usr/bin/{name}" for name in ["bwrap", "skopeo", "umoci", "mksquashfs", "unsquashfs", "py-spy"]}
+FIT = MachineView(
+    node="n001",
+    root=True,
+    version="1",
+    at=1000.0,
+    clock_steered=True,
+    gpus=8,
+    expected_gpus=8,
+    files=(WHOLE,),
+    journal_dir="/shared/journal",
+    watchers={"n001": 990.0},
+    programs=ALL_PROGRAMS,
+    user_namespaces=True,
+    hooks=(HookFile("Prolog", "/p", True),),
+    slurmd_running=True,
+    spank_wanted="/usr/lib/sovctl_spank.so",
+    spank_there=True,
+    spank_loaded=True,
+)
+
+
+def judged(view: MachineView, *, has_gpus: bool = True) -> list[Line]:
+    return judge_machine(view, is_node=True, has_gpus=has_gpus, site_mode=True)
+
+
+def test_a_machine_where_all_is_right() -> None:
+    assert {line.state for line in judged(FIT)} == {State.PASS}
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "state"),
+    [
+        ("config", {"config_problem": "unknown key"}, "fail"),
+        ("clock", {"clock_steered": False}, "warn"),
+        ("clock", {"clock_steered": None}, "skip"),
+        ("clock", {"clock_error_ms": 900.0}, "warn"),
+        ("shared-files", {"files": (replace(WHOLE, renames=False),)}, "fail"),
+        ("shared-files", {"files": (replace(WHOLE, appends=False),)}, "fail"),
+        ("shared-files", {"files": (replace(WHOLE, syncs=False),)}, "fail"),
+        ("shared-files", {"files": (replace(WHOLE, locks=False),)}, "warn"),
+        ("shared-files", {"files": (replace(WHOLE, options="rw,local_lock=all"),)}, "warn"),
+        ("shared-files", {"files": (replace(WHOLE, clock_offset_s=-7.0),)}, "warn"),
+        ("shared-files", {"files": (replace(WHOLE, problem="gave no answer within 10 s"),)}, "fail"),
+        ("shared-files", {"files": (FileTrial("/", problem="cannot be written"),)}, "skip"),
+        ("nvml", {"gpus": 7}, "fail"),
+        ("nvml", {"gpu_problem": "no library", "expected_gpus": 8}, "fail"),
+        ("nvml", {"gpu_problem": "NVML is not there"}, "fail"),
+        ("bubblewrap", {"programs": {}}, "warn"),
+        ("py-spy", {"programs": {}}, "warn"),
+        ("user-namespaces", {"user_namespaces": False}, "fail"),
+        ("journal", {"journal_dir": ""}, "warn"),
+        ("watchers", {"watchers": None}, "warn"),
+        ("watchers", {"watchers": {"n001": 900.0}}, "warn"),
+        ("Prolog", {"hooks": (HookFile("Prolog", "/p", False),)}, "fail"),
+        ("spank", {"spank_wanted": ""}, "warn"),
+        ("spank", {"spank_there": False}, "fail"),
+        ("spank", {"spank_loaded": False}, "fail"),
+        ("spank", {"spank_loaded": None}, "skip"),
+        ("spank", {"spank_replaced": True}, "warn"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_type(check: str, change: dict[str, Any], state: str) -> None:
+    (line,) = [line for line in judged(replace(FIT, **change)) if line.check == check]
+    assert line.state == state
+    assert bool(line.fix) or line.state not in (State.WARN, State.FAIL)
+
+
+def test_no_driver_is_no_fault_where_there_are_no_gpus() -> None:
+    view = replace(FIT, gpu_problem="NVML is not there", expected_gpus=None)
+    states = {line.check: line.state for line in judged(view, has_gpus=False)}
+    assert states["nvml"] is State.SKIP
+
+
+def test_the_lua_scripts_that_slurm_conf_asks_for() -> None:
+    asked = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "SlurmctldHost": "ctl1(10.0.0.1),ctl2"}
+    view = replace(FIT, host="ctl2.site", lua_files=("job_submit.lua", "sovctl_policy.lua"))
+    assert [line.state for line in lua_lines(view, asked)] == [State.PASS, State.FAIL]
+    assert [line.check for line in lua_lines(replace(view, host="login1"), asked)] == ["cli_filter.lua"]
+    assert lua_lines(view, {}) == []
+
+
+# The nodes together
+
+
+def answer(node: str, *lines: Line, **more: Any) -> NodeAnswer:
+    return NodeAnswer(node, lines, **{"version": "1", "config_digest": "aa", "clock_offset_s": 0.0, **more})
+
+
+def test_nodes_alike_are_a_few_lines() -> None:
+    lines = judge_nodes([answer(f"n{number:03d}", passed("nvml", "8")) for number in range(1, 64)], fold, 2.0)
+    assert {line.state for line in lines} == {State.PASS}
+    assert lines[0].seen == "63 of 63 nodes answered"
+
+
+def test_who_is_not_like_the_rest_is_named() -> None:
+    bad = failed("nvml", "7 GPUs", "look")
+    answers = [
+        answer("n001"),
+        answer("n002", bad),
+        answer("n003", bad, version="2"),
+        answer("n004", config_digest="bb"),
+        answer("n005", clock_offset_s=9.0),
+        NodeAnswer("n006", problem="no route"),
+    ]
+    lines = judge_nodes(answers, fold, 2.0)
+    said = [(line.check, line.state, line.seen.partition(":")[0]) for line in lines if line.state is not State.PASS]
+    assert ("ssh", State.FAIL, "n006") in said
+    assert ("nvml", State.FAIL, "n[002-003]") in said
+    assert ("sovctl-version", State.WARN, "n003 differ from the other 4") in said
+    assert ("site-config", State.WARN, "n004 differ from the other 4") in said
+    assert ("clocks", State.WARN, "n005") in said
+
+
+def test_an_answer_is_read_back() -> None:
+    record = {
+        "schema": SCHEMA,
+        "at": 105.0,
+        "version": "1",
+        "config_digest": "aa",
+        "lines": [{"check": "clock", "state": "warn", "seen": "off", "fix": "x"}],
+    }
+    read = read_answer("n001", json.dumps(record).encode(), 100.0, 102.0)
+    assert read.lines == (warned("clock", "off", "x"),)
+    assert read.clock_offset_s == pytest.approx(3.0)
+
+
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: json.dumps({"schema": text}).encode())))
+def test_garbage_is_a_problem_and_no_exception(data: bytes) -> None:
+    assert read_answer("n001", data, 0.0, 1.0).problem
+
+
+@given(st.text(alphabet=st.characters(blacklist_characters="\0"), max_size=40))
+def test_what_slurm_conf_holds_is_one_word_of_the_nodes_shell(value: str) -> None:
+    words = shlex.split(node_command("/opt/sovctl/bin/sovctl", {"Prolog": value}))
+    assert words[:4] == ["/opt/sovctl/bin/sovctl", "doctor", "--node", "--json"]
+    assert words[4:] == ([f"--told=Prolog={value}"] if value != "(null)" else [])

@@ -1,0 +1,115 @@
+"""Each setting of slurm.conf that matters, in the state that is right and in the one that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovctl.adapters.slurm_parse import parse_config, parse_preemptable_partitions, parse_preemptable_qos
+from sovctl.model.site import Preemptable, SlurmView
+from sovctl.site.judge_slurm import judge_slurm
+from sovctl.site.line import Line, State
+
+RECORDED = parse_config((Path(__file__).parents[2] / "data/slurm/22.05/show_config.txt").read_text("utf-8"))
+
+
+def line(check: str, view: SlurmView | None = None, **settings: str) -> Line:
+    seen = view or SlurmView(settings={**RECORDED, **settings})
+    return next(one for one in judge_slurm(seen) if one.check == check)
+
+
+@pytest.mark.parametrize(
+    ("check", "settings", "state"),
+    [
+        ("slurm-version", {"SLURM_VERSION": "21.08.8"}, "fail"),
+        ("slurm-version", {"SLURM_VERSION": "22.05.8"}, "pass"),
+        ("slurm-version", {"SLURM_VERSION": "26.05.5"}, "pass"),
+        ("slurm-version", {"SLURM_VERSION": "27.11.0"}, "warn"),
+        ("slurm-version", {"SLURM_VERSION": "new"}, "warn"),
+        ("slurm-conf", {"HASH_VAL": "Match"}, "pass"),
+        ("slurm-conf", {"HASH_VAL": "Different Ours=0x1 Slurmctld=0x2"}, "warn"),
+        ("JobRequeue", {"JobRequeue": "1"}, "pass"),
+        ("JobRequeue", {"JobRequeue": "0"}, "warn"),
+        ("hooks", {"Prolog": "/a", "Epilog": "/b"}, "pass"),
+        ("hooks", {"Prolog": "/a", "Epilog": "(null)"}, "warn"),
+        ("PrologFlags", {"Prolog": "(null)"}, "skip"),
+        ("PrologFlags", {"Prolog": "/a", "PrologFlags": "(null)"}, "warn"),
+        ("PrologFlags", {"Prolog": "/a", "PrologFlags": "Alloc,Contain"}, "pass"),
+        ("PrologFlags", {"Prolog": "/a", "PrologFlags": "X11"}, "pass"),
+        ("nohold_on_prolog_fail", {"Prolog": "/a"}, "warn"),
+        ("nohold_on_prolog_fail", {"Prolog": "/a", "SchedulerParameters": "bf_max=1,nohold_on_prolog_fail"}, "pass"),
+        ("HealthCheck", {"HealthCheckProgram": "(null)"}, "warn"),
+        ("HealthCheck", {"HealthCheckProgram": "/h", "HealthCheckInterval": "0 sec"}, "fail"),
+        ("HealthCheck", {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec"}, "pass"),
+        (
+            "HealthCheck",
+            {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec", "HealthCheckNodeState": "IDLE"},
+            "warn",
+        ),
+        ("job-submit", {"JobSubmitPlugins": "lua,all_partitions"}, "pass"),
+        ("job-submit", {"JobSubmitPlugins": "all_partitions"}, "warn"),
+        ("KillWait", {"KillWait": "5 sec"}, "warn"),
+        ("KillWait", {"KillWait": "30 sec"}, "pass"),
+        ("SlurmdTimeout", {"SlurmdTimeout": "0 sec"}, "fail"),
+        ("SlurmdTimeout", {"SlurmdTimeout": "300 sec"}, "pass"),
+        ("SlurmdTimeout", {"SlurmdTimeout": "900 sec"}, "warn"),
+        ("UnkillableStepTimeout", {"UnkillableStepTimeout": "60 sec"}, "warn"),
+        ("UnkillableStepTimeout", {"UnkillableStepTimeout": "180 sec"}, "pass"),
+        ("PrologEpilogTimeout", {"PrologEpilogTimeout": "20"}, "warn"),
+        ("ConstrainDevices", {"GresTypes": "(null)"}, "skip"),
+        ("ConstrainDevices", {"TaskPlugin": "task/none"}, "fail"),
+        ("ConstrainDevices", {"TaskPlugin": "task/cgroup", "ConstrainDevices": "no"}, "fail"),
+        ("ConstrainDevices", {"TaskPlugin": "task/affinity,task/cgroup", "ConstrainDevices": "yes"}, "pass"),
+        ("SelectType", {"SelectType": "select/linear"}, "fail"),
+        ("PreemptType", {"PreemptType": "preempt/none"}, "warn"),
+        ("PreemptType", {"PreemptType": "preempt/qos"}, "pass"),
+        ("expedite", {"SLURM_VERSION": "25.05.1"}, "skip"),
+        ("expedite", {"SLURM_VERSION": "25.11.0"}, "warn"),
+        ("expedite", {"SLURM_VERSION": "25.11.0", "SlurmctldParameters": "enable_expedited_requeue"}, "pass"),
+        ("accounting", {"AccountingStorageType": "accounting_storage/slurmdbd"}, "pass"),
+        ("accounting", {"AccountingStorageType": "accounting_storage/none"}, "warn"),
+    ],
+)
+def test_a_setting_is_judged(check: str, settings: dict[str, str], state: str) -> None:
+    found = line(check, **settings)
+    assert found.state == state
+    assert bool(found.fix) == (found.state in (State.WARN, State.FAIL))
+
+
+def test_the_delay_is_the_one_of_this_site() -> None:
+    assert "120 s" in line("requeue_delay").seen
+    assert "300 s" in line("requeue_delay", AuthInfo="socket=/run/munge,cred_expire=300").seen
+    assert line("requeue_delay", SchedulerParameters="requeue_delay=0").seen == "0 s"
+
+
+def test_grace_counts_only_where_jobs_are_preempted() -> None:
+    assert line("GraceTime").state is State.SKIP
+    parts = parse_preemptable_partitions(
+        "PartitionName=main GraceTime=0 PreemptMode=REQUEUE State=UP\nPartitionName=calm GraceTime=0 PreemptMode=OFF\n"
+    )
+    assert parts == (Preemptable("main", 0, "REQUEUE"), Preemptable("calm", 0, "OFF"))
+    by_part = SlurmView(settings={**RECORDED, "PreemptType": "preempt/partition_prio"}, partitions=parts)
+    assert "main 0 s" in line("GraceTime", by_part).seen and "calm" not in line("GraceTime", by_part).seen
+    qos = parse_preemptable_qos("normal|00:00:00|cluster\nlow|1-00:02:00|requeue\n")
+    assert qos[1].grace_s == 86520
+    by_qos = {**RECORDED, "PreemptType": "preempt/qos"}
+    assert line("GraceTime", SlurmView(settings=by_qos, qos=qos)).state is State.PASS
+    inherited = SlurmView(settings={**by_qos, "PreemptMode": "REQUEUE"}, qos=qos)
+    assert line("GraceTime", inherited).state is State.WARN
+    assert line("GraceTime", SlurmView(settings=by_qos)).state is State.SKIP
+
+
+def test_without_slurm_or_an_answer_there_is_one_line() -> None:
+    (absent,) = judge_slurm(SlurmView(missing=("scontrol", "sbatch")))
+    assert absent.state is State.FAIL and "scontrol, sbatch" in absent.seen and "lab up" in absent.fix
+    (silent,) = judge_slurm(SlurmView(problem="slurmctld does not answer", hint="wait"))
+    assert (silent.state, silent.fix) == (State.FAIL, "wait")
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RECORDED)), st.text(max_size=30)))
+def test_no_value_of_a_setting_breaks_it(settings: dict[str, str]) -> None:
+    for found in judge_slurm(SlurmView(settings={**RECORDED, **settings})):
+        assert found.seen
