@@ -39,7 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What runs one after the other when several processes share the tests (pytest-xdist, --dist loadgroup)."""
+    """What needs torch is skipped where there is none (root directories of other Debian releases); what runs one after
+    the other when several processes share the tests (pytest-xdist, --dist loadgroup)."""
+    if find_spec("torch") is None:
+        for item in items:
+            if item.get_closest_marker("train"):
+                item.add_marker(pytest.mark.skip(reason="torch is not installed"))
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             item.add_marker(pytest.mark.xdist_group(_group(item)))
@@ -51,14 +56,6 @@ def _group(item: pytest.Item) -> str:
     if "undisturbed" in fixtures:
         return "undisturbed"
     return item.nodeid if "story_lab" in fixtures else item.nodeid.partition("::")[0]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A Python without torch (the root directories of other Debian releases) skips what trains with it."""
-    if find_spec("torch") is None:
-        for item in items:
-            if item.get_closest_marker("train"):
-                item.add_marker(pytest.mark.skip(reason="torch is not installed"))
 
 
 @pytest.hookimpl(wrapper=True)

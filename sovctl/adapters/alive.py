@@ -90,3 +90,13 @@ class AliveMarks:
             self._seen[node] = _Seen(version, now, now)
         else:
             seen.looked_at = now
+
+
+def read_alive(directory: Path) -> dict[str, float]:
+    """When each node's watcher was last alive, in seconds since the epoch by the node's own clock."""
+    marks: dict[str, float] = {}
+    for path in directory.glob("[!.]*.json") if directory.is_dir() else ():
+        record = read_trusted(path)
+        if isinstance(record, dict) and isinstance(record.get("at"), int | float) and record.get("node") == path.stem:
+            marks[path.stem] = float(record["at"])
+    return marks
