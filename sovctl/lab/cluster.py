@@ -364,9 +364,9 @@ def _ports(wanted: int | None, count: int) -> int:
         return wanted
     # From anywhere in the range: labs that start in the same second must not agree on where to look.
     blocks = range(_FIRST_PORT, _LAST_PORT - count, count)
-    first = secrets.randbelow(len(blocks)) if blocks else 0
-    rotated: list[int] = [*blocks[first:], *blocks[:first]]
-    for base in rotated:
+    first: int = secrets.randbelow(len(blocks)) if blocks else 0
+    for turn in range(len(blocks)):
+        base = blocks[(first + turn) % len(blocks)]
         if all(_port_free(port) for port in range(base, base + count)):
             return base
     raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
