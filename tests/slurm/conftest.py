@@ -51,7 +51,7 @@ def make_user(name: str) -> None:
 @pytest.fixture
 def work_dir(user: str) -> Iterator[Path]:
     """A directory of the submitting user, with a name that scripts stumble over."""
-    with tempfile.TemporaryDirectory(prefix="sov work ", dir="/var/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="sov work ", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         path = Path(name)
         path.chmod(0o755)
         own = path / "a 'b'"
