@@ -85,6 +85,13 @@ def suspects(
     ]
 
 
+def unheard(node: NodeView, mark_silent_s: float | None, silent_for_s: float) -> bool:
+    """Whether a node whose port still takes connections is as good as dead, because everything on it stands still:
+    slurmctld gave up on it, and its watcher has been silent twice as long as for a node whose port is dead (slurmctld's
+    own word can be a minute old)."""
+    return not node.state.responding and mark_silent_s is not None and mark_silent_s >= 2 * silent_for_s
+
+
 def shell_testimony(
     known_boot: str, boot_time: int | None, said_boot: str, uptime_s: float | None, answered_at: float
 ) -> Shell:

@@ -51,7 +51,7 @@ def named_suspects(events: Sequence[Any], own: Collection[str], now: float) -> t
 
 def _nodes(event: Mapping[str, Any]) -> list[str]:
     match event.get("kind"):
-        case "attempt_ended" if event.get("culprit") in _BLAMING:
+        case "attempt_ended" if _strings([event.get("culprit")])[:1] and event["culprit"] in _BLAMING:
             return [*_strings(event.get("blamed")), *_strings(event.get("suspects"))]
         case "detected":
             return _strings(event.get("nodes"))

@@ -17,6 +17,7 @@ from sovctl.health.death import (
     in_service,
     shell_testimony,
     suspects,
+    unheard,
 )
 from sovctl.health.drain import incident_id, incident_time
 from sovctl.model.node import NodeView
@@ -122,7 +123,10 @@ class DeathWatch:
             self.voice.forget("stopped:")
             return
         self._suspicion.look(under_suspicion)
-        gone = self._suspicion.silent_for(_PING_SILENCE_S)
+        standing_still = {
+            node.name for node in under_suspicion if unheard(node, marks.get(node.name), self.settings.silent_for_s)
+        }
+        gone = self._suspicion.silent_for(_PING_SILENCE_S) | standing_still
         now = self.ports.clock.now()
         self._silent_since = {name: self._silent_since.get(name, now) for name in gone}
         silent = [node for node in under_suspicion if node.name in gone]

@@ -24,6 +24,8 @@ _TAKE_OVER_S = 600.0
 _LOOK_AGAIN_S = 5.0
 _TRY_AGAIN_S = 10.0
 _BEGIN_IN_S = 2
+_LATE_S = 1.0
+"""A job that has not begun so long after its begin time waits for a pass of the scheduler that nobody asked for."""
 _LOOKS_A_PASS = 10
 """Jobs that are asked about one by one in one pass."""
 
@@ -54,6 +56,8 @@ class RunTakeOver:
     _scripts: dict[str, Supervised | None] = field(default_factory=dict)
     """What each batch script says; None: not ours."""
     _runs: dict[str, WatchedRun] = field(default_factory=dict)
+    _pushed: dict[str, float] = field(default_factory=dict)
+    """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
@@ -186,9 +190,14 @@ class RunTakeOver:
     def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
         """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
         exclude = sorted(set(job.excluded) | orphan.exclude)
+        now = self.clock.now()
+        overdue = job.reason == "BeginTime" and job.eligible_at is not None and job.eligible_at + _LATE_S <= now
+        if overdue and set(exclude) == set(job.excluded):
+            self._ask_for_pass(job, now)
+            return
         # Not at once: slurmd refuses a credential made in the second in which it revoked the last one, and slurmctld
         # then fails the job for good ("Killing non-startable batch", 22.05).
-        begin = int(self.clock.now()) + _BEGIN_IN_S
+        begin = int(now) + _BEGIN_IN_S
         late = job.eligible_at is not None and job.eligible_at > begin + 3
         if not late and set(exclude) == set(job.excluded):
             return
@@ -208,6 +217,13 @@ class RunTakeOver:
             return
         self.voice.write("takeover-done", job_id=job.job_id)
         self.voice.say(words)
+
+    def _ask_for_pass(self, job: JobView, now: float) -> None:
+        """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""
+        if self.act and now - self._pushed.get(job.job_id, 0.0) >= _LOOK_AGAIN_S:
+            kept = {key: at for key, at in self._pushed.items() if now - at < _LOOK_AGAIN_S}
+            self._pushed = {**kept, job.job_id: now}
+            self.site.update_pending(job.job_id, exclude=job.excluded, begin=None)
 
     # Whose job it is
 

@@ -34,6 +34,12 @@ def test_a_bug_next_to_a_node_is_no_word_against_it() -> None:
     assert names(ended(1, "n001", culprit="user-code")) == []
 
 
+@pytest.mark.parametrize("odd", [[], {}, {"a": [1]}, None, 7, True])
+@pytest.mark.parametrize("field", ["seq", "at", "kind", "culprit", "blamed", "suspects", "evidence"])
+def test_a_field_of_another_kind_is_none(field: str, odd: Any) -> None:
+    assert names(ended(1, "n001", suspects=["n002"]) | {field: odd}) in ([], ["n001"], ["n002"], ["n001", "n002"])
+
+
 def test_the_newest_word_counts() -> None:
     (named,) = named_suspects([ended(5, "n001", evidence="b"), ended(4, "n001", evidence="a")], OWN, NOW)
     assert (named.seq, named.why) == (5, "b")

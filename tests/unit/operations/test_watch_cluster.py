@@ -105,6 +105,20 @@ def test_nodes_that_slurm_switched_off_are_not_expected_to_answer() -> None:
     assert site.site.did == []
 
 
+def test_a_node_that_stands_still_is_set_down_once_slurm_cannot_reach_it_either() -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    site.silent_slurmds.clear()
+    site.passes(30)
+    assert site.site.did == []
+    stands_still = NodeState("ALLOCATED", frozenset({"NOT_RESPONDING"}))
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=stands_still)
+    site.site.changes += 1
+    site.passes(5)
+    assert site.site.did == [("down", "n002")]
+
+
 def test_observing_changes_nothing_and_says_the_command_once() -> None:
     site = Watched(act=False)
     site.passes(2)
@@ -249,6 +263,19 @@ def test_a_requeued_run_is_spared_the_wait_also_without_a_dead_node() -> None:
     site.site.requeued("7")
     site.passes(2)
     assert site.site.did == [("terms", "7", (), 2)]
+
+
+def test_a_run_that_missed_the_scheduler_is_given_another_pass() -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    site.passes(2)
+    site.site.requeued("7", wait_s=2)
+    site.passes(2)
+    assert site.site.did == []
+    site.passes(3)
+    assert site.site.did == [("pass", "7", ())]
+    site.passes(5)
+    assert site.site.did == [("pass", "7", ())] * 2
 
 
 def test_jobs_that_sovctl_does_not_supervise_are_left_alone() -> None:

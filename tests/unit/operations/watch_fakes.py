@@ -93,10 +93,14 @@ class FakeSite:
         self.records[job_id] = replace(self.records[job_id], nodes=tuple(keep))
 
     def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
-        assert begin is not None
         assert exclude is not None
+        if begin is None:
+            self._change("pass", job_id, tuple(exclude))
+            return
         self._change("terms", job_id, tuple(exclude), begin - int(self.clock.time))
-        self.records[job_id] = replace(self.records[job_id], excluded=tuple(exclude), eligible_at=begin)
+        self.records[job_id] = replace(
+            self.records[job_id], excluded=tuple(exclude), eligible_at=begin, reason="Resources"
+        )
 
     def _change(self, *what: Any) -> None:
         if self.away:
