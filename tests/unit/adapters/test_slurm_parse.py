@@ -293,7 +293,7 @@ def test_partitions() -> None:
 
 
 def test_qos_lines() -> None:
-    text = "high|1000|00:00:00|low,preemptible|cluster|\nlow|0|1-01:01:01||requeue,within|cpu=9,node=4,gres/gpu=8\n\nno\n"
+    text = "high|1000|00:00:00|low,preemptible|cluster|\nlow|0|1-01:01:01||requeue,within|cpu=9,node=4\n\nno\n"
     high, low = parse.parse_qos(text)
     assert (high.name, high.priority, high.preempts, high.node_limit) == ("high", 1000, {"low", "preemptible"}, None)
     assert (low.grace_s, low.preempt_mode, low.node_limit) == (90_061, "requeue,within", 4)
