@@ -48,7 +48,7 @@ class SpareBench(Bench):
         return time.monotonic() - began
 
     def settle(self) -> None:
-        """Until every node is in service and judged healthy: a look that began before a node was healed may drain it."""
+        """Until every node is judged healthy: a look that began before a node was healed may drain it again."""
         asked = [sys.executable, "-P", "-m", "sovctl", "spare", "status", "--json"]
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
