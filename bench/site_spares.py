@@ -7,6 +7,7 @@ with one that uses up its grace time. Beside it plain Slurm with its commands ty
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
@@ -47,10 +48,15 @@ class SpareBench(Bench):
         return time.monotonic() - began
 
     def settle(self) -> None:
-        """Until every node is in service and stays so: a check that began before a node was healed may drain it."""
-        super().settle()
-        while any(node.state.draining for node in self.slurm.nodes()):
+        """Until every node is judged healthy: a look that began before a node was healed may drain it again."""
+        asked = [sys.executable, "-P", "-m", "sovctl", "spare", "status", "--json"]
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
             super().settle()
+            (status,) = json.loads(self.runner.run(asked, timeout_s=60).stdout)["partitions"]
+            if status["left"] == SPARES:
+                return
+        raise SystemExit("a healed node is still judged failed")
 
     def saving_victims(self) -> None:
         """A supervised run on every spare."""

@@ -200,10 +200,8 @@ def _show_advice(advised: Advised) -> None:
     if advice.spares >= advised.nodes:
         print(f"no number of spares is enough for {advised.nodes} nodes that fail so often and stay away so long")
     else:
-        print(
-            f"{advice.spares} spares are enough for {advised.nodes} nodes, "
-            f"short at most {advice.wanted:.2%} of the time"
-        )
+        for_nodes = f"{advice.spares} spares are enough for {advised.nodes} nodes"
+        print(f"{for_nodes}, short at most {advice.wanted:.2%} of the time")
     print(
         f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}\n"
         f"  rate: {rate.value:.2f} failures per 1000 node-days, "

@@ -32,7 +32,8 @@ class SpareNode:
     jobs: tuple[str, ...]
     """Preemptible jobs on it."""
     free_in_s: float
-    """At most: the grace time of those jobs; 0: idle."""
+    """At most, but for the next pass of the scheduler: the grace time of those jobs and KillWait, which Slurm waits
+    after it once more for a job that ignores SIGTERM (22.05); 0: idle."""
 
     @property
     def good(self) -> bool:
@@ -101,7 +102,14 @@ def _spare(view: NodeView, pool: Pool, jobs: Sequence[PoolJob], words: Mapping[s
     here = [job for job in jobs if job.holds_nodes and view.name in job.nodes]
     graces = [pool.qos[job.qos].grace_s if job.qos in pool.qos else 0 for job in here]
     ids = tuple(job.job_id for job in here)
-    return SpareNode(view.name, str(view.state), words.get(view.name, NodeWord()), ids, float(max(graces, default=0)))
+    free_in_s = float(max(graces) + _kill_wait_s(pool)) if here else 0.0
+    return SpareNode(view.name, str(view.state), words.get(view.name, NodeWord()), ids, free_in_s)
+
+
+def _kill_wait_s(pool: Pool) -> int:
+    """`KillWait = 30 sec`; 30 is Slurm's default."""
+    said = pool.settings.get("KillWait", "").split()
+    return int(said[0]) if said and said[0].isdigit() else 30
 
 
 def _problems(

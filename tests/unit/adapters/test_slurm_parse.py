@@ -266,3 +266,50 @@ def test_a_group_name_is_never_looked_up() -> None:
 def test_programs_with_a_number_each() -> None:
     text = "Epilog[0]      = /a/epilog\nEpilog[1]      = /b/epilog\nEpilogMsgTime  = 2000 usec\n"
     assert parse.parse_config(text) == {"Epilog": "/a/epilog,/b/epilog", "EpilogMsgTime": "2000 usec"}
+
+
+# Spares in the pool
+
+PARTITIONS = """\
+PartitionName=main AllowGroups=ALL AllowAccounts=ALL DenyQos=debug,preemptible Default=YES QoS=sovctl-spare-main \
+Nodes=n[001-003] PriorityTier=10 State=UP TRES=cpu=192,mem=375G,node=3
+PartitionName=empty AllowQos=high,normal Default=NO QoS=N/A Nodes=(null) PriorityTier=0
+PartitionName=emptied DenyQos= QoS=N/A Nodes=n001
+"""
+
+
+def test_partitions() -> None:
+    main, empty, emptied = parse.parse_partitions(PARTITIONS)
+    assert (main.nodes, main.qos, main.priority_tier, main.default) == (
+        ("n001", "n002", "n003"),
+        "sovctl-spare-main",
+        10,
+        True,
+    )
+    assert (main.allow_qos, main.deny_qos) == (None, {"debug", "preemptible"})
+    assert (empty.nodes, empty.qos, empty.allow_qos, empty.priority_tier) == ((), "", {"high", "normal"}, 0)
+    # What 22.05 prints for a list that was set and emptied again.
+    assert (emptied.allow_qos, emptied.deny_qos) == (None, frozenset())
+
+
+def test_qos_lines() -> None:
+    text = "high|1000|00:00:00|low,preemptible|cluster|\nlow|0|1-01:01:01||requeue,within|cpu=9,node=4\n\nno\n"
+    high, low = parse.parse_qos(text)
+    assert (high.name, high.priority, high.preempts, high.node_limit) == ("high", 1000, {"low", "preemptible"}, None)
+    assert (low.grace_s, low.preempt_mode, low.node_limit) == (90_061, "requeue,within", 4)
+
+
+def test_what_the_root_account_may_use_is_not_what_its_users_may() -> None:
+    assert parse.parse_open_qos("||high,normal\nroot||secret\n|main|other\nnonsense\n") == {"high", "normal"}
+
+
+def test_pool_jobs_and_lines_that_are_none() -> None:
+    text = "7|RUNNING|1000|n[001-002]|main|normal\n8|PENDING|0||main,preemptible|low\nx|y\n9|RUNNING|no|n001|main|q\n"
+    seven, eight = parse.parse_pool_jobs(text)
+    assert (seven.nodes, seven.partitions, seven.qos, seven.holds_nodes) == (
+        ("n001", "n002"),
+        ("main",),
+        "normal",
+        True,
+    )
+    assert (eight.nodes, eight.partitions, eight.holds_nodes) == ((), ("main", "preemptible"), False)

@@ -323,7 +323,7 @@ def test_spares_are_idle_nodes_and_those_of_preemptible_jobs_soonest_first() -> 
     status = _status([TRAINING, FILLER])
     assert [(node.name, node.free_in_s, node.jobs) for node in status.pool] == [
         ("n006", 0.0, ()),
-        ("n005", 120.0, ("2",)),
+        ("n005", 150.0, ("2",)),
     ]
     assert (status.left, status.held, status.limit, status.short, status.problems) == (2, 4, 4, False, ())
 
