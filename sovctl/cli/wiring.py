@@ -191,6 +191,7 @@ def job_look_ports(config: Config) -> JobLookPorts:
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.kmsg import KernelLogFile
     from sovctl.adapters.rank_processes import RankProcesses
+    from sovctl.adapters.sysfs import infiniband
     from sovctl.adapters.verdict_file import VerdictFile
     from sovctl.operations.look_at_job import JobLookPorts
 
@@ -202,6 +203,7 @@ def job_look_ports(config: Config) -> JobLookPorts:
         verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
         clock=SystemClock(),
         uptime_s=time.clock_gettime(time.CLOCK_MONOTONIC),
+        network=lambda: infiniband(config.node.host_root.rstrip("/")),
     )
 
 

@@ -1,6 +1,7 @@
 """Which nodes are dead, judged from the controller. Pure.
 
-Two independent witnesses: the node's own watcher has not renewed its mark, and slurmd does not take a connection.
+Two independent witnesses: the node's own watcher has not renewed its mark, and slurmd does not take a connection, or
+takes it and answers nothing, not even slurmctld (a node that stands still: its kernel still takes connections).
 A slurmd that is being restarted still has its watcher; a watcher that died still has its slurmd. A node whose watcher
 never reported is not judged: there is only one witness.
 """
@@ -36,6 +37,12 @@ def suspects(nodes: Sequence[NodeView], alive: Mapping[str, float], now: float, 
     return [
         node for node in nodes if not node.state.down and node.name in alive and now - alive[node.name] >= silent_for_s
     ]
+
+
+def unheard(node: NodeView, silent_s: float, silent_for_s: float) -> bool:
+    """Whether a node whose port still answers is as good as dead: slurmctld gave up on it, and its watcher has been
+    silent twice as long as for a node whose port is dead (slurmctld's own word can be a minute old)."""
+    return not node.state.responding and silent_s >= 2 * silent_for_s
 
 
 def decide_dead(node: NodeView, silent_s: float, incident: str, other_dead: int, limit_per_hour: int) -> Down | Left:

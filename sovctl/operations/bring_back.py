@@ -86,8 +86,9 @@ class BringBack:
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
-        patience_s = _ANSWERS_S if silent or dead_nodes or self.lingering else None
-        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s))
+        lost = silent or bool(dead_nodes)
+        patience_s = _ANSWERS_S if lost or self.lingering else None
+        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()

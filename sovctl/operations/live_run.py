@@ -172,6 +172,8 @@ class LiveRun:
         """Steps of earlier attempts that are still on Slurm's books, though their processes are dead."""
         self.down: frozenset[str] = frozenset()
         """Nodes of the job that Slurm calls DOWN."""
+        self.mute: frozenset[str] = frozenset()
+        """Nodes of the running script that do not answer slurmctld."""
         self.watch = Watch()
         self.here = plan.allocation()
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -212,6 +214,7 @@ class LiveRun:
         if self.watch.slurm_silent:
             self.watch.slurm_silent = False
             self.ports.journal.append("slurm_back", attempt=self.attempt)
+        self.mute = frozenset(view.name for view in views if not view.state.responding)
         gone: frozenset[str] = frozenset()
         if silence_s is not None:
             self.suspicion.look(views)
@@ -228,9 +231,10 @@ class LiveRun:
         except SovctlError:
             return frozenset(avoid)
         self.down = frozenset(item.name for item in views if item.state.down)
+        self.mute = frozenset(item.name for item in views if not item.state.responding)
         silent = self.ports.ping.silent(views) if self.suspicion.any else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
-        return frozenset(avoid) | frozenset(bad.nodes if bad else ())
+        return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
 
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
         """Idle nodes outside the job that it could get; None: not known."""
@@ -244,7 +248,7 @@ class LiveRun:
     def silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self.moving.frozen if self.moving is not None else frozenset()
-        return self.suspicion.silent_for(0.0) | frozen | self.down
+        return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute
 
     def bring_back(self) -> BringBack:
         """The way through the queue, for the allocation as it is now."""

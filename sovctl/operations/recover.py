@@ -56,7 +56,8 @@ class Recovery:
         unfit = len(self._live.unfit({*decision.exclude, *decision.suspects}))
         back.size = self._live.plan.job_size(None if free is None else free + len(back.nodes) - unfit)
         gone = self._live.silent()
-        back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
+        # Whoever is blamed: a completing job waits for each of its nodes, for one that is silent until SlurmdTimeout.
+        back.kill(child, [node for node in back.nodes if node in gone])
         if decision.action is Action.HOLD:
             back.hold(decision.why)
         else:

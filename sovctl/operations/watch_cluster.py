@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sovctl.errors import SovctlError
-from sovctl.health.death import Down, decide_dead, suspects
+from sovctl.health.death import Down, decide_dead, suspects, unheard
 from sovctl.health.drain import incident_id, incident_time
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
@@ -126,7 +126,11 @@ class ClusterWatch:
             return []
         self._suspicion.look(under_suspicion)
         gone = self._suspicion.silent_for(_PING_SILENCE_S)
-        return [(node, now - alive[node.name]) for node in under_suspicion if node.name in gone]
+        return [
+            (node, now - alive[node.name])
+            for node in under_suspicion
+            if node.name in gone or unheard(node, now - alive[node.name], self.settings.silent_for_s)
+        ]
 
     def _declare(self, node: NodeView, silent_s: float, others: int) -> None:
         now = self.ports.clock.now()

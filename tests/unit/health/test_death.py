@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sovctl.health.death import Down, Left, decide_dead, suspects
+from sovctl.health.death import Down, Left, decide_dead, suspects, unheard
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.reason import parse_reason
 
@@ -27,6 +27,18 @@ def node(name: str = "n001", base: str = "ALLOCATED", *flags: str, reason: str =
 )
 def test_suspects(view: NodeView, alive: dict[str, float], suspected: bool) -> None:
     assert bool(suspects([view], alive, NOW, 6.0)) is suspected
+
+
+@pytest.mark.parametrize(
+    ("view", "silent_s", "expected"),
+    [
+        (node("n001", "ALLOCATED", "NOT_RESPONDING"), 12.0, True),
+        (node("n001", "ALLOCATED", "NOT_RESPONDING"), 11.0, False),
+        (node("n001"), 99.0, False),  # one witness
+    ],
+)
+def test_a_node_that_takes_connections_and_answers_nothing(view: NodeView, silent_s: float, expected: bool) -> None:
+    assert unheard(view, silent_s, 6.0) is expected
 
 
 def test_a_dead_node_is_set_down_with_our_reason() -> None:

@@ -201,6 +201,19 @@ def test_a_dead_node_is_cut_out_so_that_the_job_need_not_wait_for_it() -> None:
     assert child.status == -9
 
 
+@pytest.mark.parametrize("dead", [(), ("n002",)])
+def test_nobody_waits_for_the_report_of_a_dead_node(dead: tuple[str, ...]) -> None:
+    run = Run()
+    told: list[bool] = []
+
+    def kill_steps(job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+        told.append(lost_node)
+
+    run.slurm.kill_steps = kill_steps  # type: ignore[method-assign]
+    run.back(["n001", "n002"]).kill(FakeChild(run.clock), dead)
+    assert told == [bool(dead)]
+
+
 def test_a_dead_batch_host_cannot_be_cut_out() -> None:
     run = Run()
     run.back(["n001", "n002"]).kill(FakeChild(run.clock), ["n001"])

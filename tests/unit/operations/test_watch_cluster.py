@@ -124,6 +124,16 @@ def test_a_slurmd_that_restarts_and_a_watcher_that_died_are_no_dead_nodes() -> N
     assert site.site.did == []
 
 
+def test_a_node_that_stands_still_is_set_down_once_slurm_cannot_reach_it_either() -> None:
+    world = Watched()
+    world.passes(30, watchers_silent=["n002"])
+    assert world.site.did == []
+    stands_still = NodeState("ALLOCATED", frozenset({"NOT_RESPONDING"}))
+    world.site.machines["n002"] = replace(world.site.machines["n002"], state=stands_still)
+    world.passes(3, watchers_silent=["n002"])
+    assert world.site.did == [("down", "n002")]
+
+
 def test_observing_changes_nothing_and_says_it_once() -> None:
     site = Watched(act=False)
     site.ping.gone = {"n002"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class World:
         self.journal = FakeJournal(self.clock)
         self.ranks: dict[int, Progress] = {}
         self.lines: list[str] = []
+        self.mute: set[str] = set()
         self.checkpoint_changed = 0.0
         self.asked: list[tuple[str, ...]] = []
         self.answers: list[LookAnswer | Exception] = []
@@ -49,7 +51,7 @@ class World:
         self.files: dict[str, bytes] = {}
         self.follower = ProgressFollower(self, self.journal, self.clock)  # type: ignore[arg-type]
         ports = ProgressPorts(self, self, self, self, self.journal)  # type: ignore[arg-type]
-        wish = {"hang_timeout_s": 15.0, **settings}
+        wish = {"hang_timeout_s": 15.0, "well_after_s": math.inf, **settings}
         self.watch = ProgressWatch(ProgressSettings(NODES, "/checkpoints", **wish), ports, self.follower)
         self.follower.begin(0, 0)
         self.watch.begin(0, self.clock.time)
@@ -61,7 +63,7 @@ class World:
             self.clock.sleep(0.5)
             each(self.clock.time - NOW)
             self.follower.follow()
-            blame = self.watch.look(self.clock.time)
+            blame = self.watch.look(self.clock.time, mute=self.mute)
             if blame is not None:
                 return blame
         return None
@@ -171,6 +173,26 @@ def test_nodes_that_do_not_answer_are_asked_again_alone() -> None:
     assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
     assert world.asked == [NODES, ("n003",)]
     assert world.watch.frozen == {"n003"}
+
+
+def test_a_node_that_does_not_answer_slurm_is_not_asked_and_counts_as_silent() -> None:
+    world = World()
+    world.mute = {"n003"}
+    world.answers = [answer_of("n001", "n002", "n004")]
+    blame = world.run(40, lambda at: world.step(min(at, 5.0)))
+    assert world.asked == [("n001", "n002", "n004")]
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
+    assert "NODE_FROZEN" in blame.evidence
+    assert world.watch.frozen == {"n003"}
+
+
+def test_a_controller_that_reaches_no_node_blames_nobody() -> None:
+    world = World()
+    world.mute = set(NODES)
+    assert world.run(60, lambda at: world.step(min(at, 5.0))) is None
+    assert world.asked == []
+    assert [item["why"] for item in world.of("standstill")] == ["none of its nodes answers Slurm"]
 
 
 def test_a_run_that_moves_on_meanwhile_is_not_blamed() -> None:
