@@ -391,6 +391,22 @@ class AttemptFiles(Protocol):
         ...
 
 
+class StepDaemons(Protocol):
+    """The slurmstepds of this node, for root."""
+
+    def asked(self) -> Sequence[str]:
+        """Jobs, by Slurm's raw id, that `sovctl watch` wants this node freed from."""
+        ...
+
+    def childless(self, job_id: str) -> Mapping[int, str]:
+        """pid -> step of those of the job that have no process below them."""
+        ...
+
+    def end(self, pid: int, job_id: str) -> bool:
+        """End one of them; False when it is no longer such a one."""
+        ...
+
+
 class NodePing(Protocol):
     """Asks slurmd's port. Each question leaves a line in that node's slurmd log, so ask only on suspicion."""
 

@@ -36,8 +36,9 @@ _NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establis
 _NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")
 _DENIED = ("Access/permission denied", "Invalid user id", "Permission denied")
 _SIG_ABORT = "997"
-"""slurm_protocol_defs.h (22.05 to 26.05): slurmstepd sends SIGKILL and does not wait for the nodes below it in the tree of
-the step. After an ordinary SIGKILL the one above a dead node waits 60 s for it, and the job with it. Owners may send it."""
+"""slurm_protocol_defs.h (22.05 to 26.05): slurmstepd sends SIGKILL and does not wait for the nodes below it in the
+step's tree. After an ordinary SIGKILL the one above a dead node waits 60 s for it, and the job with it. A step's owner
+may send it."""
 
 
 class SlurmCli:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.exec_step import ExecPorts, ExecSettings
+    from sovctl.operations.free_steps import StepFreer
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.images import ImagePorts
     from sovctl.operations.live_run import Ports as SupervisorPorts
@@ -418,6 +420,21 @@ def node_name(config: Config) -> str:
     return config.node.name or os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
 
 
+def step_freer(config: Config) -> StepFreer:
+    """Ends what is left of a job on this node, when the watch on the controller asks for it."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.step_daemons import ProcStepDaemons
+    from sovctl.operations.free_steps import StepFreer
+
+    node = node_name(config)
+
+    def spool() -> str:
+        host = os.uname().nodename.partition(".")[0]
+        return slurm().settings().get("SlurmdSpoolDir", "").replace("%n", node).replace("%h", host)
+
+    return StepFreer(ProcStepDaemons(cluster_journal_dir(config) / "stuck", node, spool), SystemClock())
+
+
 def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> ClusterWatch:
     """The watch on the controller. Raises RefusedError when another one runs."""
     from sovctl.adapters.alive import read_alive
@@ -425,6 +442,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.node_ping import SlurmdPing
     from sovctl.adapters.single_instance import claim
+    from sovctl.adapters.step_daemons import ask_to_free
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
     journal_dir = cluster_journal_dir(config)
@@ -435,6 +453,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         alive=lambda: read_alive(journal_dir / "alive"),
         journal=FileJournal(journal_dir / "watch.jsonl"),
         clock=SystemClock(),
+        ask_to_free=partial(ask_to_free, journal_dir / "stuck"),
     )
     settings = WatchSettings(
         act=act,

@@ -42,6 +42,7 @@ from sovctl.ports import (
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
 
 SILENCE_S = 1.0
@@ -223,6 +224,11 @@ class LiveRun:
             NodeEvidence(view, view.name in gone, silence_s is not None, self.crash.findings(view.name))
             for view in views
         ]
+
+    def broken_links(self) -> dict[str, str]:
+        """What became of the links of which nodes since the run was last seen well, by the look after its crash."""
+        well = self.moving.well if self.moving is not None else ()
+        return broken_links(well, self.crash.looked)
 
     def unfit(self, avoid: set[str]) -> frozenset[str]:
         """Nodes of the job the next attempt must not get: those given, and spares with something against them."""

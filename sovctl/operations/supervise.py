@@ -266,7 +266,9 @@ class Supervisor:
         self._live.crash.begin(self._live.began)
         while True:
             owed = self._live.crash.pending
-            blame = blame_end(end, self._live.evidence(SILENCE_S), stop_asked=self._live.watch.stop_asked)
+            evidence = self._live.evidence(SILENCE_S)
+            links = self._live.broken_links()
+            blame = blame_end(end, evidence, stop_asked=self._live.watch.stop_asked, links=links)
             if blame.culprit is not Culprit.USER_CODE:
                 return blame
             quiet = not self._live.suspicion.any and not self._live.watch.slurm_silent

@@ -26,6 +26,11 @@ the node is declared dead here."""
 _TAKE_OVER_S = 600.0
 _LOOK_AGAIN_S = 5.0
 _BEGIN_IN_S = 2
+_LATE_S = 1.0
+"""A job that has not begun so long after its begin time waits for a pass of the scheduler that nobody asked for."""
+_STUCK_S = 3.0
+"""A run that completes for longer has a node that somebody has to free."""
+_ASK_AGAIN_S = 10.0
 _SUPERVISED = " -m sovctl supervise "
 """In the batch script that `sovctl submit` writes."""
 
@@ -62,6 +67,8 @@ class WatchPorts:
     """When each node's watcher last reported."""
     journal: Journal
     clock: Clock
+    ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
+    """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
 
 
 @dataclass(slots=True)
@@ -87,6 +94,12 @@ class ClusterWatch:
     _told: set[str] = field(default_factory=set)
     _looked: dict[str, float] = field(default_factory=dict)
     """When a job that waits for its begin time was last looked at."""
+    _pushed: dict[str, float] = field(default_factory=dict)
+    """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
+    _completing: dict[str, float] = field(default_factory=dict)
+    """Since when each run completes."""
+    _freed: dict[str, float] = field(default_factory=dict)
+    """When it was last asked that a job's nodes be freed."""
 
     def __post_init__(self) -> None:
         self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
@@ -179,12 +192,33 @@ class ClusterWatch:
 
     def _remember_jobs(self) -> None:
         now = self.ports.clock.now()
-        for job in self.ports.site.jobs():
+        jobs = self.ports.site.jobs()
+        self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
+        self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
+        for job in jobs:
             if job.pending and job.reason == "BeginTime":
                 self._look_at_waiting(job.job_id)
             if job.running:
                 self._places |= {(job.job_id, node): now for node in job.nodes}
+            if now - self._completing.get(job.job_id, now) >= _STUCK_S:
+                self._free(job.job_id, now)
         self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
+
+    def _free(self, job_id: str, now: float) -> None:
+        """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
+        if now - self._freed.get(job_id, 0.0) < _ASK_AGAIN_S or not self._is_run(job_id, _Orphan(set(), now)):
+            return
+        self._freed[job_id] = now
+        job = self.ports.site.job(job_id)
+        if not job.completing or not job.nodes:
+            return
+        words = f"{', '.join(job.nodes)} to be freed from job {job_id}, which completes for too long"
+        if not self.settings.act:
+            self._tell(f"observe:free:{job_id}", f"would ask {words}")
+            return
+        self.ports.journal.append("free-asked", job_id=job_id, nodes=list(job.nodes))
+        self.ports.ask_to_free(job.extra.get("JobId", job_id), job.nodes)
+        self.say(f"asked {words}")
 
     def _look_at_waiting(self, job_id: str) -> None:
         """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
@@ -230,9 +264,14 @@ class ClusterWatch:
     def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
         """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
         exclude = sorted(set(job.excluded) | orphan.exclude)
+        now = self.ports.clock.now()
+        overdue = job.reason == "BeginTime" and job.eligible_at is not None and job.eligible_at + _LATE_S <= now
+        if overdue and set(exclude) == set(job.excluded):
+            self._ask_for_pass(job, now)
+            return
         # Not at once: slurmd refuses a credential made in the second in which it revoked the last one, and slurmctld
         # then fails the job for good ("Killing non-startable batch", 22.05).
-        begin = int(self.ports.clock.now()) + _BEGIN_IN_S
+        begin = int(now) + _BEGIN_IN_S
         late = job.eligible_at is not None and job.eligible_at > begin + 3
         if not late and set(exclude) == set(job.excluded):
             return
@@ -244,6 +283,15 @@ class ClusterWatch:
         self.ports.site.update_pending(job.job_id, exclude=exclude, begin=begin)
         self.ports.journal.append("takeover-done", job_id=job.job_id)
         self.say(words)
+
+    def _ask_for_pass(self, job: JobView, now: float) -> None:
+        """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""
+        if self.settings.act and now - self._pushed.get(job.job_id, 0.0) >= _LOOK_AGAIN_S:
+            self._pushed = {
+                job.job_id: now,
+                **{key: at for key, at in self._pushed.items() if now - at < _LOOK_AGAIN_S},
+            }
+            self.ports.site.update_pending(job.job_id, exclude=job.excluded, begin=None)
 
     def _is_run(self, job_id: str, orphan: _Orphan) -> bool:
         """Only jobs that sovctl supervises: what else runs here is none of our business."""

@@ -23,8 +23,8 @@ LEAST_RISE: Mapping[str, int] = {
     "port_xmit_discards": 10_000,
     "nvlink_errors": 1,
 }
-"""What must have risen by how much before it is worth a word: a link that goes down, retrains or loses a connection once
-can stop a collective; single bits and drops are daily bread."""
+"""What must have risen by how much to be worth a word: a link that goes down, retrains or loses a connection once can
+stop a collective; single bits and drops are daily bread."""
 
 
 def broken_links(before: Sequence[NodeLook], now: Sequence[NodeLook]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from run_fakes import FakeClock
 
 from sovctl.errors import SlurmUnreachable, SovctlError
@@ -46,8 +47,10 @@ class FakeSite:
         self.machines[node] = replace(self.machines[node], state=NodeState("DOWN"), reason=reason)
 
     def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
-        assert begin is not None
         assert exclude is not None
+        if begin is None:
+            self.did.append(("pass", job_id, tuple(exclude)))
+            return
         self.did.append(("terms", job_id, tuple(exclude), begin - int(self.clock.now())))
         self.records[job_id] = replace(self.records[job_id], excluded=tuple(exclude), eligible_at=begin)
 
@@ -97,7 +100,15 @@ class Watched:
         self.journal = MemoryJournal()
         self.alive = dict.fromkeys(self.site.machines, self.clock.now())
         self.said: list[str] = []
-        ports = WatchPorts(self.site, self.ping, lambda: self.alive, self.journal, self.clock)
+        self.freed: list[tuple[str, tuple[str, ...]]] = []
+        ports = WatchPorts(
+            self.site,
+            self.ping,
+            lambda: self.alive,
+            self.journal,
+            self.clock,
+            lambda job_id, nodes: self.freed.append((job_id, tuple(nodes))),
+        )
         self.watch = ClusterWatch(ports, WatchSettings(act=act, dead_limit_per_hour=limit), self.said.append)
 
     def passes(self, seconds: int, *, watchers_silent: Sequence[str] = ()) -> None:
@@ -233,3 +244,44 @@ def test_a_controller_that_is_away_is_waited_out() -> None:
     site.site.away = False
     site.passes(1)
     assert not isinstance(site.said[0], SovctlError)
+
+
+def test_a_run_that_missed_the_scheduler_is_given_another_pass() -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    site.passes(2)
+    site.site.requeued("7", wait_s=2)
+    site.passes(2)
+    assert site.site.did == []
+    site.passes(4)
+    assert site.site.did == [("pass", "7", ())]
+    site.passes(4)
+    assert site.site.did == [("pass", "7", ())] * 2
+
+
+def completes(site: Watched, job_id: str, *nodes: str) -> None:
+    site.site.runs(job_id, *nodes)
+    record = replace(site.site.records[job_id], state="COMPLETING", restarts=1, extra={"JobId": "41"})
+    site.site.records[job_id] = record
+
+
+def test_nodes_of_a_run_that_completes_too_long_are_freed_by_their_watchers() -> None:
+    site = Watched()
+    completes(site, "12_3", "n001", "n003")
+    site.passes(3)
+    assert site.freed == []
+    site.passes(2)
+    assert site.freed == [("41", ("n001", "n003"))]
+    assert [event["kind"] for event in site.journal.records] == ["free-asked"]
+    site.passes(10)
+    assert len(site.freed) == 2
+
+
+@pytest.mark.parametrize(("act", "ours"), [(False, True), (True, False)])
+def test_nobody_is_freed_by_a_watch_that_observes_nor_from_jobs_of_others(act: bool, ours: bool) -> None:
+    site = Watched(act=act)
+    completes(site, "7", "n001")
+    if not ours:
+        site.site.scripts["7"] = "#!/bin/sh\n"
+    site.passes(20)
+    assert site.freed == []
