@@ -293,6 +293,14 @@ class SubmissionFiles(Protocol):
         ...
 
 
+class AskStorage(Protocol):
+    """Has something done that touches a storage which may hang."""
+
+    def __call__(self, work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds."""
+        ...
+
+
 class RunFiles(Protocol):
     """The directory of one run."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.errors import SovctlError
+from sovctl.errors import SovctlError, StorageSilent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,29 +133,40 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.leftover import Leftover
     from sovctl.adapters.node_ping import SlurmdPing
+    from sovctl.adapters.patient import Patience, PatientJournal, PatientOutput, PatientRunFiles, PatientRunOutput
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
+    # The run directory, the job's output and the checkpoints may lie on storages of their own.
+    patience, of_output = Patience(), Patience()
+    directory = RunDirectory(run_dir)
+    files = PatientRunFiles(directory, directory, patience, str(run_dir))
+
+    def say(words: str) -> None:
+        with suppress(StorageSilent):
+            of_output.ask(lambda: print(f"sovctl: {words}", file=sys.stderr, flush=True), later=True)
+
     return Ports(
         jobs=slurm_commands,
         cluster=slurm_commands,
-        journal=FileJournal(run_dir / "events.jsonl"),
-        files=RunDirectory(run_dir),
+        journal=PatientJournal(FileJournal(run_dir / "events.jsonl"), patience),
+        files=files,
         ping=SlurmdPing(),
         start=lambda argv, env: spawn(argv, env=env),
         signals=SignalQueue(),
-        output=FileTail(),
+        output=PatientOutput(FileTail(), of_output),
         clock=SystemClock(),
-        say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
+        say=say,
         fold=fold_hostlist,
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
-        run_output=OutputFiles(),
-        kept=RunDirectory(run_dir),
+        run_output=PatientRunOutput(OutputFiles(), of_output),
+        kept=files,
+        checkpoints=Patience().ask,
     )
 
 

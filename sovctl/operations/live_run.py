@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sovctl.checkpoint.find import resume_point
-from sovctl.errors import CheckpointDirUnreadable, SovctlError
+from sovctl.errors import CheckpointDirUnreadable, SovctlError, StorageSilent
 from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
@@ -25,6 +25,7 @@ from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.operations.tolerant_journal import TolerantJournal
 from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
 from sovctl.ports import (
+    AskStorage,
     AttemptFiles,
     ChildProcess,
     Clock,
@@ -45,6 +46,9 @@ from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
 
+_PROOF_S = 600.0
+_STORAGE_BACK_S = 3600.0
+"""So long a storage that does not answer is waited for before a run is held."""
 SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 
@@ -113,6 +117,12 @@ def _unsaid(_words: str) -> None:
     """For callers without an output."""
 
 
+def _ask_at_once(work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+    """For storages that cannot hang: nothing is waited for, however long `patience_s` is."""
+    del patience_s
+    return work()
+
+
 def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     """For sites whose epilogs leave none."""
     return ()
@@ -143,6 +153,8 @@ class Ports:
     kept: AttemptFiles | None = None
     evidence: Callable[[str], Sequence[JobEvidence]] = _no_evidence
     """What the epilogs of the nodes left about this job, by Slurm's raw job id."""
+    checkpoints: AskStorage = _ask_at_once
+    """Reads and proves checkpoints."""
 
 
 @dataclass(slots=True)
@@ -293,12 +305,22 @@ class LiveRun:
         deadline = self.ports.clock.now() + patience_s
         while True:
             try:
-                where, kind = self.plan.checkpoint_dir, self.plan.checkpoint_format
-                return resume_point(where, kind, quiet_s=0.0, record=record)
+                return self._find_checkpoint(record=record)
             except CheckpointDirUnreadable:
                 if self.ports.clock.now() >= deadline:
                     raise
+            except StorageSilent as error:
+                # It comes back, or the time limit comes: a run that is held meanwhile has nobody to let it go.
+                if not patience_s or self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
+                    raise CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message) from error
             self.ports.clock.sleep(1.0)
+
+    def _find_checkpoint(self, *, record: bool) -> ResumePoint:
+        where, kind, ask = self.plan.checkpoint_dir, self.plan.checkpoint_format, self.ports.checkpoints
+        # A directory that answers is read for as long as that takes: the first proof of a large one takes a minute.
+        ask(where.exists)
+        found: ResumePoint = ask(lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=_PROOF_S)
+        return found
 
     def append_end(
         self,
