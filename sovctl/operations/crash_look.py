@@ -17,7 +17,6 @@ _ROOM = 64 * 1024
 class CrashLook:
     """One crash of one attempt."""
 
-    nodes: tuple[str, ...]
     gpus: int | None
     files: RunFiles
     kept: AttemptFiles | None
@@ -25,13 +24,15 @@ class CrashLook:
     looked: tuple[NodeLook, ...] = ()
     """What the nodes answered; empty before they have."""
 
-    def begin(self, since: float) -> None:
-        """Ask every node; the answer is fetched by `pending`."""
+    def begin(self, since: float, nodes: Sequence[str]) -> None:
+        """Ask these nodes; the answer is fetched by `pending`."""
         if self.looks is None:
             return
         self.looks.cancel()
+        if not nodes:
+            return
         try:
-            self.looks.begin(self.nodes, since=since, stacks=False, gpus=self.gpus)
+            self.looks.begin(nodes, since=since, stacks=False, gpus=self.gpus)
         except SovctlError:
             # Without srun the node states of Slurm alone must do.
             return

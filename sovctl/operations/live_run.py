@@ -402,7 +402,7 @@ class LiveRun:
     def crash_look(self) -> CrashLook:
         """A look at the nodes of this attempt after a crash."""
         ports = self.ports
-        return CrashLook(self.here.running_on, self.gpus(), ports.files, ports.kept, ports.looks)
+        return CrashLook(self.gpus(), ports.files, ports.kept, ports.looks)
 
     def gpus(self) -> int | None:
         """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""

@@ -324,9 +324,9 @@ def test_a_run_at_its_pace_is_not_looked_at() -> None:
 
 def test_what_a_node_says_of_itself_after_a_crash_is_fetched_once() -> None:
     world = World()
-    crash = CrashLook(NODES, 8, world, world, world)  # type: ignore[arg-type]
+    crash = CrashLook(8, world, world, world)  # type: ignore[arg-type]
     world.answers = [LookAnswer((NodeLook("n002", findings=("XID79 GPU has fallen off the bus",)),), ("n003",))]
-    crash.begin(NOW)
+    crash.begin(NOW, NODES)
     assert crash.pending
     world.clock.sleep(2)
     assert not crash.pending
@@ -337,10 +337,10 @@ def test_what_a_node_says_of_itself_after_a_crash_is_fetched_once() -> None:
 def test_the_traceback_is_kept_and_its_rank_has_a_node() -> None:
     world = World()
     world.step(5)
-    crash = CrashLook(NODES, None, world, world, None)  # type: ignore[arg-type]
+    crash = CrashLook(None, world, world, None)  # type: ignore[arg-type]
     text = '[rank2]: Traceback (most recent call last):\n[rank2]:   File "a"\n[rank2]: ValueError: no\n'
     found = crash.read(0, [text], 1)
     assert (found.rank, found.node) == (2, "n003")
     assert world.files["traceback.txt"].decode() == text
-    crash.begin(NOW)
+    crash.begin(NOW, NODES)
     assert not crash.pending
