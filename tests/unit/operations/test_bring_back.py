@@ -308,3 +308,23 @@ def test_a_begin_counts_from_when_slurmd_was_told() -> None:
     left = run.clock.time
     looks = [told + after for after in (0.67, 1.67, 2.67, 3.67, 4.67, 5.67) if told + after >= left]
     assert run.of("requeued")[0]["begin"] > looks[0]
+
+
+def test_a_begin_time_that_a_slow_controller_took_too_late_is_given_again() -> None:
+    run = Run()
+    blamed(run, "n002")
+    update, slow = run.slurm.update_pending, [2.0]
+
+    def late(*args: object, **more: object) -> None:
+        update(*args, **more)  # type: ignore[arg-type]
+        begin = more["begin"]
+        if isinstance(begin, int) and begin < run.clock.time + 20 and slow:
+            run.clock.sleep(slow.pop())
+
+    run.slurm.update_pending = late  # type: ignore[method-assign]
+    run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+    begin = run.of("requeued")[0]["begin"]
+    assert not slow
+    assert begin > run.clock.time, "the second it was first given is over"
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 15
