@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from run_fakes import NOW, FakeClock, FakeJournal
 from sovctl.errors import CommandMissing
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.progress import Phase, Progress
-from sovctl.model.rank_look import GpuUse, NodeLook, RankLook
+from sovctl.model.rank_look import GpuUse, LinkLook, NodeLook, RankLook
 from sovctl.operations.crash_look import CrashLook
 from sovctl.operations.follow_progress import ProgressFollower
 from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
@@ -317,6 +318,33 @@ def test_a_run_at_its_pace_is_not_looked_at() -> None:
     world = World()
     world.run(600, world.step)
     assert world.asked == []
+
+
+def with_links(answer: LookAnswer, **errors: int) -> LookAnswer:
+    """The same, with what the port of each node has counted by now."""
+    links = {name: (LinkLook("mlx5_0/1", "ACTIVE", {"link_downed": errors.get(name, 0)}),) for name in NODES}
+    return replace(answer, looks=tuple(replace(look, links=links[look.node]) for look in answer.looks))
+
+
+def test_links_are_compared_with_a_look_at_the_run_while_it_moved() -> None:
+    world = World(well_after_s=20.0)
+    world.answers = [with_links(answer_of(*NODES), n001=7), with_links(answer_of(*NODES), n001=7, n003=1)]
+    assert world.run(200, world.step) is None
+    assert world.asked == [NODES], "once in half an hour"
+    blame = world.run(60)
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.FABRIC, ("n003",))
+    assert "link_downed rose by 1" in blame.evidence
+
+
+def test_a_look_that_went_on_when_the_run_stopped_is_no_look_at_a_run_that_moves() -> None:
+    world = World(well_after_s=20.0)
+    world.answers = [with_links(answer_of(*NODES), n003=1), with_links(answer_of(*NODES), n003=1)]
+    world.run(21, world.step)
+    world._ready = math.inf
+    blame = world.run(60)
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.UNKNOWN, ())
 
 
 # After a crash
