@@ -178,7 +178,7 @@ class ProgressWatch:
         looks = self._ports.looks
         if self._asks_well and (answer := looks.poll()) is not None:
             self.well, self._asks_well = answer.looks or self.well, False
-        due = now >= self._well_due and self._pace.stepped and self._said is not None
+        due = now >= self._well_due and self._pace.stepped
         if not due or self._asks_well or looks.going_on:
             return
         self._well_due = now + _WELL_EVERY_S
