@@ -22,7 +22,8 @@ from sovctl.ports import LookAnswer
 _FIRST_S = 12.0
 """How long the first node may take to answer: slurmctld has to make a step, Python has to start."""
 _AFTER_FIRST_S = 2.0
-"""How long the others may take after the first, at least; as long again as it took, where that is longer."""
+"""How long the others may take after the first, at least; half as long as it took, where that is longer. Who is later
+is asked again."""
 _FLAT = 6
 """The most nodes of a step without a tree."""
 _MOST_STEPS = 64
@@ -121,7 +122,7 @@ class SrunLook:
     def _deadline(self) -> float:
         if not self._answered_at:
             return self._began + self._within_s
-        return self._answered_at + max(_AFTER_FIRST_S, self._answered_at - self._began)
+        return self._answered_at + max(_AFTER_FIRST_S, (self._answered_at - self._began) / 2)
 
     def _read(self) -> tuple[list[NodeLook], list[str]]:
         size = os.fstat(self._output).st_size
