@@ -23,6 +23,8 @@ from sovctl.recovery.stacks import fold_ranks, stacks_record, stacks_text
 _OUTPUT_EVERY_S = 1.0
 _CHECKPOINTS_EVERY_S = 15.0
 _PROBLEM_PAUSE_S = 15.0
+_REFUSED_PAUSE_S = 3.0
+"""After the first look that Slurm refused; longer after each further one."""
 _SLOW_PAUSE_S = 30.0
 _AGAIN_S = 2.5
 """How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
@@ -245,7 +247,9 @@ class ProgressWatch:
             # Only those that did not answer are asked again, at once.
             self._next_look = now
             return
-        self._next_look = now + (max(_SLOW_PAUSE_S, self._pace.patience_s() / 2) if found.slow else _PROBLEM_PAUSE_S)
+        # A slurmctld that was just started refuses steps until the nodes have registered.
+        again_s = min(_PROBLEM_PAUSE_S, _REFUSED_PAUSE_S * self._tries)
+        self._next_look = now + (max(_SLOW_PAUSE_S, self._pace.patience_s() / 2) if found.slow else again_s)
         self._looks, self._silent = {}, ()
         self._tell_slow(found.why)
 
