@@ -190,6 +190,16 @@ class CheckpointDirUnreadable(SovctlError):
         )
 
 
+class StorageSilent(SovctlError):
+    """An access to the storage of a run has not come back; nobody knows whether it will."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the storage of the run has not answered for {seconds:.0f} s",
+            hint="Look at the file server and the mount; the run goes on as soon as it is back.",
+        )
+
+
 class CheckpointIncomplete(SovctlError):
     """Somebody asked to resume from a checkpoint that is not proven complete."""
 

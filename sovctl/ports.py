@@ -310,8 +310,9 @@ class JobControl(Protocol):
         """Ids of the job's steps, without the batch script's own."""
         ...
 
-    def kill_steps(self, job_id: str, *, patience_s: float | None = None) -> None:
-        """SIGKILL every step of the job but the batch script. No steps is no error."""
+    def kill_steps(self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+        """SIGKILL every step of the job but the batch script. No steps is no error. `lost_node`: one of their nodes is
+        gone; nobody waits for its report, and Slurm may keep the steps on its books until the job leaves its nodes."""
         ...
 
     def forbid_requeue(self, job_id: str) -> None:
@@ -437,6 +438,14 @@ class SubmissionFiles(Protocol):
         ...
 
 
+class AskStorage(Protocol):
+    """Has something done that touches a storage which may hang."""
+
+    def __call__(self, work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds."""
+        ...
+
+
 class RunFiles(Protocol):
     """The directory of one run."""
 
@@ -532,6 +541,22 @@ class AttemptFiles(Protocol):
 
     def changed(self, directory: str) -> float:
         """When something in a directory of checkpoints last changed; seconds since the epoch, 0: never."""
+        ...
+
+
+class StepDaemons(Protocol):
+    """The slurmstepds of this node, for root."""
+
+    def asked(self) -> Sequence[str]:
+        """Jobs, by Slurm's raw id, that `sovctl watch` wants this node freed from."""
+        ...
+
+    def childless(self, job_id: str) -> Mapping[int, str]:
+        """pid -> step of those of the job that have no process below them."""
+        ...
+
+    def end(self, pid: int, job_id: str) -> bool:
+        """End one of them; False when it is no longer such a one."""
         ...
 
 

@@ -7,6 +7,7 @@ script (SLURM_NTASKS, SLURM_KILL_BAD_EXIT, SLURM_CPU_BIND, ...) are options of t
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -21,13 +22,22 @@ from sovctl.ports import LookAnswer
 _FIRST_S = 12.0
 """How long the first node may take to answer: slurmctld has to make a step, Python has to start."""
 _AFTER_FIRST_S = 2.0
-"""How long the others may take after the first, at least; as long again as it took, where that is longer."""
+"""How long the others may take after the first, at least; half as long as it took, where that is longer. Who is later
+is asked again."""
+_FLAT = 6
+"""The most nodes of a step without a tree."""
+_MOST_STEPS = 64
 _MOST_OUTPUT = 256 * 1024 * 1024
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
 
 
 class SrunLook:
-    """ports.JobLooks by srun."""
+    """ports.JobLooks by srun, several steps side by side.
+
+    A step of seven nodes or more reports its end through a tree of its slurmstepds, and the one above a node that does
+    not answer waits 60 s for it, in the way of whatever comes next (REVERSE_TREE_WIDTH, 22.05 to 26.05). So steps are
+    kept smaller, up to _MOST_STEPS of them.
+    """
 
     def __init__(
         self, job_id: str, env: Mapping[str, str], *, bin_dir: str = "", python: str = "", first_s: float = _FIRST_S
@@ -38,7 +48,7 @@ class SrunLook:
         self._srun = str(Path(bin_dir) / "srun") if bin_dir else "srun"
         self._python = python or sys.executable
         self._first_s = first_s
-        self._child: Child | None = None
+        self._children: list[Child] = []
         self._output = -1
         self._nodes: tuple[str, ...] = ()
         self._began = 0.0
@@ -48,14 +58,25 @@ class SrunLook:
     def begin(
         self, nodes: Sequence[str], *, since: float, stacks: bool, gpus: int | None, within_s: float | None = None
     ) -> None:
-        """Start it; nothing happens while an earlier one goes on."""
-        if self._child is not None:
+        """Start it; nothing happens while an earlier one goes on. Nodes that are asked again (`within_s`) get a step
+        each: where one cannot be reached, Slurm refuses the step for all."""
+        if self._children:
             return
         # A file without a name: a disk in trouble is what may have to be found.
         self._output = os.memfd_create("sovctl-look")
         self._nodes, self._began, self._answered_at = tuple(nodes), time.monotonic(), 0.0
         self._within_s = self._first_s if within_s is None else within_s
-        argv = [
+        try:
+            for part in _parts(nodes, 1 if within_s is not None else _FLAT):
+                argv = self._command(part, since, stacks=stacks, gpus=gpus)
+                self._children.append(spawn(argv, env=self._env, stdout=self._output))
+        except CommandMissing:
+            self.cancel()
+            self._close()
+            raise
+
+    def _command(self, nodes: Sequence[str], since: float, *, stacks: bool, gpus: int | None) -> list[str]:
+        return [
             *(self._srun, "--overlap", f"--jobid={self._job_id}", f"--nodelist={','.join(nodes)}"),
             *(f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpus-per-task=1"),
             *("--mem=0", "--cpu-bind=none", "--mpi=none", "--kill-on-bad-exit=0", "--no-kill", "--input=none"),
@@ -64,48 +85,44 @@ class SrunLook:
             *("--since", f"{since:.3f}", "--stacks", "1" if stacks else "0"),
             *(() if gpus is None else ("--gpus", str(gpus))),
         ]
-        try:
-            self._child = spawn(argv, env=self._env, stdout=self._output)
-        except CommandMissing:
-            self._close()
-            raise
 
     @property
     def going_on(self) -> bool:
-        return self._child is not None
+        return bool(self._children)
 
     def poll(self) -> LookAnswer | None:
         """What came back; None while it goes on. Nodes that say nothing are waited for only so long."""
-        child = self._child
-        if child is None:
+        if not self._children:
             return None
-        status = child.poll()
+        statuses = [child.poll() for child in self._children]
         looks, rest = self._read()
         now = time.monotonic()
         if looks and not self._answered_at:
             self._answered_at = now
-        if status is None and len(looks) < len(self._nodes) and now < self._deadline():
+        if None in statuses and len(looks) < len(self._nodes) and now < self._deadline():
             return None
-        if status is None:
-            self._end(child)
         answered = {look.node for look in looks}
         silent = tuple(name for name in self._nodes if name not in answered)
-        problem = "" if looks else _problem(rest, status)
-        self._child = None
-        self._close()
+        ended = next((status for status in statuses if status), None)
+        problem = "" if looks else _problem(rest, ended)
+        self.cancel()
         return LookAnswer(tuple(looks), silent, problem, max(0.0, self._answered_at - self._began))
 
     def cancel(self) -> None:
-        """End it without an answer."""
-        if self._child is not None:
-            self._end(self._child)
-            self._child = None
-            self._close()
+        """End it without an answer. At once: a recovery may be waiting. A step ends by itself without its srun, at the
+        latest with the job."""
+        left = [child for child in self._children if child.poll() is None]
+        for child in left:
+            child.kill_group()
+        for child in left:
+            child.wait(0.5)
+        self._children = []
+        self._close()
 
     def _deadline(self) -> float:
         if not self._answered_at:
             return self._began + self._within_s
-        return self._answered_at + max(_AFTER_FIRST_S, self._answered_at - self._began)
+        return self._answered_at + max(_AFTER_FIRST_S, (self._answered_at - self._began) / 2)
 
     def _read(self) -> tuple[list[NodeLook], list[str]]:
         size = os.fstat(self._output).st_size
@@ -113,15 +130,15 @@ class SrunLook:
         looks, rest = parse_looks(text.split("\n"))
         return [look for look in looks if look.node in self._nodes], [line for line in rest if line.strip()]
 
-    def _end(self, child: Child) -> None:
-        """At once: a recovery may be waiting. The step ends by itself without its srun, at the latest with the job."""
-        child.kill_group()
-        child.wait(0.5)
-
     def _close(self) -> None:
         if self._output >= 0:
             os.close(self._output)
         self._output = -1
+
+
+def _parts(nodes: Sequence[str], flat: int) -> list[Sequence[str]]:
+    size = max(flat, math.ceil(len(nodes) / _MOST_STEPS))
+    return [nodes[at : at + size] for at in range(0, len(nodes), size)]
 
 
 def _problem(rest: Sequence[str], status: int | None) -> str:

@@ -37,6 +37,10 @@ _UNREACHABLE = (
 _NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establish a configuration source")
 _NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")
 _DENIED = ("Access/permission denied", "Invalid user id", "Permission denied")
+_SIG_ABORT = "997"
+"""slurm_protocol_defs.h (22.05 to 26.05): slurmstepd sends SIGKILL and does not wait for the nodes below it in the
+step's tree. After an ordinary SIGKILL the one above a dead node waits 60 s for it, and the job with it. A step's owner
+may send it."""
 
 
 class SlurmCli:
@@ -139,9 +143,10 @@ class SlurmCli:
         listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
         return tuple(parse.parse_step_ids(listed.stdout))
 
-    def kill_steps(self, job_id: str, *, patience_s: float | None = None) -> None:
-        """SIGKILL every step but the batch script. Never name the bare job id here: on a job that is being
-        requeued, `scancel -s KILL JOBID` cancels the requeue (22.05).
+    def kill_steps(self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+        """SIGKILL every step but the batch script; where one of their nodes is gone, by Slurm's own
+        SIG_ABORT. Never name the bare job id here: on a job that is being requeued, `scancel -s KILL JOBID` cancels the
+        requeue (22.05).
 
         `patience_s`: so long the answers are waited for. scancel itself tells every node, and a slurmstepd whose
         child in the step's tree is gone lets it wait for MessageTimeout (10 s, 22.05)."""
@@ -149,7 +154,16 @@ class SlurmCli:
         if not steps:
             return
         try:
-            self._slurm("scancel", "-Q", "-s", "KILL", *steps, about=job_id, check=False, timeout_s=patience_s)
+            self._slurm(
+                "scancel",
+                "-Q",
+                "-s",
+                _SIG_ABORT if lost_node else "KILL",
+                *steps,
+                about=job_id,
+                check=False,
+                timeout_s=patience_s,
+            )
         except SlurmUnreachable as error:
             if patience_s is None or not isinstance(error.__cause__, CommandTimeout):
                 raise

@@ -222,6 +222,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         report,
         lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
         wiring.host_watch(config),
+        wiring.step_freer(config),
     )
     return EXIT_DONE
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.config import Config, load_config
-from sovctl.errors import SovctlError, UsageError
+from sovctl.errors import SovctlError, StorageSilent, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.doctor import DoctorPorts, DoctorSettings
     from sovctl.operations.exec_step import ExecPorts, ExecSettings
+    from sovctl.operations.free_steps import StepFreer
     from sovctl.operations.guard_job import JobPorts, JobSettings
     from sovctl.operations.images import ImagePorts
     from sovctl.operations.live_run import Ports as SupervisorPorts
@@ -152,31 +154,42 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.leftover import Leftover
     from sovctl.adapters.node_ping import SlurmdPing
+    from sovctl.adapters.patient import Patience, PatientJournal, PatientOutput, PatientRunFiles, PatientRunOutput
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
+    # The run directory, the job's output and the checkpoints may lie on storages of their own.
+    patience, of_output = Patience(), Patience()
+    directory = RunDirectory(run_dir)
+    files = PatientRunFiles(directory, directory, patience, str(run_dir))
+
+    def say(words: str) -> None:
+        with suppress(StorageSilent):
+            of_output.ask(lambda: print(f"sovctl: {words}", file=sys.stderr, flush=True), later=True)
+
     return Ports(
         jobs=slurm_commands,
         cluster=slurm_commands,
-        journal=FileJournal(run_dir / "events.jsonl"),
-        files=RunDirectory(run_dir),
+        journal=PatientJournal(FileJournal(run_dir / "events.jsonl"), patience),
+        files=files,
         ping=SlurmdPing(),
         start=lambda argv, env: spawn(argv, env=env),
         signals=SignalQueue(),
-        output=FileTail(),
+        output=PatientOutput(FileTail(), of_output),
         clock=SystemClock(),
-        say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
+        say=say,
         fold=fold_hostlist,
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
         lemons=lemons,
         site_answers=site_answers(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
-        run_output=OutputFiles(),
-        kept=RunDirectory(run_dir),
+        run_output=PatientRunOutput(OutputFiles(), of_output),
+        kept=files,
+        checkpoints=Patience().ask,
     )
 
 
@@ -214,6 +227,7 @@ def job_look_ports(config: Config) -> JobLookPorts:
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.kmsg import KernelLogFile
     from sovctl.adapters.rank_processes import RankProcesses
+    from sovctl.adapters.sysfs import infiniband
     from sovctl.adapters.verdict_file import VerdictFile
     from sovctl.operations.look_at_job import JobLookPorts
 
@@ -225,6 +239,7 @@ def job_look_ports(config: Config) -> JobLookPorts:
         verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),
         clock=SystemClock(),
         uptime_s=time.clock_gettime(time.CLOCK_MONOTONIC),
+        network=lambda: infiniband(config.node.host_root.rstrip("/")),
     )
 
 
@@ -448,12 +463,28 @@ def node_name(config: Config) -> str:
     return config.node.name or os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
 
 
+def step_freer(config: Config) -> StepFreer:
+    """Ends what is left of a job on this node, when the watch on the controller asks for it."""
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.step_daemons import ProcStepDaemons
+    from sovctl.operations.free_steps import StepFreer
+
+    node = node_name(config)
+
+    def spool() -> str:
+        host = os.uname().nodename.partition(".")[0]
+        return slurm().settings().get("SlurmdSpoolDir", "").replace("%n", node).replace("%h", host)
+
+    return StepFreer(ProcStepDaemons(cluster_journal_dir(config) / "stuck", node, spool), SystemClock())
+
+
 def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> ClusterWatch:
     """The watch on the controller. Raises RefusedError when another one runs, ConfigError."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.single_instance import claim
     from sovctl.adapters.state_save import StateSave
+    from sovctl.adapters.step_daemons import ask_to_free
     from sovctl.adapters.watch_memory import WatchMemoryFile
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
@@ -467,6 +498,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         memory=WatchMemoryFile(journal_dir / "watch.json"),
         journal=journal,
         clock=SystemClock(),
+        ask_to_free=partial(ask_to_free, journal_dir / "stuck"),
     )
     deaths = _death_settings(config, act=act)
     sweeping = sweep_settings(config, act=act and config.health.act, only=())

@@ -220,7 +220,8 @@ class Chaos:
         self._broken_ever: set[str] = set()
         self._healed: set[str] = set()
         """Mended, and not yet heard of by Slurm."""
-        self._repaired: dict[str, float] = {}
+        self._repaired: dict[str, list[float]] = {}
+        """When each node was mended; some are more than once."""
         self._damaged: list[tuple[int, int]] = []
         """(step, attempt that ran) of checkpoints that were damaged."""
         self._lab: cluster.Lab | None = None
@@ -541,7 +542,7 @@ class Chaos:
                 site.resume(node.name)
             self._healed.discard(node.name)
             self._broken.pop(node.name, None)
-            self._repaired[node.name] = time.time()
+            self._repaired.setdefault(node.name, []).append(time.time())
 
     # The judgement
 
@@ -562,8 +563,9 @@ class Chaos:
             if before.stop is None or before.stop.culprit.value != "hardware":
                 continue
             for node in set(before.stop.blamed) & set(item.nodes):
-                mended = self._repaired.get(node, 0.0)
-                if node in self._broken_ever and not (before.stop.at or 0.0) < mended < (item.started_at or 0.0):
+                blamed_at, started_at = before.stop.at or 0.0, item.started_at or 0.0
+                mended = any(blamed_at < at < started_at for at in self._repaired.get(node, ()))
+                if node in self._broken_ever and not mended:
                     return f"attempt {item.number} got {node}, blamed by attempt {before.number}"
         return ""
 

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA = "sovctl.look/1"
@@ -22,6 +22,7 @@ _LINE = re.compile(
     r"sovctl\.look/1 (?P<node>[\w.-]{1,255}) (?P<number>\d{1,5})/(?P<of>\d{1,5}) (?P<data>[A-Za-z0-9+/=]{1,800})"
 )
 _MOST_RANKS = 512
+_MOST_LINKS = 128
 _MOST_FRAMES = 128
 
 
@@ -62,6 +63,21 @@ class GpuUse:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkLook:
+    """One port of a network adapter (`mlx5_0/1`), or all NVLinks of one GPU (`GPU 3 NVLink`)."""
+
+    name: str
+    state: str = ""
+    """The kernel's word for a port: `ACTIVE`, `INIT`, `DOWN`, `ARMED`; `ACTIVE` for NVLinks unless one is down."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """Error counters that are not 0, since the driver was loaded."""
+
+    @property
+    def active(self) -> bool:
+        return self.state == "ACTIVE"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLook:
     """One node's answer."""
 
@@ -70,6 +86,7 @@ class NodeLook:
     findings: tuple[str, ...] = ()
     """What fails the node by its own evidence: code and sentence, as in a verdict."""
     gpus: tuple[GpuUse, ...] = ()
+    links: tuple[LinkLook, ...] = ()
     network_bytes_s: float | None = None
     """In and out over all interfaces but the loopback; None: not measured."""
     took_s: float = 0.0
@@ -121,6 +138,7 @@ def node_look(record: Any) -> NodeLook | None:
         ranks=tuple(item for value in _list(record, "ranks")[:_MOST_RANKS] if (item := _rank(value)) is not None),
         findings=_texts(record, "findings"),
         gpus=tuple(gpu for value in _list(record, "gpus")[:64] if (gpu := _gpu(value)) is not None),
+        links=tuple(link for value in _list(record, "links")[:_MOST_LINKS] if (link := _link(value)) is not None),
         network_bytes_s=_number(record.get("network_bytes_s")),
         took_s=_number(record.get("took_s")) or 0.0,
         problems=_texts(record, "problems"),
@@ -161,6 +179,15 @@ def _gpu(record: Any) -> GpuUse | None:
         _whole(record.get("sm_clock_max_mhz")),
         _whole(record.get("throttle_reasons")),
     )
+
+
+def _link(record: Any) -> LinkLook | None:
+    if not isinstance(record, dict) or not isinstance(record.get("name"), str):
+        return None
+    counters = record.get("counters")
+    pairs = list(counters.items())[:64] if isinstance(counters, dict) else []
+    known = {name[:64]: count for name, value in pairs if (count := _whole(value)) is not None}
+    return LinkLook(record["name"][:64], _text(record, "state"), known)
 
 
 def _list(record: dict[str, Any], key: str) -> list[Any]:

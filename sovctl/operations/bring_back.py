@@ -17,6 +17,7 @@ from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
 from sovctl.recovery.requeue import (
+    LEAVE_S,
     Goal,
     Step,
     begin_at,
@@ -71,6 +72,9 @@ class BringBack:
     lingering: tuple[str, ...] = ()
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
+    _leave_s: float = LEAVE_S
+    """How long leaving takes here, by the last update: a busy controller or machine takes longer."""
+    _epilog: float = 0.0
     _requeued: float = 0.0
     _asked: float = 0.0
     """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
@@ -86,8 +90,9 @@ class BringBack:
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
-        patience_s = _ANSWERS_S if silent or dead_nodes or self.lingering else None
-        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s))
+        lost = silent or bool(dead_nodes)
+        patience_s = _ANSWERS_S if lost or self.lingering else None
+        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
@@ -245,13 +250,20 @@ class BringBack:
                 break
             begin = self._begin(goal)
             if self._set_terms(goal, begin):
-                break
+                if begin is None or not self._too_late(begin):
+                    break
+                # The update itself took so long that the job's last epilog may end after that second.
+                continue
             # Cancelled meanwhile, or a slurmctld that came back with an older state and knows nothing of the requeue.
             step = self._reach(goal)
         if step is Step.GONE:
             self._cancelled()
         else:
             self._requeued_as(chosen, begin)
+
+    def _too_late(self, begin: int) -> bool:
+        now = self.clock.now()
+        return earliest_begin(self._requeued or now, now, self._epilog) > begin
 
     def _begin(self, goal: Goal) -> int | None:
         """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.
@@ -277,13 +289,13 @@ class BringBack:
         """A begin time that a pass of the scheduler follows. `measured`: how long the other nodes took to end."""
         settings = self._patiently(self.cluster.settings)
         has_epilog = settings.get("Epilog", "") not in ("", "(null)")
-        epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
+        self._epilog = epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
         delay = sched_delay_s(settings.get("SchedulerParameters", ""))
         deadline = self.clock.now() + delay + _TICK_S
         while True:
             self.passes.look()
             now = self.clock.now()
-            earliest = earliest_begin(self._requeued or now, now, epilog)
+            earliest = earliest_begin(self._requeued or now, now, epilog, self._leave_s)
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest
@@ -305,10 +317,12 @@ class BringBack:
 
     def _set_terms(self, goal: Goal, begin: int | None) -> bool:
         exclude = sorted(goal.exclude or ())
-        self._asked = self.clock.now()
-        return self._command(
+        self._asked = asked = self.clock.now()
+        taken = self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )
+        self._leave_s = max(LEAVE_S, 1.5 * (self.clock.now() - asked))
+        return taken
 
     def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:
         """Returns whether Slurm took it. It may refuse because the job was cancelled, or started again, between the

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
+from sovctl.model.rank_look import NodeLook
 from sovctl.ports import AttemptFiles, JobLooks, RunFiles
 from sovctl.recovery.crash import Crash, read_crash
 
@@ -16,20 +17,22 @@ _ROOM = 64 * 1024
 class CrashLook:
     """One crash of one attempt."""
 
-    nodes: tuple[str, ...]
     gpus: int | None
     files: RunFiles
     kept: AttemptFiles | None
     looks: JobLooks | None
-    _findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    looked: tuple[NodeLook, ...] = ()
+    """What the nodes answered; empty before they have."""
 
-    def begin(self, since: float) -> None:
-        """Ask every node; the answer is fetched by `pending`."""
+    def begin(self, since: float, nodes: Sequence[str]) -> None:
+        """Ask these nodes; the answer is fetched by `pending`."""
         if self.looks is None:
             return
         self.looks.cancel()
+        if not nodes:
+            return
         try:
-            self.looks.begin(self.nodes, since=since, stacks=False, gpus=self.gpus)
+            self.looks.begin(nodes, since=since, stacks=False, gpus=self.gpus)
         except SovctlError:
             # Without srun the node states of Slurm alone must do.
             return
@@ -40,12 +43,12 @@ class CrashLook:
         if self.looks is None:
             return False
         if self.looks.going_on and (answer := self.looks.poll()) is not None:
-            self._findings = {look.node: look.findings for look in answer.looks if look.findings}
+            self.looked = answer.looks
         return self.looks.going_on
 
     def findings(self, node: str) -> tuple[str, ...]:
         """What fails this node by its own evidence, seen as the user."""
-        return self._findings.get(node, ())
+        return next((look.findings for look in self.looked if look.node == node), ())
 
     def read(self, attempt: int, tails: Sequence[str], status: int) -> Crash:
         """What the end of the output tells; the lines that tell it are kept beside the script."""

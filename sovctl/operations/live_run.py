@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sovctl.checkpoint.find import resume_point
-from sovctl.errors import CheckpointDirUnreadable, SovctlError
+from sovctl.errors import CheckpointDirUnreadable, SovctlError, StorageSilent
 from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
@@ -26,6 +26,7 @@ from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.operations.tolerant_journal import TolerantJournal
 from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
 from sovctl.ports import (
+    AskStorage,
     AttemptFiles,
     ChildProcess,
     Clock,
@@ -43,8 +44,12 @@ from sovctl.ports import (
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
 
+_PROOF_S = 600.0
+_STORAGE_BACK_S = 3600.0
+"""So long a storage that does not answer is waited for before a run is held."""
 SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 
@@ -120,6 +125,12 @@ def _no_lemons() -> frozenset[str]:
     return frozenset()
 
 
+def _ask_at_once(work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+    """For storages that cannot hang: nothing is waited for, however long `patience_s` is."""
+    del patience_s
+    return work()
+
+
 def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     """For sites whose epilogs leave none."""
     return ()
@@ -159,6 +170,8 @@ class Ports:
     """Nodes with a bad record, as far as this user may read of it."""
     site_answers: Callable[[str], Sequence[SiteAnswer]] = _no_answers
     """What the site found on nodes that this run suspected, by Slurm's raw job id."""
+    checkpoints: AskStorage = _ask_at_once
+    """Reads and proves checkpoints."""
 
 
 @dataclass(slots=True)
@@ -189,6 +202,8 @@ class LiveRun:
         """Steps of earlier attempts that are still on Slurm's books, though their processes are dead."""
         self.down: frozenset[str] = frozenset()
         """Nodes of the job that Slurm calls DOWN."""
+        self.mute: frozenset[str] = frozenset()
+        """Nodes of the running script that do not answer slurmctld."""
         self.watch = Watch()
         self.here = plan.allocation()
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -229,6 +244,7 @@ class LiveRun:
         if self.watch.slurm_silent:
             self.watch.slurm_silent = False
             self.ports.journal.append("slurm_back", attempt=self.attempt)
+        self.mute = frozenset(view.name for view in views if not view.state.responding)
         gone: frozenset[str] = frozenset()
         if silence_s is not None:
             self.suspicion.look(views)
@@ -238,6 +254,11 @@ class LiveRun:
             for view in views
         ]
 
+    def broken_links(self) -> dict[str, str]:
+        """What became of the links of which nodes since the run was last seen well, by the look after its crash."""
+        well = self.moving.well if self.moving is not None else ()
+        return broken_links(well, self.crash.looked)
+
     def unfit(self, avoid: set[str]) -> frozenset[str]:
         """Nodes of the job the next attempt must not get: those given, and spares with something against them."""
         try:
@@ -245,9 +266,10 @@ class LiveRun:
         except SovctlError:
             return frozenset(avoid)
         self.down = frozenset(item.name for item in views if item.state.down)
+        self.mute = frozenset(item.name for item in views if not item.state.responding)
         silent = self.ports.ping.silent(views) if self.suspicion.any else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
-        return frozenset(avoid) | frozenset(bad.nodes if bad else ())
+        return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
 
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
         """Nodes outside the job that it could get; None: not known."""
@@ -271,7 +293,7 @@ class LiveRun:
     def silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self.moving.frozen if self.moving is not None else frozenset()
-        return self.suspicion.silent_for(0.0) | frozen | self.down
+        return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute
 
     def bring_back(self) -> BringBack:
         """The way through the queue, for the allocation as it is now."""
@@ -310,12 +332,22 @@ class LiveRun:
         deadline = self.ports.clock.now() + patience_s
         while True:
             try:
-                where, kind = self.plan.checkpoint_dir, self.plan.checkpoint_format
-                return resume_point(where, kind, quiet_s=0.0, record=record)
+                return self._find_checkpoint(record=record)
             except CheckpointDirUnreadable:
                 if self.ports.clock.now() >= deadline:
                     raise
+            except StorageSilent as error:
+                # It comes back, or the time limit comes: a run that is held meanwhile has nobody to let it go.
+                if not patience_s or self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
+                    raise CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message) from error
             self.ports.clock.sleep(1.0)
+
+    def _find_checkpoint(self, *, record: bool) -> ResumePoint:
+        where, kind, ask = self.plan.checkpoint_dir, self.plan.checkpoint_format, self.ports.checkpoints
+        # A directory that answers is read for as long as that takes: the first proof of a large one takes a minute.
+        ask(where.exists)
+        found: ResumePoint = ask(lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=_PROOF_S)
+        return found
 
     def append_end(
         self,
@@ -397,7 +429,7 @@ class LiveRun:
     def crash_look(self) -> CrashLook:
         """A look at the nodes of this attempt after a crash."""
         ports = self.ports
-        return CrashLook(self.here.running_on, self.gpus(), ports.files, ports.kept, ports.looks)
+        return CrashLook(self.gpus(), ports.files, ports.kept, ports.looks)
 
     def gpus(self) -> int | None:
         """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""

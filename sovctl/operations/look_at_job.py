@@ -6,16 +6,17 @@ attempt's time where it may be read, and the verdict that a check as root left. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
 from sovctl.health.judge import judge
 from sovctl.health.probes import PROBES
 from sovctl.model.gpu import GpuSample, KernelLogRead, XidEvent
+from sovctl.model.host import PortSample
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.probe import ProbeState
-from sovctl.model.rank_look import GpuUse, NodeLook
+from sovctl.model.rank_look import GpuUse, LinkLook, NodeLook
 from sovctl.model.verdict import Finding, Severity, VerdictState
 from sovctl.operations.look import GpuReading
 from sovctl.ports import Clock, GpuProbe, KernelLog, RankProbe, VerdictStore
@@ -38,6 +39,8 @@ class JobLookPorts:
     clock: Clock
     uptime_s: float
     """Since boot, for the times in the kernel log."""
+    network: Callable[[], Sequence[PortSample]] = tuple
+    """The ports of the InfiniBand and RoCE adapters; anybody may read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def look_at_job(ports: JobLookPorts, wish: JobLook) -> NodeLook:
         ranks=ranks,
         findings=_findings(ports, wish, reading.gpus, xids, began),
         gpus=tuple(_use(gpu) for gpu in reading.gpus),
+        links=_links(ports.network(), reading.gpus),
         network_bytes_s=network if wish.stacks else None,
         took_s=ports.clock.now() - began,
         problems=tuple(problems),
@@ -132,6 +136,20 @@ def _stored(ports: JobLookPorts, wish: JobLook) -> tuple[Finding, ...]:
 def _words(finding: Finding) -> str:
     gpu = f"GPU {finding.gpu_index}: " if finding.gpu_index is not None else ""
     return f"{finding.code} {gpu}{finding.evidence}"
+
+
+def _links(ports: Sequence[PortSample], gpus: Sequence[GpuSample]) -> tuple[LinkLook, ...]:
+    network = [LinkLook(port.name, port.state, {name: n for name, n in port.counters.items() if n}) for port in ports]
+    nvlink = [
+        LinkLook(
+            f"GPU {gpu.index} NVLink",
+            "DOWN" if gpu.nvlinks_inactive else "ACTIVE",
+            {"nvlink_errors": gpu.nvlink_errors} if gpu.nvlink_errors else {},
+        )
+        for gpu in gpus
+        if gpu.nvlinks_active
+    ]
+    return (*network, *nvlink)
 
 
 def _use(gpu: GpuSample) -> GpuUse:

@@ -86,7 +86,7 @@ class RunLooks:
             return None
         job = self._live.watch.job
         paths = [path for path in dict.fromkeys([job.stdout, job.stderr]) if path] if job is not None else []
-        return self._live.moving.look(self._live.ports.clock.now(), paths)
+        return self._live.moving.look(self._live.ports.clock.now(), paths, self._live.mute)
 
     def _output_size(self) -> int | None:
         job = self._live.watch.job

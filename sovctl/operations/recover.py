@@ -42,7 +42,9 @@ class Recovery:
         """Carry a decision out. None: the script is to run again in this allocation."""
         if decision.action in (Action.FINISH, Action.END):
             return self._end_run(child, decision, status)
-        place = self._place(blame, decision, free, self._live.watch.job or self._live.ask_job())
+        avoid = {*decision.exclude, *decision.suspects}
+        unfit = self._live.unfit(avoid)
+        place = self._place(blame, decision, free, self._live.watch.job or self._live.ask_job(), unfit)
         back = self._live.bring_back()
         while place.how is not How.QUEUE:
             held = len(self._live.here.nodes)
@@ -51,12 +53,15 @@ class Recovery:
             if len(self._live.here.nodes) == held:
                 break
             # The job lost nodes while it was made ready: there may be spares enough all the same.
-            place = self._place(blame, decision, free, self._live.ask_job())
+            unfit = self._live.unfit(avoid)
+            place = self._place(blame, decision, free, self._live.ask_job(), unfit)
         self._live.ports.signals.ignore_termination()
-        unfit = len(self._live.unfit({*decision.exclude, *decision.suspects}))
-        back.size = self._live.plan.job_size(None if free is None else free + len(back.nodes) - unfit)
+        back.size = self._live.plan.job_size(
+            None if free is None else free + len(back.nodes) - len(unfit & frozenset(back.nodes))
+        )
         gone = self._live.silent()
-        back.kill(child, [node for node in blame.nodes if node in gone and node in back.nodes])
+        # Whoever is blamed: a completing job waits for each of its nodes, for one that is silent until SlurmdTimeout.
+        back.kill(child, [node for node in back.nodes if node in gone])
         if decision.action is Action.HOLD:
             back.hold(decision.why)
         else:
@@ -74,12 +79,13 @@ class Recovery:
         child.wait(10.0)
         return status if status is not None and status > 0 else 1
 
-    def _place(self, blame: Blame, decision: Decision, free: int | None, job: JobView | None) -> Place:
+    def _place(
+        self, blame: Blame, decision: Decision, free: int | None, job: JobView | None, unfit: frozenset[str]
+    ) -> Place:
         if decision.action is not Action.RESTART:
             return Place(How.QUEUE)
         room = self._live.here.room(free, job, self._live.ports.clock.now())
-        avoid = self._live.unfit({*decision.exclude, *decision.suspects})
-        return choose_place(blame, avoid, room, self._live.ports.lemons() if self._live.plan.spares else ())
+        return choose_place(blame, unfit, room, self._live.ports.lemons() if self._live.plan.spares else ())
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""

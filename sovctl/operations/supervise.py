@@ -22,7 +22,7 @@ from sovctl.operations.recover import Recovery
 from sovctl.operations.take_over import TakeOver
 from sovctl.ports import ChildProcess
 from sovctl.recovery.allocation_view import view
-from sovctl.recovery.blame import PREEMPTION, ScriptEnd, blame_end, blame_nodes
+from sovctl.recovery.blame import PREEMPTION, ScriptEnd, blame_end, blame_nodes, worth_looking_at
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.requeue import ended_for_good
@@ -267,10 +267,12 @@ class Supervisor:
         clock = self._live.ports.clock
         began = clock.now()
         patience = 2.0 if end.signature and end.status > 0 else _SETTLE_S
-        self._live.crash.begin(self._live.began)
+        self._live.crash.begin(self._live.began, worth_looking_at(end, self._live.here.running_on))
         while True:
             owed = self._live.crash.pending
-            blame = blame_end(end, self._live.evidence(SILENCE_S), stop_asked=self._live.watch.stop_asked)
+            evidence = self._live.evidence(SILENCE_S)
+            links = self._live.broken_links()
+            blame = blame_end(end, evidence, stop_asked=self._live.watch.stop_asked, links=links)
             if blame.culprit is not Culprit.USER_CODE:
                 return blame
             quiet = not self._live.suspicion.any and not self._live.watch.slurm_silent

@@ -49,6 +49,8 @@ class WatchPorts:
     memory: WatchMemory
     journal: Journal
     clock: Clock
+    ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
+    """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
 
     @property
     def sweep(self) -> SweepPorts:
@@ -78,7 +80,7 @@ class ClusterWatch:
         site, clock, act = self.ports.deaths.site, self.ports.clock, self.settings.deaths.act
         self._voice = Voice(self.ports.journal, self.say)
         self._reads = SlurmReads(site, self.ports.changes, clock)
-        self._runs = RunTakeOver(site, clock, self._voice, act)
+        self._runs = RunTakeOver(site, clock, self._voice, act, self.ports.ask_to_free)
         self._deaths = DeathWatch(
             self.ports.deaths, self.settings.deaths, self._voice, self._runs.spare, self._after_down
         )
@@ -107,6 +109,7 @@ class ClusterWatch:
         self._runs.learn_runs(self._reads.jobs)
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
+        self._runs.free_stuck()
         if not self._deaths.asking:
             # Reading what runs say forks, which a process with threads at work should not.
             self._suspects.look(self._reads.by_name)

@@ -10,6 +10,7 @@ from sovctl.errors import SovctlError
 from sovctl.health.probes import source_groups
 from sovctl.model.verdict import VerdictState
 from sovctl.operations.check_node import CheckOutcome, CheckSettings, NodePorts, check_node
+from sovctl.operations.free_steps import StepFreer
 from sovctl.operations.look import GpuReading, HostReading
 from sovctl.ports import AliveMark, HostWatch
 
@@ -38,9 +39,11 @@ def watch_node(
     report: Callable[[CheckOutcome], None],
     complain: Callable[[str], None],
     host: HostWatch | None = None,
+    freer: StepFreer | None = None,
 ) -> None:
     """Watch until `stopped()`. `report` gets each outcome that changed, `complain` each trouble of the watcher once."""
     watch = _Watch(ports, settings, pace, alive, report, complain, host)
+    watch.freer = freer
     while not stopped():
         watch.turn()
 
@@ -59,6 +62,7 @@ class _Watch:
         complain: Callable[[str], None],
         host: HostWatch | None,
     ) -> None:
+        self.freer: StepFreer | None = None
         self._host = host
         self._parts = source_groups(settings.probes) if host is not None else ()
         self._part = 0
@@ -85,6 +89,7 @@ class _Watch:
         if now >= self._alive_due:
             self._alive_due = now + self._pace.alive_s
             self._guard("alive", lambda: self._alive.refresh(self._ports.kernel_log.boot_id(), now))
+            self._guard("steps", self._free_steps)
         self._probe(now)
         self._probe_host(now)
         if self._retry_due is not None and now >= self._retry_due:
@@ -92,6 +97,10 @@ class _Watch:
         if self._wait():
             self._settle()
             self._check()
+
+    def _free_steps(self) -> None:
+        for words in self.freer.turn() if self.freer is not None and self._settings.act else ():
+            self._complain(words)
 
     def _probe(self, now: float) -> None:
         """NVML in the background: a driver that hangs must delay neither a kernel line nor the mark."""

@@ -6,7 +6,7 @@ Asked once a turn by the supervisor and never waits: a look at the nodes goes on
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sovctl.errors import SovctlError
@@ -23,9 +23,12 @@ from sovctl.recovery.stacks import fold_ranks, stacks_record, stacks_text
 _OUTPUT_EVERY_S = 1.0
 _CHECKPOINTS_EVERY_S = 15.0
 _PROBLEM_PAUSE_S = 15.0
+_REFUSED_PAUSE_S = 3.0
+"""After the first look that Slurm refused; longer after each further one."""
 _SLOW_PAUSE_S = 30.0
 _AGAIN_S = 2.5
 """How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
+_WELL_EVERY_S = 1800.0
 _LONGEST_TURN_S = 30.0
 """A supervisor whose turns are further apart stood still itself."""
 
@@ -42,6 +45,8 @@ class ProgressSettings:
     """AUTO: derived; 0: never."""
     progress_regex: str = ""
     restart_stragglers: bool = False
+    well_after_s: float = 20.0
+    """A run that moves for so long is looked at once: what its links counted until then is none of its troubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +80,27 @@ class ProgressWatch:
         self._tries = 0
         self._first_s = 0.0
         self._told = ""
+        self._mute: frozenset[str] = frozenset()
+        self._well_due = 0.0
+        self._asks_well = False
+        self.well: tuple[NodeLook, ...] = ()
+        """The last look at the nodes while the run moved."""
         self.frozen: frozenset[str] = frozenset()
         """Nodes that are to blame and start no process: they will not report the end of the job either."""
 
     def begin(self, attempt: int, now: float) -> None:
         """The script is about to start."""
         self._attempt, self._began, self._turn = attempt, now, now
+        self._well_due = now + self._settings.well_after_s
         self._pace.begin(now)
         self._stragglers.begin(attempt, now)
         self._ports.output.begin(())
         self._checkpoints_at = self._ports.kept.changed(self._settings.checkpoint_dir)
 
-    def look(self, now: float, paths: Sequence[str] = ()) -> Blame | None:
+    def look(self, now: float, paths: Sequence[str] = (), mute: Collection[str] = ()) -> Blame | None:
         """Who is to blame when the run hangs (or, if wished, for a straggler); None: it goes on. `paths`: the job's
-        output files as Slurm knows them."""
+        output files as Slurm knows them; `mute`: nodes that do not answer slurmctld, which makes no step there."""
+        self._mute = frozenset(mute)
         if now - self._turn > _LONGEST_TURN_S:
             self._pace.paused(now - self._turn)
         self._turn = now
@@ -96,8 +108,13 @@ class ProgressWatch:
         idle, patience = self._pace.idle_s(now), self._pace.patience_s()
         if self._pace.off or idle < patience:
             self._moves_again()
-            return self._stragglers.look(now, self._step_s)
+            self._look_while_well(now)
+            return None if self._asks_well else self._stragglers.look(now, self._step_s)
         self._stragglers.stop_asking()
+        if self._asks_well:
+            # Whatever it would answer now is no longer how things were while the run moved.
+            self._ports.looks.cancel()
+            self._asks_well = False
         if self._ports.looks.going_on:
             answer = self._ports.looks.poll()
             return self._judge(answer, now) if answer is not None else None
@@ -108,6 +125,7 @@ class ProgressWatch:
     def end(self) -> None:
         """The attempt is over."""
         self._ports.looks.cancel()
+        self._asks_well = False
 
     # What is seen
 
@@ -157,15 +175,38 @@ class ProgressWatch:
 
     # When it stands still
 
+    def _look_while_well(self, now: float) -> None:
+        """Once after the start and then twice an hour: the links' counters tell nothing without an earlier look."""
+        looks = self._ports.looks
+        if self._asks_well and (answer := looks.poll()) is not None:
+            self.well, self._asks_well = answer.looks or self.well, False
+        due = now >= self._well_due and self._pace.stepped
+        if not due or self._asks_well or looks.going_on:
+            return
+        self._well_due = now + _WELL_EVERY_S
+        try:
+            looks.begin(self._settings.nodes, since=self._began, stacks=False, gpus=self._settings.gpus)
+            self._asks_well = looks.going_on
+        except SovctlError:
+            # Only the evidence of the fabric is poorer for it.
+            return
+
     def _moves_again(self) -> None:
-        if self._tries or (self._ports.looks.going_on and not self._stragglers.asking):
+        if self._tries or (self._ports.looks.going_on and not self._stragglers.asking and not self._asks_well):
             self._ports.looks.cancel()
             self._looks, self._silent, self._tries, self._next_look = {}, (), 0, 0.0
 
     def _ask(self) -> None:
+        # A step on a node that does not answer slurmctld is refused as a whole ("Memory required by task is not
+        # available", 22.05); what Slurm says of that node is its answer.
+        nodes = tuple(name for name in self._silent or self._settings.nodes if name not in self._mute)
+        if not nodes:
+            self._next_look = self._turn + _PROBLEM_PAUSE_S
+            self._tell_slow("none of its nodes answers Slurm")
+            return
         try:
             self._ports.looks.begin(
-                self._silent or self._settings.nodes,
+                nodes,
                 since=self._began,
                 stacks=True,
                 gpus=self._settings.gpus,
@@ -176,7 +217,7 @@ class ProgressWatch:
             self._tell_slow(error.message)
 
     def _judge(self, answer: LookAnswer, now: float) -> Blame | None:
-        again = bool(self._silent)
+        asked_before = frozenset(self._silent) | self._mute
         self._tries += 1
         self._first_s = answer.first_s or self._first_s
         self._looks |= {look.node: look for look in answer.looks}
@@ -189,7 +230,8 @@ class ProgressWatch:
             step_s=self._step_s,
             looks=tuple(self._looks.values()),
             silent=self._silent,
-            silent_again=again,
+            silent_again=bool(self._silent) and asked_before >= frozenset(self._silent),
+            before=self.well,
             expected=self._expected(),
             problem=answer.problem,
             tries=self._tries,
@@ -205,7 +247,9 @@ class ProgressWatch:
             # Only those that did not answer are asked again, at once.
             self._next_look = now
             return
-        self._next_look = now + (max(_SLOW_PAUSE_S, self._pace.patience_s() / 2) if found.slow else _PROBLEM_PAUSE_S)
+        # A slurmctld that was just started refuses steps until the nodes have registered.
+        again_s = min(_PROBLEM_PAUSE_S, _REFUSED_PAUSE_S * self._tries)
+        self._next_look = now + (max(_SLOW_PAUSE_S, self._pace.patience_s() / 2) if found.slow else again_s)
         self._looks, self._silent = {}, ()
         self._tell_slow(found.why)
 

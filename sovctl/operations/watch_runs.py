@@ -3,7 +3,7 @@ requeued them. What the run's own supervisor has arranged already stays."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ _TRY_AGAIN_S = 10.0
 _BEGIN_IN_S = 2
 _LATE_S = 1.0
 """A job that has not begun so long after its begin time waits for a pass of the scheduler that nobody asked for."""
+_STUCK_S = 3.0
+"""A run that completes for longer has a node that somebody has to free."""
+_ASK_AGAIN_S = 10.0
 _LOOKS_A_PASS = 10
 """Jobs that are asked about one by one in one pass."""
 
@@ -48,6 +51,8 @@ class RunTakeOver:
     clock: Clock
     voice: Voice
     act: bool
+    ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
+    """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
     _places: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each (job, node) was last seen together."""
     _orphans: dict[str, _Orphan] = field(default_factory=dict)
@@ -58,14 +63,18 @@ class RunTakeOver:
     _runs: dict[str, WatchedRun] = field(default_factory=dict)
     _pushed: dict[str, float] = field(default_factory=dict)
     """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
+    _completing: dict[str, float] = field(default_factory=dict)
+    """Since when each job completes."""
+    _freed: dict[str, float] = field(default_factory=dict)
+    """When it was last asked that a run's nodes be freed."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
 
     @property
     def busy(self) -> bool:
-        """Some run has to be brought back."""
-        return bool(self._orphans)
+        """Some run has to be brought back, or is on its way out of its nodes."""
+        return bool(self._orphans or self._completing)
 
     @property
     def runs(self) -> tuple[WatchedRun, ...]:
@@ -93,6 +102,32 @@ class RunTakeOver:
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
+        self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
+        self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
+
+    def free_stuck(self) -> None:
+        """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
+        now = self.clock.now()
+        for job_id, since in list(self._completing.items())[:_LOOKS_A_PASS]:
+            late = now - since >= _STUCK_S and now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S
+            if late and self._is_run(job_id):
+                self._freed[job_id] = now
+                self._free(job_id)
+
+    def _free(self, job_id: str) -> None:
+        try:
+            job = self.site.job(job_id)
+        except SovctlError:
+            return
+        if not job.completing or not job.nodes:
+            return
+        words = f"{', '.join(job.nodes)} to be freed from job {job_id}, which completes for too long"
+        if not self.act:
+            self.voice.tell(f"observe:free:{job_id}", f"would ask {words}")
+            return
+        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
+        self.ask_to_free(job.extra.get("JobId", job_id), job.nodes)
+        self.voice.say(f"asked {words}")
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
         """Find out, a few at a time, which jobs are runs and where their records are."""

@@ -7,7 +7,8 @@ that runs, and a crash next to a healthy node is the code's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovctl.model.blame import Blame, Culprit
@@ -76,10 +77,13 @@ PREEMPTION = "preemption"
 """Why a script was asked to stop whose job is in the grace time of a preemption."""
 
 
-def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "") -> Blame:
+def blame_end(
+    end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "", links: Mapping[str, str] | None = None
+) -> Blame:
     """Who is to blame for a script that ended.
 
     `stop_asked`: why the script had been asked to stop before ("time limit", "preemption", ...), empty if it was not.
+    `links`: what became of the links of which nodes while the script ran (recovery/fabric.py).
     """
     asked = Culprit.PREEMPTED if stop_asked == PREEMPTION else Culprit.STOPPED
     if end.status in (0, FINISHED):
@@ -91,7 +95,10 @@ def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str 
         return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
     if end.status == STOPPED or stop_asked:
         return Blame(asked, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
-    words = describe_status(end.status)
+    outside = _outside_the_code(end, links or {}, len(nodes))
+    if outside is not None:
+        return outside
+    words = _died_of(end)
     at = f" at step {end.step}" if end.step is not None else ""
     said = f": {end.signature}" if end.signature else ""
     return Blame(
@@ -100,6 +107,52 @@ def blame_end(end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str 
         signature=f"{words}|{end.signature}",
         step=end.step,
     )
+
+
+def worth_looking_at(end: ScriptEnd, nodes: Sequence[str]) -> tuple[str, ...]:
+    """Which nodes to ask what they know of themselves after a crash, before the script is blamed.
+
+    Main memory that ran out is no fault of a node; an exception of the script's own and a process that a signal ended
+    speak of their own node alone. Everything else may have begun anywhere.
+    """
+    if end.kind == "oom":
+        return ()
+    return (end.node,) if end.kind in ("python", "signal") and end.node in nodes else tuple(nodes)
+
+
+_OF_A_LINK = frozenset({"nccl", "unknown"})
+"""What ranks say when a connection broke; a traceback of the script's own names another cause."""
+
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
+"""Trying again does not help: two of a kind hold the run, and a person reads these words."""
+
+
+def _outside_the_code(end: ScriptEnd, links: Mapping[str, str], of: int) -> Blame | None:
+    """The fabric or the storage, where the ranks' last words and what was seen agree."""
+    at = f" at step {end.step}" if end.step is not None else ""
+    said = f": {end.signature}" if end.signature else ""
+    if links and end.kind in _OF_A_LINK:
+        # On half of the nodes at once it is a switch, and no node is better than another.
+        nodes = tuple(links) if len(links) <= of / 2 else ()
+        seen = "; ".join(f"{node}: {words}" for node, words in list(links.items())[:4])
+        return Blame(
+            Culprit.FABRIC, nodes, f"{seen}, and the script {_died_of(end)}{at}{said}", end.signature, end.step
+        )
+    if end.kind == "storage" and not _FULL.search(end.signature):
+        nodes, where = ((end.node,), f" on {end.node}") if end.node else ((), "")
+        words = f"the script lost its storage{where}{at}{said}"
+        return Blame(Culprit.STORAGE, nodes, words, f"storage|{end.signature}", end.step)
+    return None
+
+
+def _died_of(end: ScriptEnd) -> str:
+    rank = f" (rank {end.rank}{f' on {end.node}' if end.node else ''})" if end.rank is not None else ""
+    if end.kind == "oom":
+        return f"ran out of main memory{rank}"
+    if end.kind == "signal" and end.status in (137, -9):
+        return "was killed by SIGKILL, as the kernel does when memory runs out,"
+    return describe_status(end.status)
 
 
 def describe_status(status: int) -> str:

@@ -106,7 +106,7 @@ def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
     ]
 
 
-_SPEAKS_AGAINST = frozenset({"hardware", "fabric", "unknown"})
+_SPEAKS_AGAINST = frozenset({"hardware", "fabric", "storage", "unknown"})
 """Culprits with which a named node is to be avoided; a crash of the code next to a node is no word against it."""
 
 

@@ -17,6 +17,7 @@ from sovctl.errors import UsageError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.progress import Phase
 from sovctl.model.rank_look import GpuUse, NodeLook
+from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.stacks import Group, Placed, collective, fold_ranks, group, odd_groups, placed
 
 AUTO = -1.0
@@ -176,6 +177,8 @@ class Standstill:
     """Nodes that did not answer this look."""
     silent_again: bool = False
     """They were asked twice."""
+    before: tuple[NodeLook, ...] = ()
+    """A look at the same nodes while the run still moved; empty: there was none."""
     expected: tuple[tuple[int, str], ...] = ()
     """(rank, node) of ranks that have said something of themselves and not that they are done."""
     problem: str = ""
@@ -206,7 +209,7 @@ def judge(seen: Standstill) -> Hang | NotYet:
     if seen.idle_s < seen.patience_s:
         return NotYet(f"it moved {seen.idle_s:.0f} s ago")
     # The strongest evidence first.
-    for rule in (_by_findings, _by_silence, _by_stopped, _by_blocked, _by_missing):
+    for rule in (_by_findings, _by_silence, _by_stopped, _by_blocked, _by_missing, _by_fabric):
         found = rule(seen)
         if found is not None:
             return found
@@ -274,6 +277,17 @@ def _by_missing(seen: Standstill) -> Hang | None:
     words = f"no process is left of rank {ranks} on {', '.join(nodes)}, and {len(there)} others wait"
     blame = _hang(seen, Culprit.UNKNOWN, nodes if len(nodes) < len(answered) else (), words)
     return Hang(blame.blame, tuple(rank for rank, _ in gone))
+
+
+def _by_fabric(seen: Standstill) -> Hang | None:
+    broken = broken_links(seen.before, seen.looks)
+    if not broken:
+        return None
+    # On half of the nodes at once it is a switch, and no node is better than another.
+    nodes = tuple(broken) if len(broken) <= len(seen.looks) / 2 else ()
+    words = "; ".join(f"{node}: {said}" for node, said in list(broken.items())[:4])
+    more = f"; and {len(broken) - 4} more nodes" if len(broken) > 4 else ""
+    return _hang(seen, Culprit.FABRIC, nodes, f"{words}{more}, since the run last was seen well")
 
 
 def _work(looks: Sequence[NodeLook]) -> str:

@@ -84,10 +84,14 @@ SLURMD_LOOKS_S = (0.02, 0.07, 0.17, 0.67)
 (_pause_for_job_completion, 22.05 to 26.05)."""
 
 
-def earliest_begin(requeued: float, now: float, epilog_s: float) -> int:
-    """The first whole second at which the job may begin, if the supervisor leaves at `now`: it must be ahead when the
-    last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when the requeue was asked for."""
-    return math.floor(_slurmd_notices(requeued, now + 0.1) + 0.15 + epilog_s) + 1
+LEAVE_S = 0.1
+"""From the decision on a begin time to the end of the supervisor: one update, one line of the record."""
+
+
+def earliest_begin(requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S) -> int:
+    """The first whole second at which the job may begin, if the supervisor leaves `leave_s` after `now`: it must be
+    ahead when the last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when that was asked for."""
+    return math.floor(_slurmd_notices(requeued, now + leave_s) + 0.15 + epilog_s) + 1
 
 
 def begin_at(earliest: int, last_pass: float | None, sched_delay_s: float) -> int | None:

@@ -277,10 +277,11 @@ def test_a_job_shrinks_but_keeps_its_batch_host(site: Site, running: str) -> Non
     assert (site.slurm.job(running).nodes, site.slurm.job(running).running) == ((first,), True)
 
 
-def test_killing_the_steps_leaves_the_batch_script(site: Site, eventually: Eventually) -> None:
+@pytest.mark.parametrize("lost_node", [False, True])
+def test_killing_the_steps_leaves_the_batch_script(site: Site, eventually: Eventually, lost_node: bool) -> None:
     job_id = started(site, eventually, site.submit(2, steps=1))
     eventually(lambda: site.steps(job_id) == 1, "the step runs")
-    site.slurm.kill_steps(job_id)
+    site.slurm.kill_steps(job_id, lost_node=lost_node)
     eventually(lambda: site.steps(job_id) == 0, "the step is gone")
     assert site.slurm.job(job_id).running
     site.slurm.kill_steps(job_id)

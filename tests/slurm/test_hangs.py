@@ -157,13 +157,48 @@ for step in range(1, 100000):
     time.sleep(0.2)
 '
 """
+    own = lab.layout.scratch / "own"
+    own.mkdir()
+    own.chmod(0o1777)
+    (work_dir / ".sovctl").symlink_to(own)
     run = started(lab, work_dir, user, writes, f"--hang-timeout={TIMEOUT_S:g}")
     run.await_event("first_step")
     faults.inject(lab, "storage-hang", lab.nodes[0])
+    # The run directory hangs as well: what the supervisor decides meanwhile is written when the storage is back.
+    run.wait("word of the storage", lambda: "the storage of the run has not answered" in run.output(), 60)
+    slurm = cluster.slurm(lab.layout)
+    run.wait("the job to be requeued", lambda: slurm.job(run.job_id).restarts > 0, 60)
+    assert not run.events("attempt_ended")
+    faults.heal(lab, lab.nodes[0])
     ended = run.await_event("attempt_ended", attempt=0)
     assert (ended["culprit"], ended["blamed"]) == ("storage", [])
     assert "blocked in the kernel" in ended["evidence"]
-    faults.heal(lab, lab.nodes[0])
+    stop(run)
+    kinds = [event["kind"] for event in run.events()]
+    assert kinds.count("attempt_ended") == kinds.count("hang") == 1
+
+
+def test_ranks_that_wait_beside_a_dead_port_blame_the_fabric(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    lab = story_lab(health=False, nodes=4)
+    stands = """#!/bin/bash
+#SBATCH --nodes=3 --ntasks-per-node=1
+srun bash -c 'for step in $(seq 1000); do
+    while [ -e stand-still ]; do sleep 0.2; done
+    [ $SLURM_PROCID = 0 ] && echo "step $step loss 2.5"; sleep 0.2
+done'
+"""
+    run = started(lab, work_dir, user, stands, f"--hang-timeout={TIMEOUT_S:g}")
+    run.await_event("first_step")
+    nodes = run.events("attempt_started")[0]["nodes"]
+    at = faults.inject(lab, "port-down", nodes[1]).at
+    (work_dir / "stand-still").touch()
+    ended = run.await_event("attempt_ended", attempt=0)
+    assert (ended["culprit"], ended["blamed"]) == ("fabric", [nodes[1]])
+    assert f"{nodes[1]}: port mlx5_0/1 is DOWN" in ended["evidence"]
+    assert ended["at"] - at < TIMEOUT_S + 10
+    (work_dir / "stand-still").unlink()
+    again = run.await_event("attempt_started", attempt=1)
+    assert nodes[1] not in again["nodes"]
     stop(run)
 
 

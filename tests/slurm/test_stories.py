@@ -128,6 +128,18 @@ def test_node_dead_with_users_rights_only(
     assert not cluster.slurm(lab.layout).node(victim).state.draining
 
 
+def test_a_node_that_dies_in_a_large_step_costs_no_minute(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    """From seven nodes on a step has a tree, and the slurmstepd above the dead node would wait 60 s for it."""
+    lab = story_lab(accounting=True)
+    run = start_run(lab, work_dir, user, spec=replace(TOY, nodes=7, steps=100_000))
+    victim = nodes_of(run, 0)[3]
+    at = faults.inject(lab, "node-dead", victim).at
+    again = run.await_event("attempt_started", 90, attempt=1)
+    assert victim not in again["nodes"]
+    assert again["at"] - at < 55
+    run.sovctl("run", "stop", run.job_id)
+
+
 def test_batch_host_dead(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]) -> None:
     lab = story_lab()
     run = start_run(lab, work_dir, user)

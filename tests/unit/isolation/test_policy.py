@@ -52,7 +52,7 @@ def test_a_mount_that_is_taken_stays_where_it_says(text: str) -> None:
         mount = parse_mount(text)
     except UsageError:
         return
-    assert ".." not in mount.source + mount.target
+    assert ".." not in f"{mount.source}/{mount.target}".split("/")
     assert mount.target.startswith("/")
     assert not mount.target.startswith(("//", "/proc/", "/dev/", "/sys/"))
 

@@ -201,6 +201,19 @@ def test_a_dead_node_is_cut_out_so_that_the_job_need_not_wait_for_it() -> None:
     assert child.status == -9
 
 
+@pytest.mark.parametrize("dead", [(), ("n002",)])
+def test_nobody_waits_for_the_report_of_a_dead_node(dead: tuple[str, ...]) -> None:
+    run = Run()
+    told: list[bool] = []
+
+    def kill_steps(job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+        told.append(lost_node)
+
+    run.slurm.kill_steps = kill_steps  # type: ignore[method-assign]
+    run.back(["n001", "n002"]).kill(FakeChild(run.clock), dead)
+    assert told == [bool(dead)]
+
+
 def test_a_dead_batch_host_cannot_be_cut_out() -> None:
     run = Run()
     run.back(["n001", "n002"]).kill(FakeChild(run.clock), ["n001"])
@@ -295,3 +308,23 @@ def test_a_begin_counts_from_when_slurmd_was_told() -> None:
     left = run.clock.time
     looks = [told + after for after in (0.67, 1.67, 2.67, 3.67, 4.67, 5.67) if told + after >= left]
     assert run.of("requeued")[0]["begin"] > looks[0]
+
+
+def test_a_begin_time_that_a_slow_controller_took_too_late_is_given_again() -> None:
+    run = Run()
+    blamed(run, "n002")
+    update, slow = run.slurm.update_pending, [2.0]
+
+    def late(*args: object, **more: object) -> None:
+        update(*args, **more)  # type: ignore[arg-type]
+        begin = more["begin"]
+        if isinstance(begin, int) and begin < run.clock.time + 20 and slow:
+            run.clock.sleep(slow.pop())
+
+    run.slurm.update_pending = late  # type: ignore[method-assign]
+    run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+    begin = run.of("requeued")[0]["begin"]
+    assert not slow
+    assert begin > run.clock.time, "the second it was first given is over"
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 15

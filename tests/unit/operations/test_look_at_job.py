@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from node_fakes import NODE, NOW, FakeNode
 
 from sovctl.errors import SovctlError
 from sovctl.model.gpu import GpuSample
-from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.host import PortSample
+from sovctl.model.rank_look import LinkLook, NodeLook, RankLook
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 from sovctl.operations.look_at_job import JobLook, JobLookPorts, look_at_job
 
@@ -39,8 +41,15 @@ class Gpus:
         return None if self.hangs else self.node.samples
 
 
+PORTS = (
+    PortSample("mlx5_0", 1, "InfiniBand", "ACTIVE", counters={"link_downed": 2, "symbol_error": 0}),
+    PortSample("mlx5_1", 1, "InfiniBand", "DOWN"),
+)
+
+
 def seen(node: FakeNode, probe: Gpus | None = None, **wish: Any) -> NodeLook:
-    ports = JobLookPorts(Ranks(), probe or Gpus(node), node, node, node, uptime_s=1000.0)  # type: ignore[arg-type]
+    gpus = probe or Gpus(node)
+    ports = JobLookPorts(Ranks(), gpus, node, node, node, 1000.0, lambda: PORTS)  # type: ignore[arg-type]
     return look_at_job(ports, JobLook(NODE, "7", NOW - 60, **{"gpus": 8, **wish}))
 
 
@@ -48,6 +57,21 @@ def test_a_node_that_is_well_says_where_its_ranks_are() -> None:
     look = seen(FakeNode())
     assert (look.node, look.ranks, look.findings, look.problems) == (NODE, RANKS, (), ())
     assert [gpu.index for gpu in look.gpus] == list(range(8))
+
+
+def test_it_tells_how_its_links_are() -> None:
+    node = FakeNode()
+    node.samples = (
+        replace(node.samples[0], nvlinks_active=18, nvlinks_inactive=0, nvlink_errors=3),
+        replace(node.samples[1], nvlinks_active=17, nvlinks_inactive=1, nvlink_errors=0),
+        replace(node.samples[2], nvlinks_active=None, nvlinks_inactive=None, nvlink_errors=None),
+    )
+    assert seen(node).links == (
+        LinkLook("mlx5_0/1", "ACTIVE", {"link_downed": 2}),
+        LinkLook("mlx5_1/1", "DOWN"),
+        LinkLook("GPU 0 NVLink", "ACTIVE", {"nvlink_errors": 3}),
+        LinkLook("GPU 1 NVLink", "DOWN"),
+    )
 
 
 def test_a_gpu_that_is_gone_is_missed_if_the_job_was_given_it() -> None:

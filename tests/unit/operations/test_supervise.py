@@ -568,7 +568,7 @@ def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
     ends(run, 1)
     kill = run.slurm.kill_steps
 
-    def cancelled_meanwhile(job_id: str, *, patience_s: float | None = None) -> None:
+    def cancelled_meanwhile(job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
         kill(job_id)
         run.slurm.cancel(job_id)
 

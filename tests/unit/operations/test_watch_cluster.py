@@ -516,3 +516,33 @@ def test_a_controller_that_is_away_is_waited_out_and_nothing_is_forgotten() -> N
     site.site.away = False
     site.passes(20)
     assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+# Jobs that do not leave their nodes
+
+
+def completes(site: Watched, job_id: str, *nodes: str) -> None:
+    site.site.runs(job_id, *nodes)
+    record = replace(site.site.records[job_id], state="COMPLETING", restarts=1, extra={"JobId": "41"})
+    site.site.records[job_id] = record
+
+
+def test_nodes_of_a_run_that_completes_too_long_are_freed_by_their_watchers() -> None:
+    site = Watched()
+    completes(site, "12_3", "n001", "n003")
+    site.passes(3)
+    assert site.freed == []
+    site.passes(3)
+    assert site.freed == [("41", ("n001", "n003"))]
+    assert site.kinds == ["free-asked"]
+    site.passes(10)
+    assert len(site.freed) == 2
+
+
+@pytest.mark.parametrize(("act", "script"), [(False, SPARED), (True, "#!/bin/sh\n")])
+def test_nobody_is_freed_by_a_watch_that_observes_nor_from_jobs_of_others(act: bool, script: str) -> None:
+    site = Watched(act=act)
+    completes(site, "7", "n001")
+    site.site.scripts["7"] = script
+    site.passes(20)
+    assert site.freed == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from run_fakes import NOW, FakeClock, FakeJournal
 from sovctl.errors import CommandMissing
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.progress import Phase, Progress
-from sovctl.model.rank_look import GpuUse, NodeLook, RankLook
+from sovctl.model.rank_look import GpuUse, LinkLook, NodeLook, RankLook
 from sovctl.operations.crash_look import CrashLook
 from sovctl.operations.follow_progress import ProgressFollower
 from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
@@ -41,6 +43,7 @@ class World:
         self.journal = FakeJournal(self.clock)
         self.ranks: dict[int, Progress] = {}
         self.lines: list[str] = []
+        self.mute: set[str] = set()
         self.checkpoint_changed = 0.0
         self.asked: list[tuple[str, ...]] = []
         self.answers: list[LookAnswer | Exception] = []
@@ -49,7 +52,7 @@ class World:
         self.files: dict[str, bytes] = {}
         self.follower = ProgressFollower(self, self.journal, self.clock)  # type: ignore[arg-type]
         ports = ProgressPorts(self, self, self, self, self.journal)  # type: ignore[arg-type]
-        wish = {"hang_timeout_s": 15.0, **settings}
+        wish = {"hang_timeout_s": 15.0, "well_after_s": math.inf, **settings}
         self.watch = ProgressWatch(ProgressSettings(NODES, "/checkpoints", **wish), ports, self.follower)
         self.follower.begin(0, 0)
         self.watch.begin(0, self.clock.time)
@@ -61,7 +64,7 @@ class World:
             self.clock.sleep(0.5)
             each(self.clock.time - NOW)
             self.follower.follow()
-            blame = self.watch.look(self.clock.time)
+            blame = self.watch.look(self.clock.time, mute=self.mute)
             if blame is not None:
                 return blame
         return None
@@ -171,6 +174,26 @@ def test_nodes_that_do_not_answer_are_asked_again_alone() -> None:
     assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
     assert world.asked == [NODES, ("n003",)]
     assert world.watch.frozen == {"n003"}
+
+
+def test_a_node_that_does_not_answer_slurm_is_not_asked_and_counts_as_silent() -> None:
+    world = World()
+    world.mute = {"n003"}
+    world.answers = [answer_of("n001", "n002", "n004")]
+    blame = world.run(40, lambda at: world.step(min(at, 5.0)))
+    assert world.asked == [("n001", "n002", "n004")]
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
+    assert "NODE_FROZEN" in blame.evidence
+    assert world.watch.frozen == {"n003"}
+
+
+def test_a_controller_that_reaches_no_node_blames_nobody() -> None:
+    world = World()
+    world.mute = set(NODES)
+    assert world.run(60, lambda at: world.step(min(at, 5.0))) is None
+    assert world.asked == []
+    assert [item["why"] for item in world.of("standstill")] == ["none of its nodes answers Slurm"]
 
 
 def test_a_run_that_moves_on_meanwhile_is_not_blamed() -> None:
@@ -297,14 +320,41 @@ def test_a_run_at_its_pace_is_not_looked_at() -> None:
     assert world.asked == []
 
 
+def with_links(answer: LookAnswer, **errors: int) -> LookAnswer:
+    """The same, with what the port of each node has counted by now."""
+    links = {name: (LinkLook("mlx5_0/1", "ACTIVE", {"link_downed": errors.get(name, 0)}),) for name in NODES}
+    return replace(answer, looks=tuple(replace(look, links=links[look.node]) for look in answer.looks))
+
+
+def test_links_are_compared_with_a_look_at_the_run_while_it_moved() -> None:
+    world = World(well_after_s=20.0)
+    world.answers = [with_links(answer_of(*NODES), n001=7), with_links(answer_of(*NODES), n001=7, n003=1)]
+    assert world.run(200, world.step) is None
+    assert world.asked == [NODES], "once in half an hour"
+    blame = world.run(60)
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.FABRIC, ("n003",))
+    assert "link_downed rose by 1" in blame.evidence
+
+
+def test_a_look_that_went_on_when_the_run_stopped_is_no_look_at_a_run_that_moves() -> None:
+    world = World(well_after_s=20.0)
+    world.answers = [with_links(answer_of(*NODES), n003=1), with_links(answer_of(*NODES), n003=1)]
+    world.run(21, world.step)
+    world._ready = math.inf
+    blame = world.run(60)
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.UNKNOWN, ())
+
+
 # After a crash
 
 
 def test_what_a_node_says_of_itself_after_a_crash_is_fetched_once() -> None:
     world = World()
-    crash = CrashLook(NODES, 8, world, world, world)  # type: ignore[arg-type]
+    crash = CrashLook(8, world, world, world)  # type: ignore[arg-type]
     world.answers = [LookAnswer((NodeLook("n002", findings=("XID79 GPU has fallen off the bus",)),), ("n003",))]
-    crash.begin(NOW)
+    crash.begin(NOW, NODES)
     assert crash.pending
     world.clock.sleep(2)
     assert not crash.pending
@@ -315,10 +365,10 @@ def test_what_a_node_says_of_itself_after_a_crash_is_fetched_once() -> None:
 def test_the_traceback_is_kept_and_its_rank_has_a_node() -> None:
     world = World()
     world.step(5)
-    crash = CrashLook(NODES, None, world, world, None)  # type: ignore[arg-type]
+    crash = CrashLook(None, world, world, None)  # type: ignore[arg-type]
     text = '[rank2]: Traceback (most recent call last):\n[rank2]:   File "a"\n[rank2]: ValueError: no\n'
     found = crash.read(0, [text], 1)
     assert (found.rank, found.node) == (2, "n003")
     assert world.files["traceback.txt"].decode() == text
-    crash.begin(NOW)
+    crash.begin(NOW, NODES)
     assert not crash.pending

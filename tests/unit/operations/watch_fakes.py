@@ -187,6 +187,7 @@ class Watched:
         self.words: dict[str, list[Any]] = {}
         self.answers: dict[str, tuple[SiteAnswer, ...]] = {}
         self.kept: Any = None
+        self.freed: list[tuple[str, tuple[str, ...]]] = []
         self.slow_s = 0.0
         """How long work beside the passes takes."""
         self._heard_at: dict[str, float] = {}
@@ -199,12 +200,15 @@ class Watched:
         deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
         suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
-        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock)
+        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock, self._free)
         settings = WatchSettings(
             DeathSettings(self._act, limits=self._limits),
             SweepSettings(self._act, SweepPolicy(), "stored", "check"),
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
+
+    def _free(self, job_id: str, nodes: Sequence[str]) -> None:
+        self.freed.append((job_id, tuple(nodes)))
 
     def _beside(self, work: Callable[[], Any]) -> Done:
         return Done(work, self.clock.time + self.slow_s, self.clock)

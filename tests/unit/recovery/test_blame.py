@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from sovctl.model.blame import Culprit
 from sovctl.model.node import NodeState, NodeView
-from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes, condemns, describe_status
+from sovctl.recovery.blame import (
+    NodeEvidence,
+    ScriptEnd,
+    blame_end,
+    blame_nodes,
+    condemns,
+    describe_status,
+    worth_looking_at,
+)
 
 OURS = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
 
@@ -158,3 +166,40 @@ def test_every_end_has_a_culprit_and_a_sentence(status: int, nodes: list[NodeEvi
     assert blame.evidence
     assert "\n" not in blame.evidence
     assert (blame.culprit is Culprit.HARDWARE) == bool(blame.nodes)
+
+
+@pytest.mark.parametrize(
+    ("end", "asked"),
+    [
+        (ScriptEnd(1, "ValueError: x", kind="python", node="n002"), ("n002",)),
+        (ScriptEnd(1, "ValueError: x", kind="python"), ("n001", "n002")),
+        (ScriptEnd(137, kind="oom"), ()),
+        (ScriptEnd(139, kind="signal", node="n002"), ("n002",)),
+        (ScriptEnd(139, kind="signal"), ("n001", "n002")),
+        (ScriptEnd(1, "CUDA error: N", kind="cuda", node="n002"), ("n001", "n002")),
+        (ScriptEnd(1, kind="unknown"), ("n001", "n002")),
+    ],
+)
+def test_only_nodes_that_may_be_the_cause_of_a_crash_are_asked(end: ScriptEnd, asked: tuple[str, ...]) -> None:
+    assert worth_looking_at(end, ("n001", "n002")) == asked
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (ScriptEnd(1, "slurmstepd: oom", 9, "oom", 2, "n002"), "ran out of main memory (rank 2 on n002) at step 9"),
+        (ScriptEnd(137, "", 9, "signal"), "was killed by SIGKILL, as the kernel does when memory runs out, at step 9"),
+        (ScriptEnd(137, "", 9, "oom"), "ran out of main memory at step 9"),
+    ],
+)
+def test_want_of_memory_is_told_as_such(end: ScriptEnd, words: str) -> None:
+    blame = blame_end(end, ())
+    assert blame.culprit is Culprit.USER_CODE
+    assert words in blame.evidence
+
+
+def test_lost_storage_is_the_storages_and_a_full_one_the_persons_who_fills_it() -> None:
+    lost = blame_end(ScriptEnd(1, "OSError: [Errno N] Stale file handle", 9, "storage", 1, "n002"), ())
+    assert (lost.culprit, lost.nodes) == (Culprit.STORAGE, ("n002",))
+    full = blame_end(ScriptEnd(1, "OSError: [Errno N] No space left on device", 9, "storage", 1, "n002"), ())
+    assert full.culprit is Culprit.USER_CODE

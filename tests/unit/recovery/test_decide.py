@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovctl.model.blame import Blame, Culprit
@@ -120,6 +120,7 @@ blames = st.builds(
 limits = st.builds(Limits, st.integers(1, 4), st.integers(0, 5), st.integers(0, 8))
 
 
+@settings(deadline=None)
 @given(st.data(), limits)
 def test_without_progress_every_chain_of_stops_ends_held(data: st.DataObject, limit: Limits) -> None:
     """The bound is the sum of the budgets; a preemption is nobody's failure and does not count."""

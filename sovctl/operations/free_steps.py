@@ -1,0 +1,35 @@
+"""Frees a node from a slurmstepd that only waits for the report of a dead one, in the way of its whole job.
+
+The slurmstepd above a dead node in a step's tree waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05), and
+the job cannot begin again before: only root on that node can end it. `sovctl watch` names jobs that complete too long;
+a slurmstepd of such a job that has had no process below it for two looks has nothing left to do but wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sovctl.ports import Clock, StepDaemons
+
+CHILDLESS_S = 1.5
+"""Between two looks at least: a slurmstepd that was just told to end its tasks still has to tell others of it."""
+
+
+@dataclass(slots=True)
+class StepFreer:
+    """One node's part of it."""
+
+    daemons: StepDaemons
+    clock: Clock
+    _since: dict[int, float] = field(default_factory=dict)
+
+    def turn(self) -> list[str]:
+        """Look once; says what was ended."""
+        now, waiting, said = self.clock.now(), dict[int, float](), []
+        for job_id in self.daemons.asked():
+            for pid, step in self.daemons.childless(job_id).items():
+                waiting[pid] = self._since.get(pid, now)
+                if now - waiting[pid] >= CHILDLESS_S and self.daemons.end(pid, job_id):
+                    said.append(f"ended the slurmstepd of step {step}, which only waited for a lost node")
+        self._since = waiting
+        return said
