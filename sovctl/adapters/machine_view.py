@@ -104,10 +104,10 @@ def plugin_in(plugstack: Path, depth: int = 0) -> str:
     return ""
 
 
-def slurmd_maps(node: str, proc: Path = Path("/proc")) -> tuple[bool, bool | None, bool]:
+def slurmd_maps(node: str, conf: str = "", proc: Path = Path("/proc")) -> tuple[bool, bool | None, bool]:
     """Whether a slurmd runs here, whether it has our plugin in memory (None: root's to see), and whether the file on
-    disk is another by now. Where several slurmds run on one machine, the one with `-N node` is meant."""
-    pids = [pid for pid in proc.glob("[0-9]*") if _is_slurmd(pid, node)]
+    disk is another by now. Where several slurmds run on one machine, the one with `-N node` and `-f conf` is meant."""
+    pids = [pid for pid in proc.glob("[0-9]*") if _is_slurmd(pid, node, conf)]
     if not pids:
         return False, None, False
     try:
@@ -118,15 +118,18 @@ def slurmd_maps(node: str, proc: Path = Path("/proc")) -> tuple[bool, bool | Non
     return True, bool(lines), any(line.endswith("(deleted)") for line in lines)
 
 
-def _is_slurmd(pid: Path, node: str) -> bool:
+def _is_slurmd(pid: Path, node: str, conf: str) -> bool:
     try:
         words = (pid / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         return False
     if os.path.basename(words[0]) != "slurmd":  # noqa: PTH119
         return False
-    named = re.search(r"\0-N\0?([^\0]+)", "\0" + "\0".join(words))
-    return named is None or named[1] == node
+    return all(
+        told is None or not wanted or told[1] == wanted
+        for option, wanted in (("N", node), ("f", conf))
+        for told in (re.search(rf"\0-{option}\0?([^\0]+)", "\0".join(words)),)
+    )
 
 
 def beside(directory: Path) -> tuple[str, ...]:

@@ -853,7 +853,7 @@ def _machine_view(
     named = settings.get("PlugStackConfig", "(null)")
     conf_dir = Path(conf).parent if conf else Path("/etc/slurm")
     spank = look.plugin_in(Path(named) if named.startswith("/") else conf_dir / "plugstack.conf")
-    running, loaded, replaced = look.slurmd_maps(name) if is_node else (False, None, False)
+    running, loaded, replaced = look.slurmd_maps(name, conf) if is_node else (False, None, False)
     journal = config.cluster.journal_dir
     return MachineView(
         node=name,

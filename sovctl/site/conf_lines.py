@@ -37,7 +37,11 @@ def conf_lines(places: Places, roles: Collection[Role], settings: Mapping[str, s
     lines += _plugin_lines(settings)
     if spank:
         include = f"include {places.conf_dir.rstrip('/')}/plugstack.conf.d/*.conf"
-        lines.append(ConfLine("plugstack.conf", include, "--sov-isolate and --sov-image; then restart slurmd"))
+        lines.append(
+            ConfLine(
+                "plugstack.conf", include, "--sov-isolate and --sov-image (Debian has this line); then restart slurmd"
+            )
+        )
     return lines
 
 
