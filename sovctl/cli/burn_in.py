@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_NODE_FAILED, EXIT_TRY_LATER
@@ -28,7 +28,7 @@ def run_burn_in(piece: str, *, everything: bool, as_json: bool, dry_run: bool) -
     gpus = wiring.gpu_probe(config)
     results, notes = burn_in_now(ports, settings, pieces, gpus, expected)
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "node": settings.node, "results": [result_record(r) for r in results]}))
+        print_json(_SCHEMA, {"node": settings.node, "results": [result_record(result) for result in results]})
     else:
         for result in results:
             print(printable(f"{settings.node}: {result.outcome:<11} {result.evidence}"))

@@ -39,6 +39,8 @@ GROUPS = {
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),
+    "completion": Group("sovctl.cli.completion", "Print the completion script of bash, zsh or fish."),
+    "complete": Group("sovctl.cli.complete", "Internal: names for the completion scripts.", listed=False),
     "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }

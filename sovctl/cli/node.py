@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from sovctl.cli import wiring
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.json_output import print_json
+from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
@@ -40,8 +40,15 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18N %T', or names: nodes,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 Names = Annotated[str, typer.Argument(metavar="NODE", help="A node, or several as n[001-003].")]
 _SCHEMA = "sovctl.nodes/1"
+_SHOW_SCHEMA = "sovctl.node.show/1"
+_CHECK_SCHEMA = "sovctl.node.check/1"
+_CHANGE_SCHEMA = "sovctl.node.change/1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -52,11 +59,15 @@ def run(argv: Sequence[str]) -> int:
 
 @app.command("ls")
 def list_(
-    all_: Annotated[bool, typer.Option("--all", help="Each node on a line of its own.")] = False, as_json: Json = False
+    all_: Annotated[bool, typer.Option("--all", help="Each node on a line of its own.")] = False,
+    fmt: ListFormat = "",
+    noheader: NoHeader = False,
+    as_json: Json = False,
 ) -> int:
     """List nodes alike in one line, those that are not plainly fine first.
 
-    A * marks a drain by sovctl.
+    A * marks a drain by sovctl. With -o, as in sinfo: %T state, %D count, %N nodes, %H since, %u by, %E reason,
+    %i incident, %c code; or these names with commas between, such as -o nodes,state,reason:40.
 
     Example: sovctl node ls
     """
@@ -65,14 +76,9 @@ def list_(
     if as_json:
         listed = [_group_record(group) for group in groups]
         scores = {"lemons": dict(lemons.scores), "taken_last": list(lemons.taken_last)}
-        print(json.dumps({"schema": _SCHEMA, "groups": listed, **scores}))
+        print_json(_SCHEMA, {"groups": listed, **scores})
         return EXIT_DONE
-    table = text_table("STATE", "COUNT", "NODES", "SINCE", "BY", "REASON", folded=("NODES", "REASON"))
-    for group in groups:
-        by = f"{group.by or '?'}{'*' if group.ours else ''}" if group.reason else "-"
-        since = clock_time(group.since)
-        add_row(table, (str(group.state), str(len(group.nodes)), _fold(group.nodes), since, by, group.reason or "-"))
-    print_table(table)
+    print_listing(groups, _COLUMNS, "TDNHuE", fmt, header=not noheader)
     if lemons.taken_last:
         said = ", ".join(f"{name} ({lemons.scores.get(name, 0.0):g})" for name in lemons.taken_last)
         print(f"sovctl: taken last for what their GPUs did before: {printable(said)}", file=sys.stderr)
@@ -95,7 +101,7 @@ def show(
     config, cluster = load_config(), wiring.slurm()
     shown = [nodes.show_node(item, cluster, wiring.node_journal(config, item)) for item in names]
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [_node_record(item) for item in shown]}))
+        print_json(_SHOW_SCHEMA, {"nodes": [_node_record(item) for item in shown]})
         return EXIT_DONE
     for index, item in enumerate(shown):
         print("\n" * bool(index) + "\n".join(printable(line) for line in _lines(item)))
@@ -119,7 +125,7 @@ def check(name: Names, as_json: Json = False) -> int:
     assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
     checked = [(view, assessed[view.name]) for view in views]
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [_check_record(*item) for item in checked]}))
+        print_json(_CHECK_SCHEMA, {"nodes": [_check_record(*item) for item in checked]})
     else:
         print("\n".join(printable(line) for item in checked for line in _check_lines(*item)))
     states = {item.state for item in assessed.values()}
@@ -174,7 +180,7 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
     entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
     entries = sorted((*entries, *node_by_hand.gpu_entries(name, wiring.ledgers(config))), key=node_by_hand.at)
     if as_json:
-        print(json.dumps({"schema": "sovctl.history/1", "node": name, "entries": entries, "problems": problems}))
+        print_json("sovctl.history/1", {"node": name, "entries": entries, "problems": problems})
         return EXIT_DONE
     for entry in entries:
         print(printable(_entry_line(entry)).rstrip())
@@ -201,7 +207,7 @@ def _who() -> str:
 
 def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [asdict(outcome) for outcome in outcomes]}))
+        print_json(_CHANGE_SCHEMA, {"nodes": [asdict(outcome) for outcome in outcomes]})
         return EXIT_DONE
     for outcome in outcomes:
         # stdout has what changes Slurm, so that a dry run can be read by a script.
@@ -287,6 +293,22 @@ def _entry_words(entry: dict[str, Any]) -> str:
         return text(entry, "reason")
     rest = {key: value for key, value in entry.items() if key not in ("node", "findings", "incident")}
     return event_words(rest)
+
+
+def _by(group: NodeGroup) -> str:
+    return f"{group.by or '?'}{'*' if group.ours else ''}" if group.reason else "-"
+
+
+_COLUMNS = (
+    Column("T", "state", "STATE", lambda group: str(group.state)),
+    Column("D", "count", "COUNT", lambda group: str(len(group.nodes))),
+    Column("N", "nodes", "NODES", lambda group: _fold(group.nodes), folded=True),
+    Column("H", "since", "SINCE", lambda group: clock_time(group.since)),
+    Column("u", "by", "BY", _by),
+    Column("E", "reason", "REASON", lambda group: group.reason or "-", folded=True),
+    Column("i", "incident", "INCIDENT", lambda group: group.ours.incident if group.ours else "-"),
+    Column("c", "code", "CODE", lambda group: group.ours.code if group.ours else "-"),
+)
 
 
 def _group_record(group: NodeGroup) -> dict[str, Any]:

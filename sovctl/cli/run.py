@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -15,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from sovctl.cli import wiring
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.json_output import print_json
+from sovctl.cli.tables import Column, add_row, print_listing, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
@@ -26,6 +26,7 @@ from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.explain import Why, Words
 from sovctl.recovery.run_state import RunState
+from sovctl.recovery.stacks import SCHEMA as STACKS
 from sovctl.recovery.stacks import looks_of, stacks_text
 from sovctl.recovery.timeline import Timeline, step_reached
 
@@ -40,6 +41,10 @@ app = typer.Typer(
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Job id, run id or directory of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the Slurm command and change nothing.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18i %j', or names: job,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 Stacks = Annotated[
     bool, typer.Option("--stacks", help="Where every rank stood when the run hung, ranks at the same place together.")
 ]
@@ -58,18 +63,26 @@ def run(argv: Sequence[str]) -> int:
 
 
 @app.command("ls")
-def list_(all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = False, as_json: Json = False) -> int:
+def list_(
+    all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = False,
+    fmt: ListFormat = "",
+    noheader: NoHeader = False,
+    as_json: Json = False,
+) -> int:
     """List your runs, newest first: all that are not over, and the newest 20.
+
+    With -o, as in squeue: %i job, %j name, %T state, %M age, %V submitted, %t attempts, %s step, %D how many nodes,
+    %N nodes, %r detail, %I run id, %Z directory; or these names with commas between, such as -o job,state,detail:40.
 
     Example: sovctl run ls --all
     """
     listed = runs.list_runs(wiring.run_ports(), _here())
     shown = listed if all_ else tuple(runs.worth_listing(listed))
     if as_json:
-        _print_json("sovctl.runs/1", {"runs": [_listed_record(item) for item in shown]})
+        print_json("sovctl.runs/1", {"runs": [_listed_record(item) for item in shown]})
         return EXIT_DONE
     if shown:
-        _print_runs(shown)
+        print_listing(shown, _COLUMNS, "ijTMtsNr", fmt, header=not noheader)
     else:
         _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
     if len(shown) < len(listed):
@@ -90,7 +103,7 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
     if as_json:
-        _print_json("sovctl.run.show/1", _show_record(found, state, progress))
+        print_json("sovctl.run.show/1", _show_record(found, state, progress))
         return EXIT_DONE
     _print_head(found, state, progress)
     if found.events:
@@ -109,7 +122,7 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
     found = runs.find_run(name, ports, _here())
     answer = runs.explain_run(found, Words(wiring.fold_hostlist), attempt)
     if as_json:
-        _print_json("sovctl.run.why/1", _why_record(found, answer))
+        print_json("sovctl.run.why/1", _why_record(found, answer))
         return EXIT_DONE
     for line in answer.lines:
         print(printable(line))
@@ -126,7 +139,7 @@ def events(name: Run, as_json: Json = False) -> int:
     """
     found = runs.find_run(name, wiring.run_ports(), _here())
     if as_json:
-        _print_json("sovctl.run.events/1", {**_names(found), "events": list(found.events)})
+        print_json("sovctl.run.events/1", {**_names(found), "events": list(found.events)})
         return EXIT_DONE
     for event in found.events:
         at = clock_time(seconds(event, "at"))
@@ -161,7 +174,7 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        print(json.dumps(record, allow_nan=False))
+        print_json(STACKS, {key: value for key, value in record.items() if key != "schema"})
         return EXIT_DONE
     print(f"attempt {record.get('attempt')}, {clock_time(seconds(record, 'at'))}")
     silent = [name for name in record.get("silent", ()) if isinstance(name, str)]
@@ -201,10 +214,6 @@ def _say_other(run_: KnownRun, state: RunState) -> None:
 
 
 # JSON
-
-
-def _print_json(schema: str, fields: dict[str, Any]) -> None:
-    print(json.dumps({"schema": schema, **fields}, allow_nan=False))
 
 
 def _names(run_: KnownRun) -> dict[str, Any]:
@@ -283,24 +292,46 @@ def _timeline_record(found: Timeline) -> dict[str, Any]:
 # For people
 
 
-def _print_runs(listed: Sequence[ListedRun]) -> None:
-    table = text_table("JOB", "NAME", "STATE", "AGE", "TRIES", "STEP", "NODES", "DETAIL", folded=("NODES", "DETAIL"))
-    now = time.time()
-    for item in listed:
-        known = attempts(item.run.events)
-        step = step_reached(known[-1]) if known else None
-        cells = (
-            item.run.job_id,
-            item.run.name or "-",
-            item.state.word,
-            age(now - item.run.submitted) if item.run.submitted else "-",
-            str(len(known)),
-            "-" if step is None else str(step),
-            wiring.fold_hostlist(known[-1].nodes) if known and not item.state.over else "-",
-            item.state.detail or (item.state.problem if item.run.remote else ""),
-        )
-        add_row(table, cells)
-    print_table(table)
+def _last(item: ListedRun) -> Attempt | None:
+    known = attempts(item.run.events)
+    return known[-1] if known else None
+
+
+def _step(item: ListedRun) -> str:
+    last = _last(item)
+    step = step_reached(last) if last else None
+    return "-" if step is None else str(step)
+
+
+def _nodes(item: ListedRun) -> tuple[str, ...]:
+    last = _last(item)
+    return tuple(last.nodes) if last and not item.state.over else ()
+
+
+def _age(item: ListedRun) -> str:
+    return age(time.time() - item.run.submitted) if item.run.submitted else "-"
+
+
+_COLUMNS = (
+    Column("i", "job", "JOB", lambda item: item.run.job_id),
+    Column("j", "name", "NAME", lambda item: item.run.name or "-"),
+    Column("T", "state", "STATE", lambda item: item.state.word),
+    Column("M", "age", "AGE", _age),
+    Column("V", "submitted", "SUBMITTED", lambda item: clock_time(item.run.submitted or None)),
+    Column("t", "attempts", "TRIES", lambda item: str(len(attempts(item.run.events)))),
+    Column("s", "step", "STEP", _step),
+    Column("D", "count", "COUNT", lambda item: str(len(_nodes(item)))),
+    Column("N", "nodes", "NODES", lambda item: wiring.fold_hostlist(_nodes(item)) or "-", folded=True),
+    Column(
+        "r",
+        "detail",
+        "DETAIL",
+        lambda item: item.state.detail or (item.state.problem if item.run.remote else ""),
+        folded=True,
+    ),
+    Column("I", "run_id", "RUN ID", lambda item: item.run.run_id or "-"),
+    Column("Z", "directory", "DIRECTORY", lambda item: item.run.run_dir or "-", folded=True),
+)
 
 
 def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> None:

@@ -15,6 +15,7 @@ from sovctl.errors import SovctlError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
@@ -67,6 +68,14 @@ def may_expedite() -> bool:
         return enabled(slurm(_ASK_S).settings()) and new_enough(submitter().answer(["--version"]).stdout)
     except SovctlError:
         return False
+
+
+def known_names(kind: str) -> KnownNames:
+    """Names of this kind that a shell completes. Raises KeyError for a kind that there is not."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.known_names import KnownNames
+
+    return KnownNames(kind, CommandRunner(), os.environ, bin_dir=load_config().slurm.bin_dir)
 
 
 def submission_files() -> SubmissionFiles:
