@@ -5,13 +5,14 @@ STAMP := $(VENV)/installed
 FORMATS := $(VENV)/formats
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check lint bench packages test-packages venv install clean
+.PHONY: help demo test check lint generated bench packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo   [ARGS=--json]      start a Slurm cluster here, train, break a GPU, watch the recovery'
 	@echo 'make test   [PYTEST_ARGS=...]  check, then every test, also those on a real Slurm cluster'
 	@echo 'make check                     ruff, mypy, import-linter (make lint is the same)'
+	@echo 'make generated                 completions/, man/ and the table of settings, from the code'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
 	@echo 'make clean                     remove $(VENV) and caches'
@@ -27,6 +28,9 @@ check lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generated: $(STAMP)
+	$(BIN)/python scripts/generated.py
 
 bench: packages $(STAMP)
 	@sh scripts/bench.sh $(BIN)/python $(NAME)

@@ -2,7 +2,7 @@
 # Made from the command tree by `make generated`; `sovctl completion bash` prints the same.
 # shellcheck shell=bash disable=SC2034,SC2207
 declare -gA _sovctl_commands=(
-    ['sovctl']='submit run ckpt doctor exec image node health sweep watch lab completion'
+    ['sovctl']='submit run ckpt doctor exec image node health sweep watch lab config completion'
     ['sovctl run']='ls show why events stop resume'
     ['sovctl ckpt']='ls verify latest quarantine prune advise'
     ['sovctl doctor']='isolation'
@@ -11,19 +11,20 @@ declare -gA _sovctl_commands=(
     ['sovctl node']='ls show check drain resume history'
     ['sovctl health']='check watch prolog epilog probes burn-in explain'
     ['sovctl lab']='up down status shell inject heal demo'
+    ['sovctl config']='show check'
 )
 declare -gA _sovctl_options=(
     ['sovctl']='-V --version -h --help'
     ['sovctl submit']='--run-dir --checkpoint-dir --checkpoint-format --max-hardware-faults --same-crash-limit --spare-nodes --min-nodes --preemptible --hang-timeout --progress-regex --restart-stragglers --fresh --dry-run -h --help -A --account --acctg-freq -a --array --batch --bb --bbf -b --begin -D --chdir --cluster --cluster-constraint -M --clusters --comment --consolidate-segments -C --constraint --container --container-id --container-type --context --contiguous -S --core-spec --cores-per-socket --cpu-freq --cpus-per-gpu -c --cpus-per-task --deadline --delay-boot -d --dependency -m --distribution -e --error -x --exclude --exclusive --export --export-file --external --extra -B --extra-node-info --get-user-env --gid --gpu-bind --gpu-freq -G --gpus --gpus-per-node --gpus-per-socket --gpus-per-task --gres --gres-flags --hint -H --hold --ignore-pbs -i --input -J --job-name --kill-on-invalid-dep -L --licenses --mail-type --mail-user --mcs-label --mem --mem-bind --mem-per-cpu --mem-per-gpu --mem-update --mincpus --network --nice -k --no-kill --no-requeue -F --nodefile -w --nodelist -N --nodes -n --ntasks --ntasks-per-core --ntasks-per-gpu --ntasks-per-node --ntasks-per-socket --ntasks-per-tres --oom-kill-step --open-mode -o --output -O --overcommit -s --oversubscribe --parsable -p --partition --power --prefer --priority --profile --propagate -q --qos -Q --quiet --reboot --requeue --reservation --resources --resv-ports --segment --signal --sockets-per-node --spread-job --spread-segments --stepmgr --switches --tasks-per-node --test-only --thread-spec --threads-per-core -t --time --time-min --tmp --tres-bind --tres-per-task --uid --usage --use-min-nodes -v --verbose -V --version -W --wait --wait-all-nodes --wckey --wrap'
     ['sovctl run']='-h --help'
-    ['sovctl run ls']='--all --json -h --help'
+    ['sovctl run ls']='--all -o --format -n --noheader --json -h --help'
     ['sovctl run show']='--stacks --attempt --json -h --help'
     ['sovctl run why']='--attempt --json -h --help'
     ['sovctl run events']='--json -h --help'
     ['sovctl run stop']='--dry-run -h --help'
     ['sovctl run resume']='--dry-run -h --help'
     ['sovctl ckpt']='-h --help'
-    ['sovctl ckpt ls']='--run --checkpoint-format --json -h --help'
+    ['sovctl ckpt ls']='--run --checkpoint-format -o --format -n --noheader --json -h --help'
     ['sovctl ckpt verify']='--step --deep --alone --checkpoint-format --json -h --help'
     ['sovctl ckpt latest']='--run --checkpoint-format --json -h --help'
     ['sovctl ckpt quarantine']='--step --reason --even-complete --checkpoint-format --dry-run --json -h --help'
@@ -33,7 +34,7 @@ declare -gA _sovctl_options=(
     ['sovctl doctor isolation']='--image -p --partition -w --nodelist --here --json -h --help'
     ['sovctl exec']='--image --isolate --mount --home --clean-env --writable --env-name --runtime -h --help'
     ['sovctl image']='-h --help'
-    ['sovctl image ls']='--json -h --help'
+    ['sovctl image ls']='-o --format -n --noheader --json -h --help'
     ['sovctl image resolve']='--json -h --help'
     ['sovctl image prefetch']='--json --dry-run -h --help'
     ['sovctl image gc']='--keep --unused-days --json --dry-run -h --help'
@@ -42,7 +43,7 @@ declare -gA _sovctl_options=(
     ['sovctl image env rm']='--dry-run -h --help'
     ['sovctl image env export']='--dry-run -h --help'
     ['sovctl node']='-h --help'
-    ['sovctl node ls']='--all --json -h --help'
+    ['sovctl node ls']='--all -o --format -n --noheader --json -h --help'
     ['sovctl node show']='--json -h --help'
     ['sovctl node check']='--json -h --help'
     ['sovctl node drain']='--reason --dry-run --json -h --help'
@@ -66,6 +67,9 @@ declare -gA _sovctl_options=(
     ['sovctl lab inject']='--node --gpu -d --dir --json -h --help'
     ['sovctl lab heal']='--node -d --dir -h --help'
     ['sovctl lab demo']='--json --keep -h --help'
+    ['sovctl config']='-h --help'
+    ['sovctl config show']='--changed --json -h --help'
+    ['sovctl config check']='--json -h --help'
     ['sovctl completion']='-h --help'
 )
 declare -gA _sovctl_values=(
@@ -203,10 +207,14 @@ declare -gA _sovctl_values=(
     ['sovctl submit --wait-all-nodes']='-'
     ['sovctl submit --wckey']='-'
     ['sovctl submit --wrap']='-'
+    ['sovctl run ls -o']='-'
+    ['sovctl run ls --format']='-'
     ['sovctl run show --attempt']='-'
     ['sovctl run why --attempt']='-'
     ['sovctl ckpt ls --run']='run'
     ['sovctl ckpt ls --checkpoint-format']='auto accelerate dcp deepspeed hf-trainer lightning megatron nemo neuronx nvrx safetensors torchtitan'
+    ['sovctl ckpt ls -o']='-'
+    ['sovctl ckpt ls --format']='-'
     ['sovctl ckpt verify --step']='-'
     ['sovctl ckpt verify --checkpoint-format']='auto accelerate dcp deepspeed hf-trainer lightning megatron nemo neuronx nvrx safetensors torchtitan'
     ['sovctl ckpt latest --run']='run'
@@ -234,8 +242,12 @@ declare -gA _sovctl_values=(
     ['sovctl exec --home']='none mount'
     ['sovctl exec --env-name']='-'
     ['sovctl exec --runtime']='bubblewrap apptainer charliecloud podman'
+    ['sovctl image ls -o']='-'
+    ['sovctl image ls --format']='-'
     ['sovctl image gc --keep']='-'
     ['sovctl image gc --unused-days']='-'
+    ['sovctl node ls -o']='-'
+    ['sovctl node ls --format']='-'
     ['sovctl node drain --reason']='-'
     ['sovctl health prolog --job']='job'
     ['sovctl health epilog --job']='job'
@@ -293,6 +305,7 @@ declare -gA _sovctl_arguments=(
     ['sovctl node history']='node'
     ['sovctl health explain']='file'
     ['sovctl lab shell']='program+'
+    ['sovctl config check']='file'
     ['sovctl completion']='bash|zsh|fish'
 )
 
@@ -327,8 +340,9 @@ _sovctl() {
             [[ $path == "sovctl submit" || $path == "sovctl exec" ]] && open=
         fi
     done
+    word=${COMP_WORDS[COMP_CWORD-1]}${COMP_WORDS[COMP_CWORD]}
     if [[ -n $open && $prev == -* && -n ${_sovctl_values["$path $prev"]-} ]] \
-        && [[ ${COMP_WORDS[COMP_CWORD]} == = || ${COMP_WORDS[COMP_CWORD-1]} == = || -z ${_sovctl_optional["$path $prev"]} ]]
+        && [[ $word == =* || $word == *= || -z ${_sovctl_optional["$path $prev"]-} ]]
     then
         _sovctl_value "${_sovctl_values["$path $prev"]}"
         return

@@ -295,11 +295,11 @@ def trace_config(environ: Mapping[str, str] | None = None) -> Traced:
     return Traced(config, tuple(settings), tuple(log.ignored), files)
 
 
-def check_file(path: Path) -> tuple[Setting, ...]:
+def check_file(path: Path) -> Traced:
     """What one file sets, read by itself. Raises ConfigError naming the line."""
     log = _Log(Origin.SITE)
-    _merge_file(Config(), path, log)
-    return tuple(log.said.values())
+    config = _merge_file(Config(), path, log)
+    return Traced(config, tuple(log.said.values()), (), (path,))
 
 
 def is_site_only(name: str) -> bool:
@@ -377,7 +377,11 @@ def _merge_file(config: Config, path: Path, log: _Log) -> Config:
     try:
         text = path.read_text("utf-8")
         table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            str(path), f"cannot be read: {error.strerror}", hint="Correct its name or its mode."
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
     for section, values in table.items():
         where = _Place(path, text, section)

@@ -39,6 +39,7 @@ GROUPS = {
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),
+    "config": Group("sovctl.cli.config", "The settings that count here, and where each came from."),
     "completion": Group("sovctl.cli.completion", "Print the completion script of bash, zsh or fish."),
     "complete": Group("sovctl.cli.complete", "Internal: names for the completion scripts.", listed=False),
     "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
