@@ -352,7 +352,7 @@ _sovctl() {
         return
     fi
     if [[ -n ${_sovctl_commands["$path"]} ]]; then
-        COMPREPLY=($(compgen -W "${_sovctl_commands["$path"]}" -- "$cur"))
+        ((seen)) || COMPREPLY=($(compgen -W "${_sovctl_commands["$path"]}" -- "$cur"))
         return
     fi
     words=(${_sovctl_arguments["$path"]})

@@ -81,7 +81,7 @@ def main() -> None:
 # Settings
 
 
-def keys() -> tuple[Key, ...]:
+def settings() -> tuple[Key, ...]:
     """Every setting, with the text below it in sovctl/config.py. Raises ValueError for one without."""
     classes = {item.name: item for item in ast.parse(Path(config.__file__).read_text("utf-8")).body
                if isinstance(item, ast.ClassDef)}  # fmt: skip
@@ -114,7 +114,7 @@ def _is_text(node: ast.stmt) -> bool:
 def _configuration() -> str:
     text = (DOCS / "configuration.md").read_text("utf-8")
     rows = ["| key | default | unit | set by | meaning |", "|---|---|---|---|---|"]
-    for key in keys():
+    for key in settings():
         by = "site" if key.site_only else ""
         rows.append(f"| `{key.name}` | `{key.default}` | {key.unit} | {by} | {key.meaning.rstrip('.')} |")
     head, _, rest = text.partition(BEGIN)
@@ -164,7 +164,7 @@ def _of_settings() -> str:
     intro = re.sub(r"\A# .*\n", "", (DOCS / "configuration.md").read_text("utf-8")).partition("\n## ")[0]
     parts = [man.of_markdown(intro, heading="Description"), ".SH SETTINGS"]
     sections: dict[str, list[tuple[str, str, str, str]]] = {}
-    for key in keys():
+    for key in settings():
         section, _, name = key.name.partition(".")
         by = "Only the site may set it." if key.site_only else ""
         sections.setdefault(section, []).append((name, key.default, by, key.meaning))

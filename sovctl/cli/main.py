@@ -23,16 +23,22 @@ class Group:
     module: str
     help: str
     listed: bool = True
+    quick: str = ""
+    """Module whose `run(argv)` answers a plain `ls` without typer, or gives None for the full one to answer."""
 
 
 GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
-    "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
+    "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume.", quick="sovctl.cli.run_ls"),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "doctor": Group("sovctl.cli.doctor", "What works here, proven by trying it: isolation."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
     "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
-    "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),
+    "node": Group(
+        "sovctl.cli.node",
+        "Nodes of the cluster: ls, show, check, drain, resume, history.",
+        quick="sovctl.cli.node_ls",
+    ),
     "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes, burn-in, explain."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
@@ -94,7 +100,11 @@ def _dispatch(argv: list[str]) -> int:
         print(f"sovctl: there is no command {printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
         print("        See what there is: sovctl --help", file=sys.stderr)
         return EXIT_USAGE
-    status = importlib.import_module(group.module).run(argv[1:])
+    status = None
+    if group.quick and argv[1:2] == ["ls"]:
+        status = importlib.import_module(group.quick).run(argv[2:])
+    if status is None:
+        status = importlib.import_module(group.module).run(argv[1:])
     return int(status or 0)
 
 

@@ -14,7 +14,8 @@ import typer
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
-from sovctl.cli.tables import Column, print_listing
+from sovctl.cli.listing_words import ListingWords
+from sovctl.cli.node_ls import list_nodes
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
@@ -25,7 +26,7 @@ from sovctl.model.verdict import VerdictState
 from sovctl.model.verdict_json import finding_record
 from sovctl.operations import node_by_hand, nodes
 from sovctl.operations.node_by_hand import HandOutcome
-from sovctl.operations.nodes import NodeGroup, ShownNode
+from sovctl.operations.nodes import ShownNode
 from sovctl.operations.sweep import ask_nodes
 from sovctl.recovery.attempts import seconds, text
 from sovctl.recovery.event_words import event_words
@@ -45,7 +46,6 @@ ListFormat = Annotated[
 ]
 NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 Names = Annotated[str, typer.Argument(metavar="NODE", help="A node, or several as n[001-003].")]
-_SCHEMA = "sovctl.nodes/1"
 _SHOW_SCHEMA = "sovctl.node.show/1"
 _CHECK_SCHEMA = "sovctl.node.check/1"
 _CHANGE_SCHEMA = "sovctl.node.change/1"
@@ -71,18 +71,7 @@ def list_(
 
     Example: sovctl node ls
     """
-    groups = nodes.list_nodes(wiring.slurm(), apart=all_)
-    lemons = nodes.lemons(wiring.ledgers(load_config()))
-    if as_json:
-        listed = [_group_record(group) for group in groups]
-        scores = {"lemons": dict(lemons.scores), "taken_last": list(lemons.taken_last)}
-        print_json(_SCHEMA, {"groups": listed, **scores})
-        return EXIT_DONE
-    print_listing(groups, _COLUMNS, "TDNHuE", fmt, header=not noheader)
-    if lemons.taken_last:
-        said = ", ".join(f"{name} ({lemons.scores.get(name, 0.0):g})" for name in lemons.taken_last)
-        print(f"sovctl: taken last for what their GPUs did before: {printable(said)}", file=sys.stderr)
-    return EXIT_DONE
+    return list_nodes(ListingWords(all_, fmt, noheader, as_json))
 
 
 @app.command()
@@ -244,10 +233,6 @@ def _check_record(view: NodeView, assessed: Assessed) -> dict[str, Any]:
     }
 
 
-def _fold(names: Sequence[str]) -> str:
-    return wiring.fold_hostlist(names)
-
-
 def _lines(shown: ShownNode) -> list[str]:
     view = shown.view
     lines = [
@@ -293,36 +278,6 @@ def _entry_words(entry: dict[str, Any]) -> str:
         return text(entry, "reason")
     rest = {key: value for key, value in entry.items() if key not in ("node", "findings", "incident")}
     return event_words(rest)
-
-
-def _by(group: NodeGroup) -> str:
-    return f"{group.by or '?'}{'*' if group.ours else ''}" if group.reason else "-"
-
-
-_COLUMNS = (
-    Column("T", "state", "STATE", lambda group: str(group.state)),
-    Column("D", "count", "COUNT", lambda group: str(len(group.nodes))),
-    Column("N", "nodes", "NODES", lambda group: _fold(group.nodes), folded=True),
-    Column("H", "since", "SINCE", lambda group: clock_time(group.since)),
-    Column("u", "by", "BY", _by),
-    Column("E", "reason", "REASON", lambda group: group.reason or "-", folded=True),
-    Column("i", "incident", "INCIDENT", lambda group: group.ours.incident if group.ours else "-"),
-    Column("c", "code", "CODE", lambda group: group.ours.code if group.ours else "-"),
-)
-
-
-def _group_record(group: NodeGroup) -> dict[str, Any]:
-    return {
-        "state": str(group.state),
-        "fine": group.fine,
-        "count": len(group.nodes),
-        "nodes": list(group.nodes),
-        "hostlist": _fold(group.nodes),
-        "reason": group.reason or None,
-        "by": group.by or None,
-        "since": group.since,
-        "incident": asdict(group.ours) if group.ours else None,
-    }
 
 
 def _node_record(shown: ShownNode) -> dict[str, Any]:

@@ -15,20 +15,22 @@ import typer
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
-from sovctl.cli.tables import Column, add_row, print_listing, print_table, text_table
+from sovctl.cli.listing_words import ListingWords
+from sovctl.cli.run_ls import list_runs, names_of, say_problem
+from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
 from sovctl.model.progress import Progress
 from sovctl.operations import runs
-from sovctl.operations.runs import Act, KnownRun, ListedRun
+from sovctl.operations.runs import Act, KnownRun
 from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.explain import Why, Words
 from sovctl.recovery.run_state import RunState
 from sovctl.recovery.stacks import SCHEMA as STACKS
 from sovctl.recovery.stacks import looks_of, stacks_text
-from sovctl.recovery.timeline import Timeline, step_reached
+from sovctl.recovery.timeline import Timeline
 
 app = typer.Typer(
     help="Your runs: how they stand, why they moved, stop and resume.",
@@ -76,19 +78,7 @@ def list_(
 
     Example: sovctl run ls --all
     """
-    listed = runs.list_runs(wiring.run_ports(), _here())
-    shown = listed if all_ else tuple(runs.worth_listing(listed))
-    if as_json:
-        print_json("sovctl.runs/1", {"runs": [_listed_record(item) for item in shown]})
-        return EXIT_DONE
-    if shown:
-        print_listing(shown, _COLUMNS, "ijTMtsNr", fmt, header=not noheader)
-    else:
-        _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
-    if len(shown) < len(listed):
-        _say(f"{len(listed) - len(shown)} older ones: sovctl run ls --all")
-    _say_problem(next((item.state for item in listed if item.state.problem and not item.run.remote), None))
-    return EXIT_DONE
+    return list_runs(ListingWords(all_, fmt, noheader, as_json))
 
 
 @app.command()
@@ -108,7 +98,7 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
     _print_head(found, state, progress)
     if found.events:
         _print_attempts(attempts(found.events), progress)
-    _say_problem(state)
+    say_problem(state)
     return EXIT_DONE
 
 
@@ -139,7 +129,7 @@ def events(name: Run, as_json: Json = False) -> int:
     """
     found = runs.find_run(name, wiring.run_ports(), _here())
     if as_json:
-        print_json("sovctl.run.events/1", {**_names(found), "events": list(found.events)})
+        print_json("sovctl.run.events/1", {**names_of(found), "events": list(found.events)})
         return EXIT_DONE
     for event in found.events:
         at = clock_time(seconds(event, "at"))
@@ -200,11 +190,6 @@ def _report(act: Act, dry_run: bool) -> int:
     return EXIT_DONE
 
 
-def _say_problem(state: RunState | None) -> None:
-    if state is not None and state.problem:
-        _say(f"sovctl: {state.problem}; this is what the runs' own records say")
-
-
 def _say_other(run_: KnownRun, state: RunState) -> None:
     """The three lines are from the record; where Slurm knows better, say so."""
     if state.detail:
@@ -216,28 +201,9 @@ def _say_other(run_: KnownRun, state: RunState) -> None:
 # JSON
 
 
-def _names(run_: KnownRun) -> dict[str, Any]:
-    return {"run_id": run_.run_id or None, "job_id": run_.job_id}
-
-
-def _listed_record(item: ListedRun) -> dict[str, Any]:
-    run_ = item.run
-    known = attempts(run_.events)
-    return {
-        **_names(run_),
-        "name": run_.name,
-        "run_dir": run_.run_dir or None,
-        "submitted": run_.submitted or None,
-        "state": asdict(item.state),
-        "attempts": len(known),
-        "nodes": list(known[-1].nodes) if known else [],
-        "step": step_reached(known[-1]) if known else None,
-    }
-
-
 def _show_record(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> dict[str, Any]:
     return {
-        **_names(run_),
+        **names_of(run_),
         "name": run_.name,
         "run_dir": run_.run_dir or None,
         "work_dir": text(run_.record, "work_dir") or None,
@@ -263,7 +229,7 @@ def _attempt_record(item: Attempt) -> dict[str, Any]:
 def _why_record(run_: KnownRun, answer: Why) -> dict[str, Any]:
     stop_, found = answer.stop, answer.timeline
     return {
-        **_names(run_),
+        **names_of(run_),
         "story": answer.story.value,
         "lines": list(answer.lines),
         "culprit": stop_.culprit.value if stop_ else None,
@@ -290,48 +256,6 @@ def _timeline_record(found: Timeline) -> dict[str, Any]:
 
 
 # For people
-
-
-def _last(item: ListedRun) -> Attempt | None:
-    known = attempts(item.run.events)
-    return known[-1] if known else None
-
-
-def _step(item: ListedRun) -> str:
-    last = _last(item)
-    step = step_reached(last) if last else None
-    return "-" if step is None else str(step)
-
-
-def _nodes(item: ListedRun) -> tuple[str, ...]:
-    last = _last(item)
-    return tuple(last.nodes) if last and not item.state.over else ()
-
-
-def _age(item: ListedRun) -> str:
-    return age(time.time() - item.run.submitted) if item.run.submitted else "-"
-
-
-_COLUMNS = (
-    Column("i", "job", "JOB", lambda item: item.run.job_id),
-    Column("j", "name", "NAME", lambda item: item.run.name or "-"),
-    Column("T", "state", "STATE", lambda item: item.state.word),
-    Column("M", "age", "AGE", _age),
-    Column("V", "submitted", "SUBMITTED", lambda item: clock_time(item.run.submitted or None)),
-    Column("t", "attempts", "TRIES", lambda item: str(len(attempts(item.run.events)))),
-    Column("s", "step", "STEP", _step),
-    Column("D", "count", "COUNT", lambda item: str(len(_nodes(item)))),
-    Column("N", "nodes", "NODES", lambda item: wiring.fold_hostlist(_nodes(item)) or "-", folded=True),
-    Column(
-        "r",
-        "detail",
-        "DETAIL",
-        lambda item: item.state.detail or (item.state.problem if item.run.remote else ""),
-        folded=True,
-    ),
-    Column("I", "run_id", "RUN ID", lambda item: item.run.run_id or "-"),
-    Column("Z", "directory", "DIRECTORY", lambda item: item.run.run_dir or "-", folded=True),
-)
 
 
 def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> None:

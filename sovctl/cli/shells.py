@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from sovctl.cli.tree import KINDS, Command, Option, sbatch_options
 
 _MADE = "Made from the command tree by `make generated`; `sovctl completion {name}` prints the same."
+_SCRIPTS = (("submit",), ("exec",))
+"""Commands that read no options behind the first word that is none."""
 _LIVE = frozenset({"node", "partition", "qos", "job", "run"})
 _BASH_LOGIC = r"""
 _sovctl() {
@@ -56,7 +58,7 @@ _sovctl() {
         return
     fi
     if [[ -n ${_sovctl_commands["$path"]} ]]; then
-        COMPREPLY=($(compgen -W "${_sovctl_commands["$path"]}" -- "$cur"))
+        ((seen)) || COMPREPLY=($(compgen -W "${_sovctl_commands["$path"]}" -- "$cur"))
         return
     fi
     words=(${_sovctl_arguments["$path"]})
@@ -127,6 +129,7 @@ _sovctl() {
         return
     fi
     if [[ -n ${_sovctl_commands[$pth]} ]]; then
+        ((seen)) && return 1
         positions=()
         for shown in ${=_sovctl_commands[$pth]}; do
             positions+=("$shown:${_sovctl_summaries[$pth $shown]}")
@@ -137,7 +140,7 @@ _sovctl() {
     positions=(${=_sovctl_arguments[$pth]})
     kind=${positions[seen+1]-}
     [[ -z $kind && ${positions[-1]-} == *+ ]] && kind=$positions[-1]
-    _sovctl_value "${${kind%+}//|/ }"
+    _sovctl_value "${${kind%+}//\|/ }"
 }
 
 _sovctl_value() {
@@ -178,10 +181,32 @@ function __sovctl_path --description 'The command so far'
             case '-*'
                 continue
         end
-        contains -- "$path $word" $__sovctl_paths; or break
-        set path "$path $word"
+        if contains -- "$path $word" $__sovctl_paths
+            set path "$path $word"
+        else
+            # Below a group there are only its commands.
+            contains -- $path $__sovctl_groups; and set path unknown
+            break
+        end
     end
     echo $path
+end
+
+function __sovctl_open --description 'Whether options are still read: not behind a script or command'
+    set -l words (commandline -opc)
+    set -l skip
+    for word in $words[3..-1]
+        if test -n "$skip"
+            set skip
+        else if test "$word" = --
+            return 1
+        else if string match -q -- '-*' $word
+            contains -- $word $__sovctl_valued; and set skip yes
+        else
+            return 1
+        end
+    end
+    return 0
 end
 
 function __sovctl_at --description 'Whether this is the command'
@@ -263,15 +288,31 @@ def _tables_of_values(commands: list[Command], declare: str) -> list[str]:
 
 
 def _fish(commands: list[Command]) -> list[str]:
-    lines = [f"# {_MADE.format(name='fish')}", "set -g __sovctl_paths " + " ".join(
-        _quoted(_at(item)) for item in commands if item.path
-    ), _FISH_LOGIC.strip("\n"), "", "complete -c sovctl -f"]  # fmt: skip
+    valued = dict.fromkeys(
+        name
+        for item in commands
+        if item.path in _SCRIPTS
+        for option in item.options
+        if option.value and not option.optional
+        for name in option.names
+    )
+    lines = [
+        f"# {_MADE.format(name='fish')}",
+        "set -g __sovctl_paths " + " ".join(_quoted(_at(item)) for item in commands if item.path),
+        "set -g __sovctl_groups " + " ".join(_quoted(_at(item)) for item in commands if item.commands),
+        "set -g __sovctl_valued " + " ".join(valued),
+        _FISH_LOGIC.strip("\n"),
+        "",
+        "complete -c sovctl -f",
+    ]
     for item in commands:
         here = f"complete -c sovctl -n {_quoted(f'__sovctl_at {_at(item)}')}"
         for below in item.commands:
             lines.append(f"{here} -a {below.path[-1]} -d {_quoted(below.summary)}")
         kinds = dict.fromkeys(argument.completes for argument in item.arguments if argument.completes)
         lines += [f"{here} {_fish_value(kind)}" for kind in kinds]
+        if item.path in _SCRIPTS:
+            here = f"complete -c sovctl -n {_quoted(f'__sovctl_at {_at(item)}; and __sovctl_open')}"
         lines += [f"{here} {_fish_option(option)}" for option in item.options]
     return lines
 

@@ -6,17 +6,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
-from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
 from sovctl.recovery.attempts import attempts, text, whole
-from sovctl.recovery.explain import Why, Words, story_of, why
 from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
 from sovctl.recovery.stacks import looks_of
+
+if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
+    from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
+    from sovctl.recovery.explain import Why, Words
 
 RUNS = ".sovctl/runs"
 """Where runs lie below the directory they were submitted from."""
@@ -95,12 +97,13 @@ def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
 
 def known_runs(ports: RunPorts, cwd: str) -> tuple[KnownRun, ...]:
     """Every run of the index and below the current directory, newest first; without their events."""
-    places = dict.fromkeys([*(entry.run_root for entry in ports.index.list()), str(Path(cwd, RUNS))])
+    listed = ports.index.list()
+    places = dict.fromkeys([*(entry.run_root for entry in listed), str(Path(cwd, RUNS))])
     found = {run_dir: None for root in places for run_dir in ports.records.below(root)}
     runs = [_head(run_dir, ports) for run_dir in found]
     started = {(run.job_id.partition("_")[0], run.submitted) for run in runs}
-    waiting = [entry for entry in ports.index.list() if (entry.job_id, entry.submitted) not in started]
-    remote = {(entry.job_id, entry.submitted): entry.cluster for entry in ports.index.list()}
+    waiting = [entry for entry in listed if (entry.job_id, entry.submitted) not in started]
+    remote = {(entry.job_id, entry.submitted): entry.cluster for entry in listed}
     runs = [_with_remote(run, remote.get((run.job_id.partition("_")[0], run.submitted), "")) for run in runs]
     runs += [_not_started(entry) for entry in waiting]
     return tuple(sorted(runs, key=lambda run: (run.submitted, len(run.job_id), run.job_id), reverse=True))
@@ -213,6 +216,8 @@ def explain_run(run: KnownRun, words: Words, attempt: int | None = None) -> Why:
             f"the end of an attempt {attempt} is not recorded",
             hint=f"See which there are: sovctl run show {run.job_id}",
         )
+    from sovctl.recovery.explain import why
+
     return why(run.record, run.events, words, attempt=attempt)
 
 
@@ -260,6 +265,8 @@ def resume_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
 
 
 def _gone(run: KnownRun, job: JobView | None) -> str:
+    from sovctl.recovery.explain import story_of
+
     story = story_of(run.events)
     if story.over:
         return f"the run is {story.value}"
