@@ -25,6 +25,10 @@ Found = TypeVar("Found")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LABS] = []
+    with suppress(ImportError):  # without jsonschema only tests/cli/test_json.py has something to say
+        import json_schemas
+
+        json_schemas.install()
 
 
 @pytest.hookimpl(wrapper=True)
