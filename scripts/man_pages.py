@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from sovctl.cli.tree import Argument, Command, Option
+from sovctl.cli.words import fitted
 
 
 def page(name: str, section: int, summary: str, version: str, parts: Iterable[str]) -> str:
@@ -45,7 +46,7 @@ def _body(command: Command) -> list[str]:
     for option in command.options:
         lines += _option(option)
     if command.notes:
-        lines += [".PP", ".nf", *(_line(line) for line in command.notes.splitlines()), ".fi"]
+        lines += [".PP", ".nf", *(_line(line) for line in fitted(command.notes, 72).splitlines()), ".fi"]
     return lines
 
 

@@ -295,9 +295,15 @@ def trace_config(environ: Mapping[str, str] | None = None) -> Traced:
     return Traced(config, tuple(settings), tuple(log.ignored), files)
 
 
-def check_file(path: Path) -> Traced:
+def configuration_files(environ: Mapping[str, str] | None = None) -> tuple[tuple[Origin, Path], ...]:
+    """The files that count here. Raises ConfigError when SOVCTL_CONFIG names none."""
+    site, user = _files(os.environ if environ is None else environ)
+    return tuple((origin, path) for origin, path in ((Origin.SITE, site), (Origin.USER, user)) if path is not None)
+
+
+def check_file(path: Path, origin: Origin = Origin.SITE) -> Traced:
     """What one file sets, read by itself. Raises ConfigError naming the line."""
-    log = _Log(Origin.SITE)
+    log = _Log(origin)
     config = _merge_file(Config(), path, log)
     return Traced(config, tuple(log.said.values()), (), (path,))
 

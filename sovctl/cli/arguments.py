@@ -8,9 +8,17 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from sovctl.cli.words import fitted
 from sovctl.errors import UsageError
 
 _CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '(?P<typed>[^']*)'")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written, as long as the terminal is wide enough."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse gives it
+        return fitted(text, width)
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", Help)
         super().__init__(*args, **kwargs)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -32,11 +32,6 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of `sovctl completion`."""
     from sovctl.cli.arguments import Parser
 
-    parser = Parser(
-        prog="sovctl completion",
-        description="Print the completion script of a shell.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="sovctl completion", description="Print the completion script of a shell.", epilog=_EXAMPLES)
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
     return parser

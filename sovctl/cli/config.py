@@ -12,7 +12,7 @@ from typing import Any
 from sovctl.cli.arguments import Parser, nearest
 from sovctl.cli.json_output import print_json
 from sovctl.cli.words import printable
-from sovctl.config import Origin, Setting, Traced, check_file, is_site_only, trace_config
+from sovctl.config import Origin, Setting, check_file, configuration_files, is_site_only, trace_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.health.probes import resolve
 
@@ -51,9 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: Any, name: str, words: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=words, description=words, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=words, epilog=_EXAMPLES)
     return parser
 
 
@@ -78,28 +76,29 @@ def _show(options: argparse.Namespace) -> int:
         print_json(_SHOW_SCHEMA, fields)
         return EXIT_DONE
     _print(shown)
-    _say_ignored(traced)
+    _say_ignored(traced.ignored)
     return EXIT_DONE
 
 
 def _check(options: argparse.Namespace) -> int:
-    traced = check_file(Path(options.file)) if options.file else trace_config()
-    resolve(traced.config.probes.settings)
-    settings = [setting for setting in traced.settings if setting.origin in (Origin.SITE, Origin.USER)]
+    files = ((Origin.SITE, Path(options.file)),) if options.file else configuration_files()
+    read = [check_file(path, origin) for origin, path in files]
+    for one in read:
+        resolve(one.config.probes.settings)
+    ignored = () if options.file else trace_config().ignored
     if options.json:
         fields = {
-            "files": [str(path) for path in traced.files],
-            "settings": [_record(setting) for setting in settings],
-            "ignored": [_record(setting) for setting in traced.ignored],
+            "files": [str(path) for _, path in files],
+            "settings": [_record(setting) for one in read for setting in one.settings],
+            "ignored": [_record(setting) for setting in ignored],
         }
         print_json(_CHECK_SCHEMA, fields)
         return EXIT_DONE
-    for path in traced.files:
-        count = sum(setting.where.rpartition(":")[0] == str(path) for setting in settings)
-        print(f"{printable(str(path))}: {count} settings, all known")
-    if not traced.files:
+    for one in read:
+        print(f"{printable(str(one.files[0]))}: {len(one.settings)} settings, all known")
+    if not files:
         print("sovctl: there is no configuration file; the built-in values count", file=sys.stderr)
-    _say_ignored(traced)
+    _say_ignored(ignored)
     return EXIT_DONE
 
 
@@ -130,8 +129,7 @@ def _print(settings: Sequence[Setting]) -> None:
         print("* only the site may set it", file=sys.stderr)
 
 
-def _say_ignored(traced: Traced) -> None:
-    site = traced.files[0] if traced.files else ""
-    for setting in traced.ignored:
+def _say_ignored(ignored: Sequence[Setting]) -> None:
+    for setting in ignored:
         where = printable(setting.where)
-        print(f"sovctl: {where}: {setting.name} does not count: only the site may set it, in {site}", file=sys.stderr)
+        print(f"sovctl: {where}: {setting.name} does not count: only the site's file may set it", file=sys.stderr)

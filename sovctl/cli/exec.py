@@ -62,7 +62,6 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run a command in an image, or isolated on the host's own root. "
         "All ranks of a step on a node share their namespaces.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
     parser.add_argument(

@@ -118,11 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: Any, name: str, words: str, examples: str) -> argparse.ArgumentParser:
-    import argparse
 
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=words, description=words, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=words, epilog=examples)
     return parser
 
 

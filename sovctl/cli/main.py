@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sovctl.cli.words import printable
+from sovctl.cli.words import fitted, printable, terminal_width
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
 
@@ -88,7 +88,7 @@ def print_error(error: SovctlError) -> None:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(fitted(usage(), terminal_width()))
         return 0 if argv else EXIT_USAGE
     if argv[0] in ("-V", "--version"):
         from sovctl import __version__

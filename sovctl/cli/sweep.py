@@ -61,7 +61,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="sovctl sweep",
         description="Ask every node, compare it with its peers, drain and give back what has to be.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--act", action="store_true", help="change things in Slurm (default: say what would be done)")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands only, whatever else is given")

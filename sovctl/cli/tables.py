@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sovctl.cli.words import printable
+from sovctl.cli.words import printable, terminal_width
 from sovctl.errors import UsageError
 
 _GAP = 2
@@ -136,11 +136,9 @@ def _bold(line: str) -> str:
 
 
 def _terminal_width() -> int | None:
-    import shutil
-
     if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         return None
-    return max(shutil.get_terminal_size().columns, 20)
+    return terminal_width()
 
 
 # Folding

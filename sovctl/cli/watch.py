@@ -38,12 +38,7 @@ def run(argv: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `sovctl watch`."""
-    parser = Parser(
-        prog="sovctl watch",
-        description="Watch the cluster from the controller.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="sovctl watch", description="Watch the cluster from the controller.", epilog=_EXAMPLES)
     parser.add_argument("--act", action="store_true", help="change things in Slurm (default: observe)")
     parser.add_argument("--observe", action="store_true", help="change nothing, whatever else is given")
     parser.add_argument("--once", action="store_true", help="one pass, then leave")
