@@ -15,6 +15,7 @@ from sovctl.checkpoint.formats.registry import AUTO
 from sovctl.checkpoint.prove import QUIET_S, Terms
 from sovctl.cli.ckpt import default_directory, known_format, print_path
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, UsageError
@@ -79,7 +80,8 @@ def list_(
     Example: sovctl ckpt ls ./checkpoints
     """
     where, terms = _place(directory, run, fmt)
-    found = checkpoints.list_checkpoints(where, terms.format, quiet_s=terms.quiet_s)
+    with progress(f"looking at {where}"):
+        found = checkpoints.list_checkpoints(where, terms.format, quiet_s=terms.quiet_s)
     if as_json:
         records = [checkpoints.checkpoint_record(one) for one in found.checkpoints]
         trackers = [checkpoints.tracker_record(one) for one in found.trackers]
@@ -114,7 +116,8 @@ def verify(
     Example: sovctl ckpt verify --deep ./checkpoints/step-500
     """
     terms = Terms(known_format(fmt or AUTO), alone=alone)
-    result = checkpoints.verify_checkpoint(path, terms, step=step, deep=deep)
+    with progress(f"{'reading' if deep else 'looking at'} {path}"):
+        result = checkpoints.verify_checkpoint(path, terms, step=step, deep=deep)
     if as_json:
         record = checkpoints.checkpoint_record(result.checkpoint)
         _print_json(
@@ -181,7 +184,9 @@ def prune(
     Example: sovctl ckpt prune --keep 3 --dry-run ./checkpoints
     """
     where, terms = _place(directory, run, fmt)
-    return _change(set_aside.plan_prune(where.absolute(), terms, keep, delete=delete), dry_run, as_json)
+    with progress(f"looking at {where}"):
+        plan = set_aside.plan_prune(where.absolute(), terms, keep, delete=delete)
+    return _change(plan, dry_run, as_json)
 
 
 @app.command()
@@ -228,7 +233,8 @@ def advise(
 
 def _change(plan: set_aside.Plan, dry_run: bool, as_json: bool) -> int:
     if not dry_run:
-        set_aside.carry_out(plan)
+        with progress("moving checkpoints"):
+            set_aside.carry_out(plan)
     if as_json:
         record = {
             "done": not dry_run,

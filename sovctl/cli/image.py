@@ -14,6 +14,7 @@ import typer
 
 from sovctl.cli import tables, wiring
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
@@ -83,7 +84,8 @@ def resolve(image: Reference, as_json: Json = False) -> int:
     Example: sovctl image resolve registry.example/team/train:2.4
     """
     config = load_config()
-    found = images.resolve(_reference(image), wiring.image_ports(config), config.isolation.allow_images.split())
+    with progress(f"asking for {image}"):
+        found = images.resolve(_reference(image), wiring.image_ports(config), config.isolation.allow_images.split())
     if as_json:
         _print_json(
             {"reference": found.reference.canonical, "kind": found.reference.kind.value, "digest": found.digest or None}
@@ -109,7 +111,8 @@ def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -
         words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
         print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
         return EXIT_DONE
-    got = images.prefetch(resolved, ports, _say)
+    with progress(f"loading {image}"):
+        got = images.prefetch(resolved, ports, _say)
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
     else:

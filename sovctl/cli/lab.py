@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
 from sovctl.errors import UsageError
 
@@ -71,7 +72,8 @@ def up(
         scratch=scratch,
         overrides=_pairs(set_ or []),
     )
-    lab = cluster.up(request)
+    with progress(f"starting {nodes} nodes"):
+        lab = cluster.up(request)
     seconds = time.monotonic() - began
     if as_json:
         print_json("sovctl.lab.up/1", {"dir": str(lab.layout.root), "seconds": round(seconds, 3)})
@@ -91,7 +93,9 @@ def down(
     """
     from sovctl.lab import cluster
 
-    typer.echo(f"stopped {cluster.down(_root(dir), keep=keep)} daemons")
+    with progress("stopping the lab"):
+        stopped = cluster.down(_root(dir), keep=keep)
+    typer.echo(f"stopped {stopped} daemons")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.listing_words import ListingWords
 from sovctl.cli.node_ls import list_nodes
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
@@ -110,8 +111,9 @@ def check(name: Names, as_json: Json = False) -> int:
     here = [view for view in views if view.name == wiring.node_name(config)]
     there = [view for view in views if view not in here]
     command, timeout_s = wiring.check_command(config), config.ssh.timeout_s
-    assessed = ask_nodes(here, wiring.local_shell(), command, timeout_s) if here else {}
-    assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
+    with progress(f"checking {wiring.fold_hostlist(view.name for view in views)}"):
+        assessed = ask_nodes(here, wiring.local_shell(), command, timeout_s) if here else {}
+        assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
     checked = [(view, assessed[view.name]) for view in views]
     if as_json:
         print_json(_CHECK_SCHEMA, {"nodes": [_check_record(*item) for item in checked]})

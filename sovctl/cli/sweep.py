@@ -13,6 +13,7 @@ from typing import Any
 from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, UsageError
@@ -42,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     act = options.act and not options.dry_run and config.health.act
     if options.act and not options.dry_run and not config.health.act:
         _say("health.act is false: observing only")
-    with wiring.sweep_turn(config, act=act):
+    with wiring.sweep_turn(config, act=act), progress("asking the nodes"):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
     if options.json:
         print_json(_SCHEMA, _record(outcome, act=act))

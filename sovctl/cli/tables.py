@@ -125,10 +125,14 @@ def shown_width(text: str) -> int:
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def colours(stream: Any = None) -> bool:
-    """Whether escape sequences are welcome: on a terminal that knows them, and without NO_COLOR."""
+def colours(stream: Any = None, *, plain: bool = False) -> bool:
+    """Whether colours are welcome: on a terminal that knows them, and without NO_COLOR.
+
+    `plain`: whether the terminal knows how to clear a line, which NO_COLOR does not forbid.
+    """
     stream = stream or sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    wanted = plain or not os.environ.get("NO_COLOR")
+    return bool(stream.isatty() and wanted and os.environ.get("TERM", "dumb") != "dumb")
 
 
 def _bold(line: str) -> str:

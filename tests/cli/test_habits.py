@@ -1,4 +1,4 @@
-"""Habits of a good command at a terminal: 80 columns, quiet pipes, the right word for a wrong one, plain text in files."""
+"""Habits of a good command at a terminal: 80 columns, quiet pipes, the right word for a wrong one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from sovctl.cli import main
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import shown_width
 from sovctl.cli.tree import command_tree
 from sovctl.cli.words import fitted
@@ -22,8 +24,8 @@ COMMANDS = list(command_tree().every())
 LONG = "a-name-that-somebody-made-up-in-a-hurry-and-never-shortened-afterwards"
 NODES = "".join(
     f"NodeName=gpu-rack-{index:04d} Arch=x86_64 NodeAddr=10.0.0.1 State=IDLE+DRAIN Partitions=main BootTime=1795382673 "
-    f"Gres=gpu:8 Reason=sovctl:261122-221440-gpu-rack-{index:04d}-ab12 XID79 GPU 5 at 0000:64:00 has fallen off the bus "
-    "[root@1795385683]\n"
+    f"Gres=gpu:8 Reason=sovctl:261122-221440-gpu-rack-{index:04d}-ab12 XID79 GPU 5 at 0000:64:00 has fallen off "
+    "the bus [root@1795385683]\n"
     for index in (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 )
 
@@ -187,3 +189,40 @@ def test_help_is_wrapped_where_it_is_too_wide() -> None:
         "  sovctl submit -N 4 train.sbatch \\",
         "    --lr 3e-4",
     ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_says_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("asking 63 nodes", quiet_s=0.01):
+        deadline = time.monotonic() + 10
+        while "asking 63 nodes, 0s" not in seen.getvalue():
+            assert time.monotonic() < deadline
+    assert seen.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(("stream", "term"), [(io.StringIO, "xterm"), (_Terminal, "dumb")])
+def test_a_log_is_not_filled_with_progress(
+    stream: type[io.StringIO], term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = stream()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setenv("TERM", term)
+    with progress("asking", quiet_s=0.0):
+        assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_tell)")]
+    assert seen.getvalue() == ""
+
+
+def test_what_is_fast_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("asking", quiet_s=60.0):
+        pass
+    assert seen.getvalue() == ""
