@@ -50,7 +50,7 @@ def parse_record(line: str) -> dict[str, str]:
     for key, pattern in (("JobName", _JOB_NAME), ("Reason", _NODE_REASON)):
         if key == "Reason" and not line.startswith("NodeName="):
             continue
-        free = pattern.search(line)
+        free = pattern.search(line) if f"{key}=" in line else None  # the pattern is slow where there is none
         if free:
             record[key] = free[1].strip()
             line = line[: free.start()] + line[free.end() :]
