@@ -139,7 +139,7 @@ def _attempt(attempt: int) -> list[dict[str, object]]:
     nodes = [f"n{attempt + at:05d}" for at in range(8)]
     step = attempt * SAVES * 20
     return [
-        {"kind": "attempt_started", "attempt": attempt, "job_id": "1", "restarts": attempt, "nodes": nodes, "spares": [],
+        {"kind": "attempt_started", "attempt": attempt, "job_id": "1", "restarts": 0, "nodes": nodes, "spares": [],
          "batch_host": nodes[0], "resume_from": "", "resume_step": step, "excluded": []},
         {"kind": "rank_up", "attempt": attempt, "happened": 0.0, "rank": 0, "node": nodes[0]},
         {"kind": "first_step", "attempt": attempt, "happened": 0.0, "step": step + 1},
