@@ -32,8 +32,8 @@ def run(argv: Sequence[str]) -> int | None:
 def list_runs(words: ListingWords) -> int:
     """Print the list."""
     gc.disable()  # one pass and out: there is nothing to collect among a thousand records
-    listed = runs.list_runs(wiring.run_ports(), os.getcwd())  # noqa: PTH109 - text is wanted
-    shown = listed if words.everything else tuple(runs.worth_listing(listed))
+    ports, here = wiring.run_ports(), os.getcwd()  # noqa: PTH109 - text is wanted
+    shown, older = (runs.list_runs(ports, here), 0) if words.everything else runs.recent_runs(ports, here)
     rows = [_Row(item, attempts(item.run.events)) for item in shown]
     if words.as_json:
         print_json("sovctl.runs/1", {"runs": [_record(row) for row in rows]})
@@ -41,9 +41,9 @@ def list_runs(words: ListingWords) -> int:
     print_listing(rows, _COLUMNS, "ijTMtsNr", words.format, header=not words.noheader)
     if not rows:
         _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
-    if len(shown) < len(listed):
-        _say(f"{len(listed) - len(shown)} older ones: sovctl run ls --all")
-    say_problem(next((item.state for item in listed if item.state.problem and not item.run.remote), None))
+    if older:
+        _say(f"{older} older ones: sovctl run ls --all")
+    say_problem(next((item.state for item in shown if item.state.problem and not item.run.remote), None))
     return EXIT_DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,15 +162,41 @@ def _with_remote(run: KnownRun, cluster: str) -> KnownRun:
 
 def list_runs(ports: RunPorts, cwd: str) -> tuple[ListedRun, ...]:
     """Every known run, newest first, with one question to Slurm for all of them."""
-    runs = [_whole(run, ports) for run in known_runs(ports, cwd)]
-    jobs: dict[str, JobView] = {}
-    problem = ""
-    try:
-        jobs = {job.job_id: job for job in ports.queue.own_jobs()} if runs else {}
-    except SovctlError as error:
-        problem = error.message
+    heads = known_runs(ports, cwd)
+    jobs, problem = _own_jobs(ports, heads)
     # An id that came back belongs to the newest run that has it: each job is taken once, newest runs first.
-    return tuple(ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem)) for run in runs)
+    return tuple(_listed(head, ports, jobs, problem) for head in heads)
+
+
+def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[ListedRun, ...], int]:
+    """The newest runs and those that are not over, newest first, and how many there are besides.
+
+    The events of an older run are not even read where Slurm no longer knows its job: whatever its record says, it is
+    over, and there may be thousands of those.
+    """
+    heads = known_runs(ports, cwd)
+    jobs, problem = _own_jobs(ports, heads)
+    shown = []
+    for index, head in enumerate(heads):
+        if index >= newest and not problem and not head.remote and head.job_id not in jobs:
+            continue
+        item = _listed(head, ports, jobs, problem)
+        if index < newest or not item.state.over:
+            shown.append(item)
+    return tuple(shown), len(heads) - len(shown)
+
+
+def _own_jobs(ports: RunPorts, heads: Sequence[KnownRun]) -> tuple[dict[str, JobView], str]:
+    """The caller's jobs by id, or why Slurm could not be asked."""
+    try:
+        return {job.job_id: job for job in ports.queue.own_jobs()} if heads else {}, ""
+    except SovctlError as error:
+        return {}, error.message
+
+
+def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: str) -> ListedRun:
+    run = _whole(head, ports)
+    return ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem))
 
 
 def state_of(run: KnownRun, ports: RunPorts) -> RunState:
@@ -281,8 +307,3 @@ def _own_job(run: KnownRun, ports: RunPorts) -> JobView | None:
         )
     job = ports.jobs.job(run.job_id)
     return job if is_job_of(run.record, run.events, job) else None
-
-
-def worth_listing(listed: Sequence[ListedRun], newest: int = 20) -> Iterable[ListedRun]:
-    """Those that are not over, and the newest ones."""
-    return (item for index, item in enumerate(listed) if index < newest or not item.state.over)
