@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 RELEASES := trixie sid
 
-.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint bench deb test-deb packages test-packages venv install clean
+.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint generated bench deb test-deb packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-slurm-versions       the tests that drive Slurm, on Slurm 24.11 and 26.05 (Debian trixie and sid; as root)'
 	@echo 'make test-pyslurm SOURCE=DIR   the contract of Slurm by pyslurm, on a Slurm 25.11 built from that source tree'
 	@echo 'make check                     ruff, mypy, import-linter (make lint is the same)'
+	@echo 'make generated                 completions/, man/ and the table of settings, from the code'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
 	@echo 'make deb                       Debian packages in dist/; make test-deb tries them on Debian 12 and 13'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
@@ -46,6 +47,9 @@ check lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generated: $(STAMP)
+	$(BIN)/python scripts/generated.py
 
 bench: packages $(STAMP)
 	@sh scripts/bench.sh $(BIN)/python $(NAME)

@@ -2,7 +2,9 @@
 
 Read in this order, later wins: built-in values; `/etc/sovctl/sovctl.toml` (or the file named in `SOVCTL_CONFIG`);
 `~/.config/sovctl/sovctl.toml`; `SOVCTL_<SECTION>_<KEY>` variables. Unknown keys and wrong types are refused with
-the file and the nearest known name.
+the file and the nearest known name. Where the site has a file, what only the site may set counts from there alone.
+
+The text below a key is its documentation: docs/configuration.md and sovctl.toml(5) are made from it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,19 +29,24 @@ class NodeConfig:
     """Where a node keeps what the checks read and write."""
 
     name: str = ""
-    """NodeName in Slurm; empty: SLURMD_NODENAME, else the short host name."""
+    """NodeName in Slurm; empty: `SLURMD_NODENAME`, else the short host name."""
     nvml_library: str = ""
-    """Path of libnvidia-ml.so.1 where the loader does not find it by itself."""
+    """`libnvidia-ml.so.1`, where the loader does not find it."""
     kernel_log: str = "/dev/kmsg"
+    """The kernel log, or a file in its format."""
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
+    """Tells one boot from another."""
     run_dir: str = "/run/sovctl"
+    """`verdict.json`; emptied by a reboot."""
     state_dir: str = "/var/lib/sovctl"
+    """The cursor of the kernel log; survives a reboot."""
     expected_gpus: int = -1
-    """GPUs this node must have; -1: what the inventory says, or not known."""
+    """This node must have so many; -1: what the inventory says, or not known."""
     host_root: str = "/"
-    """Where /sys, /proc and /run are read; another directory for a simulated node."""
+    """Where `/sys`, `/proc` and `/run` are read; another directory for a simulated node."""
     inventory: str = ""
-    """What nodes of this kind must have (`sovctl health probes --learn`); empty: inventory.json in state_dir."""
+    """What nodes of this kind must have (`sovctl health probes --learn`); empty: `inventory.json` in
+    `node.state_dir`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +54,17 @@ class HealthConfig:
     """How a node is judged and what may be done about it."""
 
     act: bool = True
-    """False: observe only; findings are journaled, nothing is drained."""
+    """False: judge and record; drain nothing, refuse no job, and `sovctl sweep --act` only looks."""
     probe_timeout_s: float = 10.0
-    """Of NVML; a driver in trouble takes seconds."""
+    """NVML gets so long; a driver that hangs is not waited for."""
     source_timeout_s: float = 2.0
-    """Of each other source (adapters, mounts, memory, ...)."""
+    """Each other source (adapters, mounts, memory, ...) gets so long."""
     prolog_timeout_s: float = 2.0
-    """Of each source in the prolog, where every job waits."""
+    """Each source gets so long in the prolog and the epilog."""
     verdict_valid_s: float = 300.0
+    """A verdict counts for so long."""
     drain_limit_per_hour: int = 4
-    """At most so many nodes drained by sovctl in an hour over the cluster; then stop and say so."""
+    """Sovctl drains at most so many an hour over the cluster, then says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +72,12 @@ class SlurmConfig:
     """How the Slurm commands are reached."""
 
     bin_dir: str = ""
-    """Directory of scontrol, sbatch, ...; empty: PATH."""
+    """Directory of scontrol, sbatch, ...; empty: `PATH`."""
     timeout_s: float = 15.0
+    """A Slurm command gets so long."""
     pyslurm: bool = False
-    """Read the whole cluster's nodes and jobs by pyslurm where it is installed and fits this Slurm."""
+    """Read nodes and jobs, drain, resume and requeue by pyslurm where it is installed and fits this Slurm; otherwise,
+    and for all else, by the commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +85,27 @@ class WatchConfig:
     """The watch on the controller."""
 
     interval_s: float = 1.0
+    """Between two passes of `sovctl watch`."""
     silent_for_s: float = 6.0
-    """A node whose slurmd and whose watcher were both silent for so long is declared dead."""
+    """A node's watcher must have been silent for so long before slurmd is asked."""
     alive_interval_s: float = 2.0
-    """How often a node's watcher refreshes its mark in the cluster journal."""
+    """How often a node's watcher renews its mark."""
     dead_limit_per_hour: int = 4
-    """More dead nodes than this in an hour look like a switch or a mistake: stop and say so."""
+    """More dead nodes an hour look like a switch or a mistake: stop and say so."""
     dead_share_per_hour: float = 0.1
     """The same as a share of the nodes; whichever of the two is less, but at least one node."""
     silent_share: float = 0.25
-    """More than this share of the nodes silent at once, and more than two: this machine may be the one cut off."""
+    """More than this share (and more than two nodes) silent at once: `sovctl watch` distrusts itself, sets nothing down
+    and says so."""
     ssh: bool = True
-    """Ask a silent node over SSH too; one that answers is never declared dead."""
+    """Ask a silent node over SSH as well; one that answers is never declared dead."""
     ssh_timeout_s: float = 5.0
+    """A silent node gets so long to answer over SSH."""
     bmc_command: str = ""
-    """Tells the power of a node: `{node}` and `{address}` stand for it. Status 0 and the word `off`: the power is off.
-    Empty: nobody is asked."""
+    """Tells the power of a node, `{node}` and `{address}` in it; status 0 and the word `off` in its output: the power
+    is off. Empty: nobody is asked."""
     bmc_timeout_s: float = 5.0
+    """That command gets so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +113,19 @@ class SshConfig:
     """How `sovctl sweep` and `sovctl node check` reach the nodes. What is empty comes from the OpenSSH files."""
 
     user: str = ""
+    """User on the nodes; empty: what `ssh.config_file` says, else who runs the command."""
     port: int = 0
-    """0: of config_file, else 22."""
+    """0: what `ssh.config_file` says, else 22."""
     key_file: str = ""
+    """Private key; empty: those that `ssh.config_file` names."""
     config_file: str = "~/.ssh/config"
+    """Read as OpenSSH does, `ProxyJump` and `ProxyCommand` included; nodes behind one jump host share a connection to
+    it."""
     known_hosts: str = ""
-    """File of host keys; empty: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. A key that is not there is refused."""
+    """Host keys, `@cert-authority` and `@revoked` lines included; empty: `~/.ssh/known_hosts` and
+    `/etc/ssh/ssh_known_hosts`. A host that is not vouched for there is refused."""
     at_once: int = 64
-    """Nodes that are talked to at the same time."""
+    """Talked to at the same time."""
     timeout_s: float = 20.0
     """From the first packet to the last byte of a node's answer."""
 
@@ -115,25 +135,27 @@ class SweepConfig:
     """One pass over the cluster."""
 
     check_command: str = "sovctl health check --json --observe"
-    """Run on a node whose stored verdict is missing or too old."""
+    """Run on a node whose stored verdict is missing, too old, or would lead to a deed."""
     retest_command: str = "sovctl health burn-in --all"
     """A loaded test, run on a node that sovctl drained and that looks healthy again; status 0: it is given back.
-    Empty: nothing is ever given back by itself."""
+    Empty: nothing is given back by itself."""
     retest_timeout_s: float = 900.0
+    """The loaded test gets so long."""
     retest_pause_s: float = 3600.0
     """A node that did not pass is tried again after so long."""
     resume_limit_per_day: int = 2
-    """So often a node is given back by itself; after that a person decides."""
+    """A node is given back by itself so often; after that a person decides."""
     drain_share_per_hour: float = 0.1
-    """At most this share of the nodes (and health.drain_limit_per_hour) for one and the same finding, at least one."""
+    """At most this share of the nodes (and `health.drain_limit_per_hour`) for one and the same finding, at least one
+    node."""
     completing_s: float = 900.0
     """A job that completes for so long on one node only is freed by setting that node down."""
     clock_offset_s: float = 2.0
     """A clock that differs by so much from most others is shown."""
     lemons_last: bool = True
-    """Nodes with a bad record get a Slurm weight above all others, so that they are taken last."""
+    """Nodes with a bad record get a Slurm weight above all others, so that they are taken last; only with `--act`."""
     drain_codes: str = ""
-    """Findings of the comparison with peers that drain, with blanks in between (`PCIE_WIDTH`); the others only warn."""
+    """Findings of the comparison with peers that drain, with blanks between; the others only warn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +163,15 @@ class BurnInConfig:
     """Short work with a known answer, on idle nodes."""
 
     after_jobs: bool = False
-    """One piece in the epilog of a job that leaves the node idle."""
+    """One piece of the burn-in in the epilog of a job that leaves the node idle."""
     python: str = ""
-    """An interpreter that has torch; empty: the one that runs sovctl."""
+    """An interpreter that has torch (it need not have sovctl); empty: the one that runs sovctl."""
     device: str = "auto"
-    """`cuda`, `cpu`, or `auto`: cuda where NVML shows GPUs."""
+    """`cuda`, `cpu`, or `auto`: cuda where NVML or the inventory knows of GPUs."""
     seconds: float = 5.0
     """Of work for one piece; the start of torch comes on top."""
     timeout_s: float = 60.0
-    """For one piece, with everything."""
+    """One piece gets so long, with everything."""
     every_s: float = 3600.0
     """At most one piece in so long after jobs."""
 
@@ -159,25 +181,26 @@ class RunConfig:
     """How a run is supervised."""
 
     poll_s: float = 0.5
+    """How often the supervisor looks at its nodes; grows with the job above 128 nodes."""
     same_crash_limit: int = 2
-    """The same crash at the same step so many times: hold and explain."""
+    """The same crash at the same step: hold and explain."""
     unknown_limit: int = 3
-    """Stops without progress and without a culprit: hold and explain."""
+    """Stops without progress and without a culprit, and time slices without a checkpoint: more are held."""
     hardware_limit: int = 50
-    """Hardware faults without a new checkpoint in between: hold and explain."""
+    """Hardware faults without a new checkpoint in between: more are held."""
     stop_lead_s: float = 60.0
-    """So long before the time limit the script is asked to save and stop."""
+    """Before the time limit the ranks are asked to save, at most a quarter of the limit ahead."""
     epilog_s: float = 2.0
-    """How long the batch host's epilog takes after the supervisor left, where it cannot be measured."""
+    """How long the batch host's epilog takes, where Slurm has one and it cannot be measured."""
     preemptible_qos: str = "preemptible"
-    """The QOS that `sovctl submit --preemptible` asks for."""
+    """The QOS of `sovctl submit --preemptible`."""
     preemptible_partition: str = "preemptible"
-    """The partition it asks for, where the cluster has it."""
+    """The partition of `sovctl submit --preemptible`, where the cluster has it."""
     hang_timeout_s: float = -1.0
-    """Without progress for so long a run is looked at, and restarted if it hangs; 0: never; -1: derived from its own
-    steps. `sovctl submit --hang-timeout` wins."""
+    """Without progress for so long the ranks are looked at, and the run is restarted if it hangs; 0: never; -1:
+    derived, below."""
     restart_stragglers: bool = False
-    """Restart at once without a node that is persistently slower than the others, not only at the next restart."""
+    """Restart at once without a node that is persistently slower than the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +208,8 @@ class SpareConfig:
     """Spares in the pool; the last class and its partition are run.preemptible_qos and run.preemptible_partition."""
 
     classes: str = "high normal"
-    """QOS whose jobs take nodes from preemptible ones, most important first, with blanks in between."""
+    """QOS whose jobs take nodes from preemptible ones, most important first, with blanks in between; the last class is
+    `run.preemptible_qos`."""
     preempt_lower: bool = False
     """Every class may take nodes from every class below it; false: from the preemptible one only."""
     grace_s: float = 120.0
@@ -203,15 +227,15 @@ class IsolationConfig:
     """Images and isolated steps. Lists are words with blanks in between."""
 
     cache_dir: str = ""
-    """Images as squashfs, for every node; empty: $XDG_CACHE_HOME/sovctl/images, else ~/.cache/sovctl/images."""
+    """Images as squashfs, for every node; empty: below `XDG_CACHE_HOME` or `~/.cache`."""
     node_dir: str = "/var/tmp"
-    """Where a node unpacks an image it cannot mount, in sovctl-<uid>/."""
+    """Where a node unpacks an image it cannot mount."""
     env_dir: str = ""
-    """Named layers (--env-name); empty: $XDG_DATA_HOME/sovctl/env, else ~/.local/share/sovctl/env."""
+    """Named layers; empty: below `XDG_DATA_HOME` or `~/.local/share`."""
     allow_images: str = ""
-    """Registries, registry/name prefixes and directories of images that may be used; empty: all."""
+    """Registries, `registry/name` prefixes and directories of images that may be used; empty: all."""
     allow_mounts: str = ""
-    """Directories below which sources of --mount must lie, links resolved; empty: all."""
+    """Directories below which a mounted source must lie, links resolved; empty: all."""
     allow_env: str = ""
     """Patterns of variables that pass with a clean environment, beside the built-in ones."""
     plain_http: str = ""
@@ -225,7 +249,7 @@ class ClusterConfig:
     """What the whole site shares."""
 
     journal_dir: str = ""
-    """Cluster journal on the shared file system (site mode); empty: the node's state_dir."""
+    """Cluster journal on the shared file system (site mode); empty: `node.state_dir`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,31 +277,147 @@ class Config:
     probes: ProbesConfig = field(default_factory=ProbesConfig)
 
 
+SITE_ONLY = frozenset(
+    {
+        *("node", "health", "watch", "sweep", "burn_in", "cluster", "probes"),
+        *("isolation.allow_images", "isolation.allow_mounts"),
+    }
+)
+"""Sections and keys that belong to the site: a person's own file and variables do not change them where the site has a
+file. No wall against somebody who wants to get around it (who runs the command could change the command): a rule that
+must hold is in the policy file, which slurmctld and root on the nodes obey."""
+
+
+class Origin(StrEnum):
+    """Where a value came from."""
+
+    DEFAULT = "default"
+    SITE = "site"
+    USER = "user"
+    VARIABLE = "variable"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value with its origin."""
+
+    name: str
+    """`section.key`; of a probe `probes.<name>`."""
+    value: Any
+    origin: Origin
+    where: str = ""
+    """File and line, or the variable; empty: built in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The settings that count, where each came from, and what was said and does not count."""
+
+    config: Config
+    settings: tuple[Setting, ...]
+    ignored: tuple[Setting, ...]
+    """Of a person, where only the site may set it."""
+    files: tuple[Path, ...]
+    """Those that were read, the site's first."""
+
+
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """Read every source. Raises ConfigError naming the file and the key."""
-    env = os.environ if environ is None else environ
-    config = Config()
-    for path in _files(env):
-        config = _merge_file(config, path)
-    return _merge_environment(config, env)
+    return _read(os.environ if environ is None else environ, traced=False)[0]
+
+
+def trace_config(environ: Mapping[str, str] | None = None) -> Traced:
+    """As load_config, and say where each value came from."""
+    config, log, files = _read(os.environ if environ is None else environ, traced=True)
+    settings = [log.said.get(name) or Setting(name, value, Origin.DEFAULT) for name, value in _plain(config)]
+    settings += [setting for name, setting in log.said.items() if name.startswith("probes.")]
+    return Traced(config, tuple(settings), tuple(log.ignored), files)
 
 
 def config_files(environ: Mapping[str, str] | None = None) -> list[Path]:
     """The files that `load_config` reads, those that are there, the site's first."""
     try:
-        return _files(os.environ if environ is None else environ)
+        return [path for _, path in configuration_files(environ)]
     except ConfigError:
         return []
 
 
-def _files(env: Mapping[str, str]) -> list[Path]:
+def configuration_files(environ: Mapping[str, str] | None = None) -> tuple[tuple[Origin, Path], ...]:
+    """The files that count here. Raises ConfigError when SOVCTL_CONFIG names none."""
+    site, user = _files(os.environ if environ is None else environ)
+    return tuple((origin, path) for origin, path in ((Origin.SITE, site), (Origin.USER, user)) if path is not None)
+
+
+def check_file(path: Path, origin: Origin = Origin.SITE) -> Traced:
+    """What one file sets, read by itself. Raises ConfigError naming the line."""
+    log = _Log(origin)
+    config = _merge_file(Config(), path, log)
+    return Traced(config, tuple(log.said.values()), (), (path,))
+
+
+def is_site_only(name: str) -> bool:
+    """Whether only the site may set `section.key`."""
+    return name in SITE_ONLY or name.partition(".")[0] in SITE_ONLY
+
+
+class _Log:
+    """Who said what, while the sources are read."""
+
+    def __init__(self, origin: Origin, *, traced: bool = True) -> None:
+        """`traced` False: lines are not looked for, which the start of a prolog would feel."""
+        self.origin, self.traced = origin, traced
+        self.closed = False
+        self.said: dict[str, Setting] = {}
+        self.ignored: list[Setting] = []
+
+    def counts(self, name: str, value: Any, where: Callable[[str], str], key: str) -> bool:
+        """Note a value; False: this source may not set it."""
+        setting = Setting(name, value, self.origin, where(key) if self.traced else "")
+        if self.closed and self.origin is not Origin.SITE and is_site_only(name):
+            self.ignored.append(setting)
+            return False
+        self.said[name] = setting
+        return True
+
+
+def _read(env: Mapping[str, str], *, traced: bool) -> tuple[Config, _Log, tuple[Path, ...]]:
+    site, user = _files(env)
+    config, log = Config(), _Log(Origin.SITE, traced=traced)
+    if site is not None:
+        log.closed = not _own(site)
+        config = _merge_file(config, site, log)
+    log.origin = Origin.USER
+    if user is not None:
+        config = _merge_file(config, user, log)
+    log.origin = Origin.VARIABLE
+    return _merge_environment(config, env, log), log, tuple(path for path in (site, user) if path is not None)
+
+
+def _own(path: Path) -> bool:
+    """Who owns the site's file is the site: root, and whoever runs a lab."""
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _plain(config: Config) -> list[tuple[str, Any]]:
+    return [
+        (f"{section}.{key}", value)
+        for section, values in asdict(config).items()
+        if section != "probes"
+        for key, value in values.items()
+    ]
+
+
+def _files(env: Mapping[str, str]) -> tuple[Path | None, Path | None]:
     named = env.get("SOVCTL_CONFIG")
     site = Path(named) if named else SITE_FILE
     home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/nonexistent")) / ".config")
     user = home / "sovctl" / "sovctl.toml"
     if named and not _there(site):
         raise ConfigError(str(site), "SOVCTL_CONFIG names a file that is not there")
-    return [path for path in (site, user) if _there(path)]
+    return site if _there(site) else None, user if _there(user) else None
 
 
 def _there(path: Path) -> bool:
@@ -288,11 +428,15 @@ def _there(path: Path) -> bool:
         return False
 
 
-def _merge_file(config: Config, path: Path) -> Config:
+def _merge_file(config: Config, path: Path, log: _Log) -> Config:
     try:
         text = path.read_text("utf-8")
         table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            str(path), f"cannot be read: {error.strerror}", hint="Correct its name or its mode."
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
     for section, values in table.items():
         where = _Place(path, text, section)
@@ -300,7 +444,7 @@ def _merge_file(config: Config, path: Path) -> Config:
             raise ConfigError(where(), f"unknown section [{section}]{_nearest(section, _SECTIONS)}")
         if not isinstance(values, dict):
             raise ConfigError(where(), f"[{section}] must be a table")
-        config = _merge_section(config, section, values, where)
+        config = _merge_section(config, section, values, where, log)
     return config
 
 
@@ -324,26 +468,31 @@ class _Place:
         return str(self.path)
 
 
-def _merge_section(config: Config, section: str, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+def _merge_section(
+    config: Config, section: str, values: Mapping[str, Any], where: Callable[[str], str], log: _Log
+) -> Config:
     if section == "probes":
-        return _merge_probes(config, values, where)
+        return _merge_probes(config, values, where, log)
     current = getattr(config, section)
     hints = get_type_hints(type(current))
     checked = {}
     for key, value in values.items():
         if key not in hints:
             raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
-        checked[key] = _typed(value, hints[key], f"{section}.{key}", where, key)
+        typed = _typed(value, hints[key], f"{section}.{key}", where, key)
+        if log.counts(f"{section}.{key}", typed, where, key):
+            checked[key] = typed
     return replace(config, **{section: replace(current, **checked)})
 
 
-def _merge_probes(config: Config, values: Mapping[str, Any], where: Callable[[str], str]) -> Config:
+def _merge_probes(config: Config, values: Mapping[str, Any], where: Callable[[str], str], log: _Log) -> Config:
     settings = list(config.probes.settings)
     for name, value in values.items():
         if value not in [*ProbeState]:
             known = ", ".join(ProbeState)
             raise ConfigError(where(name), f"probes.{name} must be one of {known}, not {value!r}")
-        settings.append(ProbeSetting(name, ProbeState(value), where(name)))
+        if log.counts(f"probes.{name}", value, where, name):
+            settings.append(ProbeSetting(name, ProbeState(value), where(name)))
     return replace(config, probes=ProbesConfig(tuple(settings)))
 
 
@@ -355,7 +504,7 @@ def _typed(value: Any, kind: type, name: str, where: Callable[[str], str], key: 
     return value
 
 
-def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
+def _merge_environment(config: Config, env: Mapping[str, str], log: _Log) -> Config:
     named = [name for name in env if name.startswith("SOVCTL_")]
     for section in _SECTIONS - {"probes"}:
         if not any(name.startswith(f"SOVCTL_{section.upper()}_") for name in named):
@@ -365,11 +514,11 @@ def _merge_environment(config: Config, env: Mapping[str, str]) -> Config:
             name = f"SOVCTL_{section}_{key}".upper()
             if name in env:
                 value = _from_text(env[name], kind, name)
-                config = _merge_section(config, section, {key: value}, _variable(name))
+                config = _merge_section(config, section, {key: value}, _variable(name), log)
     prefix = "SOVCTL_PROBES_"
     for name in sorted(name for name in env if name.startswith(prefix)):
         probe = name.removeprefix(prefix).lower().replace("_", "-")
-        config = _merge_probes(config, {probe: env[name].lower()}, _variable(name))
+        config = _merge_probes(config, {probe: env[name].lower()}, _variable(name), log)
     return config
 
 

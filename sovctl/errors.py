@@ -50,7 +50,7 @@ class ConfigError(UsageError):
     """A configuration file or a SOVCTL_ variable cannot be used."""
 
     def __init__(self, source: str, problem: str, *, hint: str = "") -> None:
-        super().__init__(f"{source}: {problem}", hint=hint)
+        super().__init__(f"{source}: {problem}", hint=hint or "See what can be set: sovctl config show")
 
 
 class CommandMissing(SovctlError):

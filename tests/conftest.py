@@ -35,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LABS] = []
     # pytest-xdist names the width of its terminal; what the tests start writes into pipes.
     os.environ.pop("COLUMNS", None)
+    with suppress(ImportError):  # without jsonschema only tests/cli/test_json.py has something to say
+        import json_schemas
+
+        json_schemas.install()
 
 
 @pytest.hookimpl(tryfirst=True)

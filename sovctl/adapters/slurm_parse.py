@@ -52,15 +52,14 @@ def parse_record(line: str) -> dict[str, str]:
     for key, pattern in (("JobName", _JOB_NAME), ("Reason", _NODE_REASON)):
         if key == "Reason" and not line.startswith("NodeName="):
             continue
-        free = pattern.search(line)
+        free = pattern.search(line) if f"{key}=" in line else None  # the pattern is slow where there is none
         if free:
             record[key] = free[1].strip()
             line = line[: free.start()] + line[free.end() :]
-    marks = list(_KEY.finditer(line))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        value = line[mark.end() : following.start() if following else len(line)]
-        record.setdefault(mark[1], value.strip())
-    return record
+    # What stands before the first key, then keys and values in turn; backwards, so that the first of a key stays.
+    parts = _KEY.split(line)
+    fields = dict(zip(parts[-2:0:-2], map(str.strip, parts[:0:-2]), strict=True))
+    return fields | record
 
 
 def parse_config(text: str) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_NODE_FAILED, EXIT_TRY_LATER
@@ -26,9 +27,10 @@ def run_burn_in(piece: str, *, everything: bool, as_json: bool, dry_run: bool) -
         print(f"would do {', '.join(pieces)}, {settings.seconds:g} s each, with {wiring.burn_in_python(config)}")
         return EXIT_DONE
     gpus = wiring.gpu_probe(config)
-    results, notes = burn_in_now(ports, settings, pieces, gpus, expected)
+    with progress(f"burn-in of {settings.node}: {', '.join(pieces)}"):
+        results, notes = burn_in_now(ports, settings, pieces, gpus, expected)
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "node": settings.node, "results": [result_record(r) for r in results]}))
+        print_json(_SCHEMA, {"node": settings.node, "results": [result_record(result) for result in results]})
     else:
         for result in results:
             print(printable(f"{settings.node}: {result.outcome:<11} {result.evidence}"))

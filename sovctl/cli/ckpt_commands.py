@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -15,9 +14,12 @@ import typer
 from sovctl.checkpoint.formats.registry import AUTO
 from sovctl.checkpoint.prove import QUIET_S, Terms
 from sovctl.cli.ckpt import default_directory, known_format, print_path
-from sovctl.cli.words import age, printable
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
+from sovctl.cli.tables import Column, print_listing
+from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from sovctl.model.checkpoint import Checkpoint, Tracker
+from sovctl.model.checkpoint import Tracker
 from sovctl.operations import checkpoints, set_aside
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ Format = Annotated[
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="The checkpoint of this step in PATH.")]
 Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="The checkpoints of this run or job id.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.8s %T', or names: step,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands and change nothing.")]
 
 _CHANGE_SCHEMA = "sovctl.checkpoints.change/1"
@@ -58,20 +64,31 @@ _UNITS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0
 
 
 @app.command("ls")
-def list_(directory: Directory = None, run: Run = None, fmt: Format = None, as_json: Json = False) -> int:
+def list_(
+    directory: Directory = None,
+    run: Run = None,
+    fmt: Format = None,
+    fields: ListFormat = "",
+    noheader: NoHeader = False,
+    as_json: Json = False,
+) -> int:
     """List checkpoints, newest step first, with the reason why one is not complete.
+
+    With -o: %s step, %a age, %S saved, %z size, %b bytes, %T state, %F format, %r why, %p path; or these names with
+    commas between, such as -o step,state,path.
 
     Example: sovctl ckpt ls ./checkpoints
     """
     where, terms = _place(directory, run, fmt)
-    found = checkpoints.list_checkpoints(where, terms.format, quiet_s=terms.quiet_s)
+    with progress(f"looking at {where}"):
+        found = checkpoints.list_checkpoints(where, terms.format, quiet_s=terms.quiet_s)
     if as_json:
         records = [checkpoints.checkpoint_record(one) for one in found.checkpoints]
         trackers = [checkpoints.tracker_record(one) for one in found.trackers]
         _print_json({"directory": str(where), "checkpoints": records, "trackers": trackers})
         return EXIT_DONE
     if found.checkpoints:
-        _print_table(found.checkpoints)
+        print_listing(found.checkpoints, _COLUMNS, "sazTFr", fields, header=not noheader)
     else:
         print(f"There are no checkpoints in {printable(str(where))}.", file=sys.stderr)
     _say_trackers(found.trackers)
@@ -99,7 +116,8 @@ def verify(
     Example: sovctl ckpt verify --deep ./checkpoints/step-500
     """
     terms = Terms(known_format(fmt or AUTO), alone=alone)
-    result = checkpoints.verify_checkpoint(path, terms, step=step, deep=deep)
+    with progress(f"{'reading' if deep else 'looking at'} {path}"):
+        result = checkpoints.verify_checkpoint(path, terms, step=step, deep=deep)
     if as_json:
         record = checkpoints.checkpoint_record(result.checkpoint)
         _print_json(
@@ -166,7 +184,9 @@ def prune(
     Example: sovctl ckpt prune --keep 3 --dry-run ./checkpoints
     """
     where, terms = _place(directory, run, fmt)
-    return _change(set_aside.plan_prune(where.absolute(), terms, keep, delete=delete), dry_run, as_json)
+    with progress(f"looking at {where}"):
+        plan = set_aside.plan_prune(where.absolute(), terms, keep, delete=delete)
+    return _change(plan, dry_run, as_json)
 
 
 @app.command()
@@ -213,10 +233,10 @@ def advise(
 
 def _change(plan: set_aside.Plan, dry_run: bool, as_json: bool) -> int:
     if not dry_run:
-        set_aside.carry_out(plan)
+        with progress("moving checkpoints"):
+            set_aside.carry_out(plan)
     if as_json:
         record = {
-            "schema": _CHANGE_SCHEMA,
             "done": not dry_run,
             "moves": [{"from": str(source), "to": str(target)} for source, target in plan.moves],
             "deletes": [str(path) for path in plan.deletes],
@@ -224,7 +244,7 @@ def _change(plan: set_aside.Plan, dry_run: bool, as_json: bool) -> int:
             "notes": list(plan.notes),
             "commands": list(plan.commands),
         }
-        print(json.dumps(record))
+        print_json(_CHANGE_SCHEMA, record)
         return EXIT_DONE
     for command in plan.commands:
         print(printable(command))
@@ -239,7 +259,6 @@ def _print_advice(advice: Advice, present: float | None, mttf_s: float, gpus: in
     best_cost, present_cost = advice.gpu_hours_a_day(gpus)
     if as_json:
         record = {
-            "schema": _ADVICE_SCHEMA,
             "best_interval_s": advice.best_s,
             "young_s": advice.young_s,
             "daly_s": advice.daly_s,
@@ -252,7 +271,7 @@ def _print_advice(advice: Advice, present: float | None, mttf_s: float, gpus: in
             "signal_lead_s": advice.lead_s,
             "warnings": list(advice.warnings),
         }
-        print(json.dumps(record))
+        print_json(_ADVICE_SCHEMA, record)
         return
     print(f"save every      {age(advice.best_s)} (Daly {age(advice.daly_s)}, Young {age(advice.young_s)})")
     print(f"that costs      {best_cost:.1f} GPU-hours a day, {100 * advice.best_share:.1f} % of {gpus} GPUs")
@@ -298,7 +317,7 @@ def _known_run(name: str) -> KnownRun:
 
 
 def _print_json(fields: dict[str, object]) -> None:
-    print(json.dumps({"schema": checkpoints.SCHEMA, **fields}))
+    print_json(checkpoints.SCHEMA, fields)
 
 
 def _say(words: str) -> None:
@@ -311,24 +330,17 @@ def _say_trackers(trackers: Sequence[Tracker]) -> None:
             _say(f"the tracker file {one.name} names no checkpoint: {printable(one.problem)}")
 
 
-def _print_table(found: Sequence[Checkpoint]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("STEP", "AGE", "SIZE"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("STATE", no_wrap=True)
-    table.add_column("FORMAT", no_wrap=True)
-    table.add_column("WHY NOT COMPLETE", overflow="fold")
-    now = time.time()
-    for one in found:
-        old = age(now - one.saved_at) if one.saved_at else "-"
-        size = _size(one.size_bytes) if one.size_bytes else "-"
-        kind = printable(one.format) or "-"
-        table.add_row(str(one.step), old, size, one.state.value, Text(kind), Text(printable(one.why)))
-    Console().print(table)
+_COLUMNS = (
+    Column("s", "step", "STEP", lambda one: str(one.step), right=True),
+    Column("a", "age", "AGE", lambda one: age(time.time() - one.saved_at) if one.saved_at else "-", right=True),
+    Column("S", "saved", "SAVED", lambda one: clock_time(one.saved_at)),
+    Column("z", "size", "SIZE", lambda one: _size(one.size_bytes) if one.size_bytes else "-", right=True),
+    Column("b", "bytes", "BYTES", lambda one: str(one.size_bytes or "-"), right=True),
+    Column("T", "state", "STATE", lambda one: str(one.state.value)),
+    Column("F", "format", "FORMAT", lambda one: one.format or "-"),
+    Column("r", "why", "WHY NOT COMPLETE", lambda one: one.why, folded=True),
+    Column("p", "path", "PATH", lambda one: str(one.path), folded=True),
+)
 
 
 def _size(count: float) -> str:

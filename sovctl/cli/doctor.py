@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import printable
 from sovctl.config import load_config
@@ -133,20 +134,12 @@ def isolation(
     config = load_config()
     options = [f"--partition={partition}"] if partition else []
     options += [f"--nodelist={node}"] if node else []
-    found = prove(image, wiring.step_command(config, here=here), options, config.isolation.allow_env.split())
+    with progress("waiting for the isolated step"):
+        found = prove(image, wiring.step_command(config, here=here), options, config.isolation.allow_env.split())
     if as_json:
         checks = [{"name": check.name, "passed": check.passed, "seen": check.seen} for check in found.checks]
-        print(
-            json.dumps(
-                {
-                    "schema": SCHEMA,
-                    "node": found.node,
-                    "by_step": found.by_step,
-                    "passed": found.passed,
-                    "checks": checks,
-                }
-            )
-        )
+        fields = {"node": found.node, "by_step": found.by_step, "passed": found.passed, "checks": checks}
+        print_json(SCHEMA, fields)
     else:
         where = "by a step of Slurm" if found.by_step else "without Slurm"
         print(f"{printable(found.node)}, {where}:")

@@ -11,9 +11,9 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import Parser
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 from sovctl.errors import UsageError
@@ -27,7 +27,7 @@ _EXAMPLES = """examples:
 
 def run(argv: Sequence[str]) -> int:
     """Run `sovctl exec ARGV` and return the command's exit status; a signal that killed it kills this process too."""
-    parser = _parser()
+    parser = make_parser()
     if not {"-h", "--help"}.isdisjoint(argv[: list(argv).index("--")] if "--" in argv else argv):
         parser.print_help()
         return 0
@@ -54,20 +54,14 @@ def run(argv: Sequence[str]) -> int:
     return _as_it_ended(runner.run())
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint="See: sovctl exec --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl exec`."""
+    parser = Parser(
         prog="sovctl exec",
         usage="sovctl exec [OPTIONS] -- COMMAND [ARGS]...",
         description="Run a command in an image, or isolated on the host's own root. "
         "All ranks of a step on a node share their namespaces.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         add_help=False,
     )
     parser.add_argument(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import IO, Any
 
+from sovctl.cli.json_output import print_json
 from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, SovctlError
 from sovctl.health.explain_line import Explanation, LogExplainer
@@ -29,7 +29,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
                 continue
             seen += 1
             if arguments.json:
-                print(json.dumps(_record(explanation, line, number)), flush=True)
+                print_json("sovctl.explain/1", _record(explanation, line, number), flush=True)
             else:
                 print("\n".join(_words(explanation, line)), flush=True)
     if not seen and not arguments.json:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sovctl.cli.json_output import print_json
 from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
@@ -74,17 +74,16 @@ def run(argv: Sequence[str]) -> int:
         from sovctl.cli import guard
 
         return guard.prolog() if argv[0] == "prolog" else guard.epilog()
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = arguments.action
     return action(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    import argparse
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl health`."""
+    from sovctl.cli.arguments import Parser
 
-    parser = argparse.ArgumentParser(
-        prog="sovctl health", description="Judge this node from its driver and kernel log."
-    )
+    parser = Parser(prog="sovctl health", description="Judge this node from its driver and kernel log.")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     check = _verb(verbs, "check", "Look once; as HealthCheckProgram of slurmd or by hand.", _CHECK_EXAMPLES)
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -119,11 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: Any, name: str, words: str, examples: str) -> argparse.ArgumentParser:
-    import argparse
 
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=words, description=words, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=words, epilog=examples)
     return parser
 
 
@@ -180,7 +176,8 @@ def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
     from sovctl.operations.check_node import explain
 
     if as_json:
-        print(json.dumps(_record(outcome, valid_s)))
+        record = _record(outcome, valid_s)
+        print_json(record.pop("schema"), record)
     else:
         for line in explain(outcome):
             print(printable(line))

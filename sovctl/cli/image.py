@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -14,8 +13,11 @@ from typing import Annotated
 import typer
 
 from sovctl.cli import tables, wiring
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
+from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, printable
+from sovctl.cli.words import age, clock_time, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
@@ -43,6 +45,10 @@ Reference = Annotated[
     typer.Argument(metavar="IMAGE", help="REGISTRY/NAME:TAG, REGISTRY#NAME:TAG, docker://, oci:DIR, or a path."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.12d %i', or names: image,size.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -52,8 +58,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 @app.command("ls")
-def list_(as_json: Json = False) -> int:
+def list_(fmt: ListFormat = "", noheader: NoHeader = False, as_json: Json = False) -> int:
     """List the images of the cache, least recently used last.
+
+    With -o: %d digest, %D full_digest, %z size, %b bytes, %a used, %S used_at, %u in_use, %i image, %p path; or these
+    names with commas between, such as -o image,size.
 
     Example: sovctl image ls
     """
@@ -62,7 +71,7 @@ def list_(as_json: Json = False) -> int:
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(image) for image in found]})
     elif found:
-        _print_table(found)
+        print_listing(found, _COLUMNS, "dzaui", fmt, header=not noheader)
     else:
         print(f"There are no images in {printable(ports.cache.where())}.", file=sys.stderr)
     return EXIT_DONE
@@ -75,7 +84,8 @@ def resolve(image: Reference, as_json: Json = False) -> int:
     Example: sovctl image resolve registry.example/team/train:2.4
     """
     config = load_config()
-    found = images.resolve(_reference(image), wiring.image_ports(config), config.isolation.allow_images.split())
+    with progress(f"asking for {image}"):
+        found = images.resolve(_reference(image), wiring.image_ports(config), config.isolation.allow_images.split())
     if as_json:
         _print_json(
             {"reference": found.reference.canonical, "kind": found.reference.kind.value, "digest": found.digest or None}
@@ -101,7 +111,8 @@ def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -
         words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
         print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
         return EXIT_DONE
-    got = images.prefetch(resolved, ports, _say)
+    with progress(f"loading {image}"):
+        got = images.prefetch(resolved, ports, _say)
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
     else:
@@ -218,17 +229,20 @@ def _record(image: CachedImage) -> dict[str, object]:
 
 
 def _print_json(fields: dict[str, object]) -> None:
-    print(json.dumps({"schema": images.SCHEMA, **fields}))
+    print_json(images.SCHEMA, fields)
 
 
-def _print_table(found: Sequence[CachedImage]) -> None:
-    table = tables.text_table("DIGEST", "SIZE", "USED", "IN USE", "IMAGE", folded=("IMAGE",))
-    now = time.time()
-    for image in found:
-        used = "yes" if image.in_use else "-"
-        short = image.digest.removeprefix("sha256:")[:12]
-        tables.add_row(table, (short, _size(image.size_bytes), age(now - image.used_at), used, image.reference))
-    tables.print_table(table)
+_COLUMNS = (
+    Column("d", "digest", "DIGEST", lambda image: image.digest.removeprefix("sha256:")[:12]),
+    Column("D", "full_digest", "DIGEST", lambda image: image.digest),
+    Column("z", "size", "SIZE", lambda image: _size(image.size_bytes)),
+    Column("b", "bytes", "BYTES", lambda image: str(image.size_bytes), right=True),
+    Column("a", "used", "USED", lambda image: age(time.time() - image.used_at)),
+    Column("S", "used_at", "LAST USED", lambda image: clock_time(image.used_at)),
+    Column("u", "in_use", "IN USE", lambda image: "yes" if image.in_use else "-"),
+    Column("i", "image", "IMAGE", lambda image: image.reference, folded=True),
+    Column("p", "path", "PATH", lambda image: image.path, folded=True),
+)
 
 
 def _size(count: float) -> str:

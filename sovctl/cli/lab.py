@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
 from sovctl.errors import UsageError
 
@@ -75,10 +76,11 @@ def up(
         scratch=scratch,
         overrides=_pairs(set_ or []),
     )
-    lab = cluster.up(request)
+    with progress(f"starting {nodes} nodes"):
+        lab = cluster.up(request)
     seconds = time.monotonic() - began
     if as_json:
-        typer.echo(json.dumps({"schema": "sovctl.lab.up/1", "dir": str(lab.layout.root), "seconds": round(seconds, 3)}))
+        print_json("sovctl.lab.up/1", {"dir": str(lab.layout.root), "seconds": round(seconds, 3)})
         return
     typer.echo(f"{len(lab.nodes)} nodes with {lab.gpus} GPUs each are idle after {seconds:.1f} s")
     typer.echo(f"Use them: sovctl lab shell{_dir_words(dir)}   or: export SLURM_CONF={lab.layout.slurm_conf}")
@@ -95,7 +97,9 @@ def down(
     """
     from sovctl.lab import cluster
 
-    typer.echo(f"stopped {cluster.down(_root(dir), keep=keep)} daemons")
+    with progress("stopping the lab"):
+        stopped = cluster.down(_root(dir), keep=keep)
+    typer.echo(f"stopped {stopped} daemons")
 
 
 @app.command()
@@ -109,15 +113,13 @@ def status(dir: Dir = None, as_json: Json = False) -> None:
     lab = cluster.load(_root(dir))
     nodes = cluster.slurm(lab.layout).nodes() if lab.alive else ()
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "schema": "sovctl.lab.status/1",
-                    "dir": str(lab.layout.root),
-                    "processes": [{**asdict(item), "alive": item.alive} for item in lab.processes],
-                    "nodes": [{"name": node.name, "state": str(node.state), "reason": node.reason} for node in nodes],
-                }
-            )
+        print_json(
+            "sovctl.lab.status/1",
+            {
+                "dir": str(lab.layout.root),
+                "processes": [{**asdict(item), "alive": item.alive} for item in lab.processes],
+                "nodes": [{"name": node.name, "state": str(node.state), "reason": node.reason} for node in nodes],
+            },
         )
         return
     dead = [item.role for item in lab.processes if not item.alive]
@@ -157,7 +159,10 @@ def inject(
     from sovctl.lab import cluster, faults
 
     done = faults.inject(cluster.load(_root(dir)), fault, node, gpu)
-    typer.echo(json.dumps({"schema": "sovctl.lab.inject/1", **asdict(done)}) if as_json else done.did)
+    if as_json:
+        print_json("sovctl.lab.inject/1", asdict(done))
+    else:
+        typer.echo(done.did)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sovctl.cli.words import printable
+from sovctl.cli.words import fitted, printable, terminal_width
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
 # The Debian package brings the libraries along that its release has too old; a training script never sees them.
@@ -28,16 +28,22 @@ class Group:
     module: str
     help: str
     listed: bool = True
+    quick: str = ""
+    """Module whose `run(argv)` answers a plain `ls` without typer, or gives None for the full one to answer."""
 
 
 GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
-    "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
+    "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume.", quick="sovctl.cli.run_ls"),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "doctor": Group("sovctl.cli.doctor", "What of this site fits, and what to type where it does not."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
     "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
-    "node": Group("sovctl.cli.node", "Nodes of the cluster: ls, show, check, drain, resume, history."),
+    "node": Group(
+        "sovctl.cli.node",
+        "Nodes of the cluster: ls, show, check, drain, resume, history.",
+        quick="sovctl.cli.node_ls",
+    ),
     "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes, burn-in, explain."),
     "spare": Group("sovctl.cli.spare", "Spares in the pool by preemption: set, status, advise, test."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
@@ -46,6 +52,9 @@ GROUPS = {
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),
+    "config": Group("sovctl.cli.config", "The settings that count here, and where each came from."),
+    "completion": Group("sovctl.cli.completion", "Print the completion script of bash, zsh or fish."),
+    "complete": Group("sovctl.cli.complete", "Internal: names for the completion scripts.", listed=False),
     "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }
@@ -86,7 +95,7 @@ def print_error(error: SovctlError) -> None:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(fitted(usage(), terminal_width()))
         return 0 if argv else EXIT_USAGE
     if argv[0] in ("-V", "--version"):
         from sovctl import __version__
@@ -98,7 +107,11 @@ def _dispatch(argv: list[str]) -> int:
         print(f"sovctl: there is no command {printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
         print("        See what there is: sovctl --help", file=sys.stderr)
         return EXIT_USAGE
-    status = importlib.import_module(group.module).run(argv[1:])
+    status = None
+    if group.quick and argv[1:2] == ["ls"]:
+        status = importlib.import_module(group.quick).run(argv[2:])
+    if status is None:
+        status = importlib.import_module(group.module).run(argv[1:])
     return int(status or 0)
 
 

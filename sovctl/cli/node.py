@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from sovctl.cli import wiring
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.json_output import print_json
+from sovctl.cli.listing_words import ListingWords
+from sovctl.cli.node_ls import list_nodes
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
@@ -25,7 +27,7 @@ from sovctl.model.verdict import VerdictState
 from sovctl.model.verdict_json import finding_record
 from sovctl.operations import node_by_hand, nodes
 from sovctl.operations.node_by_hand import HandOutcome
-from sovctl.operations.nodes import NodeGroup, ShownNode
+from sovctl.operations.nodes import ShownNode
 from sovctl.operations.sweep import ask_nodes
 from sovctl.recovery.attempts import seconds, text
 from sovctl.recovery.event_words import event_words
@@ -40,8 +42,14 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18N %T', or names: nodes,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 Names = Annotated[str, typer.Argument(metavar="NODE", help="A node, or several as n[001-003].")]
-_SCHEMA = "sovctl.nodes/1"
+_SHOW_SCHEMA = "sovctl.node.show/1"
+_CHECK_SCHEMA = "sovctl.node.check/1"
+_CHANGE_SCHEMA = "sovctl.node.change/1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -52,31 +60,19 @@ def run(argv: Sequence[str]) -> int:
 
 @app.command("ls")
 def list_(
-    all_: Annotated[bool, typer.Option("--all", help="Each node on a line of its own.")] = False, as_json: Json = False
+    all_: Annotated[bool, typer.Option("--all", help="Each node on a line of its own.")] = False,
+    fmt: ListFormat = "",
+    noheader: NoHeader = False,
+    as_json: Json = False,
 ) -> int:
     """List nodes alike in one line, those that are not plainly fine first.
 
-    A * marks a drain by sovctl.
+    A * marks a drain by sovctl. With -o, as in sinfo: %T state, %D count, %N nodes, %H since, %u by, %E reason,
+    %i incident, %c code; or these names with commas between, such as -o nodes,state,reason:40.
 
     Example: sovctl node ls
     """
-    groups = nodes.list_nodes(wiring.slurm(), apart=all_)
-    lemons = nodes.lemons(wiring.ledgers(load_config()))
-    if as_json:
-        listed = [_group_record(group) for group in groups]
-        scores = {"lemons": dict(lemons.scores), "taken_last": list(lemons.taken_last)}
-        print(json.dumps({"schema": _SCHEMA, "groups": listed, **scores}))
-        return EXIT_DONE
-    table = text_table("STATE", "COUNT", "NODES", "SINCE", "BY", "REASON", folded=("NODES", "REASON"))
-    for group in groups:
-        by = f"{group.by or '?'}{'*' if group.ours else ''}" if group.reason else "-"
-        since = clock_time(group.since)
-        add_row(table, (str(group.state), str(len(group.nodes)), _fold(group.nodes), since, by, group.reason or "-"))
-    print_table(table)
-    if lemons.taken_last:
-        said = ", ".join(f"{name} ({lemons.scores.get(name, 0.0):g})" for name in lemons.taken_last)
-        print(f"sovctl: taken last for what their GPUs did before: {printable(said)}", file=sys.stderr)
-    return EXIT_DONE
+    return list_nodes(ListingWords(all_, fmt, noheader, as_json))
 
 
 @app.command()
@@ -95,7 +91,7 @@ def show(
     config, cluster = load_config(), wiring.slurm()
     shown = [nodes.show_node(item, cluster, wiring.node_journal(config, item)) for item in names]
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [_node_record(item) for item in shown]}))
+        print_json(_SHOW_SCHEMA, {"nodes": [_node_record(item) for item in shown]})
         return EXIT_DONE
     for index, item in enumerate(shown):
         print("\n" * bool(index) + "\n".join(printable(line) for line in _lines(item)))
@@ -115,11 +111,12 @@ def check(name: Names, as_json: Json = False) -> int:
     here = [view for view in views if view.name == wiring.node_name(config)]
     there = [view for view in views if view not in here]
     command, timeout_s = wiring.check_command(config), config.ssh.timeout_s
-    assessed = ask_nodes(here, wiring.local_shell(), command, timeout_s) if here else {}
-    assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
+    with progress(f"checking {wiring.fold_hostlist(view.name for view in views)}"):
+        assessed = ask_nodes(here, wiring.local_shell(), command, timeout_s) if here else {}
+        assessed |= ask_nodes(there, wiring.remote_shell(config), command, timeout_s) if there else {}
     checked = [(view, assessed[view.name]) for view in views]
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [_check_record(*item) for item in checked]}))
+        print_json(_CHECK_SCHEMA, {"nodes": [_check_record(*item) for item in checked]})
     else:
         print("\n".join(printable(line) for item in checked for line in _check_lines(*item)))
     states = {item.state for item in assessed.values()}
@@ -174,7 +171,7 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
     entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
     entries = sorted((*entries, *node_by_hand.gpu_entries(name, wiring.ledgers(config))), key=node_by_hand.at)
     if as_json:
-        print(json.dumps({"schema": "sovctl.history/1", "node": name, "entries": entries, "problems": problems}))
+        print_json("sovctl.history/1", {"node": name, "entries": entries, "problems": problems})
         return EXIT_DONE
     for entry in entries:
         print(printable(_entry_line(entry)).rstrip())
@@ -201,7 +198,7 @@ def _who() -> str:
 
 def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "nodes": [asdict(outcome) for outcome in outcomes]}))
+        print_json(_CHANGE_SCHEMA, {"nodes": [asdict(outcome) for outcome in outcomes]})
         return EXIT_DONE
     for outcome in outcomes:
         # stdout has what changes Slurm, so that a dry run can be read by a script.
@@ -236,10 +233,6 @@ def _check_record(view: NodeView, assessed: Assessed) -> dict[str, Any]:
         "findings": [finding_record(item) for item in (*(verdict.findings if verdict else ()), *assessed.findings)],
         "blind": list(verdict.blind) if verdict else [],
     }
-
-
-def _fold(names: Sequence[str]) -> str:
-    return wiring.fold_hostlist(names)
 
 
 def _lines(shown: ShownNode) -> list[str]:
@@ -287,20 +280,6 @@ def _entry_words(entry: dict[str, Any]) -> str:
         return text(entry, "reason")
     rest = {key: value for key, value in entry.items() if key not in ("node", "findings", "incident")}
     return event_words(rest)
-
-
-def _group_record(group: NodeGroup) -> dict[str, Any]:
-    return {
-        "state": str(group.state),
-        "fine": group.fine,
-        "count": len(group.nodes),
-        "nodes": list(group.nodes),
-        "hostlist": _fold(group.nodes),
-        "reason": group.reason or None,
-        "by": group.by or None,
-        "since": group.since,
-        "incident": asdict(group.ours) if group.ours else None,
-    }
 
 
 def _node_record(shown: ShownNode) -> dict[str, Any]:

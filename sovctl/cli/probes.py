@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE
 from sovctl.health.probes import resolve
+from sovctl.model.inventory import SCHEMA as INVENTORY
 from sovctl.operations.probes import SCHEMA, ProbeRow, learn_inventory, probe_rows
 
 
@@ -20,9 +21,7 @@ def show(*, as_json: bool) -> int:
     config = load_config()
     rows = probe_rows(wiring.node_records(config), resolve(config.probes.settings))
     if as_json:
-        print(
-            json.dumps({"schema": SCHEMA, "node": wiring.node_name(config), "probes": [_record(row) for row in rows]})
-        )
+        print_json(SCHEMA, {"node": wiring.node_name(config), "probes": [_record(row) for row in rows]})
         return EXIT_DONE
     table = text_table("PROBE", "STATE", "COST MS", "HITS", "WOULD DRAIN", "CONFIRMED", "WHY", folded=("WHY",))
     for row in rows:
@@ -45,7 +44,7 @@ def learn(*, as_json: bool, dry_run: bool) -> int:
     inventory = learn_inventory(ports, records, wiring.node_name(config), expected, dry_run=dry_run)
     values: dict[str, Any] = asdict(inventory)
     if as_json:
-        print(json.dumps(values))
+        print_json(INVENTORY, values)
     else:
         for name, value in values.items():
             print(f"{name}: {_words(value)}")

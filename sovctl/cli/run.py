@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -15,19 +14,23 @@ from typing import Annotated, Any
 import typer
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
+from sovctl.cli.listing_words import ListingWords
+from sovctl.cli.run_ls import list_runs, names_of, say_problem
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
 from sovctl.model.progress import Progress
 from sovctl.operations import runs
-from sovctl.operations.runs import Act, KnownRun, ListedRun
+from sovctl.operations.runs import Act, KnownRun
 from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.explain import Why, Words
 from sovctl.recovery.run_state import RunState
+from sovctl.recovery.stacks import SCHEMA as STACKS
 from sovctl.recovery.stacks import looks_of, stacks_text
-from sovctl.recovery.timeline import Timeline, step_reached
+from sovctl.recovery.timeline import Timeline
 
 app = typer.Typer(
     help="Your runs: how they stand, why they moved, stop and resume.",
@@ -40,6 +43,10 @@ app = typer.Typer(
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Job id, run id or directory of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the Slurm command and change nothing.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18i %j', or names: job,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 Stacks = Annotated[
     bool, typer.Option("--stacks", help="Where every rank stood when the run hung, ranks at the same place together.")
 ]
@@ -58,24 +65,20 @@ def run(argv: Sequence[str]) -> int:
 
 
 @app.command("ls")
-def list_(all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = False, as_json: Json = False) -> int:
+def list_(
+    all_: Annotated[bool, typer.Option("--all", help="Also old ones.")] = False,
+    fmt: ListFormat = "",
+    noheader: NoHeader = False,
+    as_json: Json = False,
+) -> int:
     """List your runs, newest first: all that are not over, and the newest 20.
+
+    With -o, as in squeue: %i job, %j name, %T state, %M age, %V submitted, %t attempts, %s step, %D how many nodes,
+    %N nodes, %r detail, %I run id, %Z directory; or these names with commas between, such as -o job,state,detail:40.
 
     Example: sovctl run ls --all
     """
-    listed = runs.list_runs(wiring.run_ports(), _here())
-    shown = listed if all_ else tuple(runs.worth_listing(listed))
-    if as_json:
-        _print_json("sovctl.runs/1", {"runs": [_listed_record(item) for item in shown]})
-        return EXIT_DONE
-    if shown:
-        _print_runs(shown)
-    else:
-        _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
-    if len(shown) < len(listed):
-        _say(f"{len(listed) - len(shown)} older ones: sovctl run ls --all")
-    _say_problem(next((item.state for item in listed if item.state.problem and not item.run.remote), None))
-    return EXIT_DONE
+    return list_runs(ListingWords(all_, fmt, noheader, as_json))
 
 
 @app.command()
@@ -90,12 +93,12 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
     if as_json:
-        _print_json("sovctl.run.show/1", _show_record(found, state, progress))
+        print_json("sovctl.run.show/1", _show_record(found, state, progress))
         return EXIT_DONE
     _print_head(found, state, progress)
     if found.events:
         _print_attempts(attempts(found.events), progress)
-    _say_problem(state)
+    say_problem(state)
     return EXIT_DONE
 
 
@@ -109,7 +112,7 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
     found = runs.find_run(name, ports, _here())
     answer = runs.explain_run(found, Words(wiring.fold_hostlist), attempt)
     if as_json:
-        _print_json("sovctl.run.why/1", _why_record(found, answer))
+        print_json("sovctl.run.why/1", _why_record(found, answer))
         return EXIT_DONE
     for line in answer.lines:
         print(printable(line))
@@ -126,7 +129,7 @@ def events(name: Run, as_json: Json = False) -> int:
     """
     found = runs.find_run(name, wiring.run_ports(), _here())
     if as_json:
-        _print_json("sovctl.run.events/1", {**_names(found), "events": list(found.events)})
+        print_json("sovctl.run.events/1", {**names_of(found), "events": list(found.events)})
         return EXIT_DONE
     for event in found.events:
         at = clock_time(seconds(event, "at"))
@@ -161,7 +164,7 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        print(json.dumps(record, allow_nan=False))
+        print_json(STACKS, {key: value for key, value in record.items() if key != "schema"})
         return EXIT_DONE
     print(f"attempt {record.get('attempt')}, {clock_time(seconds(record, 'at'))}")
     silent = [name for name in record.get("silent", ()) if isinstance(name, str)]
@@ -187,11 +190,6 @@ def _report(act: Act, dry_run: bool) -> int:
     return EXIT_DONE
 
 
-def _say_problem(state: RunState | None) -> None:
-    if state is not None and state.problem:
-        _say(f"sovctl: {state.problem}; this is what the runs' own records say")
-
-
 def _say_other(run_: KnownRun, state: RunState) -> None:
     """The three lines are from the record; where Slurm knows better, say so."""
     if state.detail:
@@ -203,32 +201,9 @@ def _say_other(run_: KnownRun, state: RunState) -> None:
 # JSON
 
 
-def _print_json(schema: str, fields: dict[str, Any]) -> None:
-    print(json.dumps({"schema": schema, **fields}, allow_nan=False))
-
-
-def _names(run_: KnownRun) -> dict[str, Any]:
-    return {"run_id": run_.run_id or None, "job_id": run_.job_id}
-
-
-def _listed_record(item: ListedRun) -> dict[str, Any]:
-    run_ = item.run
-    known = attempts(run_.events)
-    return {
-        **_names(run_),
-        "name": run_.name,
-        "run_dir": run_.run_dir or None,
-        "submitted": run_.submitted or None,
-        "state": asdict(item.state),
-        "attempts": len(known),
-        "nodes": list(known[-1].nodes) if known else [],
-        "step": step_reached(known[-1]) if known else None,
-    }
-
-
 def _show_record(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> dict[str, Any]:
     return {
-        **_names(run_),
+        **names_of(run_),
         "name": run_.name,
         "run_dir": run_.run_dir or None,
         "work_dir": text(run_.record, "work_dir") or None,
@@ -254,7 +229,7 @@ def _attempt_record(item: Attempt) -> dict[str, Any]:
 def _why_record(run_: KnownRun, answer: Why) -> dict[str, Any]:
     stop_, found = answer.stop, answer.timeline
     return {
-        **_names(run_),
+        **names_of(run_),
         "story": answer.story.value,
         "lines": list(answer.lines),
         "culprit": stop_.culprit.value if stop_ else None,
@@ -281,26 +256,6 @@ def _timeline_record(found: Timeline) -> dict[str, Any]:
 
 
 # For people
-
-
-def _print_runs(listed: Sequence[ListedRun]) -> None:
-    table = text_table("JOB", "NAME", "STATE", "AGE", "TRIES", "STEP", "NODES", "DETAIL", folded=("NODES", "DETAIL"))
-    now = time.time()
-    for item in listed:
-        known = attempts(item.run.events)
-        step = step_reached(known[-1]) if known else None
-        cells = (
-            item.run.job_id,
-            item.run.name or "-",
-            item.state.word,
-            age(now - item.run.submitted) if item.run.submitted else "-",
-            str(len(known)),
-            "-" if step is None else str(step),
-            wiring.fold_hostlist(known[-1].nodes) if known and not item.state.over else "-",
-            item.state.detail or (item.state.problem if item.run.remote else ""),
-        )
-        add_row(table, cells)
-    print_table(table)
 
 
 def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from sovctl import __version__
 from sovctl.cli import wiring
-from sovctl.cli.words import printable
+from sovctl.cli.words import fitted, printable, terminal_width
 from sovctl.config import load_config
 from sovctl.errors import SbatchRefusal
 from sovctl.operations import submit as operation
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     """Run `sovctl submit` and return its exit status."""
     line = split(argv)
     if line.own.help:
-        print(HELP)
+        print(fitted(HELP, terminal_width()))
         return 0
     try:
         return _submit(line)

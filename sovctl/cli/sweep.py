@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import shlex
 import sys
 from collections import Counter
@@ -12,6 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import Parser
+from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.words import printable
 from sovctl.config import Config, load_config
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError, UsageError
@@ -34,18 +36,18 @@ exit status: 0 no node failed; 10 a node failed; 3 another sweep runs; 75 slurmc
 
 def run(argv: Sequence[str]) -> int:
     """Run `sovctl sweep` once."""
-    options = _parser().parse_args(list(argv))
+    options = make_parser().parse_args(list(argv))
     # One pass and out: nothing to collect, and collecting what 80,000 GPUs said would take as long as judging it.
     gc.disable()
     config = load_config()
     act = options.act and not options.dry_run and config.health.act
     if options.act and not options.dry_run and not config.health.act:
         _say("health.act is false: observing only")
-    with wiring.sweep_turn(config, act=act):
+    with wiring.sweep_turn(config, act=act), progress("asking the nodes"):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
         tested = _test_a_spare(config) if act and not options.node else ""
     if options.json:
-        print(json.dumps(_record(outcome, act=act)))
+        print_json(_SCHEMA, _record(outcome, act=act))
     elif options.dry_run:
         _print_commands(outcome)
     else:
@@ -68,12 +70,12 @@ def _test_a_spare(config: Config) -> str:
     return f"spare {done.node} was tested: {done.outcome}: {done.why}" if done is not None else ""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl sweep`."""
+    parser = Parser(
         prog="sovctl sweep",
         description="Ask every node, compare it with its peers, drain and give back what has to be.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--act", action="store_true", help="change things in Slurm (default: say what would be done)")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands only, whatever else is given")
@@ -129,7 +131,6 @@ def _summary(outcome: SweepOutcome) -> str:
 
 def _record(outcome: SweepOutcome, *, act: bool) -> dict[str, Any]:
     return {
-        "schema": _SCHEMA,
         "act": act,
         "took_s": round(outcome.took_s, 3),
         "alarms": list(outcome.alarms),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
 import typer
 
+from sovctl.cli.arguments import nearest
 from sovctl.errors import EXIT_USAGE, UsageError
 
 
@@ -45,5 +47,16 @@ def _sentence(error: Exception) -> str | None:
     text = str(words()).strip()
     if "\n" in text:
         return text
-    text = text.rstrip(".")
-    return text[:1].lower() + text[1:] if text else "the command line is not complete"
+    return _no_such(text, error) or (text[:1].lower() + text[1:]).rstrip(".") or "the command line is not complete"
+
+
+def _no_such(text: str, error: Exception) -> str:
+    """The nearest option or command, in the same words for every version of click."""
+    found = re.match(r"No such (option|command)[: ]+['\"]?([^\s'\"]+?)['\".]*(?:\s|$)", text)
+    if not found:
+        return ""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    if found[1] == "command":
+        return f"there is no command {found[2]!r}{nearest(found[2], getattr(command, 'commands', ()), listed=True)}"
+    known = [name for param in getattr(command, "params", ()) for name in param.opts if name.startswith("-")]
+    return f"there is no option {found[2]}{nearest(found[2], [*known, '--help'])}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import Parser
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 
@@ -23,16 +24,7 @@ or the BMC (watch.bmc_command). One that answers over SSH is never dead. Stoppin
 
 def run(argv: Sequence[str]) -> int:
     """Run `sovctl watch` until it is told to stop."""
-    parser = argparse.ArgumentParser(
-        prog="sovctl watch",
-        description="Watch the cluster from the controller.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--act", action="store_true", help="change things in Slurm (default: observe)")
-    parser.add_argument("--observe", action="store_true", help="change nothing, whatever else is given")
-    parser.add_argument("--once", action="store_true", help="one pass, then leave")
-    options = parser.parse_args(list(argv))
+    options = make_parser().parse_args(list(argv))
     config = load_config()
     stop: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -45,6 +37,15 @@ def run(argv: Sequence[str]) -> int:
     else:
         watch.run(lambda: bool(stop))
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl watch`."""
+    parser = Parser(prog="sovctl watch", description="Watch the cluster from the controller.", epilog=_EXAMPLES)
+    parser.add_argument("--act", action="store_true", help="change things in Slurm (default: observe)")
+    parser.add_argument("--observe", action="store_true", help="change nothing, whatever else is given")
+    parser.add_argument("--once", action="store_true", help="one pass, then leave")
+    return parser
 
 
 def _say(words: str) -> None:

@@ -16,6 +16,7 @@ from sovctl.errors import SovctlError, StorageSilent, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.model.site import MachineView
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
@@ -87,6 +88,14 @@ def preemptible_partition() -> str:
         return name if name and name in slurm(_ASK_S).partitions() else ""
     except SovctlError:
         return ""
+
+
+def known_names(kind: str) -> KnownNames:
+    """Names of this kind that a shell completes. Raises KeyError for a kind that there is not."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.known_names import KnownNames
+
+    return KnownNames(kind, CommandRunner(), os.environ, bin_dir=load_config().slurm.bin_dir)
 
 
 def submission_files() -> SubmissionFiles:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def printable(text: str) -> str:
     """External text must not move the cursor or forge a line."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -22,3 +24,58 @@ def age(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // part:02d}{smaller}"
     return f"{whole}s"
+
+
+def fitted(text: str, width: int) -> str:
+    """Help text for a terminal of this width: what fits stays as it is written, the rest is wrapped.
+
+    Between an example or option and its words there are two blanks or more; wrapped words begin below the first one.
+    A command that does not fit goes on after a backslash.
+    """
+    lines, made = text.splitlines(), list[str]()
+    while lines:
+        block = [lines.pop(0)]
+        hang, gap = _hang(block[0])
+        while lines and block[0] and lines[0].strip() and (gap or not hang) and _goes_on(lines[0], hang):
+            block.append(lines.pop(0))
+        made += block if max(map(len, block)) <= width else _wrapped(block, hang, gap, width)
+    return "\n".join(made)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    import os  # shutil has this too, and takes ten times as long to import
+
+    if os.environ.get("COLUMNS", "").isdigit():
+        return max(int(os.environ["COLUMNS"]), 40)
+    try:
+        return max(os.get_terminal_size(1).columns, 40)
+    except OSError:
+        return 80
+
+
+def _hang(line: str) -> tuple[int, bool]:
+    """Where the words of a line begin, and whether something stands before them."""
+    import re
+
+    entry = re.match(r" +\S.*?\S? {2,}(?=\S)", line)
+    return (entry.end(), True) if entry else (len(line) - len(line.lstrip()), False)
+
+
+def _goes_on(line: str, hang: int) -> bool:
+    own = len(line) - len(line.lstrip())
+    return (
+        own == hang and (hang > 0 or not line.partition(" ")[0].endswith(":")) and not line.startswith("exit status:")
+    )
+
+
+def _wrapped(block: list[str], hang: int, gap: bool, width: int) -> list[str]:
+    import textwrap
+
+    command = hang > 0 and not gap
+    text = " ".join([block[0].rstrip(), *(line.strip() for line in block[1:])])
+    below = " " * (hang + 2 if command else min(hang, width // 2))
+    lines = textwrap.wrap(
+        text, width - 2 * command, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:] if command else lines

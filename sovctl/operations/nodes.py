@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
 from sovctl.health.drain import incident_time
@@ -13,7 +13,9 @@ from sovctl.health.lemons import Lemons, lemons_from_record
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.reason import DrainReason, parse_reason
-from sovctl.ports import ClusterView, Journal, Ledgers
+
+if TYPE_CHECKING:  # a list of nodes is waited for: what it does not need is not imported for it
+    from sovctl.ports import ClusterView, Journal, Ledgers
 
 _FINE = frozenset({"IDLE", "ALLOCATED", "MIXED", "ALLOC", "COMPLETING"})
 _HARMLESS = frozenset({"COMPLETING", "PLANNED", "RESERVED", "CLOUD", "DYNAMIC_NORM", "DYNAMIC_FUTURE", "NOT_IN_SVC"})

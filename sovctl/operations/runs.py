@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
-from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
 from sovctl.recovery.attempts import attempts, text, whole
-from sovctl.recovery.explain import Why, Words, story_of, why
 from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
 from sovctl.recovery.stacks import looks_of
+
+if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
+    from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
+    from sovctl.recovery.explain import Why, Words
 
 RUNS = ".sovctl/runs"
 """Where runs lie below the directory they were submitted from."""
@@ -95,12 +97,13 @@ def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
 
 def known_runs(ports: RunPorts, cwd: str) -> tuple[KnownRun, ...]:
     """Every run of the index and below the current directory, newest first; without their events."""
-    places = dict.fromkeys([*(entry.run_root for entry in ports.index.list()), str(Path(cwd, RUNS))])
+    listed = ports.index.list()
+    places = dict.fromkeys([*(entry.run_root for entry in listed), str(Path(cwd, RUNS))])
     found = {run_dir: None for root in places for run_dir in ports.records.below(root)}
     runs = [_head(run_dir, ports) for run_dir in found]
     started = {(run.job_id.partition("_")[0], run.submitted) for run in runs}
-    waiting = [entry for entry in ports.index.list() if (entry.job_id, entry.submitted) not in started]
-    remote = {(entry.job_id, entry.submitted): entry.cluster for entry in ports.index.list()}
+    waiting = [entry for entry in listed if (entry.job_id, entry.submitted) not in started]
+    remote = {(entry.job_id, entry.submitted): entry.cluster for entry in listed}
     runs = [_with_remote(run, remote.get((run.job_id.partition("_")[0], run.submitted), "")) for run in runs]
     runs += [_not_started(entry) for entry in waiting]
     return tuple(sorted(runs, key=lambda run: (run.submitted, len(run.job_id), run.job_id), reverse=True))
@@ -159,15 +162,41 @@ def _with_remote(run: KnownRun, cluster: str) -> KnownRun:
 
 def list_runs(ports: RunPorts, cwd: str) -> tuple[ListedRun, ...]:
     """Every known run, newest first, with one question to Slurm for all of them."""
-    runs = [_whole(run, ports) for run in known_runs(ports, cwd)]
-    jobs: dict[str, JobView] = {}
-    problem = ""
-    try:
-        jobs = {job.job_id: job for job in ports.queue.own_jobs()} if runs else {}
-    except SovctlError as error:
-        problem = error.message
+    heads = known_runs(ports, cwd)
+    jobs, problem = _own_jobs(ports, heads)
     # An id that came back belongs to the newest run that has it: each job is taken once, newest runs first.
-    return tuple(ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem)) for run in runs)
+    return tuple(_listed(head, ports, jobs, problem) for head in heads)
+
+
+def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[ListedRun, ...], int]:
+    """The newest runs and those that are not over, newest first, and how many there are besides.
+
+    The events of an older run are not even read where Slurm no longer knows its job: whatever its record says, it is
+    over, and there may be thousands of those.
+    """
+    heads = known_runs(ports, cwd)
+    jobs, problem = _own_jobs(ports, heads)
+    shown = []
+    for index, head in enumerate(heads):
+        if index >= newest and not problem and not head.remote and head.job_id not in jobs:
+            continue
+        item = _listed(head, ports, jobs, problem)
+        if index < newest or not item.state.over:
+            shown.append(item)
+    return tuple(shown), len(heads) - len(shown)
+
+
+def _own_jobs(ports: RunPorts, heads: Sequence[KnownRun]) -> tuple[dict[str, JobView], str]:
+    """The caller's jobs by id, or why Slurm could not be asked."""
+    try:
+        return {job.job_id: job for job in ports.queue.own_jobs()} if heads else {}, ""
+    except SovctlError as error:
+        return {}, error.message
+
+
+def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: str) -> ListedRun:
+    run = _whole(head, ports)
+    return ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem))
 
 
 def state_of(run: KnownRun, ports: RunPorts) -> RunState:
@@ -213,6 +242,8 @@ def explain_run(run: KnownRun, words: Words, attempt: int | None = None) -> Why:
             f"the end of an attempt {attempt} is not recorded",
             hint=f"See which there are: sovctl run show {run.job_id}",
         )
+    from sovctl.recovery.explain import why
+
     return why(run.record, run.events, words, attempt=attempt)
 
 
@@ -260,6 +291,8 @@ def resume_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
 
 
 def _gone(run: KnownRun, job: JobView | None) -> str:
+    from sovctl.recovery.explain import story_of
+
     story = story_of(run.events)
     if story.over:
         return f"the run is {story.value}"
@@ -274,8 +307,3 @@ def _own_job(run: KnownRun, ports: RunPorts) -> JobView | None:
         )
     job = ports.jobs.job(run.job_id)
     return job if is_job_of(run.record, run.events, job) else None
-
-
-def worth_listing(listed: Sequence[ListedRun], newest: int = 20) -> Iterable[ListedRun]:
-    """Those that are not over, and the newest ones."""
-    return (item for index, item in enumerate(listed) if index < newest or not item.state.over)

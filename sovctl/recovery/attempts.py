@@ -67,7 +67,10 @@ class Attempt:
 def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
     """Every attempt that started, oldest first."""
     starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
-    return tuple(_attempt(start, [event for event in events if number(event) == number(start)]) for start in starts)
+    own: dict[int | None, list[Event]] = {}
+    for event in events:
+        own.setdefault(number(event), []).append(event)
+    return tuple(_attempt(start, own[number(start)]) for start in starts)
 
 
 def number(event: Event) -> int | None:

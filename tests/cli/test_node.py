@@ -118,7 +118,7 @@ def test_show(site: Site) -> None:
     assert "  finding:    XID79 GPU 5 fell off\n" in out
     assert "    2026-11-22 22:14:40  verdict         failed XID79 GPU 5 is off\n" in out
     record = json.loads(site.node("show", "n002", "--json").stdout)
-    assert record["schema"] == "sovctl.nodes/1"
+    assert record["schema"] == "sovctl.node.show/1"
     assert [entry["kind"] for entry in record["nodes"][0]["journal"]] == ["verdict", "drain-done"]
 
 
