@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from sovctl.model.accounted import AccountedJob
 from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
@@ -255,6 +256,31 @@ class ClusterView(Protocol):
         ...
 
 
+class Accounting(Protocol):
+    """Slurm's accounting (slurmdbd)."""
+
+    def jobs(self, since: float, *, everybody: bool) -> tuple[AccountedJob, ...]:
+        """Every execution of every job that was there after `since` (seconds since the epoch); `everybody`: not only
+        the caller's. Raises SovctlError where the site has no accounting."""
+        ...
+
+
+class SiteRecords(Protocol):
+    """What the whole site wrote down."""
+
+    def entries(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """(every entry of every journal of the site, which could not be read)."""
+        ...
+
+    def ledgers(self) -> list[Any]:
+        """The JSON of what each node knows of its GPUs."""
+        ...
+
+    def tallies(self) -> list[Any]:
+        """The JSON of how often the probes of each node were right."""
+        ...
+
+
 class Journal(Protocol):
     """Append-only record with one writer; what is returned from `append` is on disk."""
 
@@ -495,6 +521,10 @@ class RunRecords(Protocol):
 
     def below(self, run_root: str) -> tuple[str, ...]:
         """Directories of runs right below a directory; none when it cannot be listed."""
+        ...
+
+    def owned_by(self, run_dir: str, uid: int) -> bool:
+        """Whether a run's directory and its journal belong to this user."""
         ...
 
     def record(self, run_dir: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Group:
 GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume."),
+    "report": Group("sovctl.cli.report", "What failed, how long it took, what was lost: a table, JSON or a page."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "doctor": Group("sovctl.cli.doctor", "What works here, proven by trying it: isolation."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),

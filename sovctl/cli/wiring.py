@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
+    from sovctl.operations.report import ReportPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
@@ -98,6 +99,21 @@ def run_ports() -> RunPorts:
 
     slurm_commands = slurm()
     return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock())
+
+
+def report_ports(config: Config) -> ReportPorts:
+    """What a report reads: root everything, others what is theirs."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.sacct import Sacct
+    from sovctl.adapters.site_records import SiteRecordFiles
+    from sovctl.operations.report import ReportPorts
+
+    return ReportPorts(
+        runs=run_ports(),
+        accounting=Sacct(CommandRunner(), bin_dir=config.slurm.bin_dir),
+        active=lambda: frozenset(job.job_id.partition("_")[0] for job in slurm().jobs() if not job.over),
+        site=SiteRecordFiles(cluster_journal_dir(config)) if os.geteuid() == 0 else None,
+    )
 
 
 def fold_hostlist(names: Iterable[str]) -> str:

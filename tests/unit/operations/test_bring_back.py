@@ -20,7 +20,7 @@ def test_the_job_comes_back_away_from_the_blamed_node_in_seconds() -> None:
     assert run.await_start() < 6
     assert run.job.starts == [("n001", "n002"), ("n001", "n003")]
     assert (run.job.excluded, run.job.restarts) == (("n002",), 1)
-    assert run.kinds == ["attempt_ended", "killed", "requeue_intent", "epilogs_done", "requeued"]
+    assert run.kinds == ["attempt_ended", "requeue_intent", "epilogs_done", "requeued"]
     assert run.of("requeued")[0]["exclude"] == ["n002"]
 
 

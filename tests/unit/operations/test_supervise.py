@@ -89,9 +89,9 @@ def test_it_is_written_down_when_no_step_is_done_again_any_more() -> None:
     run.journal.append("attempt_started", attempt=0, restarts=0, nodes=["n001"], batch_host="n001", resume_step=0)
     run.journal.append("attempt_ended", attempt=0, culprit="unknown", blamed=[], step=5, action="requeue")
     ends(run, 0, 8.0)
-    run.clock.at(2.0, lambda: run.steps(3))
-    run.clock.at(4.0, lambda: run.steps(6))
-    run.clock.at(6.0, lambda: run.steps(9))
+    run.clock.at(2.0, lambda: run.steps(3, attempt=1))
+    run.clock.at(4.0, lambda: run.steps(6, attempt=1))
+    run.clock.at(6.0, lambda: run.steps(9, attempt=1))
     run.attempt()
     assert [(record["attempt"], record["step"]) for record in run.of("caught_up")] == [(1, 6)]
 
