@@ -132,12 +132,17 @@ def days(found: MeanTime) -> str:
 
 
 def _mean_time(found: MeanTime, unit: str, of: str) -> str:
-    failures = f"{found.failures} failure{'s' * (found.failures != 1)} in {found.observed:.3g} {of}"
+    failures = f"{found.failures} failure{'s' * (found.failures != 1)} in {plain(found.observed)} {of}"
     if found.lower is None:
         return "nothing ran"
     if found.mean is None or found.upper is None:
-        return f"at least {found.lower:.3g} {unit} (95 %); {failures}"
-    return f"{found.mean:.3g} {unit} (95 %: {found.lower:.3g} to {found.upper:.3g}); {failures}"
+        return f"at least {plain(found.lower)} {unit} (95 %); {failures}"
+    return f"{plain(found.mean)} {unit} (95 %: {plain(found.lower)} to {plain(found.upper)}); {failures}"
+
+
+def plain(value: float) -> str:
+    """Three figures, and no powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def mttr(found: Report) -> str:
@@ -168,9 +173,9 @@ def chains(found: ChainFigure) -> str:
 
 def lost(found: Report) -> str:
     """Steps and GPU time."""
-    gpu = f"{found.gpu_seconds_lost / 3600:.3g} GPU-hours"
+    gpu = f"{plain(found.gpu_seconds_lost / 3600)} GPU-hours"
     part = f" ({found.gpu_seconds_lost / found.gpu_seconds:.2%} of the time of GPUs)" if found.gpu_seconds else ""
-    return f"{found.steps_lost} steps done again, {gpu}{part}"
+    return f"{found.steps_lost:,} steps done again, {gpu}{part}"
 
 
 def _print_stages(found: Report) -> None:
@@ -201,7 +206,7 @@ def _print_runs(found: Report) -> None:
             ettr,
             str(item.failures),
             str(item.steps_lost),
-            f"{item.gpu_seconds_lost / 3600:.3g}",
+            plain(item.gpu_seconds_lost / 3600),
         )
         add_row(table, cells)
     print(flush=True)

@@ -1,7 +1,7 @@
 """A report as one page: HTML, CSS and SVG in one file, without a script and without a request to anywhere.
 
-Bars are boxes and points are strokes of an SVG that stretches, so that the words beside them keep their size on a phone.
-Everything that comes from outside is escaped.
+Bars are boxes and points are strokes of an SVG that stretches, so that the words beside them keep
+their size on a phone. Everything that comes from outside is escaped.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from sovctl.cli.report import chains, days, hours, lost, mttr, share
+from sovctl.cli.report import chains, days, hours, lost, plain, share
 from sovctl.cli.words import clock_time, printable
-from sovctl.ledger.incident import Incident, Source
+from sovctl.ledger.incident import Incident, ProbeCount, Source
 from sovctl.ledger.report import Bucket, NamedCount, Report, StageFigure, restart_s
 from sovctl.recovery.explain import duration
 
@@ -33,13 +33,13 @@ body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,sans
 main{max-width:1080px;margin:0 auto;padding:20px 16px 48px}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:0 0 2px}
 p{margin:0}.dim{color:var(--dim);font-size:.86rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px;margin:18px 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,290px),1fr));gap:12px;margin:18px 0}
 .tile,section{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px}
 .tile b{display:block;font-size:1.7rem;line-height:1.25;font-weight:600;font-variant-numeric:tabular-nums}
-section{margin:0 0 14px;min-width:0}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));
-gap:0 14px}
-.row{display:grid;grid-template-columns:minmax(90px,150px) 1fr minmax(64px,auto);gap:10px;align-items:center;padding:3px 0;
-font-variant-numeric:tabular-nums}
+section{margin:0 0 14px;min-width:0}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:0 14px}
+.row{display:grid;grid-template-columns:minmax(90px,150px) 1fr minmax(64px,auto);gap:10px;
+align-items:center;padding:3px 0;font-variant-numeric:tabular-nums}
 .row>:first-child{overflow-wrap:anywhere}.row>:last-child{text-align:right}
 .track{position:relative;height:14px;background:var(--grid);border-radius:3px}
 .track i{position:absolute;inset:0 auto 0 0;background:var(--bar);border-radius:3px}
@@ -104,49 +104,41 @@ def _subtitle(found: Report) -> str:
 def _section(title: str, words: str, body: str) -> str:
     if not body:
         return ""
-    return (
-        f"<section><h2>{_text(title)}</h2>"
-        + (f"<p class=dim>{_text(words)}</p>" if words else "")
-        + f"{body}</section>"
-    )
+    return f"<section><h2>{_text(title)}</h2>{_dim(words)}{body}</section>"
 
 
 def _tiles(found: Report) -> str:
+    restart, again = found.restart, found.caught_up
     figures = (
-        ("Mean time to failure", hours(found.mttf)),
-        ("Hardware failure of a node", days(found.node_days)),
-        ("Recovery", mttr(found)),
-        ("ETTR", f"{share(found.ettr)}|of the time that runs had was training that counted"),
-        ("Retry chains that led on", _chain_words(found)),
-        ("Lost", lost(found)),
+        ("Mean time to failure", *_parted(hours(found.mttf))),
+        ("A node fails after", *_parted(days(found.node_days))),
+        (
+            "Median time to recover",
+            duration(restart.median) if restart else "-",
+            f"{restart.count} recoveries, 9 of 10 within {duration(restart.p90)}"
+            + (f"; every step done again after {duration(again.median)}" if again else "")
+            if restart
+            else "nothing came back by itself",
+        ),
+        ("ETTR", share(found.ettr), "of the time that runs had was training that counted"),
+        ("Retry chains that led on", share(found.chains.share), chains(found.chains)),
+        ("Lost", f"{plain(found.gpu_seconds_lost / 3600)} GPU-hours", lost(found)),
     )
-    tiles = []
-    for name, words in figures:
-        big, small = _split(words)
-        tiles.append(f"<div class=tile><p class=dim>{_text(name)}</p><b>{_text(big)}</b>{_dim(small)}</div>")
+    tiles = [
+        f"<div class=tile><p class=dim>{_text(name)}</p><b>{_text(big)}</b>{_dim(small)}</div>"
+        for name, big, small in figures
+    ]
     return f"<div class=tiles>{''.join(tiles)}</div>"
+
+
+def _parted(words: str) -> tuple[str, str]:
+    """The figure, and how sure it is."""
+    big, _, small = words.partition(" (")
+    return big, small.replace(");", ";", 1)
 
 
 def _dim(words: str) -> str:
     return f"<p class=dim>{_text(words)}</p>" if words else ""
-
-
-def _chain_words(found: Report) -> str:
-    whole = chains(found.chains)
-    return whole if found.chains.share is None else f"{found.chains.share:.0%}|{whole}"
-
-
-def _split(words: str) -> tuple[str, str]:
-    """The figure, and what is said about it."""
-    if "|" in words:
-        big, _, small = words.partition("|")
-        return big, small
-    for mark in (" (", " in the median", ", ", "; "):
-        if mark in words:
-            big, _, small = words.partition(mark)
-            small = small.removesuffix(")") if mark == " (" and small.count("(") < small.count(")") else small
-            return big, (mark.strip() + " " + small if mark == " in the median" else small.replace(");", ";", 1))
-    return words, ""
 
 
 # Plots
@@ -173,7 +165,8 @@ def _plot(inside: str, marks: Sequence[tuple[float, str]], ends: Sequence[str], 
     )
     labels = "".join(f'<span style="top:{y:.2f}%">{_text(words)}</span>' for y, words in marks)
     feet = "".join(f"<span>{_text(words)}</span>" for words in ends)
-    svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{_text(name)}">{grid}{inside}</svg>'
+    head = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{_text(name)}">'
+    svg = f"{head}{grid}{inside}</svg>"
     return f"<div class=plot><div class=y>{labels}</div>{svg}<div class=x>{feet}</div></div>"
 
 
@@ -206,7 +199,8 @@ def _dot(x: float, y: float, item: Incident, took: float) -> str:
     words = f"{clock_time(item.at)} job {item.job_id}: {item.code or item.culprit.value} {','.join(item.nodes)[:80]}"
     return (
         f'<path d="M{x:.2f} {y:.2f}h0" stroke="var(--{item.culprit.value})" stroke-width="7" stroke-linecap="round" '
-        f'stroke-opacity=".75" vector-effect="non-scaling-stroke"><title>{_text(words)}, {duration(took)}</title></path>'
+        f'stroke-opacity=".75" vector-effect="non-scaling-stroke">'
+        f"<title>{_text(words)}, {duration(took)}</title></path>"
     )
 
 
@@ -310,11 +304,14 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], kinds: str) ->
 
 def _probes(found: Report) -> str:
     rows = [
-        (item.name, *(str(one) for one in (item.count.hits, item.drained, item.cleared)))
-        + (str(item.count.would_have_drained), str(item.count.confirmed))
+        (item.name, *(str(one) for one in (item.count.hits, item.drained, item.cleared, *_shadow(item.count))))
         for item in found.probes
     ]
     return _table(("probe", "hits", "drained", "false", "in shadow", "confirmed"), rows, "tnnnnn")
+
+
+def _shadow(count: ProbeCount) -> tuple[int, int]:
+    return count.would_have_drained, count.confirmed
 
 
 def _runs(found: Report) -> str:
@@ -327,7 +324,7 @@ def _runs(found: Report) -> str:
             ("at most " if item.source is Source.ACCOUNTING else "") + share(item.ettr),
             str(item.failures),
             str(item.steps_lost),
-            f"{item.gpu_seconds_lost / 3600:.3g}",
+            plain(item.gpu_seconds_lost / 3600),
         )
         for item in found.runs[:_LISTED]
     ]
