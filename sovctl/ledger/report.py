@@ -19,7 +19,7 @@ from sovctl.ledger.incident import (
     Span,
 )
 from sovctl.ledger.intervals import MeanTime, mean_time
-from sovctl.ledger.stamps import Stamp, stages
+from sovctl.ledger.stamps import Stamp, steps
 from sovctl.model.blame import Culprit
 
 _BUCKETS = 12
@@ -218,9 +218,8 @@ def spread(values: Sequence[float]) -> Spread | None:
 def _stages(back: Sequence[Incident]) -> Iterable[StageFigure]:
     taken: dict[Stamp, list[float]] = defaultdict(list)
     for item in back:
-        for stage in stages(item.stamps):
-            if stage.since_previous_s is not None:
-                taken[stage.stamp].append(stage.since_previous_s)
+        for stamp, took in steps(item.stamps):
+            taken[stamp].append(took)
     for stamp in Stamp:
         values = taken.get(stamp, [])
         figure = spread(values)

@@ -8,9 +8,10 @@ from typing import Any
 from sovctl.ledger.incident import Incident
 from sovctl.ledger.intervals import CONFIDENCE, MeanTime
 from sovctl.ledger.report import ChainFigure, Report
-from sovctl.ledger.stamps import stages
+from sovctl.ledger.stamps import Stamp
 
 SCHEMA = "sovctl.report/1"
+_STAMPS = tuple((stamp, stamp.value.replace(" ", "_")) for stamp in Stamp)
 
 
 def report_record(report: Report) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def incident_record(item: Incident) -> dict[str, Any]:
         "seconds_lost": item.lost_s,
         "gpus": item.gpus,
         "gpu_seconds_lost": item.gpu_seconds_lost,
-        "stamps": {stage.stamp.value.replace(" ", "_"): stage.at for stage in stages(item.stamps)},
+        "stamps": {name: item.stamps.get(stamp) for stamp, name in _STAMPS},
     }
 
 

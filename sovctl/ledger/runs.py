@@ -21,7 +21,8 @@ _RETRIED = frozenset({Culprit.PREEMPTED, Culprit.TIME_LIMIT, *_NO_INCIDENT})
 
 def run_account(record: Mapping[str, Any], events: Sequence[Event], now: float) -> RunAccount:
     """`record`: run.json. `now`: until when a run that is not over is counted."""
-    known, found = attempts(events), timelines(events)
+    known = attempts(events)
+    found = timelines(events, known)
     story = story_of(events)
     ended = next((seconds(event, "at") for event in reversed(events) if event.get("kind") == "run_ended"), None)
     until = (ended if story.over else None) or now

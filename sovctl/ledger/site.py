@@ -27,15 +27,20 @@ def site_account(entries: Sequence[Event], ledgers: Iterable[Ledger], tallies: I
     return SiteAccount(tuple(_node_events(entries)), tuple(_gpu_faults(merged(ledgers))), _probes(tallies))
 
 
-def with_site(account: RunAccount, site: SiteAccount) -> RunAccount:
-    """The incidents of a run with the moment of the fault and the GPU, as the blamed nodes tell them."""
+def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAccount]:
+    """The incidents of each run with the moment of the fault and the GPU, as the blamed nodes tell them."""
     faults: dict[str, list[GpuFault]] = defaultdict(list)
     events: dict[str, list[NodeEvent]] = defaultdict(list)
     for fault in site.gpu_faults:
         faults[fault.node].append(fault)
     for event in site.node_events:
         events[event.node].append(event)
-    return replace(account, incidents=tuple(_with_cause(item, faults, events) for item in account.incidents))
+    if not faults and not events:
+        return list(accounts)
+    return [
+        replace(account, incidents=tuple(_with_cause(item, faults, events) for item in account.incidents))
+        for account in accounts
+    ]
 
 
 def _with_cause(

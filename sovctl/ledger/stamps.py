@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,6 +37,8 @@ class Stamp(StrEnum):
     CAUGHT_UP = "caught up"
     """Every step done before was done again."""
 
+
+_ORDER = tuple(Stamp)
 
 Stamps = Mapping[Stamp, float]
 """Seconds since the epoch; what is not known is not in it."""
@@ -81,6 +83,18 @@ def stamps_of(found: Timeline) -> dict[Stamp, float]:
 def began(stamps: Stamps) -> float | None:
     """From where on the incident counts: the fault, else when it was seen, else when it was judged."""
     return next((stamps[stamp] for stamp in (Stamp.FAULT, Stamp.DETECTED, Stamp.DECIDED) if stamp in stamps), None)
+
+
+def steps(stamps: Stamps) -> Iterable[tuple[Stamp, float]]:
+    """Each stamp that is known, but the first, with the seconds since the known one before it."""
+    before: float | None = None
+    for stamp in _ORDER:
+        at = stamps.get(stamp)
+        if at is None:
+            continue
+        if before is not None:
+            yield stamp, max(0.0, round(at - before, 3))
+        before = at if before is None or at > before else before
 
 
 def stages(stamps: Stamps) -> tuple[Stage, ...]:

@@ -61,7 +61,7 @@ def gather(ports: ReportPorts, cwd: str, since: float, now: float) -> Gathered:
     accounts = [with_queue_times(one, executions.get(_job_of(one), ())) for one in accounts]
     supervised = [_job_of(one) for one in accounts]
     accounts += accounted_runs(jobs, supervised, now)
-    found.accounts = [with_site(one, found.site) for one in accounts]
+    found.accounts = with_site(accounts, found.site)
     return found
 
 

@@ -112,9 +112,10 @@ def timeline(events: Sequence[Event], attempt: int) -> Timeline | None:
     return next((found for found in timelines(events) if found.stopped.number == attempt), None)
 
 
-def timelines(events: Sequence[Event]) -> tuple[Timeline, ...]:
-    """What followed each stop, oldest first; in time proportional to the number of events."""
-    known = attempts(events)
+def timelines(events: Sequence[Event], known: Sequence[Attempt] | None = None) -> tuple[Timeline, ...]:
+    """What followed each stop, oldest first; in time proportional to the number of events. `known`: the attempts of
+    these events, where they have been read already."""
+    known = attempts(events) if known is None else known
     pieces: dict[int, list[Event]] = {}
     hangs: dict[int, Event] = {}
     open_: int | None = None
