@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from sovctl.model.accounted import AccountedJob
+from sovctl.model.alert import Alert
 from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
@@ -279,6 +280,50 @@ class SiteRecords(Protocol):
     def tallies(self) -> list[Any]:
         """The JSON of how often the probes of each node were right."""
         ...
+
+
+class AlertChannel(Protocol):
+    """One way out for messages."""
+
+    @property
+    def name(self) -> str: ...
+    def send(self, subject: str, body: str, record: dict[str, Any]) -> None:
+        """Raises SovctlError when it did not get through; returns only when somebody else is in charge of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledAlert:
+    """A message that waits, and the channels that still have to take it."""
+
+    alert: Alert
+    channels: tuple[str, ...]
+
+
+class AlertSpool(Protocol):
+    """Messages on their way, on disk."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """One sender at a time. Raises TryLaterError when another one is at work."""
+        ...
+
+    def add(self, alert: Alert, channels: tuple[str, ...]) -> None:
+        """The same alert twice is one."""
+        ...
+
+    def waiting(self) -> tuple[SpooledAlert, ...]:
+        """Oldest first."""
+        ...
+
+    def keep(self, item: SpooledAlert) -> None:
+        """With its channels as they are now; none left: it is done and goes."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the sender saved; empty the first time."""
+        ...
+
+    def save_state(self, state: dict[str, Any]) -> None: ...
 
 
 class Journal(Protocol):

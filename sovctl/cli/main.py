@@ -37,6 +37,7 @@ GROUPS = {
     "health": Group("sovctl.cli.health", "On a node: check, watch, prolog, epilog, probes, burn-in, explain."),
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
+    "alert": Group("sovctl.cli.alert", "Messages to people: test, ls, send."),
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),

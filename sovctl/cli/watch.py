@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.alert import send_beside
 from sovctl.config import load_config
 
 _EXAMPLES = """\
@@ -37,6 +38,8 @@ def run(argv: Sequence[str]) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _: stop.append(number))
     watch = wiring.cluster_watch(config, act=options.act and not options.observe, say=_say)
+    if not options.once:
+        send_beside(config)
     if options.once:
         watch.turn()
     else:
