@@ -177,7 +177,10 @@ def test_show(recovered: Site) -> None:
     assert rows[0] == ["#", "STARTED", "RAN", "FROM", "TO", "CULPRIT", "BLAMED", "NODES"]
     assert rows[1] == ["0", "2026-11-22", "22:13:20", "1m23s", "0", "47", "hardware", "n003", "n[001-004]"]
     assert rows[2][4:] == ["40", "52", "-", "-", "n[001-002,005-006]"]
-    stages = [line.split("  ") for line in out.partition("incident of attempt 0: hardware n003 XID79, recovered")[2].splitlines()]
+    stages = [
+        line.split("  ")
+        for line in out.partition("incident of attempt 0: hardware n003 XID79, recovered")[2].splitlines()
+    ]
     assert ["detected", "decided"] == [stage[0] for stage in stages if stage[0] in ("detected", "decided")]
     assert max(len(line) for line in recovered.run("show", "7", COLUMNS="80").stdout.splitlines()[head:]) <= 80
     record = recovered.json("show", str(recovered.run_dir))

@@ -141,8 +141,11 @@ def test_the_code_in_the_evidence(words: str, code: str) -> None:
 
 _VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.text(max_size=3))
 _EVENTS = st.dictionaries(
-    st.sampled_from(["kind", "attempt", "at", "happened", "step", "culprit", "nodes", "gpus", "stall_seconds", "blamed"]),
-    _VALUES | st.sampled_from(["attempt_started", "attempt_ended", "hardware", "held", "allocated", "checkpoint_saved"]),
+    st.sampled_from(
+        ["kind", "attempt", "at", "happened", "step", "culprit", "nodes", "gpus", "stall_seconds", "blamed"]
+    ),
+    _VALUES
+    | st.sampled_from(["attempt_started", "attempt_ended", "hardware", "held", "allocated", "checkpoint_saved"]),
 )
 
 
