@@ -181,7 +181,7 @@ def test_show(recovered: Site) -> None:
         line.split("  ")
         for line in out.partition("incident of attempt 0: hardware n003 XID79, recovered")[2].splitlines()
     ]
-    assert ["detected", "decided"] == [stage[0] for stage in stages if stage[0] in ("detected", "decided")]
+    assert [stage[0] for stage in stages if stage[0] in ("detected", "decided")] == ["detected", "decided"]
     assert max(len(line) for line in recovered.run("show", "7", COLUMNS="80").stdout.splitlines()[head:]) <= 80
     record = recovered.json("show", str(recovered.run_dir))
     assert record["schema"] == "sovctl.run.show/1"
