@@ -72,7 +72,7 @@ def _attempt(
     say(at + 9, "rank_up", happened=at + 8, rank=0, node=nodes[0])
     say(at + 20, "checkpoint_loaded", happened=at + 19, step=step)
     say(at + 25, "first_step", happened=at + 24, step=step + 1)
-    lasted = share_s * dice.uniform(0.3, 1.6)
+    lasted = share_s * dice.uniform(0.5, 0.97)
     say(
         at + lasted * 0.9,
         "checkpoint_saved",

@@ -121,13 +121,15 @@ def read_secret(path: str, key: str) -> str:
         descriptor = os.open(Path(path).expanduser(), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(key, f"cannot read {path}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
             raise ConfigError(key, f"{path} must be a file of root's or your own")
         if status.st_mode & 0o007:
             raise ConfigError(key, f"everybody can read or write {path}", hint=f"Type: chmod 600 {path}")
-        text = file.read(_SECRET_LIMIT).decode("utf-8", "replace")
+        text = os.read(descriptor, _SECRET_LIMIT).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
     first = text.strip().split("\n")[0].strip()
     if not first:
         raise ConfigError(key, f"{path} is empty")

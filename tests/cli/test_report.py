@@ -46,7 +46,7 @@ def sovctl(site: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[st
 
 
 def test_the_table(site: Path) -> None:
-    done = sovctl(site, "report", COLUMNS="100")
+    done = sovctl(site, "report", "--since", "31d", COLUMNS="100")
     assert done.returncode == 0
     assert re.search(
         r"^MTTF: +\S+ h \(95 %: \S+ to \S+\); 12 failures in \S+ h of training$", done.stdout, re.MULTILINE
@@ -81,7 +81,7 @@ def browser(*argv: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 def test_the_page_in_a_browser(site: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    assert sovctl(site, "report", "--html", str(page)).returncode == 0
+    assert sovctl(site, "report", "--since=31d", "--html", str(page)).returncode == 0
     text = page.read_text()
     assert not re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(?:https?:)?//", text), "it asks nobody for anything"
     assert "<script" not in text and EVIL not in text and "&lt;script&gt;" in text

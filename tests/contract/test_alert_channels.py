@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,10 +75,11 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
         return AuthResult(success=known, handled=True)
 
     box = Mailbox()
-    server = Controller(box, hostname="127.0.0.1", port=0, authenticator=login, auth_require_tls=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Controller(box, hostname="127.0.0.1", port=port, authenticator=login, auth_require_tls=False)
     server.start()
-    assert server.server is not None
-    yield box, server.server.sockets[0].getsockname()[1]
+    yield box, port
     server.stop()
 
 
