@@ -135,12 +135,16 @@ def days(found: MeanTime) -> str:
 
 
 def _mean_time(found: MeanTime, unit: str, of: str) -> str:
-    failures = f"{found.failures} failure{'s' * (found.failures != 1)} in {plain(found.observed)} {of}"
+    failures = f"{_count(found.failures, 'failure', 'failures')} in {plain(found.observed)} {of}"
     if found.lower is None:
         return "nothing ran"
     if found.mean is None or found.upper is None:
         return f"at least {plain(found.lower)} {unit} (95 %); {failures}"
     return f"{plain(found.mean)} {unit} (95 %: {plain(found.lower)} to {plain(found.upper)}); {failures}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def plain(value: float) -> str:
@@ -154,7 +158,7 @@ def mttr(found: Report) -> str:
         return "nothing came back by itself"
     way = f"{duration(found.restart.median)} in the median, 9 of 10 within {duration(found.restart.p90)}"
     again = f"; caught up after {duration(found.caught_up.median)}" if found.caught_up else ""
-    return f"{way}{again} ({found.restart.count} recoveries)"
+    return f"{way}{again} ({_count(found.restart.count, 'recovery', 'recoveries')})"
 
 
 def share(value: float | None) -> str:
@@ -168,7 +172,7 @@ def chains(found: ChainFigure) -> str:
         return "none"
     done = found.chains - found.open
     words = f"{found.successes} of {done} led on" + (f" ({found.share:.0%})" if found.share is not None else "")
-    words += f", {found.retries} retries"
+    words += f", {_count(found.retries, 'retry', 'retries')}"
     if found.interval_median_s is not None:
         words += f", {duration(found.interval_median_s)} from stop to start in the median"
     return words + (f"; {found.open} still tried" if found.open else "")
