@@ -127,8 +127,12 @@ def names(event: Event, key: str) -> tuple[str, ...]:
 
 
 def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
-    first = {text(event, "kind"): event for event in reversed(own)}
-    last = {text(event, "kind"): event for event in own}
+    first: dict[str, Event] = {}
+    last: dict[str, Event] = {}
+    for event in own:
+        kind = text(event, "kind")
+        first.setdefault(kind, event)
+        last[kind] = event
     nothing: Event = {}
     end = first.get("attempt_ended")
     words = own[: own.index(end)] if end is not None else own

@@ -125,10 +125,10 @@ def timelines(events: Sequence[Event], known: Sequence[Attempt] | None = None) -
             open_ = None
         if open_ is not None:
             pieces[open_].append(event)
-        attempt = number(event)
-        if kind == "hang" and attempt is not None:
+        attempt = number(event) if kind in ("hang", "attempt_ended") else None
+        if attempt is not None and kind == "hang":
             hangs[attempt] = event
-        if kind == "attempt_ended" and attempt is not None and attempt not in pieces:
+        elif attempt is not None and attempt not in pieces:
             open_, pieces[attempt] = attempt, []
     return tuple(
         _timeline(item, later, pieces.get(item.number, ()), hangs.get(item.number))
