@@ -8,11 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sovctl.adapters.journal import FileJournal
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from site_ledger import write_site
@@ -164,3 +169,46 @@ def test_what_waits(site: Path, tmp_path: Path) -> None:
     assert sovctl(site, "alert", "send", "--dry-run", **env).stdout == "1 would be sent\n"
     tried = sovctl(site, "alert", "send", **env)
     assert tried.returncode == 1 and "0 sent, 1 wait" in tried.stderr
+
+
+def test_the_watch_tells_what_happens_from_now_on(tmp_path: Path) -> None:
+    """The real program, with a Slurm that does not answer: messages depend on journals alone."""
+    got: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["what"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = hook(tmp_path)
+    Path(env["SOVCTL_ALERTS_WEBHOOK_FILE"]).write_text(f"http://127.0.0.1:{server.server_address[1]}/")
+    journal = FileJournal(tmp_path / "journal" / "sweep.jsonl")
+    journal.append("alarm", words="long ago")
+    own = {"SOVCTL_CLUSTER_JOURNAL_DIR": str(tmp_path / "journal"), "SLURM_CONF": "/nonexistent", "HOME": str(tmp_path)}
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "sovctl", "watch"], env={**os.environ, **own, "XDG_STATE_HOME": str(tmp_path), **env}
+    )
+    try:
+        states = [tmp_path / "journal" / "alerts" / "state.json", tmp_path / "sovctl" / "alerts" / "state.json"]
+        await_state(lambda: any(path.exists() for path in states))
+        journal.append("alarm", words="7 nodes show XID79")
+        await_state(lambda: got != [])
+    finally:
+        watch.terminate()
+        assert watch.wait(20) == 0
+        server.shutdown()
+        server.server_close()
+    assert got == ["7 nodes show XID79"]
+
+
+def await_state(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not look():
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.05)
