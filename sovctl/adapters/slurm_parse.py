@@ -190,7 +190,7 @@ def parse_queue(text: str) -> list[JobView]:
 
 ACCOUNT_COLUMNS = (
     "JobIDRaw", "Cluster", "User", "UID", "State", "Submit", "Eligible", "Start", "End", "AllocTRES", "NodeList",
-    "JobName", "WorkDir",
+    "WorkDir", "JobName",
 )  # fmt: skip
 """Of sacct; what a user can choose comes last."""
 
