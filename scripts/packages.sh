@@ -7,7 +7,7 @@ set -eu
 default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make e2fsprogs'
 for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client lua5.1 lua5.4 libslurm-dev
     bubblewrap squashfs-tools squashfuse skopeo umoci docker-registry busybox-static charliecloud
-    zsh fish man-db mandoc'
+    zsh fish man-db mandoc chromium'
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2

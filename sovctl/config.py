@@ -245,6 +245,38 @@ class IsolationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """Who is told, and how. Without webhook_file and email_to nobody is."""
+
+    webhook_file: str = ""
+    """Its first line is the address, which is a secret: a file that others cannot read."""
+    webhook_format: str = "json"
+    """`json`, or `slack`: only a text, as Slack and Mattermost take it."""
+    email_to: str = ""
+    """Addresses with blanks in between."""
+    email_from: str = ""
+    """Empty: sovctl@ and the name of this host."""
+    smtp_host: str = "localhost"
+    smtp_port: int = 25
+    smtp_security: str = "none"
+    """`none`, `starttls` or `tls`."""
+    smtp_user: str = ""
+    smtp_password_file: str = ""
+    kinds: str = "incident run-held limit spares-short"
+    """With blanks in between; there is also `run-ended`."""
+    subject: str = ""
+    """A template; empty: `sovctl on $cluster: $what`."""
+    text: str = ""
+    """A template of the body, with $what, $kind, $where, $when, $cluster, $next."""
+    limit_per_hour: int = 20
+    """Messages on each channel; what is above comes as one when there is room again."""
+    timeout_s: float = 10.0
+    """One try to send gets so long."""
+    keep_s: float = 604800.0
+    """A message that does not get through is tried again for so long."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What the whole site shares."""
 
@@ -273,6 +305,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     spare: SpareConfig = field(default_factory=SpareConfig)
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from sovctl.model.accounted import AccountedJob
+from sovctl.model.alert import Alert
 from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
@@ -401,6 +403,75 @@ class SiteFiles(Protocol):
     def enabled_units(self, names: Iterable[str]) -> tuple[str, ...]: ...
 
 
+class Accounting(Protocol):
+    """Slurm's accounting (slurmdbd)."""
+
+    def jobs(self, since: float, *, everybody: bool) -> tuple[AccountedJob, ...]:
+        """Every execution of every job that was there after `since` (seconds since the epoch); `everybody`: not only
+        the caller's. Raises SovctlError where the site has no accounting."""
+        ...
+
+
+class SiteRecords(Protocol):
+    """What the whole site wrote down."""
+
+    def entries(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """(every entry of every journal of the site, which could not be read)."""
+        ...
+
+    def ledgers(self) -> list[Any]:
+        """The JSON of what each node knows of its GPUs."""
+        ...
+
+    def tallies(self) -> list[Any]:
+        """The JSON of how often the probes of each node were right."""
+        ...
+
+
+class AlertChannel(Protocol):
+    """One way out for messages."""
+
+    @property
+    def name(self) -> str: ...
+    def send(self, subject: str, body: str, record: dict[str, Any]) -> None:
+        """Raises SovctlError when it did not get through; returns only when somebody else is in charge of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledAlert:
+    """A message that waits, and the channels that still have to take it."""
+
+    alert: Alert
+    channels: tuple[str, ...]
+
+
+class AlertSpool(Protocol):
+    """Messages on their way, on disk."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """One sender at a time. Raises TryLaterError when another one is at work."""
+        ...
+
+    def add(self, alert: Alert, channels: tuple[str, ...]) -> None:
+        """The same alert twice is one."""
+        ...
+
+    def waiting(self) -> tuple[SpooledAlert, ...]:
+        """Oldest first."""
+        ...
+
+    def keep(self, item: SpooledAlert) -> None:
+        """With its channels as they are now; none left: it is done and goes."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the sender saved; empty the first time."""
+        ...
+
+    def save_state(self, state: dict[str, Any]) -> None: ...
+
+
 class Journal(Protocol):
     """Append-only record with one writer; what is returned from `append` is on disk."""
 
@@ -665,6 +736,10 @@ class RunRecords(Protocol):
 
     def below(self, run_root: str) -> tuple[str, ...]:
         """Directories of runs right below a directory; none when it cannot be listed."""
+        ...
+
+    def owned_by(self, run_dir: str, uid: int) -> bool:
+        """Whether a run's directory and its journal belong to this user."""
         ...
 
     def record(self, run_dir: str) -> dict[str, Any]:

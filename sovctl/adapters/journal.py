@@ -91,6 +91,26 @@ class FileJournal:
         return record
 
 
+class ChangeMark:
+    """Whether a file was written to since one looked last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+
+    def changed(self) -> bool:
+        """True the first time, too, where there is a file."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return False
+        now = (status.st_size, status.st_mtime_ns)
+        if now == self._seen:
+            return False
+        self._seen = now
+        return True
+
+
 @contextmanager
 def lock(descriptor: int, path: Path, wait_s: float) -> Iterator[None]:
     """Hold the exclusive lock of an open file. Raises TryLaterError when it stays taken for `wait_s` seconds."""

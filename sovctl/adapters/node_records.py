@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from sovctl.adapters.verdict_file import read_trusted, replace_json, replace_text
 
 _JOB = "job-"
+_SHOWN_EVERY_S = 600.0
 
 
 class NodeRecordFiles:
@@ -45,6 +47,16 @@ class NodeRecordFiles:
         replace_json(self.path(name), record, durable=name in ("ledger", "inventory", "burn-in"))
         if name == "ledger" and self._shared is not None:
             replace_json(self._shared, record, durable=False)
+        if name == "probes" and self._shared is not None:
+            self._show_tally(self._shared.parent.parent / "probes" / self._shared.name, record)
+
+    def _show_tally(self, path: Path, record: dict[str, Any]) -> None:
+        """For `sovctl report`. Saved at each look, shown seldom: a shared file system has better things to do."""
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime < _SHOWN_EVERY_S:
+                return
+        with suppress(OSError):
+            replace_json(path, record, durable=False)
 
     def drop(self, name: str) -> None:
         try:

@@ -26,6 +26,14 @@ class RunRecordFiles:
             return ()
         return tuple(sorted(found)[:_MOST_RUNS])
 
+    def owned_by(self, run_dir: str, uid: int) -> bool:
+        """Whether a run's directory and its journal belong to this user: nobody else's file is shown as his."""
+        try:
+            places = [os.stat(run_dir), os.lstat(Path(run_dir, "events.jsonl"))]
+        except (OSError, ValueError):
+            return False
+        return all(place.st_uid == uid for place in places)
+
     def record(self, run_dir: str) -> dict[str, Any]:
         """`run.json`, or an empty dict."""
         return RunDirectory(Path(run_dir)).record() if _named(run_dir) else {}

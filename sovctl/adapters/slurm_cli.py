@@ -207,10 +207,7 @@ class SlurmCli:
     ) -> Completed:
         argv = [str(Path(self._bin_dir) / program) if self._bin_dir else program, *arguments]
         patience_s = self._timeout_s if timeout_s is None else timeout_s
-        conf = self._runner.variable("SLURM_CONF")
-        if conf and _absent(Path(conf)):
-            # Slurm's commands themselves look for it for a minute.
-            raise SlurmConfMissing()
+        look_for_conf(self._runner)
         try:
             done = self._runner.run(argv, timeout_s=patience_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
         except CommandTimeout as error:
@@ -218,6 +215,13 @@ class SlurmCli:
         if done.status != 0 and (check or _transport_failed(done.stderr)):
             raise slurm_error(argv, done, about)
         return done
+
+
+def look_for_conf(runner: CommandRunner) -> None:
+    """Slurm's commands themselves look for the file that SLURM_CONF names for a minute. Raises SlurmConfMissing."""
+    conf = runner.variable("SLURM_CONF")
+    if conf and _absent(Path(conf)):
+        raise SlurmConfMissing()
 
 
 def _absent(path: Path) -> bool:

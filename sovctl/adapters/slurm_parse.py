@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from sovctl.model.accounted import AccountedJob
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import Partition, PoolJob, Qos
@@ -294,6 +295,55 @@ def _seconds(text: str) -> int:
     parts = [_whole(part, 0) for part in clock.split(":")]
     hours, minutes, seconds = [0, 0, 0, *parts][-3:]
     return (total + hours) * 3600 + minutes * 60 + seconds
+
+
+ACCOUNT_COLUMNS = (
+    "JobIDRaw", "Cluster", "User", "UID", "State", "Submit", "Eligible", "Start", "End", "AllocTRES", "NodeList",
+    "WorkDir", "JobName",
+)  # fmt: skip
+"""Of sacct; what a user can choose comes last."""
+
+
+def parse_accounting(text: str, delimiter: str, columns: Sequence[str] = ACCOUNT_COLUMNS) -> list[AccountedJob]:
+    """`sacct -P -n --delimiter=... -o COLUMNS` with times as seconds since the epoch.
+
+    A job's name may hold line breaks and anything else, so the delimiter must be one that nobody can guess: a line
+    without the right number of it is part of a name and passed over.
+    """
+    jobs = []
+    for line in text.split("\n"):
+        values = line.split(delimiter)
+        if len(values) < len(columns) - 1 or not _DIGITS.fullmatch(values[0]):
+            continue
+        record = dict(zip(columns, values, strict=False))
+        submitted = _epoch(record, "Submit")
+        if submitted is not None:
+            jobs.append(_accounted(record, submitted))
+    return jobs
+
+
+def _accounted(record: dict[str, str], submitted: int) -> AccountedJob:
+    gpus = _GPUS.search(record.get("AllocTRES", ""))
+    return AccountedJob(
+        job_id=record["JobIDRaw"],
+        cluster=record.get("Cluster", ""),
+        user=record.get("User", ""),
+        uid=_whole(record.get("UID", ""), -1),
+        # `CANCELLED by 1000`
+        state=record.get("State", "").partition(" ")[0],
+        submitted=submitted,
+        eligible=_epoch(record, "Eligible"),
+        started=_epoch(record, "Start"),
+        ended=_epoch(record, "End"),
+        nodes=expand("" if record.get("NodeList") == "None assigned" else record.get("NodeList", "")),
+        gpus=int(gpus[1]) if gpus else 0,
+        failed_node=_value(record, "FailedNode"),
+        name=record.get("JobName", ""),
+        work_dir=record.get("WorkDir", ""),
+    )
+
+
+_GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 
 def parse_scheduler_passes(text: str) -> int | None:

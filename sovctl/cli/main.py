@@ -35,6 +35,7 @@ class Group:
 GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume.", quick="sovctl.cli.run_ls"),
+    "report": Group("sovctl.cli.report", "What failed, how long it took, what was lost: a table, JSON or a page."),
     "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
     "doctor": Group("sovctl.cli.doctor", "What of this site fits, and what to type where it does not."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
@@ -49,6 +50,7 @@ GROUPS = {
     "sweep": Group("sovctl.cli.sweep", "One pass over the cluster: ask, compare, drain and give back nodes."),
     "watch": Group("sovctl.cli.watch", "On the controller: declare dead nodes down, take over their runs."),
     "site": Group("sovctl.cli.site", "Set up nodes, controller and login nodes: install, uninstall, status, lines."),
+    "alert": Group("sovctl.cli.alert", "Messages to people: test, ls, send."),
     "lab": Group(
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),

@@ -21,12 +21,15 @@ from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
+from sovctl.ledger.incident import Incident
+from sovctl.ledger.report_json import incident_record
+from sovctl.ledger.stamps import stages
 from sovctl.model.progress import Progress
 from sovctl.operations import runs
 from sovctl.operations.runs import Act, KnownRun
 from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
-from sovctl.recovery.explain import Why, Words
+from sovctl.recovery.explain import Why, Words, duration
 from sovctl.recovery.run_state import RunState
 from sovctl.recovery.stacks import SCHEMA as STACKS
 from sovctl.recovery.stacks import looks_of, stacks_text
@@ -52,7 +55,7 @@ Stacks = Annotated[
 ]
 StacksOf = Annotated[
     int | None,
-    typer.Option("--attempt", metavar="N", help="With --stacks: of this attempt, not the last that hung."),
+    typer.Option("--attempt", metavar="N", help="The end of this attempt, not the last one; also with --stacks."),
 ]
 AttemptNumber = Annotated[
     int | None, typer.Option("--attempt", metavar="N", help="Explain the end of this attempt, not of the newest.")
@@ -83,7 +86,8 @@ def list_(
 
 @app.command()
 def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: Json = False) -> int:
-    """Show one run: how it stands, how far its ranks are, and each of its attempts.
+    """Show one run: how it stands, how far its ranks are, each of its attempts, and the newest incident moment by
+    moment.
 
     Example: sovctl run show 1234
     """
@@ -93,11 +97,12 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
     if as_json:
-        print_json("sovctl.run.show/1", _show_record(found, state, progress))
+        print_json("sovctl.run.show/1", _show_record(found, state, progress, runs.incidents_of(found, ports)))
         return EXIT_DONE
     _print_head(found, state, progress)
     if found.events:
         _print_attempts(attempts(found.events), progress)
+        _print_incident(runs.incidents_of(found, ports), attempt)
     say_problem(state)
     return EXIT_DONE
 
@@ -201,7 +206,9 @@ def _say_other(run_: KnownRun, state: RunState) -> None:
 # JSON
 
 
-def _show_record(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -> dict[str, Any]:
+def _show_record(
+    run_: KnownRun, state: RunState, progress: Sequence[Progress], incidents: Sequence[Incident]
+) -> dict[str, Any]:
     return {
         **names_of(run_),
         "name": run_.name,
@@ -211,6 +218,7 @@ def _show_record(run_: KnownRun, state: RunState, progress: Sequence[Progress]) 
         "submitted": run_.submitted or None,
         "state": asdict(state),
         "attempts": [_attempt_record(item) for item in attempts(run_.events)],
+        "incidents": [incident_record(item) for item in incidents],
         "ranks": [{**asdict(item), "loss": _finite(item.loss)} for item in progress],
     }
 
@@ -307,6 +315,46 @@ def _print_attempts(known: Sequence[Attempt], progress: Sequence[Progress]) -> N
         add_row(table, cells)
     print(flush=True)
     print_table(table)
+
+
+_BAR = 24
+
+
+def _print_incident(incidents: Sequence[Incident], attempt: int | None) -> None:
+    """The newest incident, or that of an attempt, from the fault to the step at which it had caught up."""
+    chosen = [item for item in incidents if attempt is None or item.attempt == attempt]
+    if not chosen:
+        return
+    item = chosen[-1]
+    blamed = f" {wiring.fold_hostlist(item.nodes)}" if item.nodes else ""
+    code = f" {item.code}" if item.code else ""
+    print(
+        f"\nincident of attempt {item.attempt}: {printable(item.culprit.value + blamed + code)}, {item.outcome.value}"
+    )
+    known = [stage for stage in stages(item.stamps) if stage.at is not None]
+    most = max((stage.since_previous_s or 0.0 for stage in known), default=0.0) or 1.0
+    table = text_table("STAGE", "AT", "TOOK", "AFTER", "")
+    for stage in known:
+        took = stage.since_previous_s
+        cells = (
+            stage.stamp.value,
+            clock_time(stage.at)[11:],
+            "-" if took is None else duration(took),
+            "-" if stage.since_start_s is None else duration(stage.since_start_s),
+            "=" * round((took or 0.0) / most * _BAR),
+        )
+        add_row(table, cells)
+    print(flush=True)
+    print_table(table)
+    print(f"lost: {_lost(item)}")
+
+
+def _lost(item: Incident) -> str:
+    steps = "steps not recorded" if item.steps_lost is None else f"{item.steps_lost} steps done again"
+    if item.lost_s is None:
+        return steps
+    gpus = "" if item.gpu_seconds_lost is None else f", {item.gpu_seconds_lost / 3600:.3g} GPU-hours"
+    return f"{steps}, {duration(item.lost_s)} until it had caught up{gpus}"
 
 
 def _ran(item: Attempt, now: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sovctl.cli import wiring
 from sovctl.cli.main import print_error
+from sovctl.cli.run_alerts import telling
 from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.live_run import RunPlan
@@ -56,7 +57,9 @@ def _live(plan: RunPlan) -> int:
     """In a process of its own. An unexpected error is a bug, and no reason to end anybody's run: it counts as a death,
     and the next supervisor takes over."""
     try:
-        return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).run()
+        ports = wiring.supervisor_ports(plan.run_dir)
+        with telling(plan, ports.journal):
+            return Supervisor(plan, ports).run()
     except SovctlError as error:
         print_error(error)
         return error.exit_code

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
+from sovctl.cli.alert import send_beside
 from sovctl.cli.arguments import Parser
 from sovctl.cli.words import printable
 from sovctl.config import load_config
@@ -32,6 +33,8 @@ def run(argv: Sequence[str]) -> int:
     act = options.act and not options.observe
     watch = wiring.cluster_watch(config, act=act, say=_say)
     _say("acting" if act else "observing: nothing is changed; --act acts")
+    if not options.once:
+        send_beside(config)
     if options.once:
         watch.turn()
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, StorageSilent, UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.model.alert import Alert
     from sovctl.model.site import MachineView
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
+    from sovctl.operations.report import ReportPorts
     from sovctl.operations.runs import RunPorts
+    from sovctl.operations.send_alerts import AlertSender, FollowedJournal
     from sovctl.operations.site import SitePorts
     from sovctl.operations.spares import SparePorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from sovctl.operations.watch_deaths import DeathPorts, DeathSettings
     from sovctl.operations.watch_suspects import SuspectPorts
     from sovctl.ports import (
+        AlertChannel,
+        AlertSpool,
         AliveMark,
         EnvLayers,
         EvidenceFiles,
@@ -127,6 +132,21 @@ def run_ports() -> RunPorts:
 
     slurm_commands = slurm()
     return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock())
+
+
+def report_ports(config: Config) -> ReportPorts:
+    """What a report reads: root everything, others what is theirs."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.sacct import Sacct
+    from sovctl.adapters.site_records import SiteRecordFiles
+    from sovctl.operations.report import ReportPorts
+
+    return ReportPorts(
+        runs=run_ports(),
+        accounting=Sacct(CommandRunner(), bin_dir=config.slurm.bin_dir),
+        active=lambda: frozenset(job.job_id.partition("_")[0] for job in slurm().jobs() if not job.over),
+        site=SiteRecordFiles(cluster_journal_dir(config)) if os.geteuid() == 0 else None,
+    )
 
 
 def fold_hostlist(names: Iterable[str]) -> str:
@@ -932,3 +952,146 @@ def env_layers(config: Config) -> EnvLayers:
 
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return EnvLayers(Path(config.isolation.env_dir) if config.isolation.env_dir else data / "sovctl" / "env")
+
+
+# Alerts
+
+
+def alert_channels(config: Config, *, tolerant: bool = False) -> tuple[AlertChannel, ...]:
+    """The ways out that are configured. Raises ConfigError; `tolerant`: what cannot be used is left out, such as a
+    secret that is only root's in a supervisor."""
+    found: list[AlertChannel] = []
+    for make in (_webhook, _email):
+        try:
+            found += make(config)
+        except SovctlError:
+            if not tolerant:
+                raise
+    return tuple(found)
+
+
+def _webhook(config: Config) -> list[AlertChannel]:
+    from sovctl.adapters.alert_channels import Webhook, read_secret, webhook_url
+    from sovctl.errors import ConfigError
+
+    alerts = config.alerts
+    if alerts.webhook_format not in ("json", "slack"):
+        raise ConfigError("alerts.webhook_format", f"must be json or slack, not {alerts.webhook_format!r}")
+    if not alerts.webhook_file:
+        return []
+    key = "alerts.webhook_file"
+    url = webhook_url(read_secret(alerts.webhook_file, key), key)
+    return [Webhook(url, alerts.webhook_format, alerts.timeout_s)]
+
+
+def _email(config: Config) -> list[AlertChannel]:
+    from sovctl.adapters.alert_channels import Email, read_secret
+    from sovctl.errors import ConfigError
+
+    alerts = config.alerts
+    if alerts.smtp_security not in ("none", "starttls", "tls"):
+        raise ConfigError("alerts.smtp_security", f"must be none, starttls or tls, not {alerts.smtp_security!r}")
+    recipients = tuple(alerts.email_to.replace(",", " ").split())
+    if not recipients:
+        return []
+    if alerts.smtp_user and not alerts.smtp_password_file:
+        raise ConfigError("alerts.smtp_password_file", "must be named where alerts.smtp_user is")
+    password = read_secret(alerts.smtp_password_file, "alerts.smtp_password_file") if alerts.smtp_user else ""
+    sender = alerts.email_from or f"sovctl@{os.uname().nodename}"
+    host, port, security = alerts.smtp_host, alerts.smtp_port, alerts.smtp_security
+    return [Email(recipients, sender, host, port, security, alerts.smtp_user, password, alerts.timeout_s)]
+
+
+def alert_spool(config: Config) -> AlertSpool:
+    """Where messages wait: root's belong to the site."""
+    from sovctl.adapters.alert_spool import AlertSpoolFiles
+    from sovctl.adapters.run_index import index_directory
+
+    if os.geteuid() == 0:
+        return AlertSpoolFiles(cluster_journal_dir(config) / "alerts")
+    return AlertSpoolFiles(index_directory(os.environ).parent / "alerts")
+
+
+def alert_sender(config: Config, say: Callable[[str], None], *, tolerant: bool = False) -> AlertSender:
+    """Sends what waits; follows nothing. Raises ConfigError."""
+    return _alert_sender(config, say, tolerant=tolerant)
+
+
+def site_alerts(config: Config, say: Callable[[str], None]) -> AlertSender | None:
+    """Follows the journals of the site; None where nobody is to be told. Raises ConfigError."""
+    if not config.alerts.webhook_file and not config.alerts.email_to:
+        return None
+    from sovctl.adapters.site_records import SiteRecordFiles
+    from sovctl.ledger.alerts import alert_of_site
+
+    records = SiteRecordFiles(cluster_journal_dir(config))
+    cluster = _cluster_name()
+    known: dict[str, FollowedJournal] = {}
+
+    def follow() -> tuple[FollowedJournal, ...]:
+        for name, path in records.journals().items():
+            if name not in known:
+                known[name] = _followed(name, path, partial(_of_site, alert_of_site, name, cluster))
+        return tuple(known.values())
+
+    sender = _alert_sender(config, say, follow, from_start=False)
+    return sender if sender.channels else None
+
+
+def run_alerts(
+    config: Config, run_dir: Path, record: Mapping[str, Any], say: Callable[[str], None]
+) -> AlertSender | None:
+    """Follows the journal of one run, with its user's rights; None where nobody is to be told."""
+    if not config.alerts.webhook_file and not config.alerts.email_to:
+        return None
+    from sovctl.ledger.alerts import alert_of_run
+
+    name = str(record["run_id"])
+    journal = _followed(name, run_dir / "events.jsonl", partial(alert_of_run, record))
+    sender = _alert_sender(config, say, lambda: (journal,), tolerant=True)
+    return sender if sender.channels else None
+
+
+def _of_site(
+    judge: Callable[[str, Mapping[str, Any], str], Alert | None], name: str, cluster: str, entry: Mapping[str, Any]
+) -> Alert | None:
+    own = {"node": name.removeprefix("nodes/"), **entry} if name.startswith("nodes/") else entry
+    return judge(name, own, cluster)
+
+
+def _cluster_name() -> str:
+    try:
+        return slurm(_ASK_S).settings().get("ClusterName", "")
+    except SovctlError:
+        return ""
+
+
+def _followed(name: str, path: Path, judge: Callable[[Mapping[str, Any]], Alert | None]) -> FollowedJournal:
+    from sovctl.adapters.journal import ChangeMark, FileJournal
+    from sovctl.operations.send_alerts import FollowedJournal
+
+    return FollowedJournal(name, ChangeMark(path).changed, FileJournal(path).events, judge)
+
+
+def _alert_sender(
+    config: Config,
+    say: Callable[[str], None],
+    journals: Callable[[], Sequence[FollowedJournal]] = tuple,
+    *,
+    tolerant: bool = False,
+    from_start: bool = True,
+) -> AlertSender:
+    from sovctl.adapters.clock import SystemClock
+    from sovctl.operations.send_alerts import AlertSender, AlertSettings
+
+    alerts = config.alerts
+    settings = AlertSettings(
+        kinds=frozenset(alerts.kinds.replace(",", " ").split()),
+        subject=alerts.subject,
+        text=alerts.text,
+        limit_per_hour=alerts.limit_per_hour,
+        keep_s=alerts.keep_s,
+        from_start=from_start,
+    )
+    channels = alert_channels(config, tolerant=tolerant)
+    return AlertSender(alert_spool(config), channels, journals, settings, SystemClock(), say)

@@ -97,6 +97,7 @@ class BringBack:
         child.wait(1.0)
         child.kill_group()
         child.wait(5.0)
+        self.journal.append("killed", attempt=self.attempt)
 
     def drop(self, nodes: Sequence[str]) -> bool:
         """Cut nodes out of the running job; returns whether they are out.
@@ -311,6 +312,7 @@ class BringBack:
         while self.clock.now() - began < _OTHERS_WAIT_S:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             if not job.completing or set(job.nodes) <= {self.batch_host}:
+                self.journal.append("epilogs_done", attempt=self.attempt)
                 return [self.clock.now() - began] if len(self.nodes) > 1 else []
             self.clock.sleep(0.05)
         return None

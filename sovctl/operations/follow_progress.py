@@ -33,6 +33,7 @@ class ProgressFollower:
         self._journal = journal
         self._clock = clock
         self._attempt = 0
+        self._furthest: int | None = None
         self._told: set[str] = set()
         self._saved_step: int | None = None
         self._last: Progress | None = None
@@ -59,9 +60,10 @@ class ProgressFollower:
             self._seen_step = step
             self._tell("first_step", at, step=step)
 
-    def begin(self, attempt: int, resume_step: int) -> None:
-        """A new attempt starts: what the ranks of the last one left behind does not count."""
-        self._attempt = attempt
+    def begin(self, attempt: int, resume_step: int, furthest: int | None = None) -> None:
+        """A new attempt starts: what the ranks of the last one left behind does not count. `furthest`: the step that
+        earlier attempts reached; until then steps are done again."""
+        self._attempt, self._furthest = attempt, furthest
         self._seen_step = resume_step or None
         self._saved_step, self._last, self._told = None, None, set()
         self._heard = self._output_grew = self._clock.now()
@@ -77,6 +79,8 @@ class ProgressFollower:
         self._tell("rank_up", progress.started_at, rank=0, node=progress.node)
         self._tell("checkpoint_loaded", progress.loaded_at, step=progress.loaded_step)
         self._tell("first_step", progress.first_step_at, step=progress.first_step)
+        if self._furthest is not None and progress.step is not None and progress.step >= self._furthest:
+            self._tell("caught_up", progress.step_at, step=progress.step)
         if progress.saved_step is not None and progress.saved_step != self._saved_step:
             self._saved_step = progress.saved_step
             if progress.save_seconds is not None:

@@ -209,7 +209,9 @@ class LiveRun:
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
         self.passes = PassWatch(ports.cluster, ports.clock)
         self.suspicion = NodeSuspicion(ports.ping, ports.clock)
-        self.began = ports.clock.now()
+        self.arrived = self.began = ports.clock.now()
+        """`arrived`: when the supervisor started, which Slurm lets it when the prologs are done."""
+        self.allocation_noted = False
         self.moving = self.progress_watch()
         self.crash = self.crash_look()
 

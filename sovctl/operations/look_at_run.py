@@ -98,6 +98,7 @@ class RunLooks:
         if now - self._live.watch.job_checked > (_JOB_CHECK_S if self._live.watch.job is None else 60.0):
             self._live.watch.job_checked = now
             self._live.watch.job = self._live.ask_job() or self._live.watch.job
+            self._note_allocation()
         job = self._live.watch.job
         if job is None or job.ends_at is None or not job.requeue:
             return None
@@ -110,6 +111,20 @@ class RunLooks:
         if now > job.ends_at - min(10.0, lead / 2):
             return Blame(Culprit.TIME_LIMIT, evidence="the time limit was near", step=self._live.progress.step)
         return None
+
+    def _note_allocation(self) -> None:
+        """What only Slurm knows of the way through the queue, once an execution of the job."""
+        live, job = self._live, self._live.watch.job
+        if live.allocation_noted or job is None:
+            return
+        live.allocation_noted = True
+        live.ports.journal.append(
+            "allocated",
+            attempt=live.attempt,
+            eligible_at=job.eligible_at,
+            allocated_at=job.started_at,
+            began_at=round(live.arrived, 3),
+        )
 
     def _look_for_room(self) -> Blame | None:
         """A run on fewer nodes than it wants goes back to all of them right after a checkpoint, when they are free."""

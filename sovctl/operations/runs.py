@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
+from sovctl.ledger.incident import Incident
+from sovctl.ledger.runs import run_account
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
@@ -233,6 +235,11 @@ def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:
     if not known or not run.run_dir:
         return ()
     return tuple(item for item in ports.records.progress(run.run_dir) if item.attempt == known[-1].number)
+
+
+def incidents_of(run: KnownRun, ports: RunPorts) -> tuple[Incident, ...]:
+    """Every incident of a run as its own record tells it, oldest first."""
+    return run_account(run.record, run.events, ports.clock.now()).incidents
 
 
 def explain_run(run: KnownRun, words: Words, attempt: int | None = None) -> Why:

@@ -22,6 +22,7 @@ from sovctl.operations.recover import Recovery
 from sovctl.operations.take_over import TakeOver
 from sovctl.ports import ChildProcess
 from sovctl.recovery.allocation_view import view
+from sovctl.recovery.attempts import furthest_step
 from sovctl.recovery.blame import PREEMPTION, ScriptEnd, blame_end, blame_nodes, worth_looking_at
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
@@ -135,9 +136,10 @@ class Supervisor:
             resume_from=str(newest.path) if newest else "",
             resume_step=newest.step if newest else 0,
             excluded=excluded,
+            gpus=self._live.gpus(),
         )
         self._live.resumed_at = newest.step if newest else 0
-        self._live.progress.begin(self._live.attempt, self._live.resumed_at)
+        self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events))
         self._live.began = ports.clock.now()
         # Made anew: the nodes may be others now.
         self._live.moving = self._live.progress_watch()

@@ -6,7 +6,7 @@ counts as absent, and nothing here raises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,32 +62,42 @@ class Attempt:
     """When this attempt last wrote something before its end."""
     stop: Stop | None
     """None: it runs, or its end was never written."""
+    gpus: int | None = None
+    """On each node, where Slurm told."""
+    eligible_at: float | None = None
+    """Since when it might have started, by slurmctld's clock, like the next one."""
+    allocated_at: float | None = None
+    began_at: float | None = None
+    """When its batch script began, which is when the prologs were done."""
+    caught_up_at: float | None = None
+    """When it had done again every step that earlier attempts had done."""
+    stall_s: float = 0.0
+    """How long the training stood still for checkpoints, as far as told."""
 
 
 def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
     """Every attempt that started, oldest first."""
-    starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
-    own: dict[int | None, list[Event]] = {}
+    own: dict[int, list[Event]] = {}
+    starts = []
     for event in events:
-        own.setdefault(number(event), []).append(event)
-    return tuple(_attempt(start, own[number(start)]) for start in starts)
+        attempt = number(event)
+        if attempt is None:
+            continue
+        own.setdefault(attempt, []).append(event)
+        if event.get("kind") == "attempt_started":
+            starts.append((attempt, event))
+    return tuple(_attempt(start, own[attempt]) for attempt, start in starts)
+
+
+def furthest_step(events: Iterable[Event]) -> int | None:
+    """The furthest step at which an attempt was when it stopped."""
+    known = (whole(event, "step") for event in events if event.get("kind") == "attempt_ended")
+    return max((step for step in known if step is not None), default=None)
 
 
 def number(event: Event) -> int | None:
     """The attempt an event belongs to."""
     return whole(event, "attempt")
-
-
-def between(events: Sequence[Event], attempt: int) -> tuple[Event, ...]:
-    """What was written after the end of an attempt and before the next attempt started."""
-    inside, found = [], False
-    for event in events:
-        if found and event.get("kind") == "attempt_started":
-            break
-        if found:
-            inside.append(event)
-        found = found or (event.get("kind") == "attempt_ended" and number(event) == attempt)
-    return tuple(inside)
 
 
 def text(event: Event, key: str) -> str:
@@ -117,13 +127,18 @@ def names(event: Event, key: str) -> tuple[str, ...]:
 
 
 def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
-    first = {text(event, "kind"): event for event in reversed(own)}
-    last = {text(event, "kind"): event for event in own}
+    first: dict[str, Event] = {}
+    last: dict[str, Event] = {}
+    for event in own:
+        kind = text(event, "kind")
+        first.setdefault(kind, event)
+        last[kind] = event
     nothing: Event = {}
     end = first.get("attempt_ended")
     words = own[: own.index(end)] if end is not None else own
     loaded, stepped = first.get("checkpoint_loaded", nothing), first.get("first_step", nothing)
     saved = last.get("checkpoint_saved", nothing)
+    placed = first.get("allocated", nothing)
     return Attempt(
         number=number(start) or 0,
         nodes=names(start, "nodes"),
@@ -142,6 +157,12 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         detected_at=seconds(first.get("detected", nothing), "at"),
         last_word_at=seconds(words[-1], "at") if words else None,
         stop=_stop(end) if end is not None else None,
+        gpus=whole(start, "gpus"),
+        eligible_at=seconds(placed, "eligible_at"),
+        allocated_at=seconds(placed, "allocated_at"),
+        began_at=seconds(placed, "began_at"),
+        caught_up_at=_happened(first.get("caught_up", nothing)),
+        stall_s=sum(seconds(event, "stall_seconds") or 0.0 for event in own if event.get("kind") == "checkpoint_saved"),
     )
 
 

@@ -81,7 +81,7 @@ def why(
 
 def story_of(events: Sequence[Event]) -> Story:
     """How far a run is, from its events alone."""
-    last = next((event for event in reversed(events) if event.get("kind") in _TURNS), None)
+    last = next((event for event in reversed(events) if text(event, "kind") in _TURNS), None)
     kind = last.get("kind") if last is not None else ""
     if last is None:
         return Story.WAITING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sovctl.recovery.attempts import Attempt, Event, attempts, between, names, seconds, text, whole
+from sovctl.recovery.attempts import Attempt, Event, attempts, names, number, seconds, text, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,12 @@ class Timeline:
     """It waited for a person in between."""
     slurm_silent: bool
     """slurmctld did not answer for a while in between."""
+    killed_at: float | None
+    """When its last process was gone."""
+    epilogs_done_at: float | None
+    """When the epilogs of all nodes but the batch host were done."""
+    fault_at: float | None
+    """When it happened, where its own record tells (a hang: since when nothing moved)."""
     misplaced: int
     """How often Slurm gave it a blamed node again, and it moved away without starting the script."""
 
@@ -103,14 +109,35 @@ class Timeline:
 
 def timeline(events: Sequence[Event], attempt: int) -> Timeline | None:
     """The recovery after attempt number `attempt` stopped; None while it has not."""
-    known = attempts(events)
-    index = next((i for i, item in enumerate(known) if item.number == attempt), None)
-    if index is None or known[index].stop is None:
-        return None
-    return _timeline(known[index], known[index + 1] if index + 1 < len(known) else None, between(events, attempt))
+    return next((found for found in timelines(events) if found.stopped.number == attempt), None)
 
 
-def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event]) -> Timeline:
+def timelines(events: Sequence[Event], known: Sequence[Attempt] | None = None) -> tuple[Timeline, ...]:
+    """What followed each stop, oldest first; in time proportional to the number of events. `known`: the attempts of
+    these events, where they have been read already."""
+    known = attempts(events) if known is None else known
+    pieces: dict[int, list[Event]] = {}
+    hangs: dict[int, Event] = {}
+    open_: int | None = None
+    for event in events:
+        kind = event.get("kind")
+        if kind == "attempt_started":
+            open_ = None
+        if open_ is not None:
+            pieces[open_].append(event)
+        attempt = number(event) if kind in ("hang", "attempt_ended") else None
+        if attempt is not None and kind == "hang":
+            hangs[attempt] = event
+        elif attempt is not None and attempt not in pieces:
+            open_, pieces[attempt] = attempt, []
+    return tuple(
+        _timeline(item, later, pieces.get(item.number, ()), hangs.get(item.number))
+        for item, later in zip(known, (*known[1:], None), strict=False)
+        if item.stop is not None
+    )
+
+
+def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event], hang: Event | None) -> Timeline:
     requeued = [event for event in after if event.get("kind") == "requeued"]
     here = [event for event in after if event.get("kind") == "restarted"]
     acted = any(event.get("kind") in ("requeue_intent", "hold_intent", "restart_intent") for event in after)
@@ -129,8 +156,21 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event])
         by_supervisor=acted,
         held=any(event.get("kind") == "held" for event in after),
         slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),
+        killed_at=_last(after, "killed"),
+        epilogs_done_at=_last(after, "epilogs_done"),
+        fault_at=_hung_since(hang),
         misplaced=sum(event.get("kind") == "misplaced" for event in after),
     )
+
+
+def _last(after: Sequence[Event], kind: str) -> float | None:
+    return next((seconds(event, "at") for event in reversed(after) if event.get("kind") == kind), None)
+
+
+def _hung_since(hang: Event | None) -> float | None:
+    """A hang began with the last sign of progress."""
+    at, idle = (seconds(hang, "at"), seconds(hang, "idle_seconds")) if hang is not None else (None, None)
+    return at - idle if at is not None and idle is not None and idle < at else None
 
 
 def _excluded(requeued: Sequence[Event], resumed: Attempt | None) -> tuple[str, ...]:
@@ -146,9 +186,8 @@ def _difference(later: float | None, earlier: float | None) -> float | None:
 def total_steps_lost(events: Sequence[Event]) -> tuple[int, int]:
     """Steps done twice over the whole run, and the number of recoveries of which it is not known."""
     lost, unknown = 0, 0
-    for item in attempts(events):
-        found = timeline(events, item.number)
-        if found is None or found.resumed is None:
+    for found in timelines(events):
+        if found.resumed is None:
             continue
         unknown += found.steps_lost is None
         lost += found.steps_lost or 0

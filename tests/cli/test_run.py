@@ -172,12 +172,20 @@ def test_show(recovered: Site) -> None:
     out = recovered.run("show", "7").stdout
     assert f"job 7  train.sbatch\nstate:       running\n" in out  # noqa: F541
     assert "ranks:       1 of attempt 1, step 52, loss 1.25, 0.5 s a step, saved step 50, running" in out
-    rows = [line.split() for line in out.splitlines()[-3:]]
+    head = next(index for index, line in enumerate(out.splitlines()) if line.startswith("#"))
+    rows = [line.split() for line in out.splitlines()[head : head + 3]]
     assert rows[0] == ["#", "STARTED", "RAN", "FROM", "TO", "CULPRIT", "BLAMED", "NODES"]
     assert rows[1] == ["0", "2026-11-22", "22:13:20", "1m23s", "0", "47", "hardware", "n003", "n[001-004]"]
     assert rows[2][4:] == ["40", "52", "-", "-", "n[001-002,005-006]"]
+    stages = [
+        line.split("  ")
+        for line in out.partition("incident of attempt 0: hardware n003 XID79, recovered")[2].splitlines()
+    ]
+    assert [stage[0] for stage in stages if stage[0] in ("detected", "decided")] == ["detected", "decided"]
+    assert max(len(line) for line in recovered.run("show", "7", COLUMNS="80").stdout.splitlines()[head:]) <= 80
     record = recovered.json("show", str(recovered.run_dir))
     assert record["schema"] == "sovctl.run.show/1"
+    assert [item["outcome"] for item in record["incidents"]] == ["recovered"]
     assert [item["attempt"] for item in record["attempts"]] == [0, 1]
     assert record["ranks"][0]["loss"] == 1.25
     assert record["state"]["word"] == "running"

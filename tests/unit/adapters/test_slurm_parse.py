@@ -313,3 +313,48 @@ def test_pool_jobs_and_lines_that_are_none() -> None:
         True,
     )
     assert (eight.nodes, eight.partitions, eight.holds_nodes) == ((), ("main", "preemptible"), False)
+
+
+# Accounting
+
+
+def accounted(*values: str, mark: str = "|") -> str:
+    return mark.join(values)
+
+
+FIRST = ("12", "lab", "alice", "1000", "NODE_FAIL", "1795385600", "1795385601", "1795385602", "1795389000")
+TRES = "billing=16,cpu=16,gres/gpu=16,node=2"
+
+
+def test_an_execution_of_a_job() -> None:
+    line = accounted(*FIRST, TRES, "n[001-002]", "/home/alice", "train|me", mark="~x~")
+    (job,) = parse.parse_accounting(line + "\n", "~x~")
+    assert (job.job_id, job.cluster, job.user, job.uid, job.state) == ("12", "lab", "alice", 1000, "NODE_FAIL")
+    assert (job.submitted, job.eligible, job.started, job.ended) == (1795385600, 1795385601, 1795385602, 1795389000)
+    assert (job.nodes, job.gpus, job.name, job.work_dir) == (("n001", "n002"), 16, "train|me", "/home/alice")
+
+
+def test_what_has_not_happened_is_not_known() -> None:
+    values = ("12", "lab", "alice", "1000", "CANCELLED by 0", "1795385600", "Unknown", "Unknown", "Unknown")
+    (job,) = parse.parse_accounting(accounted(*values, "", "None assigned", "/", "t"), "|")
+    assert (job.state, job.eligible, job.started, job.ended, job.nodes, job.gpus) == (
+        "CANCELLED",
+        None,
+        None,
+        None,
+        (),
+        0,
+    )
+
+
+def test_nobody_forges_a_record_by_the_name_of_his_job() -> None:
+    forged = "t\n" + accounted(*("13", *FIRST[1:]), TRES, "n009", "/root", "x")
+    text = accounted(*FIRST, TRES, "n001", "/home/alice", forged, mark="~x~")
+    (job,) = parse.parse_accounting(text, "~x~")
+    assert (job.job_id, job.name, job.work_dir) == ("12", "t", "/home/alice")
+
+
+def test_a_newer_sacct_names_the_failed_node() -> None:
+    columns = (*parse.ACCOUNT_COLUMNS[:-2], "FailedNode", *parse.ACCOUNT_COLUMNS[-2:])
+    (job,) = parse.parse_accounting(accounted(*FIRST, TRES, "n[001-002]", "n002", "/w", "t"), "|", columns)
+    assert (job.failed_node, job.name, job.work_dir) == ("n002", "t", "/w")

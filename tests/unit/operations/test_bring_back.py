@@ -20,7 +20,7 @@ def test_the_job_comes_back_away_from_the_blamed_node_in_seconds() -> None:
     assert run.await_start() < 6
     assert run.job.starts == [("n001", "n002"), ("n001", "n003")]
     assert (run.job.excluded, run.job.restarts) == (("n002",), 1)
-    assert run.kinds == ["attempt_ended", "requeue_intent", "requeued"]
+    assert run.kinds == ["attempt_ended", "requeue_intent", "epilogs_done", "requeued"]
     assert run.of("requeued")[0]["exclude"] == ["n002"]
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_killed_before_slurmctld_is_back() -> None:
     run.back(["n001", "n002"]).kill(child, [])
     assert child.status == -9
     assert run.clock.now() >= back_at
-    assert run.kinds == ["slurm_silent"]
+    assert run.kinds == ["slurm_silent", "killed"]
 
 
 def test_a_step_known_to_be_left_on_the_books_delays_no_restart() -> None:

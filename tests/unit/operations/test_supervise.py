@@ -74,6 +74,28 @@ def test_progress_is_written_down_once() -> None:
     assert run.of("attempt_ended")[0]["step"] == 6
 
 
+def test_the_way_through_the_queue_is_written_down_once() -> None:
+    run = Run()
+    ends(run, 0, 8.0)
+    run.attempt()
+    (placed,) = run.of("allocated")
+    assert placed["attempt"] == 0
+    assert placed["began_at"] == pytest.approx(NOW, abs=1.0)
+    assert {"eligible_at", "allocated_at"} < set(placed)
+
+
+def test_it_is_written_down_when_no_step_is_done_again_any_more() -> None:
+    run = Run()
+    run.journal.append("attempt_started", attempt=0, restarts=0, nodes=["n001"], batch_host="n001", resume_step=0)
+    run.journal.append("attempt_ended", attempt=0, culprit="unknown", blamed=[], step=5, action="requeue")
+    ends(run, 0, 8.0)
+    run.clock.at(2.0, lambda: run.steps(3, attempt=1))
+    run.clock.at(4.0, lambda: run.steps(6, attempt=1))
+    run.clock.at(6.0, lambda: run.steps(9, attempt=1))
+    run.attempt()
+    assert [(record["attempt"], record["step"]) for record in run.of("caught_up")] == [(1, 6)]
+
+
 # Hardware
 
 

@@ -1,0 +1,164 @@
+"""The report of a site that has seen 10,000 incidents: the whole command, from start to the last line.
+
+make bench NAME=site_ledger
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report import Figure, figure, publish
+
+RUNS, INCIDENTS = 50, 200
+"""Runs of a site, and incidents of each."""
+TARGET_S = 2.0
+DAY = 86400.0
+
+
+def write_site(root: Path, runs: int = RUNS, incidents: int = INCIDENTS, now: float | None = None) -> None:
+    """Records as supervisors and nodes write them: `root/work/.sovctl/runs`, `root/journal`."""
+    dice = random.Random(6)
+    end = time.time() if now is None else now
+    drains: dict[str, list[dict[str, Any]]] = {}
+    for number in range(1, runs + 1):
+        _write_run(root, number, incidents, end, dice, drains)
+    for node, entries in drains.items():
+        _write_lines(root / "journal" / "nodes" / f"{node}.jsonl", sorted(entries, key=lambda entry: entry["at"]))
+
+
+def _write_run(
+    root: Path, number: int, incidents: int, end: float, dice: random.Random, drains: dict[str, list[dict[str, Any]]]
+) -> None:
+    submitted = int(end - 30 * DAY)
+    run_id = f"lab-{number}-{submitted}"
+    directory = root / "work" / ".sovctl" / "runs" / run_id
+    directory.mkdir(parents=True)
+    record = {"schema": "sovctl.run/1", "run_id": run_id, "cluster": "lab", "job_id": str(number)}
+    record |= {"submitted": submitted, "name": f"train{number}.sbatch", "user": "alice", "checkpoint_dir": "/ck"}
+    (directory / "run.json").write_text(json.dumps(record))
+    events: list[dict[str, Any]] = []
+    at, step = float(submitted), 0
+    for attempt in range(incidents + 1):
+        at, step = _attempt(events, attempt, incidents, at, step, 29.5 * DAY / incidents, dice, drains)
+    _write_lines(directory / "events.jsonl", events)
+
+
+def _attempt(
+    events: list[dict[str, Any]],
+    attempt: int,
+    last: int,
+    at: float,
+    step: int,
+    share_s: float,
+    dice: random.Random,
+    drains: dict[str, list[dict[str, Any]]],
+) -> tuple[float, int]:
+    nodes = [f"n{(attempt + offset) % 63 + 1:03}" for offset in range(4)]
+
+    def say(moment: float, kind: str, **fields: Any) -> None:
+        events.append({"at": round(moment, 3), "kind": kind, "attempt": attempt, **fields})
+
+    say(at, "attempt_started", nodes=nodes, batch_host=nodes[0], resume_from="/ck/x", resume_step=step, gpus=8)
+    say(at + 0.2, "allocated", eligible_at=int(at) - 1, allocated_at=int(at), began_at=at)
+    say(at + 9, "rank_up", happened=at + 8, rank=0, node=nodes[0])
+    say(at + 20, "checkpoint_loaded", happened=at + 19, step=step)
+    say(at + 25, "first_step", happened=at + 24, step=step + 1)
+    lasted = share_s * dice.uniform(0.5, 0.97)
+    say(
+        at + lasted * 0.9,
+        "checkpoint_saved",
+        happened=at + lasted * 0.9,
+        step=step + int(lasted * 0.9),
+        stall_seconds=2.0,
+    )
+    reached, saved, stopped = step + int(lasted), step + int(lasted * 0.9), at + lasted
+    if attempt == last:
+        return stopped, saved
+    culprit = dice.choices(["hardware", "unknown", "user-code", "fabric"], [70, 15, 10, 5])[0]
+    bad = dice.choices(nodes, [9, 1, 1, 1])[0]
+    words = (
+        f"{bad}: XID79 GPU 5 at 0000:64:00: GPU has fallen off the bus" if culprit == "hardware" else "all ranks died"
+    )
+    say(stopped, "detected", nodes=[bad], evidence=words)
+    ended = {"culprit": culprit, "blamed": [bad] if culprit == "hardware" else [], "evidence": words, "signature": ""}
+    say(stopped + 0.1, "attempt_ended", **ended, step=reached, checkpoint_step=saved, action="restart", why="go on")
+    say(stopped + 0.2, "restart_intent", how="spare", because=words)
+    say(stopped + 0.9, "killed")
+    say(stopped + 1.5, "requeue_intent", exclude=[bad], because=words)
+    say(stopped + 2.0, "epilogs_done")
+    say(stopped + 2.5, "requeued", exclude=[bad], given_up=[], begin=int(stopped) + 4)
+    if culprit == "hardware":
+        incident = f"i{len(drains)}-{attempt}-{int(stopped)}"
+        finding = {"code": "XID79", "probe": "xid", "severity": "fail", "evidence": words}
+        told = {"incident": incident, "node": bad}
+        entries = drains.setdefault(bad, [])
+        entries.append(
+            {
+                "at": stopped,
+                "kind": "drain-intended",
+                "code": "XID79",
+                "detected_at": stopped,
+                **told,
+                "findings": [finding],
+            }
+        )
+        entries.append({"at": stopped, "kind": "drain-done", **told})
+    return stopped + dice.uniform(4, 12), saved
+
+
+def _write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"seq": index, **entry}, separators=(",", ":")) for index, entry in enumerate(entries, 1)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def measure(samples: int = 5) -> list[Figure]:
+    """Time the command."""
+    with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
+        root = Path(name)
+        write_site(root)
+        env = {
+            **os.environ,
+            "HOME": name,
+            "SOVCTL_CLUSTER_JOURNAL_DIR": str(root / "journal"),
+            "SLURM_CONF": "/nonexistent",
+        }
+        env.pop("XDG_STATE_HOME", None)
+        took: dict[str, list[float]] = {"--json": [], f"--html={root / 'report.html'}": []}
+        for _ in range(samples):
+            for option, seconds in took.items():
+                began = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-m", "sovctl", "report", "--since=31d", option],
+                    cwd=root / "work",
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                seconds.append(time.perf_counter() - began)
+                if option == "--json" and len(json.loads(done.stdout)["incidents"]) != RUNS * INCIDENTS:
+                    sys.exit("the report does not show all incidents")
+    words = f"sovctl report of {RUNS * INCIDENTS} incidents"
+    return [
+        figure(f"{words}, {option.partition('=')[0]}", seconds, "s", target=TARGET_S)
+        for option, seconds in took.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    publish("site_ledger", measure(), {"cpus": os.cpu_count(), "load": os.getloadavg()[0]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""`sovctl alert`: try the ways out, see what waits, send it now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from sovctl.cli import wiring
+from sovctl.cli.words import clock_time, printable
+from sovctl.config import Config, load_config
+from sovctl.errors import EXIT_DONE, EXIT_FAILED, ConfigError, SovctlError
+from sovctl.ledger.alerts import rendered, unknown_names
+from sovctl.model.alert import Alert, AlertKind
+
+_EXAMPLES = """\
+examples:
+  sovctl alert test --dry-run    the message and the ways it would take
+  sovctl alert test              send it now, by each of them
+  sovctl alert ls                what waits because it did not get through
+  sovctl alert send              try again now
+"""
+_INTERVAL_S = 2.0
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `sovctl alert ARGV` and return its exit status."""
+    form = argparse.RawDescriptionHelpFormatter
+    words = "Messages to people: [alerts] in the configuration says who gets which, and how."
+    parser = argparse.ArgumentParser(prog="sovctl alert", description=words, epilog=_EXAMPLES, formatter_class=form)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    test = verbs.add_parser(
+        "test", help="Send a message now, by each way out.", epilog="example: sovctl alert test", formatter_class=form
+    )
+    test.add_argument("--dry-run", action="store_true", help="print it and send nothing")
+    listed = verbs.add_parser(
+        "ls", help="What did not get through yet.", epilog="example: sovctl alert ls --json", formatter_class=form
+    )
+    listed.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    send = verbs.add_parser(
+        "send", help="Try to send what waits, now.", epilog="example: sovctl alert send", formatter_class=form
+    )
+    send.add_argument("--dry-run", action="store_true", help="say how many would be sent")
+    options = parser.parse_args(list(argv))
+    config = load_config()
+    if options.verb == "test":
+        return _test(config, dry_run=options.dry_run)
+    return _list(config, as_json=options.json) if options.verb == "ls" else _send(config, dry_run=options.dry_run)
+
+
+def _test(config: Config, *, dry_run: bool) -> int:
+    channels = wiring.alert_channels(config)
+    if not channels:
+        raise ConfigError(
+            "alerts",
+            "nobody is to be told: neither webhook_file nor email_to is set",
+            hint="See [alerts] in the manual.",
+        )
+    _check(config)
+    host = os.uname().nodename
+    alert = Alert("test", AlertKind.TEST, time.time(), f"a test from {host}", host, "", "sovctl alert ls")
+    subject, body = rendered(alert, config.alerts.subject, config.alerts.text)
+    if dry_run:
+        print(f"would go by {' and '.join(channel.name for channel in channels)}:\n\n{printable(subject)}\n\n{body}")
+        return EXIT_DONE
+    failed = 0
+    for channel in channels:
+        try:
+            channel.send(subject, body, alert.record())
+        except SovctlError as error:
+            failed += 1
+            print(printable(f"sovctl: {error.message}"), file=sys.stderr)
+        else:
+            print(f"{channel.name}: sent")
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def _check(config: Config) -> None:
+    known = {kind.value for kind in AlertKind} - {AlertKind.TEST.value}
+    strange = [kind for kind in config.alerts.kinds.replace(",", " ").split() if kind not in known]
+    if strange:
+        raise ConfigError("alerts.kinds", f"there is no {strange[0]!r} (known: {', '.join(sorted(known))})")
+    for key in ("subject", "text"):
+        names = unknown_names(getattr(config.alerts, key))
+        if names:
+            raise ConfigError(f"alerts.{key}", f"nothing is known of ${names[0]}")
+
+
+def _list(config: Config, *, as_json: bool) -> int:
+    spool = wiring.alert_spool(config)
+    waiting, state = spool.waiting(), spool.state().get("channels", {})
+    problems = {name: book.get("problem", "") for name, book in state.items() if isinstance(book, dict)}
+    if as_json:
+        alerts = [{**item.alert.record(), "channels": list(item.channels)} for item in waiting]
+        print(json.dumps({"schema": "sovctl.alerts/1", "waiting": alerts, "problems": problems}, allow_nan=False))
+        return EXIT_DONE
+    for item in waiting:
+        print(printable(f"{clock_time(item.alert.at)}  {','.join(item.channels)}  {item.alert.what}"))
+    for problem in filter(None, problems.values()):
+        print(printable(f"sovctl: {problem}"), file=sys.stderr)
+    if not waiting:
+        print("nothing waits", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _send(config: Config, *, dry_run: bool) -> int:
+    spool = wiring.alert_spool(config)
+    waiting = len(spool.waiting())
+    if dry_run:
+        print(f"{waiting} would be sent")
+        return EXIT_DONE
+    left = wiring.alert_sender(config, lambda words: print(printable(f"sovctl: {words}"), file=sys.stderr)).turn(
+        now=True
+    )
+    print(f"{waiting - left} sent, {left} wait", file=sys.stderr)
+    return EXIT_FAILED if left else EXIT_DONE
+
+
+def send_beside(config: Config) -> None:
+    """In `sovctl watch`: a thread of its own follows the journals of the site. A mistake in [alerts] is said once and
+    keeps nobody from watching."""
+    try:
+        sender = wiring.site_alerts(config, _say)
+    except SovctlError as error:
+        _say(f"{error.message}; no alerts are sent")
+        return
+    if sender is not None:
+        threading.Thread(target=sender.run, args=(lambda: False, _INTERVAL_S), name="alerts", daemon=True).start()
+
+
+def _say(words: str) -> None:
+    print(printable(f"sovctl: {words}"), file=sys.stderr, flush=True)
