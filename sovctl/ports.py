@@ -312,6 +312,10 @@ class RunFiles(Protocol):
         told to the supervisor; empty when it cannot be made."""
         ...
 
+    def put_before(self, attempt: int, name: str, text: str) -> str:
+        """Write a program into that directory; returns the directory. Raises RunDirUnusable."""
+        ...
+
     def requeue_asked(self, attempt: int) -> bool:
         """Whether the script told that wish."""
         ...
@@ -322,6 +326,16 @@ class RunFiles(Protocol):
 
     def progress(self, rank: int) -> Progress | None: ...
     def all_progress(self) -> tuple[Progress, ...]: ...
+
+
+class Bundles(Protocol):
+    """OCI bundles for Slurm's own containers."""
+
+    def is_directory(self, path: str) -> bool: ...
+
+    def make(self, run_dir: str, image: str, config: Mapping[str, Any]) -> str:
+        """A bundle of this run with the unpacked image and this configuration; its path. Raises SovctlError."""
+        ...
 
 
 class RankProbe(Protocol):

@@ -40,6 +40,7 @@ GROUPS = {
         "sovctl.cli.lab", "A real Slurm cluster on this machine: up, down, status, inject, heal, shell, demo."
     ),
     "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
+    "step": Group("sovctl.cli.step", "Internal: srun in the script of a run that has an image.", listed=False),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }
 

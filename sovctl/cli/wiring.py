@@ -13,13 +13,15 @@ from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.isolation.inside import Inside
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
-    from sovctl.operations.exec_step import ExecPorts, ExecSettings
+    from sovctl.operations.exec_step import ExecPorts, ExecSettings, StepRunner
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.image_of_run import RunImage
     from sovctl.operations.images import ImagePorts
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
@@ -123,8 +125,15 @@ def slurm(timeout_s: float | None = None) -> SlurmCli:
     return SlurmCli(CommandRunner(), bin_dir=config.bin_dir, timeout_s=timeout_s or config.timeout_s)
 
 
-def supervisor_ports(run_dir: Path) -> SupervisorPorts:
-    """Everything the supervisor of a run touches."""
+def become_behind(front: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Become a program that is found in the PATH behind the directory `front`."""
+    from sovctl.adapters.command import become_behind as become
+
+    become(front, argv, env)
+
+
+def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorPorts:
+    """Everything the supervisor of a run touches; `inside`: the image of the run."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import spawn
     from sovctl.adapters.job_look import SrunLook
@@ -147,14 +156,43 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         signals=SignalQueue(),
         output=FileTail(),
         clock=SystemClock(),
-        say=lambda words: print(f"sovctl: {words}", file=sys.stderr, flush=True),
+        say=_say,
         fold=fold_hostlist,
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=OutputFiles(),
         kept=RunDirectory(run_dir),
+        image=_image_of_run(run_dir, inside) if inside else None,
     )
+
+
+def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.run_files import RunDirectory
+    from sovctl.operations.image_of_run import ImagePlaces, RunImage
+
+    def fetch(inside: Inside, own: str) -> tuple[str, str]:
+        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(inside.digest)
+
+    config = load_config()
+    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    places = ImagePlaces(fetch, RunDirectory(run_dir).put_before, bundles, (os.geteuid(), os.getegid()))
+    return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:
+    """Judges and fetches the image of a run."""
+    from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
+
+    options = ExecOptions((), inside.image, inside.mount, runtime=inside.runtime)
+    place = ExecPlace({**environment}, "/", "")
+    return StepRunner(options, exec_settings(config), place, exec_ports(config), _say)
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {words}", file=sys.stderr, flush=True)
 
 
 def stay_ended(job_id: str) -> bool:

@@ -240,6 +240,9 @@ class Run:
     def guard_requeue(self, attempt: int) -> str:
         return f"/runs/attempts/{attempt}/bin"
 
+    def put_before(self, attempt: int, name: str, text: str) -> str:
+        return f"/runs/attempts/{attempt}/bin"
+
     def requeue_asked(self, attempt: int) -> bool:
         return attempt in self.requeues_asked
 
