@@ -178,8 +178,18 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
 
     config = load_config()
     bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
-    places = ImagePlaces(fetch, RunDirectory(run_dir).put_before, bundles, (os.geteuid(), os.getegid()))
+    user = (os.geteuid(), os.getegid())
+    places = ImagePlaces(fetch, RunDirectory(run_dir).put_before, bundles, _srun_offers, user)
     return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def _srun_offers(option: str) -> bool:
+    """By its help, which lists the options of the plugins that it has loaded."""
+    from sovctl.adapters.command import CommandRunner
+
+    srun = str(Path(load_config().slurm.bin_dir, "srun")) if load_config().slurm.bin_dir else "srun"
+    done = CommandRunner().run([srun, "--help"], timeout_s=_ASK_S)
+    return f"{option}=" in done.stdout or f"{option} " in done.stdout
 
 
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:

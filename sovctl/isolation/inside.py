@@ -12,6 +12,8 @@ from sovctl.isolation.mounts import parse_mounts
 from sovctl.isolation.runtimes import BUILT_IN, RUNTIMES
 
 SPANK, PYXIS, OCI = "spank", "pyxis", "slurm"
+PLUGIN_OPTION = {SPANK: "--sov-image", PYXIS: "--container-image"}
+"""What srun offers where the plugin is loaded; without it the variables would mean nothing, to nobody's notice."""
 BY_VARIABLES = frozenset({SPANK, PYXIS, OCI})
 """Slurm itself starts the task inside: srun is told by its variables."""
 KNOWN = (BUILT_IN, *RUNTIMES, SPANK, PYXIS, OCI)
@@ -95,10 +97,13 @@ def _missing(inside: Inside) -> str:
         return "isolation without an image"
     if inside.whole_script and inside.runtime in BY_VARIABLES:
         return "way to run a script itself inside, only its steps; put srun before its commands"
+    if inside.runtime == "charliecloud" and any(mount.read_only for mount in parse_mounts(inside.mount)):
+        return "read-only mounts that every version knows"
     lacks = {
+        "charliecloud": ("env_name", "private_network", "writable"),
         SPANK: (),
         PYXIS: ("env_name", "clean_env", "private_network"),
-        OCI: ("env_name", "clean_env", "private_network"),
+        OCI: ("env_name", "clean_env", "private_network", "writable"),
     }.get(inside.runtime, ("env_name", "private_network"))
     return next((f"--{name.replace('_', '-')}" for name in lacks if getattr(inside, name)), "")
 
@@ -128,7 +133,7 @@ def variables(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, st
     `image`: a path that every node sees; `own`: directories of the run that must be there.
     """
     if inside.runtime == OCI:
-        return {"SLURM_CONTAINER": image}
+        return {"SRUN_CONTAINER": image}
     return {SPANK: _spank, PYXIS: _pyxis}[inside.runtime](inside, image, own)
 
 

@@ -17,7 +17,10 @@ _NAMESPACES = ("pid", "ipc", "uts", "mount", "user")
 
 
 def bundle_config(inside: Inside, own: Sequence[str], user: tuple[int, int], home: str) -> dict[str, Any]:
-    """`config.json`. `own`: directories of the run that must be there; `user`: ids, the only ones that exist inside."""
+    """`config.json`. `own`: directories of the run that must be there; `user`: the ids of the user.
+
+    The user is 0 inside, with no capability: runc runs nothing for an ordinary user who is not.
+    """
     uid, gid = user
     mounts = [
         _special("/proc", "proc", "proc"),
@@ -34,9 +37,9 @@ def bundle_config(inside: Inside, own: Sequence[str], user: tuple[int, int], hom
         mounts.append(_bind(mount.source, mount.target, *(("ro",) if mount.read_only else ())))
     return {
         "ociVersion": "1.0.2",
-        "root": {"path": "rootfs", "readonly": not inside.writable},
+        "root": {"path": "rootfs", "readonly": True},
         "process": {
-            "user": {"uid": uid, "gid": gid},
+            "user": {"uid": 0, "gid": 0},
             "cwd": "/",
             "args": ["true"],
             "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
@@ -44,8 +47,8 @@ def bundle_config(inside: Inside, own: Sequence[str], user: tuple[int, int], hom
         },
         "mounts": mounts,
         "linux": {
-            "uidMappings": [{"containerID": uid, "hostID": uid, "size": 1}],
-            "gidMappings": [{"containerID": gid, "hostID": gid, "size": 1}],
+            "uidMappings": [{"containerID": 0, "hostID": uid, "size": 1}],
+            "gidMappings": [{"containerID": 0, "hostID": gid, "size": 1}],
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
         },
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
-from sovctl.isolation.inside import BY_VARIABLES, OCI, Inside, variables
+from sovctl.isolation.inside import BY_VARIABLES, OCI, PLUGIN_OPTION, Inside, variables
 from sovctl.isolation.oci import bundle_config
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class ImagePlaces:
     put_before: Callable[[int, str, str], str]
     """Write a program for the front of an attempt's PATH; returns its directory. Raises RunDirUnusable."""
     bundles: Bundles
+    srun_offers: Callable[[str], bool] = lambda _option: True
+    """Whether srun here knows an option."""
     user: tuple[int, int] = (0, 0)
     """User and group id."""
 
@@ -47,6 +49,7 @@ class RunImage:
 
     def prepare(self) -> str:
         """Have the image where its runtime finds it; returns its digest. Raises SovctlError."""
+        self._check_plugin()
         if not self._inside.image:
             return ""
         self._path, digest = self._places.fetch(self._inside, self._run_dir)
@@ -66,6 +69,14 @@ class RunImage:
         front = self._places.put_before(attempt, "srun", text)
         before = env.get("PATH", "").split(":")
         return argv, {**env, "PATH": ":".join([front, *(part for part in before if part not in ("", front))])}
+
+    def _check_plugin(self) -> None:
+        option = PLUGIN_OPTION.get(self._inside.runtime)
+        if option and not self._places.srun_offers(option):
+            raise SovctlError(
+                f"srun knows no {option} here: the plugin of the runtime {self._inside.runtime} is not loaded",
+                hint="See plugstack.conf, or use --runtime bubblewrap.",
+            )
 
     def _variables(self, env: Mapping[str, str]) -> Mapping[str, str]:
         own = [env[name] for name in ("SOVCTL_RUN_DIR", "SOVCTL_CHECKPOINT_DIR") if env.get(name)]

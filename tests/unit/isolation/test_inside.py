@@ -108,7 +108,7 @@ def test_the_variables_of_the_runtimes() -> None:
         "PYXIS_CONTAINER_MOUNT_HOME": "0",
         "PYXIS_CONTAINER_READONLY": "1",
     }
-    assert variables(Inside("x", runtime="slurm"), "/r/bundle", []) == {"SLURM_CONTAINER": "/r/bundle"}
+    assert variables(Inside("x", runtime="slurm"), "/r/bundle", []) == {"SRUN_CONTAINER": "/r/bundle"}
     with pytest.raises(UsageError, match="commas"):
         variables(Inside("x", ("/a,b",), runtime="pyxis"), "/i", [])
 
@@ -123,7 +123,7 @@ def test_a_bundle_for_an_ordinary_user() -> None:
     assert config["root"]["readonly"]
     assert config["process"]["noNewPrivileges"]
     assert not any(config["process"]["capabilities"].values())
-    assert config["linux"]["uidMappings"] == [{"containerID": 1000, "hostID": 1000, "size": 1}]
+    assert config["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 1}]
     assert "/home/u" not in {
         mount["destination"] for mount in bundle_config(Inside("x"), [], (1, 1), "/home/u")["mounts"]
     }
