@@ -54,7 +54,7 @@ class OciBundles:
         bundle = Path(run_dir, "bundle")
         try:
             bundle.mkdir(parents=True, exist_ok=True)
-            if not (bundle / "rootfs").is_dir():
+            if Path(root) != bundle / "rootfs" and not (bundle / "rootfs").is_dir():
                 _copy_of_names(Path(root), bundle / "rootfs")
             write_atomically(bundle / "config.json", json.dumps(config, indent=1).encode())
         except OSError as error:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
+    from sovctl.operations.prove_runtimes import RuntimeProof
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.sweep import SweepPorts, SweepSettings
     from sovctl.operations.watch_cluster import ClusterWatch
@@ -179,17 +180,24 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
     config = load_config()
     bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
     user = (os.geteuid(), os.getegid())
-    places = ImagePlaces(fetch, RunDirectory(run_dir).put_before, bundles, _srun_offers, user)
+    places = ImagePlaces(
+        fetch, RunDirectory(run_dir).put_before, bundles, step_command(config, here=False).offers, user
+    )
     return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
 
 
-def _srun_offers(option: str) -> bool:
-    """By its help, which lists the options of the plugins that it has loaded."""
+def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
+    """What each runtime made of a tiny image."""
     from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.tiny_image import TinyImage
+    from sovctl.operations.prove_runtimes import prove_runtimes
 
-    srun = str(Path(load_config().slurm.bin_dir, "srun")) if load_config().slurm.bin_dir else "srun"
-    done = CommandRunner().run([srun, "--help"], timeout_s=_ASK_S)
-    return f"{option}=" in done.stdout or f"{option} " in done.stdout
+    tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
+    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    step = step_command(config, here=here)
+    return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()))
 
 
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:

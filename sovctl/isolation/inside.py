@@ -101,7 +101,7 @@ def _missing(inside: Inside) -> str:
         return "read-only mounts that every version knows"
     lacks = {
         "charliecloud": ("env_name", "private_network", "writable"),
-        SPANK: (),
+        SPANK: ("env_name",),
         PYXIS: ("env_name", "clean_env", "private_network"),
         OCI: ("env_name", "clean_env", "private_network", "writable"),
     }.get(inside.runtime, ("env_name", "private_network"))
@@ -134,7 +134,8 @@ def variables(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, st
     """
     if inside.runtime == OCI:
         return {"SRUN_CONTAINER": image}
-    return {SPANK: _spank, PYXIS: _pyxis}[inside.runtime](inside, image, own)
+    told = {SPANK: _spank, PYXIS: _pyxis}[inside.runtime](inside, image, own)
+    return {name: value for name, value in told.items() if value}  # pyxis takes an empty one for a mistake
 
 
 def all_mounts(inside: Inside, own: Sequence[str]) -> list[str]:
@@ -151,8 +152,6 @@ def _spank(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, str]:
         "PRIVATE_NETWORK": inside.private_network,
     }
     found = {f"SOVCTL_SPANK_{name}": "1" for name, asked in flags.items() if asked}
-    if inside.env_name:
-        found["SOVCTL_SPANK_ENV_NAME"] = inside.env_name
     if image:
         found["SOVCTL_SPANK_IMAGE"] = image
         found["SOVCTL_SPANK_MOUNT"] = ",".join(_no_comma(all_mounts(inside, own)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sovctl.errors import UsageError
@@ -97,6 +97,7 @@ class StepRunner:
         self._ports = ports
         self._say = say
         self._digest = ""
+        self._unpacked = False
 
     def run(self) -> int:
         """Run the task; its exit status, negative for a signal. Raises SovctlError."""
@@ -123,9 +124,22 @@ class StepRunner:
             what = "--env-name" if options.env_name else what
             raise UsageError(f"{options.runtime} has no {what}", hint=f"Use --runtime {BUILT_IN}.")
         step = self._prepare()
-        call = RUNTIMES[options.runtime](step, self._task(step.settings), self._place.environment)
+        if options.runtime == "charliecloud" and self._unpacked:
+            # ch-run makes no place for a mount in a directory that it does not write to.
+            self._ports.host.make_places(step.directory, [(one.source, one.target) for one in step.mounts])
+        task = self._task(step.settings)
+        if not self._seen_inside(step, task.work_dir):
+            task = replace(task, work_dir=task.fallback_dir)
+        call = RUNTIMES[options.runtime](step, task, self._place.environment)
         self._ports.become(call.argv, call.environment)
         return 0
+
+    def _seen_inside(self, step: IsolatedStep, path: str) -> bool:
+        """These runtimes end where their working directory is not in the image."""
+        shown = [mount.target for mount in step.mounts] + ([step.home] if step.home_visible else [])
+        if any(path == place or path.startswith(f"{place}/") for place in shown):
+            return True
+        return bool(step.directory) and self._ports.host.real_path(step.directory + path) is not None
 
     def key(self) -> str:
         """The same for all ranks of one step on one node that ask for the same."""
@@ -168,6 +182,7 @@ class StepRunner:
                 base = self._ports.host.identity(squashfs or directory)
                 layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
         if squashfs and not self._mountable(squashfs):
+            self._unpacked = True
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
         devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
