@@ -151,12 +151,12 @@ def _spank(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, str]:
         "WRITABLE": inside.writable,
         "PRIVATE_NETWORK": inside.private_network,
     }
-    found = {f"SOVCTL_SPANK_{name}": "1" for name, asked in flags.items() if asked}
+    found = {name: "1" for name, asked in flags.items() if asked}
     if image:
-        found["SOVCTL_SPANK_IMAGE"] = image
-        found["SOVCTL_SPANK_MOUNT"] = ",".join(_no_comma(all_mounts(inside, own)))
-        found["SOVCTL_SPANK_HOME"] = inside.home or "none"
-    return found
+        found["IMAGE"] = image
+        found["MOUNT"] = ",".join(_no_comma(all_mounts(inside, own)))
+        found["HOME"] = inside.home or "none"
+    return {f"SOVCTL_SPANK_{name}": value for name, value in found.items()}
 
 
 def _pyxis(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, str]:
