@@ -81,6 +81,8 @@ def check(inside: Inside) -> None:
     if inside.home not in ("", "none", "mount"):
         raise UsageError(f"--home takes none or mount, not {inside.home!r}")
     parse_mounts(inside.mount)
+    if inside.runtime in (SPANK, PYXIS):
+        _no_comma(inside.mount)
     needs_image = [name for name in ("writable", "env_name") if getattr(inside, name)]
     if not inside.image and needs_image:
         raise UsageError(f"--{needs_image[0].replace('_', '-')} needs an image", hint="Name one: --image IMAGE")

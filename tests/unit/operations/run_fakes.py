@@ -117,6 +117,8 @@ class Run:
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
         self.silent_slurmds: set[str] = set()
+        self.image: Any = None
+        """The image of the run; None: it has none."""
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -157,6 +159,7 @@ class Run:
         ports = replace(
             ports, leftover=lambda run_id, job_id: self.children[-1], evidence=lambda job_id: tuple(self.evidence)
         )
+        ports = replace(ports, image=self.image)
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 
