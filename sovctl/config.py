@@ -238,6 +238,8 @@ class IsolationConfig:
     """Directories below which a mounted source must lie, links resolved; empty: all."""
     allow_env: str = ""
     """Patterns of variables that pass with a clean environment, beside the built-in ones."""
+    runtime: str = "bubblewrap"
+    """Of `sovctl submit --image`: bubblewrap, spank, pyxis, slurm, apptainer, charliecloud or podman."""
     plain_http: str = ""
     """Registries (host:port) that are spoken to without TLS."""
     pull_timeout_s: float = 3600.0

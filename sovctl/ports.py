@@ -537,6 +537,10 @@ class RunFiles(Protocol):
         told to the supervisor; empty when it cannot be made."""
         ...
 
+    def put_before(self, attempt: int, name: str, text: str) -> str:
+        """Write a program into that directory; returns the directory. Raises RunDirUnusable."""
+        ...
+
     def requeue_asked(self, attempt: int) -> bool:
         """Whether the script told that wish."""
         ...
@@ -547,6 +551,16 @@ class RunFiles(Protocol):
 
     def progress(self, rank: int) -> Progress | None: ...
     def all_progress(self) -> tuple[Progress, ...]: ...
+
+
+class Bundles(Protocol):
+    """OCI bundles for Slurm's own containers."""
+
+    def is_directory(self, path: str) -> bool: ...
+
+    def make(self, run_dir: str, image: str, config: Mapping[str, Any]) -> str:
+        """A bundle of this run with the unpacked image and this configuration; its path. Raises SovctlError."""
+        ...
 
 
 class RankProbe(Protocol):
@@ -845,6 +859,10 @@ class IsolationHost(Protocol):
         """Names the bytes of an image: the digest in the cache, else the file; a directory names itself."""
         ...
 
+    def make_places(self, root: str, mounts: Sequence[tuple[str, str]]) -> None:
+        """Something in an unpacked image to mount each source on. Raises UsageError."""
+        ...
+
     def device_files(self) -> tuple[str, ...]: ...
     def header(self, path: str) -> tuple[bytes, int]:
         """The first bytes of a file, and its size. Raises SovctlError."""
@@ -899,6 +917,33 @@ class StepCommand(Protocol):
     """Runs a sovctl command in a step of Slurm, or on this machine where there is none."""
 
     def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer: ...
+
+    def program(
+        self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float, variables: Mapping[str, str]
+    ) -> StepAnswer:
+        """Any program in a step, with variables for srun. Raises SovctlError where there is no srun."""
+        ...
+
+    def offers(self, option: str) -> bool:
+        """Whether srun here knows an option."""
+        ...
+
+
+class TinyImage(Protocol):
+    """A root file system with one program, to try a runtime with."""
+
+    place: str
+    """A directory of its own around it."""
+    directory: str
+    squashfs: str
+    """Empty: it cannot be made here."""
+    secret: str
+    """What `command` prints inside."""
+
+    @property
+    def command(self) -> tuple[str, ...]: ...
+    def make(self) -> None: ...
+    def remove(self) -> None: ...
 
 
 class EnvLayers(Protocol):

@@ -4,7 +4,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { ISOLATE, IMAGE, MOUNT, HOME, CLEAN_ENV, WRITABLE };
+enum { ISOLATE, IMAGE, MOUNT, HOME, CLEAN_ENV, WRITABLE, NETWORK };
 
 static request asked;
 
@@ -110,6 +110,9 @@ static const char *take(request *into, int option, const char *text)
 	case WRITABLE:
 		into->writable = true;
 		return NULL;
+	case NETWORK:
+		into->isolate = into->private_network = true;
+		return NULL;
 	case IMAGE:
 		return request_take_image(into, text);
 	case MOUNT:
@@ -145,6 +148,7 @@ static struct spank_option options[] = {
 	OPTION("sov-home", HOME, "none|mount", "whether the home directory is seen in the image (none)"),
 	OPTION("sov-clean-env", CLEAN_ENV, NULL, "only variables of Slurm, sovctl, GPUs and communication libraries"),
 	OPTION("sov-writable", WRITABLE, NULL, "what is written in the image goes to memory, and is gone with the step"),
+	OPTION("sov-private-network", NETWORK, NULL, "no network but a loopback of the step's own; isolates too"),
 };
 
 static const struct {
@@ -155,6 +159,7 @@ static const struct {
 	{ "SOVCTL_SPANK_ISOLATE", ISOLATE, true },     { "SOVCTL_SPANK_IMAGE", IMAGE, false },
 	{ "SOVCTL_SPANK_MOUNT", MOUNT, false },	       { "SOVCTL_SPANK_HOME", HOME, false },
 	{ "SOVCTL_SPANK_CLEAN_ENV", CLEAN_ENV, true }, { "SOVCTL_SPANK_WRITABLE", WRITABLE, true },
+	{ "SOVCTL_SPANK_PRIVATE_NETWORK", NETWORK, true },
 };
 #define N_VARIABLES (sizeof(variables) / sizeof(variables[0]))
 
@@ -197,7 +202,8 @@ const request *request_of_step(spank_t spank)
 void request_hand_on(spank_t spank, const request *all)
 {
 	const char *values[] = { all->isolate ? "1" : "",      all->image,		     all->mounts_text,
-				 all->home ? "mount" : "none", all->clean_env ? "1" : "", all->writable ? "1" : "" };
+				 all->home ? "mount" : "none", all->clean_env ? "1" : "", all->writable ? "1" : "",
+				 all->private_network ? "1" : "" };
 
 	for (size_t i = 0; i < N_VARIABLES; i++)
 		if (*values[i] && (variables[i].option != HOME || *all->image))

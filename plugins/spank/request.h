@@ -17,7 +17,7 @@ typedef struct {
 } request_mount;
 
 typedef struct {
-	bool isolate, clean_env, writable, home;
+	bool isolate, clean_env, writable, home, private_network;
 	char image[IMAGE_MAX + 1]; /* empty: the host's own root */
 	char mounts_text[REQUEST_TEXT + 1]; /* as it was given, for the steps of a batch script */
 	char mounts_cut[REQUEST_TEXT + 1];

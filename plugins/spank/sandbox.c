@@ -4,14 +4,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -167,10 +170,30 @@ static bool put_back(building *work, size_t index)
 	return done;
 }
 
+/* A network of its own has a loopback, which is down at first. Abstract sockets belong to the network too. */
+static bool own_network(building *work)
+{
+	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+	int fd;
+	bool done;
+
+	if (!work->plan->private_network)
+		return true;
+	if (unshare(CLONE_NEWNET) != 0)
+		return failed(work, "make", "a private network");
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	done = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &loopback) == 0;
+	if (fd >= 0)
+		close(fd);
+	return done || failed(work, "start", "the loopback of the private network");
+}
+
 static bool build(building *work)
 {
 	const settings *site = work->plan->site;
 
+	if (!own_network(work))
+		return false;
 	if (unshare(CLONE_NEWNS | CLONE_NEWIPC) != 0)
 		return failed(work, "make", "private namespaces");
 	/* What the host mounts later still shows (autofs); nothing goes the other way. */
@@ -327,7 +350,8 @@ bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_
 		lifeline[1] = -1;
 		box->mounts = open_ns(pid, "mnt");
 		box->ipc = open_ns(pid, "ipc");
-		if (box->mounts < 0 || box->ipc < 0) {
+		box->network = plan->private_network ? open_ns(pid, "net") : -1;
+		if (box->mounts < 0 || box->ipc < 0 || (plan->private_network && box->network < 0)) {
 			snprintf(problem, SANDBOX_PROBLEM, "cannot join the private namespaces: %s", strerror(errno));
 			ready = false;
 		}
@@ -350,6 +374,8 @@ void sandbox_return(sandbox *box)
 
 const char *sandbox_join(const sandbox *box)
 {
+	if (box->network >= 0 && setns(box->network, CLONE_NEWNET) != 0)
+		return "cannot join the private network";
 	if (setns(box->ipc, CLONE_NEWIPC) != 0 || setns(box->mounts, CLONE_NEWNS) != 0)
 		return "cannot join the private namespaces";
 	return NULL;
@@ -381,4 +407,5 @@ void sandbox_end(sandbox *box)
 	close_fd(&box->lifeline);
 	close_fd(&box->mounts);
 	close_fd(&box->ipc);
+	close_fd(&box->network);
 }

@@ -16,6 +16,7 @@ typedef struct {
 	const settings *site;
 	const char *gpus;	 /* numbers that stay visible */
 	const image_plan *image; /* NULL: the host's own root */
+	bool private_network;
 } sandbox_plan;
 
 typedef struct {
@@ -23,9 +24,10 @@ typedef struct {
 	int lifeline;	   /* closed when this process ends: the holder's second way to notice */
 	int own_processes; /* the process namespace to go back to; -1: there already */
 	int mounts, ipc;
+	int network; /* -1: the host's */
 } sandbox;
 
-#define SANDBOX_NONE { .holder = -1, .lifeline = -1, .own_processes = -1, .mounts = -1, .ipc = -1 }
+#define SANDBOX_NONE { .holder = -1, .lifeline = -1, .own_processes = -1, .mounts = -1, .ipc = -1, .network = -1 }
 
 /* As root. True: children of this thread are born inside, until sandbox_return. False: `problem` says why and nothing
  * is left behind. */

@@ -111,7 +111,8 @@ static bool judge(spank_t spank, const settings *site, const record *job, const 
 
 static void isolate(const settings *site, const record *job, const image_plan *image)
 {
-	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL };
+	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL,
+			      .private_network = step.asked->private_network };
 	char problem[SANDBOX_PROBLEM] = "";
 
 	step.isolated = sandbox_start(&step.box, &plan, problem);

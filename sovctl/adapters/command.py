@@ -159,5 +159,14 @@ def become(argv: Sequence[str], env: Mapping[str, str]) -> None:
     replace_process((program, *argv[1:]), env)
 
 
+def become_behind(front: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """As `become`, with the program found in any directory of the PATH but `front`."""
+    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if place != front]
+    program = shutil.which(argv[0], path=os.pathsep.join(places))
+    if program is None:
+        raise CommandMissing(argv[0])
+    replace_process((program, *argv[1:]), env)
+
+
 def _ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,12 +6,12 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.adapters.node_roots import NodeRoots
-from sovctl.adapters.step_root import can_mount
+from sovctl.adapters.step_root import can_mount, make_place
 from sovctl.errors import SovctlError
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class IsolationHost:
             return name.removesuffix(".sqsh")
         status = os.stat(path)
         return f"{path} {status.st_size} {status.st_mtime_ns}" if Path(path).is_file() else path
+
+    def make_places(self, root: str, mounts: Sequence[tuple[str, str]]) -> None:
+        """Something in an unpacked image to mount each source on. Raises UsageError."""
+        for source, target in mounts:
+            make_place(Path(root), target, directory=Path(source).is_dir())
 
     def device_files(self) -> tuple[str, ...]:
         """Those of accelerators and fabrics."""

@@ -72,6 +72,7 @@ class NodeRoots:
     def _make_own(self) -> None:
         """The directory must be ours: /var/tmp is everybody's, and whoever came first chose its owner."""
         try:
+            self._directory.parent.mkdir(parents=True, exist_ok=True)
             self._directory.mkdir(mode=0o700, exist_ok=True)
             status = os.lstat(self._directory)
         except OSError as error:

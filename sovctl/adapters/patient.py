@@ -126,6 +126,9 @@ class PatientRunFiles:
     def guard_requeue(self, attempt: int) -> str:
         return self._or("", lambda: self._files.guard_requeue(attempt))
 
+    def put_before(self, attempt: int, name: str, text: str) -> str:
+        return self._needed(lambda: self._files.put_before(attempt, name, text))
+
     def requeue_asked(self, attempt: int) -> bool:
         return self._or(False, lambda: self._files.requeue_asked(attempt))
 

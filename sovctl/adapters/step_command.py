@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
+from sovctl.errors import SovctlError
 from sovctl.ports import StepAnswer
+
+_HELP_S = 10.0
 
 
 class StepCommand:
@@ -28,3 +31,20 @@ class StepCommand:
         env = {"DOCTOR_DECOY": os.urandom(4).hex()}
         done = self._runner.run((*step, *program, *words), timeout_s=timeout_s, env=env, check=False)
         return StepAnswer(done.status, done.stdout, done.stderr, by_step=bool(step))
+
+    def program(
+        self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float, variables: Mapping[str, str]
+    ) -> StepAnswer:
+        """Any program in a step, with variables for srun. Raises SovctlError where there is no srun."""
+        if not self._srun:
+            raise SovctlError("it needs a step of Slurm")
+        argv = (self._srun, "-N1", "-n1", "--quiet", *srun_options, *words)
+        done = self._runner.run(argv, timeout_s=timeout_s, env=variables, check=False)
+        return StepAnswer(done.status, done.stdout, done.stderr, by_step=True)
+
+    def offers(self, option: str) -> bool:
+        """By the help of srun, which lists the options of the plugins that it has loaded."""
+        if not self._srun:
+            return False
+        said = self._runner.run((self._srun, "--help"), timeout_s=_HELP_S, check=False).stdout
+        return f"{option}=" in said or f"{option} " in said

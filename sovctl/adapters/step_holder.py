@@ -102,7 +102,8 @@ class StepHolder:
             linux.unmount(str(BASE))
         # bubblewrap maps the user in a second user namespace inside the first; not so for root, who stays 0.
         inner = [] if os.path.sameopenfile(owner, user) else [user]
-        return [owner, ipc, pids, mounts, *inner]
+        network = [_namespace(pid, "net")] if self._step.private_network else []
+        return [owner, ipc, *network, pids, mounts, *inner]
 
     def _start_sandbox(self, root: str, uid: int, gid: int) -> int:
         """Start bubblewrap; it is ready when it has given up its capabilities, which it does after its last mount."""

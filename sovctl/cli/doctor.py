@@ -130,6 +130,8 @@ def isolation(
 ) -> int:
     """Run an isolated step, measure from inside it, and print pass or fail of each property; status 1 on any fail.
 
+    Then have every runtime run a program of a tiny image, and print which work here.
+
     Example: sovctl doctor isolation --partition gpu
     """
     config = load_config()
@@ -137,13 +139,24 @@ def isolation(
     options += [f"--nodelist={node}"] if node else []
     with progress("waiting for the isolated step"):
         found = prove(image, wiring.step_command(config, here=here), options, config.isolation.allow_env.split())
+        runtimes = wiring.runtime_proofs(config, options, here=here)
     if as_json:
         checks = [{"name": check.name, "passed": check.passed, "seen": check.seen} for check in found.checks]
-        fields = {"node": found.node, "by_step": found.by_step, "passed": found.passed, "checks": checks}
+        fields = {
+            "node": found.node,
+            "by_step": found.by_step,
+            "passed": found.passed,
+            "checks": checks,
+            "runtimes": [{"name": one.name, "works": one.works, "why": one.why} for one in runtimes],
+        }
         print_json(SCHEMA, fields)
     else:
         where = "by a step of Slurm" if found.by_step else "without Slurm"
         print(f"{printable(found.node)}, {where}:")
         for check in found.checks:
             print(f"  {'pass' if check.passed else 'FAIL'}  {check.name:<14} {printable(check.seen)}")
+        print("runtimes, each with a program of an image:")
+        for one in runtimes:
+            words = f"  {'works' if one.works else 'no':<5} {one.name:<14} {printable(one.why)}"
+            print(words.rstrip())
     return EXIT_DONE if found.passed else EXIT_FAILED

@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> int:
         asked.writable,
         asked.env_name,
         asked.runtime,
+        asked.private_network,
         measure,
     )
     config = load_config()
@@ -80,6 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--writable", action="store_true", help="the root can be written; gone with the step")
     parser.add_argument(
         "--env-name", metavar="NAME", default="", help="your named layer over the image; keeps what is written"
+    )
+    parser.add_argument(
+        "--private-network", action="store_true", help="no network but its own loopback, and its own abstract sockets"
     )
     parser.add_argument("--runtime", metavar="NAME", default="bubblewrap", help="apptainer, charliecloud or podman")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)

@@ -58,6 +58,7 @@ GROUPS = {
     "completion": Group("sovctl.cli.completion", "Print the completion script of bash, zsh or fish."),
     "complete": Group("sovctl.cli.complete", "Internal: names for the completion scripts.", listed=False),
     "look": Group("sovctl.cli.look", "Internal: a look at the ranks of a job on this node.", listed=False),
+    "step": Group("sovctl.cli.step", "Internal: srun in the script of a run that has an image.", listed=False),
     "supervise": Group("sovctl.cli.supervise", "Internal: runs inside the batch script.", listed=False),
 }
 

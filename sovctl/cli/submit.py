@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from sovctl import __version__
 from sovctl.cli import wiring
 from sovctl.cli.words import fitted, printable, terminal_width
-from sovctl.config import load_config
-from sovctl.errors import SbatchRefusal
+from sovctl.config import Config, load_config
+from sovctl.errors import CommandMissing, SbatchRefusal
+from sovctl.isolation.inside import Inside
 from sovctl.operations import submit as operation
 from sovctl.operations.submit import Prepared, Submitted
 from sovctl.ports import SubmitOutcome
@@ -53,6 +54,20 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
                            neither sovctl.train nor a known framework says it.
   --restart-stragglers     Restart at once without a node that is persistently slower than the others.
 
+Isolation, also on #SOVCTL lines:
+  --image IMAGE            The steps run in this image: REGISTRY/NAME:TAG, oci:DIR, ./x.sqsh, ./x.sif, a directory. What
+                           the name means now holds for the whole run.
+  --isolate                The same without an image: private /tmp, /dev/shm and processes on the host's own root.
+  --mount A:B[:ro]         Directory or file A of the host at B; repeatable; `--mount .` is the working directory.
+  --home none|mount        Whether your home is there (with an image: none).
+  --clean-env              Only variables of the allow-list.
+  --writable               The root can be written; gone with the step.
+  --env-name NAME          Your named layer over the image; keeps what is written.
+  --private-network        No network but its own loopback.
+  --inside steps|script    steps: what the script starts with srun; script: all of it. Without it: steps where the
+                           script calls srun, else script.
+  --runtime NAME           bubblewrap (built in), spank, pyxis, slurm, apptainer, charliecloud or podman.
+
 Options on the command line only:
   --fresh                  Begin at step 0 where checkpoints lie but none is proven complete, instead of being held.
   --dry-run                Print the batch script on stdout and the sbatch command on stderr; submit nothing.
@@ -84,7 +99,8 @@ def _submit(line: SubmitLine) -> int:
     launch = Launch(sys.executable, __version__, int(time.time()))
     files = wiring.submission_files()
     cwd = os.getcwd()  # noqa: PTH109 - text, as sbatch has it
-    qos = load_config(os.environ).run.preemptible_qos if line.own.preemptible else ""
+    config = load_config(os.environ)
+    qos = config.run.preemptible_qos if line.own.preemptible else ""
     prepared = operation.prepare(
         line,
         files,
@@ -94,10 +110,12 @@ def _submit(line: SubmitLine) -> int:
         preemptible_qos=qos or "preemptible",
         preemptible_partition=wiring.preemptible_partition,
         may_expedite=wiring.may_expedite,
+        runtime=config.isolation.runtime,
+        resolve=lambda inside: _digest(inside, config),
     )
     advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
     insists = operation.lemon_advice(prepared, wiring.lemons, wiring.expand_hostlist)
-    for words in filter(None, (prepared.warning, advice, insists)):
+    for words in filter(None, (prepared.warning, prepared.where, advice, insists)):
         _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)
@@ -105,6 +123,15 @@ def _submit(line: SubmitLine) -> int:
     status = _pass_on(done.outcome)
     _follow(done)
     return status
+
+
+def _digest(inside: Inside, config: Config) -> str:
+    """Asked now, so that a wrong name is known at once. Where this machine cannot ask, the first attempt does."""
+    try:
+        return wiring.image_runner(config, inside, {}).resolve().digest
+    except CommandMissing as error:
+        _say(f"sovctl: {printable(error.message)}; the image is looked up when the run starts")
+        return ""
 
 
 def _show(prepared: Prepared) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sovctl.cli import wiring
 from sovctl.cli.main import print_error
@@ -18,6 +19,9 @@ from sovctl.operations.live_run import RunPlan
 from sovctl.operations.supervise import Supervisor
 from sovctl.recovery.decide import Limits
 from sovctl.recovery.hang import parse_timeout
+
+if TYPE_CHECKING:
+    from sovctl.isolation.inside import Inside
 
 _SCRIPT_FD = 3
 _OPTIONS = frozenset(
@@ -36,6 +40,7 @@ _OPTIONS = frozenset(
         "--hang-timeout",
         "--progress-regex",
         "--restart-stragglers",
+        "--inside",
     }
 )
 
@@ -57,7 +62,7 @@ def _live(plan: RunPlan) -> int:
     """In a process of its own. An unexpected error is a bug, and no reason to end anybody's run: it counts as a death,
     and the next supervisor takes over."""
     try:
-        ports = wiring.supervisor_ports(plan.run_dir)
+        ports = wiring.supervisor_ports(plan.run_dir, plan.inside)
         with telling(plan, ports.journal):
             return Supervisor(plan, ports).run()
     except SovctlError as error:
@@ -71,7 +76,9 @@ def _live(plan: RunPlan) -> int:
 
 def _give_up(plan: RunPlan) -> int:
     """The supervisor dies again and again: the run is held, so that a person looks, rather than lost."""
-    return Supervisor(plan, wiring.supervisor_ports(plan.run_dir)).give_up("its supervisor was killed several times")
+    return Supervisor(plan, wiring.supervisor_ports(plan.run_dir, plan.inside)).give_up(
+        "its supervisor was killed several times"
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -126,12 +133,22 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         hang_timeout_s=_hang_timeout_s(options, config),
         progress_regex=options.get("--progress-regex", ""),
         restart_stragglers="--restart-stragglers" in options or config.run.restart_stragglers,
+        inside=_inside(options) if "--inside" in options else None,
     )
 
 
 def _hang_timeout_s(options: Mapping[str, str], config: Config) -> float:
     said = options.get("--hang-timeout")
     return config.run.hang_timeout_s if said is None else parse_timeout(said)
+
+
+def _inside(options: Mapping[str, str]) -> Inside:
+    from sovctl.isolation.inside import heard
+
+    try:
+        return heard(options["--inside"])
+    except ValueError:
+        raise _not_by_hand() from None
 
 
 def _own_job_id(env: Mapping[str, str]) -> str:

@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 
     from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
     from sovctl.model.site import MachineView
     from sovctl.operations.burn_in import BurnInPorts, BurnInSettings
     from sovctl.operations.check_node import CheckSettings, NodePorts
     from sovctl.operations.doctor import DoctorPorts, DoctorSettings
-    from sovctl.operations.exec_step import ExecPorts, ExecSettings
+    from sovctl.operations.exec_step import ExecPorts, ExecSettings, StepRunner
     from sovctl.operations.free_steps import StepFreer
     from sovctl.operations.guard_job import JobPorts, JobSettings
+    from sovctl.operations.image_of_run import RunImage
     from sovctl.operations.images import ImagePorts
     from sovctl.operations.live_run import Ports as SupervisorPorts
     from sovctl.operations.look_at_job import JobLookPorts
     from sovctl.operations.node_by_hand import HandPorts
+    from sovctl.operations.prove_runtimes import RuntimeProof
     from sovctl.operations.report import ReportPorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.send_alerts import AlertSender, FollowedJournal
@@ -175,8 +178,15 @@ def slurm(timeout_s: float | None = None) -> SlurmCli:
     return kind(CommandRunner(), bin_dir=config.bin_dir, timeout_s=timeout_s or config.timeout_s)
 
 
-def supervisor_ports(run_dir: Path) -> SupervisorPorts:
-    """Everything the supervisor of a run touches."""
+def become_behind(front: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Become a program that is found in the PATH behind the directory `front`."""
+    from sovctl.adapters.command import become_behind as become
+
+    become(front, argv, env)
+
+
+def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorPorts:
+    """Everything the supervisor of a run touches; `inside`: the image of the run."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import spawn
     from sovctl.adapters.job_look import SrunLook
@@ -219,7 +229,53 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         run_output=PatientRunOutput(OutputFiles(), of_output),
         kept=files,
         checkpoints=Patience().ask,
+        image=_image_of_run(run_dir, inside) if inside else None,
     )
+
+
+def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.run_files import RunDirectory
+    from sovctl.operations.image_of_run import ImagePlaces, RunImage
+
+    def fetch(inside: Inside, own: str) -> tuple[str, str]:
+        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(inside.digest)
+
+    config = load_config()
+    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    user = (os.geteuid(), os.getegid())
+    places = ImagePlaces(
+        fetch, RunDirectory(run_dir).put_before, bundles, step_command(config, here=False).offers, user
+    )
+    return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
+    """What each runtime made of a tiny image."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.tiny_image import TinyImage
+    from sovctl.operations.prove_runtimes import prove_runtimes
+
+    tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
+    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    step = step_command(config, here=here)
+    return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()))
+
+
+def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:
+    """Judges and fetches the image of a run."""
+    from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
+
+    options = ExecOptions((), inside.image, inside.mount, runtime=inside.runtime)
+    place = ExecPlace({**environment}, "/", "")
+    return StepRunner(options, exec_settings(config), place, exec_ports(config), _say)
+
+
+def _say(words: str) -> None:
+    print(f"sovctl: {words}", file=sys.stderr, flush=True)
 
 
 def stay_ended(job_id: str) -> bool:

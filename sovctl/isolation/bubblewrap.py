@@ -19,6 +19,7 @@ def sandbox_argv(step: IsolatedStep, root: str, *, uid: int, gid: int, block_fd:
     """
     words = ["bwrap", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
     words += ["--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL", "--die-with-parent"]
+    words += ["--unshare-net"] if step.private_network else []
     words += ["--bind", root, "/", "--proc", "/proc", "--dev", "/dev"]
     for device in step.devices:
         words += ["--dev-bind", device, device]

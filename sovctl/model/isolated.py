@@ -27,6 +27,8 @@ class IsolatedStep:
     home: str = "/"
     home_visible: bool = False
     """The user's home of the host is there; else an empty one."""
+    private_network: bool = False
+    """Only a loopback of its own; abstract sockets too are the step's own then."""
     devices: tuple[str, ...] = ()
     """Device files of the host beside null, zero, random, tty and their like."""
 

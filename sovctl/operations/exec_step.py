@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sovctl.errors import UsageError
@@ -44,6 +44,7 @@ class ExecOptions:
     env_name: str = ""
     """A named layer over the image that keeps what is written."""
     runtime: str = BUILT_IN
+    private_network: bool = False
     measure: bool = False
     """Look around from inside, in place of the command."""
 
@@ -95,6 +96,8 @@ class StepRunner:
         self._place = place
         self._ports = ports
         self._say = say
+        self._digest = ""
+        self._unpacked = False
 
     def run(self) -> int:
         """Run the task; its exit status, negative for a signal. Raises SovctlError."""
@@ -116,13 +119,27 @@ class StepRunner:
         if options.runtime not in RUNTIMES:
             known = ", ".join((BUILT_IN, *RUNTIMES))
             raise UsageError(f"there is no runtime {options.runtime}", hint=f"There are: {known}.")
-        if not options.image or options.env_name:
-            what = "--env-name" if options.env_name else "--isolate without an image"
+        if not options.image or options.env_name or options.private_network:
+            what = "--private-network" if options.private_network else "--isolate without an image"
+            what = "--env-name" if options.env_name else what
             raise UsageError(f"{options.runtime} has no {what}", hint=f"Use --runtime {BUILT_IN}.")
         step = self._prepare()
-        call = RUNTIMES[options.runtime](step, self._task(step.settings), self._place.environment)
+        if options.runtime == "charliecloud" and self._unpacked:
+            # ch-run makes no place for a mount in a directory that it does not write to.
+            self._ports.host.make_places(step.directory, [(one.source, one.target) for one in step.mounts])
+        task = self._task(step.settings)
+        if not self._seen_inside(step, task.work_dir):
+            task = replace(task, work_dir=task.fallback_dir)
+        call = RUNTIMES[options.runtime](step, task, self._place.environment)
         self._ports.become(call.argv, call.environment)
         return 0
+
+    def _seen_inside(self, step: IsolatedStep, path: str) -> bool:
+        """These runtimes end where their working directory is not in the image."""
+        shown = [mount.target for mount in step.mounts] + ([step.home] if step.home_visible else [])
+        if any(path == place or path.startswith(f"{place}/") for place in shown):
+            return True
+        return bool(step.directory) and self._ports.host.real_path(step.directory + path) is not None
 
     def key(self) -> str:
         """The same for all ranks of one step on one node that ask for the same."""
@@ -132,7 +149,14 @@ class StepRunner:
         shared = "SLURM_JOB_ID" in env and "SLURM_STEP_ID" in env
         where = [env.get(name, "") for name in names] if shared else [self._place.unique]
         options = self._options
-        wanted = (options.image, options.mounts, options.home, options.writable, options.env_name)
+        wanted = (
+            options.image,
+            options.mounts,
+            options.home,
+            options.writable,
+            options.env_name,
+            options.private_network,
+        )
         return json.dumps([where, wanted, self._place.work_dir if options.image.startswith(".") else ""])
 
     def _reference(self) -> ImageReference:
@@ -158,6 +182,7 @@ class StepRunner:
                 base = self._ports.host.identity(squashfs or directory)
                 layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
         if squashfs and not self._mountable(squashfs):
+            self._unpacked = True
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
         devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
@@ -171,6 +196,7 @@ class StepRunner:
             mounts=self._mounts(),
             home=self._home(),
             home_visible=visible,
+            private_network=self._options.private_network,
             devices=devices,
         )
 
@@ -178,6 +204,27 @@ class StepRunner:
         if self._options.runtime != BUILT_IN:
             return self._options.runtime not in NEEDS_DIRECTORY
         return self._ports.host.can_mount(squashfs)
+
+    def fetch(self, digest: str = "") -> tuple[str, str]:
+        """Path of the image and the digest that the run uses; loaded now if it was not. Raises SovctlError.
+
+        `digest`: what the name meant when the run was submitted. The answer is empty where nothing fixes the content:
+        a file or a directory that is used where it is.
+        """
+        reference = self._reference()
+        run_dir = self._place.environment.get("SOVCTL_RUN_DIR", "")
+        if digest and run_dir and not self._ports.host.recorded(run_dir, reference.canonical):
+            self._ports.host.record(run_dir, reference.canonical, digest)
+        squashfs, directory, _, _ = self._image(reference)
+        return squashfs or directory, self._digest
+
+    def resolve(self) -> ResolvedImage:
+        """What the name means now, without loading it; for a file or directory that it is there. Raises SovctlError."""
+        reference = self._reference()
+        if reference.kind in (ImageKind.SQUASHFS, ImageKind.SIF):
+            self._image(reference)
+            return ResolvedImage(reference, "")
+        return self._resolved(reference)
 
     def export(self, target: str) -> None:
         """Write the image with its named layer to `target`. Raises SovctlError."""
@@ -195,6 +242,7 @@ class StepRunner:
         if not resolved.digest:
             rootfs = f"{reference.path}/rootfs"
             return "", rootfs if self._ports.host.real_path(rootfs) else reference.path, 0, ImageSettings()
+        self._digest = resolved.digest
         cached = images.prefetch(resolved, self._ports.images, self._say)
         header, size = self._ports.host.header(cached.path)
         check_squashfs(header, size, cached.path)

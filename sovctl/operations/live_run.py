@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.checkpoint.find import resume_point
 from sovctl.errors import CheckpointDirUnreadable, SovctlError, StorageSilent
@@ -47,6 +47,10 @@ from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
 
+if TYPE_CHECKING:  # most runs have no image
+    from sovctl.isolation.inside import Inside
+    from sovctl.operations.image_of_run import RunImage
+
 _PROOF_S = 600.0
 _STORAGE_BACK_S = 3600.0
 """So long a storage that does not answer is waited for before a run is held."""
@@ -84,6 +88,8 @@ class RunPlan:
     hang_timeout_s: float = AUTO
     progress_regex: str = ""
     restart_stragglers: bool = False
+    inside: Inside | None = None
+    """The image or isolation that its steps are to run in."""
     size: int = 0
     """Nodes the script runs on, where the job may hold spares beyond them; 0: every node of the job."""
     spares: int = 0
@@ -109,6 +115,10 @@ class RunPlan:
         nodes = most if usable is None else min(most, max(usable, least if usable < self.size else self.size))
         tasks = nodes * _figure(self.environment, "SLURM_NTASKS_PER_NODE")
         return JobSize(nodes, tasks, tasks * _figure(self.environment, "SLURM_CPUS_PER_TASK"))
+
+
+def _image_record(inside: Inside) -> dict[str, Any]:
+    return {"image": {"name": inside.image, "digest": inside.digest, "runtime": inside.runtime}}
 
 
 def _figure(environment: Mapping[str, str], name: str) -> int:
@@ -164,6 +174,8 @@ class Ports:
     """A look at the ranks on their nodes; None: hangs are not noticed."""
     run_output: RunOutput | None = None
     kept: AttemptFiles | None = None
+    image: RunImage | None = None
+    """Of a run whose steps run inside something."""
     evidence: Callable[[str], Sequence[JobEvidence]] = _no_evidence
     """What the epilogs of the nodes left about this job, by Slurm's raw job id."""
     lemons: Callable[[], Collection[str]] = _no_lemons
@@ -403,6 +415,7 @@ class LiveRun:
             "run_dir": str(plan.run_dir),
             "checkpoint_dir": str(plan.checkpoint_dir),
             "checkpoint_format": plan.checkpoint_format,
+            **(_image_record(plan.inside) if plan.inside else {}),
         }
 
     def ask_stop(self, why: str) -> None:

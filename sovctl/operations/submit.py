@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 
 from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, SlurmUnreachable, SovctlError, UsageError
+from sovctl.isolation.inside import Inside, absolute_mount, check, starts_steps
+from sovctl.isolation.reference import parse_reference
+from sovctl.isolation.runtimes import BUILT_IN
+from sovctl.model.image import ImageKind
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
@@ -42,6 +46,17 @@ class Prepared:
     run_root: str
     submitted: int
     script: str
+    inside: Inside | None = None
+
+    @property
+    def where(self) -> str:
+        """What runs inside, and what does not."""
+        if self.inside is None:
+            return ""
+        place = f"in {self.inside.image}" if self.inside.image else "isolated"
+        fixed = f" ({self.inside.digest[:19]})" if self.inside.digest else ""
+        who = "the script runs" if self.inside.whole_script else "what the script starts with srun runs"
+        return f"{who} {place}{fixed}"
 
     @property
     def warning(self) -> str:
@@ -80,11 +95,14 @@ def prepare(
     preemptible_qos: str = "preemptible",
     preemptible_partition: Callable[[], str] = lambda: "",
     may_expedite: Callable[[], bool] = lambda: False,
+    runtime: str = BUILT_IN,
+    resolve: Callable[[Inside], str] = lambda _inside: "",
 ) -> Prepared:
     """Read the script and decide what goes to sbatch. Touches nothing.
 
     `preemptible_partition`: where preemptible jobs go, if the cluster has it; asked only with --preemptible.
     `may_expedite`: whether this cluster takes --requeue=expedite; asked only where the user left it open.
+    `runtime`: the site's, for images; `resolve`: the digest that the image's name means now, empty where none fixes it.
     """
     script = _user_script(line, files, cwd)
     said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
@@ -95,13 +113,20 @@ def prepare(
     _check_watch(own)
     arguments = (line.script or "", *line.arguments) if line.is_command else line.arguments
     nodes = node_plan(own, chosen)
+    # Of `-- COMMAND` the script is ours; what it starts stands in the arguments.
+    command = " ".join(arguments[:1]).encode("utf-8", "replace") if line.is_command else script.text
+    inside = _inside(own, command, runtime, str(work_dir))
+    if inside is not None and inside.image and not chosen.test_only:
+        inside = replace(inside, digest=resolve(inside))
     expedite = chosen.requeue is None and chosen.clusters is None and may_expedite()
     class_ = _preemptible(chosen, preemptible_qos, preemptible_partition) if own.preemptible else ()
     return Prepared(
         # The range comes last: of two --nodes, sbatch takes the later one.
         options=(*chosen.defaults(expedite=expedite), *class_, *_without_wrap(line), *nodes.words),
         name=script.name,
-        text=batch_script(script, own, launch, arguments, nodes, expedite=expedite),
+        text=batch_script(
+            script, own, launch, arguments, nodes, expedite=expedite, inside=inside.told() if inside else ""
+        ),
         arguments=arguments,
         own=own,
         choices=chosen,
@@ -109,6 +134,7 @@ def prepare(
         run_root=own.run_dir or "",
         submitted=launch.submitted,
         script=line.script or "",
+        inside=inside,
     )
 
 
@@ -200,6 +226,43 @@ def _script_file(line: SubmitLine, name: str, files: SubmissionFiles, cwd: str) 
     if doubt and not script.has_interpreter:
         raise UsageError(f"{name}, after the unknown option {doubt.words[0]}, is no batch script", hint=hint)
     return script
+
+
+_ONLY_INSIDE = ("mount", "home", "clean_env", "writable", "env_name", "private_network", "runtime", "inside")
+
+
+def _inside(own: OwnOptions, command: bytes, runtime: str, work_dir: str) -> Inside | None:
+    """Where the steps are to run; None: on the nodes as they are. Raises UsageError."""
+    if not own.image and not own.isolate:
+        alone = [name for name in _ONLY_INSIDE if getattr(own, name)]
+        if alone:
+            option = alone[0].replace("_", "-")
+            raise UsageError(f"--{option} needs --image or --isolate", hint="See sovctl submit --help.")
+        return None
+    whole = own.inside == "script" or (own.inside in (None, "auto") and not starts_steps(command))
+    inside = Inside(
+        image=_full_name(own.image or "", work_dir),
+        mount=tuple(absolute_mount(one, work_dir) for one in own.mount or ()),
+        home=own.home or "",
+        env_name=own.env_name or "",
+        runtime=own.runtime or runtime,
+        clean_env=bool(own.clean_env),
+        writable=bool(own.writable),
+        private_network=bool(own.private_network),
+        whole_script=whole,
+    )
+    check(inside)
+    return inside
+
+
+def _full_name(image: str, work_dir: str) -> str:
+    """The same name from wherever it is read; the whole of it for a file, since the nodes do not know our directory."""
+    if not image:
+        return ""
+    reference = parse_reference(image, work_dir)
+    if reference.kind is ImageKind.OCI_LAYOUT:
+        return f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
+    return reference.canonical
 
 
 def _absolute(own: OwnOptions, work_dir: Path) -> OwnOptions:

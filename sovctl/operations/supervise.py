@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sovctl.errors import CheckpointDirUnreadable
+from sovctl.errors import CheckpointDirUnreadable, SovctlError, TryLaterError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
@@ -28,6 +28,9 @@ from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
+
+if TYPE_CHECKING:  # most runs have no image
+    from sovctl.operations.image_of_run import RunImage
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _CHECKPOINTS_PATIENCE_S = 60.0
@@ -68,16 +71,24 @@ class Supervisor:
         if misplaced and not self._leave_out(misplaced):
             return self._move_away(misplaced)
         while True:
-            try:
-                found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
-            except CheckpointDirUnreadable as error:
-                return self._hold_unstarted(error.message)
-            if found.loses and not plan.fresh:
-                return self._hold_unstarted(found.loses)
-            status = self._follow(self._start_script(ports.journal.events(), found.checkpoint))
+            status = self._attempt()
             if status is not None:
                 return status
             self._live.next_attempt()
+
+    def _attempt(self) -> int | None:
+        """Start the script and follow it. None: it is to run again in this allocation."""
+        try:
+            found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
+        except CheckpointDirUnreadable as error:
+            return self._hold_unstarted(error.message)
+        if found.loses and not self._live.plan.fresh:
+            return self._hold_unstarted(found.loses)
+        if self._live.ports.image is not None:
+            missing = self._get_image(self._live.ports.image)
+            if missing:
+                return self._hold_unstarted(missing, "")
+        return self._follow(self._start_script(self._live.ports.journal.events(), found.checkpoint))
 
     def give_up(self, why: str) -> int:
         """Hold the run: whoever supervises it does not stay alive."""
@@ -91,9 +102,22 @@ class Supervisor:
         back.hold(why)
         return 0
 
-    def _hold_unstarted(self, why: str) -> int:
+    def _get_image(self, image: RunImage) -> str:
+        """Have the image here before the script starts; what keeps it away, where trying later may help."""
+        before = self._live.ports.clock.now()
+        try:
+            digest = image.prepare()
+        except SovctlError as error:
+            if not isinstance(error, TryLaterError) and not self._live.attempt:
+                raise  # nothing is lost yet: whoever submitted it is told at once
+            return error.message
+        took = round(self._live.ports.clock.now() - before, 3)
+        self._live.ports.journal.append("image_ready", attempt=self._live.attempt, digest=digest, seconds=took)
+        return ""
+
+    def _hold_unstarted(self, why: str, instead: str = " and not started from step 0") -> int:
         """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
-        self._live.ports.say(f"{why}; the run is held and not started from step 0")
+        self._live.ports.say(f"{why}; the run is held{instead}")
         self._live.ports.signals.ignore_termination()
         self._live.bring_back().hold(why)
         return 0
@@ -147,7 +171,11 @@ class Supervisor:
         if self._live.moving is not None:
             self._live.moving.begin(self._live.attempt, self._live.began)
         ports.output.begin()
-        return ports.start([path, *plan.arguments], self._script_environment(newest, excluded))
+        env = self._script_environment(newest, excluded)
+        argv = [path, *plan.arguments]
+        if ports.image is not None:
+            return ports.start(*ports.image.enter(argv, env, self._live.attempt))
+        return ports.start(argv, env)
 
     def _script_environment(self, newest: Checkpoint | None, excluded: Sequence[str]) -> dict[str, str]:
         plan = self._live.plan

@@ -29,6 +29,18 @@ class OwnOptions:
     progress_regex: str | None = None
     restart_stragglers: bool | None = None
     checkpoint_format: str | None = None
+    image: str | None = None
+    isolate: bool | None = None
+    mount: tuple[str, ...] | None = None
+    """--mount is the one that can be given several times."""
+    home: str | None = None
+    clean_env: bool | None = None
+    writable: bool | None = None
+    env_name: str | None = None
+    private_network: bool | None = None
+    runtime: str | None = None
+    inside: str | None = None
+    """steps, script or auto: what runs in the image."""
     fresh: bool | None = None
     dry_run: bool = False
     help: bool = False
@@ -112,7 +124,14 @@ class Choices:
 _OWN = tuple(item.name.replace("_", "-") for item in fields(OwnOptions))
 _OWN_FLAGS = frozenset({"fresh", "dry-run", "help"})
 """Only on the command line."""
-_FLAGS = _OWN_FLAGS | {"restart-stragglers", "preemptible"}
+_FLAGS = _OWN_FLAGS | {
+    "restart-stragglers",
+    "preemptible",
+    "isolate",
+    "clean-env",
+    "writable",
+    "private-network",
+}
 
 
 def split(argv: Sequence[str]) -> SubmitLine:
@@ -280,7 +299,9 @@ def _with_own(own: OwnOptions, option: Option, where: str) -> OwnOptions:
     key = option.name.replace("-", "_")
     if option.name in _FLAGS:
         return replace(own, **{key: _flag(option, where)})  # type: ignore[arg-type]
-    read = _number if option.name in _NUMBERS else _format if option.name == "checkpoint-format" else _text
+    if option.name == "mount":
+        return replace(own, mount=(*(own.mount or ()), _text(option, where)))
+    read = _number if option.name in _NUMBERS else _one_of if option.name in _CHOICES else _text
     value: str | int = read(option, where)
     return replace(own, **{key: value})  # type: ignore[arg-type]
 
@@ -300,10 +321,18 @@ def _text(option: Option, where: str) -> str:
     return option.value
 
 
-def _format(option: Option, where: str) -> str:
+_CHOICES: dict[str, tuple[str, Sequence[str]]] = {
+    "checkpoint-format": ("checkpoint format", CHOICES),
+    "home": ("--home", ("none", "mount")),
+    "inside": ("--inside", ("auto", "steps", "script")),
+}
+
+
+def _one_of(option: Option, where: str) -> str:
     text = _text(option, where)
-    if text not in CHOICES:
-        raise UsageError(f"{where}: there is no checkpoint format {text!r}", hint=f"There are: {', '.join(CHOICES)}.")
+    what, known = _CHOICES[option.name]
+    if text not in known:
+        raise UsageError(f"{where}: there is no {what} {text!r}", hint=f"There are: {', '.join(known)}.")
     return text
 
 

@@ -66,8 +66,9 @@ def batch_script(
     nodes: NodePlan | None = None,
     *,
     expedite: bool = False,
+    inside: str = "",
 ) -> bytes:
-    """The text for sbatch.
+    """The text for sbatch. `inside`: in which image the run is, for the supervisor; empty: in none.
 
     A script that sbatch is going to refuse for its missing first line is returned as it is, so that sbatch says so in
     its own words; NUL bytes and DOS line ends are refused by sbatch inside the here-document too.
@@ -83,7 +84,7 @@ def batch_script(
         % (_bytes(launch.version), _line(script.name)),
         *_interpreter_check(launch.python, expedite=expedite),
         *_lost_arguments(arguments),
-        _supervise(script, own, launch, nodes or NodePlan()) + b" %d<<'%s'" % (SCRIPT_FD, mark),
+        _supervise(script, own, launch, nodes or NodePlan(), inside) + b" %d<<'%s'" % (SCRIPT_FD, mark),
     ]
     return b"\n".join(lines) + b"\n" + body + mark + b"\n"
 
@@ -127,7 +128,7 @@ def _lost_arguments(arguments: Sequence[str]) -> list[bytes]:
     return [b"set -- " + b" ".join(map(quoted, arguments))] if ":" in arguments else []
 
 
-def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodePlan) -> bytes:
+def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodePlan, inside: str) -> bytes:
     words = ["--submitted", str(launch.submitted), "--name", script.name]
     for option, value in (
         ("--run-dir", own.run_dir),
@@ -142,6 +143,7 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodeP
         ("--restart-stragglers", 1 if own.restart_stragglers else None),
         ("--checkpoint-format", own.checkpoint_format),
         ("--fresh", "yes" if own.fresh else None),
+        ("--inside", inside or None),
     ):
         if value is not None:
             words += [option, str(value)]

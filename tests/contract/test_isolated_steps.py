@@ -6,8 +6,10 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -346,7 +348,66 @@ def test_runtimes_that_do_not_go(user: User, image: str, words: tuple[str, ...],
     assert said in done.stderr
 
 
+def test_a_private_network_has_its_own_loopback_and_abstract_sockets(anyone: User, image: str) -> None:
+    with socket.socket(socket.AF_UNIX) as outside:
+        outside.bind(f"\0sovctl-test-{os.getpid()}")
+        look = "grep -c : /proc/net/dev; grep -c sovctl-test /proc/net/unix; true"
+        private = _sh(anyone, image, look, "--private-network").split()
+        assert private == ["1", "0"]
+        assert _sh(anyone, image, "grep -c sovctl-test /proc/net/unix").split() == ["1"]
+
+
 # What can be wrong
+
+
+def _small_disk(place: Path, size: str) -> Path:
+    """A file system that is soon full, gone with the test that asked for it."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "sovctl-test", str(place)], check=True)
+    return place
+
+
+@pytest.mark.parametrize("part", ["CACHE_DIR", "NODE_DIR"])
+def test_a_full_disk_is_told_and_leaves_the_image_for_later(
+    user: User, image: str, place: Path, tmp_path: Path, part: str
+) -> None:
+    if part == "NODE_DIR" and os.stat("/dev/fuse").st_mode & 0o002:
+        pytest.skip("squashfuse mounts the image: nothing is unpacked here")
+    small = _small_disk(place / f"small-{part}", "300k")
+    try:
+        done = user.run("--image", image, "--", "true", **{f"SOVCTL_ISOLATION_{part}": str(small)})
+        assert (done.returncode, done.stdout) == (75, ""), done.stderr
+        assert re.search("no room|is full|No space", done.stderr)
+        assert str(small) in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert user.run("--image", image, "--", "true").returncode == 0
+
+
+def test_without_bubblewrap_it_says_so(user: User, image: str, tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir=/usr/bin,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    script = f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/bwrap && exec " + shlex.join(
+        user.argv("--image", image, "--", "true")
+    )
+    words = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(words, env=user.env(), cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "bwrap" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "home", ["", "relative", "/../root", "/etc", "/proc/1/root", "/nonexistent/x", "/a\nb", "/dev/shm"]
+)
+def test_a_hostile_home_shows_nothing_more(user: User, image: str, home: str) -> None:
+    for words in ((), ("--home", "mount")):
+        done = user.run("--image", image, *words, "--", "sh", "-c", "cat /etc/marker; ls /root /etc/shadow", HOME=home)
+        assert "shadow" not in done.stdout or home == "/etc"
+        assert "Traceback" not in done.stderr
+        assert done.returncode != 0 or "busybox" in done.stdout or home == "/etc"
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,29 @@ def test_it_builds_without_a_warning_for_a_release(headers: str, tmp_path: Path)
     assert all(name.startswith(("plugin_", "slurm_spank_", "spank_plugin_version")) for name in exported)
 
 
+def _real_headers() -> list[Path]:
+    """Of other releases, where scripts/slurm_release.sh or scripts/slurm_from_source.sh left them."""
+    roots = Path(os.environ.get("SOVCTL_SLURM_ROOTS", "/var/cache/sovctl/slurm"))
+    found = [*roots.glob("*/usr/include/slurm/spank.h"), *roots.glob("source-*/slurm/include/slurm/spank.h")]
+    return sorted(path.parent for path in found)
+
+
+def test_it_builds_without_a_warning_against_the_headers_of_other_releases(tmp_path: Path) -> None:
+    headers = _real_headers()
+    if not headers:
+        pytest.skip("no headers of another Slurm release here (SOVCTL_SLURM_ROOTS)")
+    for number, place in enumerate(headers):
+        # Only Slurm's: the libc is this machine's.
+        include = tmp_path / f"include-{number}"
+        include.mkdir()
+        (include / "slurm").symlink_to(place)
+        out = tmp_path / f"out-{number}"
+        built = subprocess.run(
+            ["make", "-s", "-C", str(SPANK), f"OUT={out}", f"SLURM_INCLUDE={include}"], capture_output=True, text=True
+        )
+        assert (built.returncode, built.stderr) == (0, ""), place
+
+
 @pytest.mark.parametrize(("text", "why"), BROKEN)
 @pytest.mark.parametrize("word", ["accept", "refuse"])
 def test_a_broken_file_has_no_rules_and_says_what_to_do(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_registry import make_layout, missing_programs, push, registry
+from image_registry import Registry, make_layout, missing_programs, push, registry
 
 from sovctl.lab import cluster
 from sovctl.lab.training import as_user
@@ -105,3 +105,77 @@ def test_the_doctor_proves_it_by_a_step(steps: tuple[Steps, str]) -> None:
         assert found["node"] in user.lab.nodes
         assert [check for check in found["checks"] if not check["passed"]] == []
         assert (done.returncode, found["passed"]) == (0, True)
+
+
+_RUN = """#!/bin/bash
+#SBATCH --job-name=inside --nodes=2 --ntasks-per-node=1
+#SOVCTL --home none --clean-env
+[ -e /etc/marker ] && exit 3
+srun sh -c 'echo "$SLURM_PROCID $(cat /etc/marker) $SECRET" >"$SOVCTL_RUN_DIR/seen-$SOVCTL_ATTEMPT-$SLURM_PROCID"'
+if [ "$SOVCTL_ATTEMPT" = 0 ]; then
+    touch "$SOVCTL_RUN_DIR/waiting"
+    until [ -e "$SOVCTL_RUN_DIR/go" ]; do sleep 0.1; done
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 1
+fi
+"""
+
+
+def test_a_run_keeps_its_image_when_the_tag_moves(
+    steps: tuple[Steps, str], tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    user, image = steps
+    script = user.work_dir / "train.sbatch"
+    script.write_text(_RUN)
+    user.env["SECRET"] = "not inside"
+    said = user.run(*SOVCTL, "submit", "--parsable", "--image", image, str(script))
+    assert said.returncode == 0, said.stderr
+    job = said.stdout.strip()
+    assert "what the script starts with srun runs in" in said.stderr
+    runs = user.work_dir / ".sovctl" / "runs"
+    eventually(lambda: list(runs.glob(f"*-{job}-*/waiting")), "the first attempt waits")
+    (run_dir,) = runs.glob(f"*-{job}-*")
+    record = json.loads((run_dir / "run.json").read_text())["image"]
+    other = make_layout(tmp_path, "moved")
+    push(other, Registry(image.partition("/")[0], tmp_path), "team/train:1")
+    moved = json.loads(user.run(*SOVCTL, "image", "resolve", "--json", image).stdout)["digest"]
+    assert moved != record["digest"]
+    for file in user.work_dir.rglob("sha256-*.sqsh"):
+        file.unlink()  # the second attempt must fetch it again, by its digest
+    (run_dir / "go").touch()
+    eventually(lambda: "run_ended" in (run_dir / "events.jsonl").read_text(), "the run is over")
+    seen = {path.name: path.read_text().split() for path in run_dir.glob("seen-*")}
+    assert seen == {f"seen-{attempt}-{rank}": [str(rank), "busybox"] for attempt in (0, 1) for rank in (0, 1)}
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    ready = [event["digest"] for event in events if event["kind"] == "image_ready"]
+    assert ready == [record["digest"], record["digest"]]
+    assert events[-1]["outcome"] == "finished"
+
+
+def test_a_script_without_steps_runs_inside_as_a_whole(
+    steps: tuple[Steps, str], eventually: Callable[..., Any]
+) -> None:
+    user, image = steps
+    words = ("submit", "--parsable", "-n1", "--image", image, "--mount", ".", "--output", "out-%j")
+    said = user.run(*SOVCTL, *words, "--", "sh", "-c", "cat /etc/marker; pwd")
+    assert said.returncode == 0, said.stderr
+    out = user.work_dir / f"out-{said.stdout.strip()}"
+    eventually(lambda: out.exists() and "run_ended" in _events(user, said.stdout.strip()), "the run is over")
+    # What is said while the image is loaded stands there too.
+    assert [line for line in out.read_text().splitlines() if not line.startswith("sovctl: ")] == [
+        "busybox",
+        str(user.work_dir),
+    ]
+
+
+def test_a_wrong_image_is_refused_before_anything_is_submitted(steps: tuple[Steps, str]) -> None:
+    user, image = steps
+    for name, status in ((f"{image}-gone", 1), ("127.0.0.1:1/none", 75), ("./none.sqsh", 2)):
+        said = user.run(*SOVCTL, "submit", "-n1", "--image", name, "--", "true")
+        assert (said.returncode, said.stdout) == (status, ""), said.stderr
+    assert user.run("squeue", "-h", "--me").stdout == ""
+
+
+def _events(user: Steps, job: str) -> str:
+    found = list((user.work_dir / ".sovctl" / "runs").glob(f"*-{job}-*/events.jsonl"))
+    return found[0].read_text() if found else ""

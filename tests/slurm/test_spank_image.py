@@ -283,3 +283,25 @@ def test_kill_9_leaves_no_mount_and_no_loop_device(
     step.kill()
     step.communicate()
     assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def test_a_run_tells_the_plugin_by_its_variables(
+    place: Path, image_lab: cluster.Lab, user: str, eventually: Callable[..., object]
+) -> None:
+    work = place / "work"
+    work.mkdir()
+    if user:
+        os.chown(work, pwd.getpwnam(user).pw_uid, -1)
+    script = work / "train.sbatch"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH -n1 --output=/dev/null\n[ -e /etc/image ] && exit 3\n"
+        'srun /bin/sh -c \'cat /etc/image >"$SOVCTL_RUN_DIR/seen"; ls /opt >>"$SOVCTL_RUN_DIR/seen"\'\n'
+    )
+    run = Training(image_lab, work, TrainingSpec(), user)
+    words = ("submit", "--parsable", f"--chdir={work}", "--runtime=spank", f"--image={place}/a.sqsh", str(script))
+    said = run.sovctl(*words)
+    events = work / ".sovctl" / "runs"
+    eventually(lambda: "run_ended" in "".join(path.read_text() for path in events.glob("*/events.jsonl")), "its end")
+    (seen,) = events.glob(f"*-{said.stdout.strip()}-*/seen")
+    # Of the host's /opt only what leads to the run directory is there.
+    assert seen.read_text().splitlines() == ["from the image", place.name]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -299,6 +300,17 @@ def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: s
     assert all(re.match(r"pipe:|socket:|/dev/null|/dev/pts", fd) for fd in fds), fds
     assert ["NoNewPrivs:", "1"] in found["status"]
     assert {line[1] for line in found["status"] if line[0] != "NoNewPrivs:"} == {"0" * 16}
+
+
+def test_a_private_network_hides_abstract_sockets(spank_lab: cluster.Lab, user: str) -> None:
+    look = "import socket as s; a = s.create_server(('127.0.0.1', 0)); s.create_connection(a.getsockname()); "
+    look += "print(open('/proc/net/unix').read().count('@sovctl-net-test'), len(s.if_nameindex()))"
+    with socket.socket(socket.AF_UNIX) as outside:
+        outside.bind("\0sovctl-net-test")
+        private = run(spank_lab, user, "srun", "-n2", "--sov-private-network", "python3", "-c", look).stdout
+        shared = run(spank_lab, user, "srun", "-n1", "--sov-isolate", "python3", "-c", look).stdout
+    assert private.splitlines() == ["0 1", "0 1"]
+    assert shared.split()[0] == "1"
 
 
 def test_a_rule_isolates_whoever_does_not_ask(spank_lab: cluster.Lab, user: str, rules: Callable[[str], None]) -> None:

@@ -118,6 +118,8 @@ class Run:
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
         self.silent_slurmds: set[str] = set()
+        self.image: Any = None
+        """The image of the run; None: it has none."""
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -164,6 +166,7 @@ class Run:
             lemons=lambda: frozenset(self.lemons),
             site_answers=lambda job_id: tuple(self.site_answers),
         )
+        ports = replace(ports, image=self.image)
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 
@@ -245,6 +248,9 @@ class Run:
         return f"/runs/attempts/{attempt}/{name}"
 
     def guard_requeue(self, attempt: int) -> str:
+        return f"/runs/attempts/{attempt}/bin"
+
+    def put_before(self, attempt: int, name: str, text: str) -> str:
         return f"/runs/attempts/{attempt}/bin"
 
     def requeue_asked(self, attempt: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from format_builders import hf_trainer
 from run_fakes import NOW, XID79, FakeChild, Run
 
-from sovctl.errors import CommandFailed
+from sovctl.errors import CommandFailed, SovctlError, TryLaterError
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
@@ -62,6 +62,55 @@ def test_the_script_knows_its_run() -> None:
     assert environment["SOVCTL_RUN_ID"] == "lab-1-1795384000"
     assert (environment["SOVCTL_ATTEMPT"], environment["SOVCTL_RESUME_FROM"]) == ("0", "")
     assert (environment["SLURM_KILL_BAD_EXIT"], environment["PATH"]) == ("1", "/runs/attempts/0/bin:/bin")
+
+
+class AnImage:
+    """An image that can be there or not."""
+
+    def __init__(self, *problems: SovctlError | None) -> None:
+        self.problems = list(problems)
+
+    def prepare(self) -> str:
+        problem = self.problems.pop(0)
+        if problem is not None:
+            raise problem
+        return "sha256:1"
+
+    def enter(self, argv: Any, env: Any, attempt: int) -> Any:
+        return argv, {**env, "INSIDE": str(attempt)}
+
+
+def test_a_script_starts_when_its_image_is_there() -> None:
+    run = Run()
+    run.image = AnImage(None)
+    ends(run, 0)
+    assert run.attempt() == 0
+    assert run.of("image_ready")[0]["digest"] == "sha256:1"
+    assert run.environments[0]["INSIDE"] == "0"
+
+
+def test_a_registry_that_does_not_answer_holds_the_run() -> None:
+    run = Run()
+    run.image = AnImage(TryLaterError("reg does not answer"))
+    run.attempt()
+    assert run.children == []
+    assert run.slurm.job(run.job_id).priority == 0
+    assert "reg does not answer" in run.of("held")[0]["why"]
+
+
+def test_a_wrong_image_fails_the_run_only_before_its_first_attempt() -> None:
+    run = Run()
+    run.image = AnImage(SovctlError("no such image"))
+    with pytest.raises(SovctlError, match="no such image"):
+        run.attempt()
+    later = Run()
+    later.image = AnImage(None, SovctlError("no such image"))
+    fault(later)
+    later.attempt()
+    later.await_start()
+    later.attempt()
+    assert len(later.children) == 1
+    assert "no such image" in later.of("held")[0]["why"]
 
 
 def test_progress_is_written_down_once() -> None:

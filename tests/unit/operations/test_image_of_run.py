@@ -1,0 +1,108 @@
+"""How a script is started when its run has an image."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovctl.errors import SovctlError, UsageError
+from sovctl.isolation.inside import Inside
+from sovctl.operations.image_of_run import ImagePlaces, RunImage
+
+ENV = {"PATH": "/usr/bin:/bin", "SOVCTL_RUN_DIR": "/runs/1", "SOVCTL_CHECKPOINT_DIR": "/gone", "HOME": "/home/u"}
+ME = ("/opt/py thon", "-P", "-m", "sovctl")
+
+
+class Places:
+    """The outside of a run with an image."""
+
+    def __init__(self, front: str = "/runs/1/attempts/0/bin", offers: bool = True) -> None:
+        self.front = front
+        self.offers = offers
+        self.programs: dict[str, str] = {}
+        self.configs: list[Mapping[str, Any]] = []
+
+    def put_before(self, attempt: int, name: str, text: str) -> str:
+        self.programs[name] = text
+        return self.front
+
+    def is_directory(self, path: str) -> bool:
+        return path != "/gone"
+
+    def make(self, run_dir: str, image: str, config: Mapping[str, Any]) -> str:
+        self.configs.append(config)
+        return f"{run_dir}/bundle"
+
+    def of(self, inside: Inside) -> RunImage:
+        def fetch(_inside: Inside, _run_dir: str) -> tuple[str, str]:
+            return "/cache/i.sqsh", "sha256:1"
+
+        return RunImage(
+            inside, "/runs/1", ME, ImagePlaces(fetch, self.put_before, self, lambda _option: self.offers, (7, 8))
+        )
+
+
+def test_steps_of_the_built_in_runtime_go_through_our_srun() -> None:
+    places = Places()
+    image = places.of(Inside("reg/img:1", ("/a b:/c:ro",)))
+    assert image.prepare() == "sha256:1"
+    argv, env = image.enter(["/runs/1/script", "x"], {**ENV, "PATH": f"{places.front}:/usr/bin"}, 0)
+    assert argv == ["/runs/1/script", "x"]
+    assert env["PATH"] == f"{places.front}:/usr/bin"
+    assert list(places.programs) == ["srun"]
+
+
+def test_our_srun_passes_every_word_on(tmp_path: Path) -> None:
+    stand_in = tmp_path / "py thon"
+    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    stand_in.chmod(0o755)
+    places = Places(str(tmp_path))
+    RunImage(
+        Inside("reg/img:1", ("/it's:/c",)),
+        "/runs/1",
+        (str(stand_in), "-m", "sovctl"),
+        ImagePlaces(lambda _a, _b: ("", ""), places.put_before, places),
+    ).enter(["s"], ENV, 0)
+    srun = tmp_path / "srun"
+    srun.write_text(places.programs["srun"])
+    srun.chmod(0o755)
+    said = subprocess.run([str(srun), "-N2", "a  b", "$x", "*"], capture_output=True, text=True, check=True).stdout
+    own = ["-m", "sovctl", "step", str(tmp_path), "--image=reg/img:1", "--mount=/it's:/c", "--"]
+    assert said.splitlines() == [*own, "-N2", "a  b", "$x", "*"]
+
+
+def test_a_whole_script_is_started_by_exec() -> None:
+    argv, env = Places().of(Inside(whole_script=True)).enter(["/s", "a"], ENV, 0)
+    assert argv == [*ME, "exec", "--isolate", "--", "/s", "a"]
+    assert env == ENV
+
+
+def test_plugins_are_told_by_variables_and_must_be_there() -> None:
+    image = Places().of(Inside("x", runtime="pyxis"))
+    image.prepare()
+    _, env = image.enter(["/s"], ENV, 0)
+    assert env["PYXIS_CONTAINER_IMAGE"] == "/cache/i.sqsh"
+    assert env["PYXIS_CONTAINER_MOUNTS"] == "/runs/1:/runs/1"
+    with pytest.raises(SovctlError, match="srun knows no --container-image here"):
+        Places(offers=False).of(Inside("x", runtime="pyxis")).prepare()
+
+
+def test_slurms_own_containers_get_a_bundle() -> None:
+    places = Places()
+    image = places.of(Inside("x", ("/d",), runtime="slurm"))
+    image.prepare()
+    _, env = image.enter(["/s"], ENV, 0)
+    assert env["SRUN_CONTAINER"] == "/runs/1/bundle"
+    assert {"/d", "/runs/1"} <= {mount["destination"] for mount in places.configs[0]["mounts"]}
+    assert places.configs[0]["linux"]["uidMappings"][0]["hostID"] == 7
+
+
+def test_a_mount_that_this_runtime_cannot_name_is_refused() -> None:
+    image = Places().of(Inside("x", ("/a,b",), runtime="spank"))
+    image.prepare()
+    with pytest.raises(UsageError, match="commas"):
+        image.enter(["/s"], ENV, 0)
