@@ -9,7 +9,7 @@ from sovctl.adapters.journal import FileJournal
 from sovctl.adapters.node_records import shared_ledgers
 from sovctl.errors import SovctlError
 
-_OF_THE_SITE = ("watch", "sweep", "hand")
+_OF_THE_SITE = ("watch", "sweep", "hand", "spare")
 
 
 class SiteRecordFiles:
@@ -19,7 +19,7 @@ class SiteRecordFiles:
         self._directory = journal_dir
 
     def journals(self) -> dict[str, Path]:
-        """Each journal by name: `watch`, `sweep`, `hand` and `nodes/<node>`."""
+        """Each journal by name: `watch`, `sweep`, `hand`, `spare` and `nodes/<node>`."""
         found = {name: self._directory / f"{name}.jsonl" for name in _OF_THE_SITE}
         try:
             nodes = sorted((self._directory / "nodes").glob("[!.]*.jsonl"))

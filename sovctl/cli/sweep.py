@@ -45,14 +45,14 @@ def run(argv: Sequence[str]) -> int:
         _say("health.act is false: observing only")
     with wiring.sweep_turn(config, act=act), progress("asking the nodes"):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
-        tested = _test_a_spare(config) if act and not options.node else ""
+        of_spares = (_test_a_spare(config), *_spares_short(config)) if act and not options.node else ()
     if options.json:
         print_json(_SCHEMA, _record(outcome, act=act))
     elif options.dry_run:
         _print_commands(outcome)
     else:
         _print_table(outcome, everything=options.all)
-    for words in filter(None, (*outcome.alarms, *outcome.notes, tested)):
+    for words in filter(None, (*outcome.alarms, *outcome.notes, *of_spares)):
         _say(words)
     return EXIT_NODE_FAILED if outcome.failed else EXIT_DONE
 
@@ -68,6 +68,16 @@ def _test_a_spare(config: Config) -> str:
     except SovctlError as error:
         return f"no spare was tested: {error.message}"
     return f"spare {done.node} was tested: {done.outcome}: {done.why}" if done is not None else ""
+
+
+def _spares_short(config: Config) -> tuple[str, ...]:
+    """What is new about how many spares are left; nothing where none are kept."""
+    from sovctl.operations.spares import tell_shortage
+
+    try:
+        return tell_shortage(wiring.spare_classes(config), wiring.spare_ports(config))
+    except SovctlError as error:
+        return (f"spares were not counted: {error.message}",)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from sovctl.recovery.spares import (
 
 TEST_COMMAND = "sovctl health burn-in"
 """One piece, the one that is due; it ends by itself when a job comes."""
+_SHORT, _ENOUGH = "spares-short", "spares-enough"
 _QOS_KNOWN_S = 10.0
 """So long slurmdbd may take to tell slurmctld of a QOS."""
 
@@ -221,6 +222,27 @@ def _events(journal: Journal) -> list[dict[str, Any]]:
         return journal.events()
     except SovctlError:
         return []
+
+
+def tell_shortage(classes: Classes, ports: SparePorts) -> tuple[str, ...]:
+    """Write down once that a partition is short of spares, and once that it is not any more; in words what is new.
+
+    The journal entry is what people are told of (`[alerts]`). Raises SovctlError when Slurm does not answer.
+    """
+    events = _events(ports.journal)
+    if not any(spares_set(events).values()):
+        return ()
+    last = {event.get("partition"): event["kind"] for event in events if event.get("kind") in (_SHORT, _ENOUGH)}
+    news = []
+    for item in status("", classes, ports):
+        kind = _SHORT if item.short else _ENOUGH
+        if last.get(item.partition, _ENOUGH) == kind:
+            continue
+        words = f"partition {item.partition}: {item.left} of {item.wanted} spares left"
+        words += f", out of service: {', '.join(item.out[:8])}" if item.out else ""
+        ports.journal.append(kind, partition=item.partition, left=item.left, wanted=item.wanted, words=words)
+        news.append(words)
+    return tuple(news)
 
 
 # Testing them while they wait

@@ -177,6 +177,22 @@ def test_status_is_of_the_partitions_with_spares() -> None:
 # Tests while they wait
 
 
+def test_a_shortage_is_told_once_and_its_end_once() -> None:
+    site = Site()
+    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    site.set(2)
+    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    victim = site.slurm.views[0]
+    site.slurm.views[0] = replace(victim, state=NodeState("DOWN"))
+    assert spares.tell_shortage(CLASSES, site.ports) == (
+        f"partition main: 1 of 2 spares left, out of service: {victim.name}",
+    )
+    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    site.slurm.views[0] = victim
+    assert spares.tell_shortage(CLASSES, site.ports) == ("partition main: 2 of 2 spares left",)
+    assert site.kinds()[-2:] == ["spares-short", "spares-enough"]
+
+
 def test_idle_spares_are_tested_in_turn() -> None:
     site = Site()
     assert spares.test_next(site.ports, 3600.0, 60.0) is None
