@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import site_ledger
+import site_spares
 from report import Figure, figure, publish
 
 from sovctl.adapters.alive import AliveFile, AliveMarks
@@ -222,7 +224,13 @@ def peak_mb(pid: int) -> float:
     return int(found[1]) / 1000
 
 
-TOPICS: dict[str, Callable[[], list[Figure]]] = {"death": death, "idle": idle, "large": large}
+TOPICS: dict[str, Callable[[], list[Figure]]] = {
+    "death": death,
+    "idle": idle,
+    "large": large,
+    "spares": site_spares.measure,
+    "ledger": site_ledger.measure,
+}
 
 
 def main() -> None:
