@@ -94,7 +94,7 @@ def settings() -> tuple[Key, ...]:
             key = f"{section.name}.{name}"
             if name not in words:
                 raise ValueError(f"{key} has no text below it in sovctl/config.py that says what it means")
-            unit = "s" if name.endswith("_s") or name == "seconds" else ""
+            unit = "s" if name.endswith("_s") or name == "seconds" else "h" if name.endswith("_hours") else ""
             found.append(Key(key, json.dumps(default), unit, config.is_site_only(key), words[name]))
     return tuple(found)
 
