@@ -150,7 +150,7 @@ def _of_sovctl(tree: Command) -> str:
 
 def _of_group(group: Command) -> str:
     name = f"sovctl-{group.path[0]}"
-    leaves = [command for command in group.every() if not command.commands]
+    leaves = [command for command in group.every() if command.does]
     if leaves == [group]:
         parts = [man.synopsis([group]), man.single(group)]
     else:

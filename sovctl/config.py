@@ -239,7 +239,7 @@ class IsolationConfig:
     allow_env: str = ""
     """Patterns of variables that pass with a clean environment, beside the built-in ones."""
     runtime: str = "bubblewrap"
-    """Of `sovctl submit --image`: bubblewrap, spank, pyxis, slurm, apptainer, charliecloud or podman."""
+    """Of `sovctl submit` with an image: bubblewrap, spank, pyxis, slurm, apptainer, charliecloud or podman."""
     plain_http: str = ""
     """Registries (host:port) that are spoken to without TLS."""
     pull_timeout_s: float = 3600.0
@@ -271,9 +271,9 @@ class AlertsConfig:
     kinds: str = "incident run-held limit spares-short"
     """What is told, with blanks in between; there is also `run-ended`."""
     subject: str = ""
-    """A template; empty: `sovctl on $cluster: $what`."""
+    """A template, with the words of `alerts.text`; empty: cluster and what happened."""
     text: str = ""
-    """A template of the body, with $what, $kind, $where, $when, $cluster, $next."""
+    """A template of the body, with `$what`, `$kind`, `$where`, `$when`, `$cluster`, `$next`; empty: all of them."""
     limit_per_hour: int = 20
     """So many messages on each channel; what is above comes as one when there is room again."""
     timeout_s: float = 10.0

@@ -92,11 +92,21 @@ def status(partition: PartitionName = "", as_json: Json = False) -> int:
 @app.command()
 def advise(
     partition: PartitionName = "",
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that may fail; those of the partition.")] = None,
-    failures: Annotated[int | None, typer.Option(min=0, help="Counted failures; else the journal's.")] = None,
-    node_hours: Annotated[float | None, typer.Option(min=0.001, help="Nodes times hours they were counted in.")] = None,
-    repair_hours: Annotated[float | None, typer.Option(min=0.001, help="Mean time until a node is back.")] = None,
-    present: Annotated[int | None, typer.Option("--spares", min=0, help="Spares there are; else those set.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Nodes that may fail; those of the partition.")
+    ] = None,
+    failures: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Counted failures; else the journal's.")
+    ] = None,
+    node_hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.001, help="Nodes times hours they were counted in.")
+    ] = None,
+    repair_hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.001, help="Mean time until a node is back.")
+    ] = None,
+    present: Annotated[
+        int | None, typer.Option("--spares", metavar="N", min=0, help="Spares there are; else those set.")
+    ] = None,
     short: Annotated[
         float | None, typer.Option("--short", metavar="P", help="Accepted probability of running short.")
     ] = None,

@@ -55,6 +55,7 @@ _OF_OPTION = {
     "dependency": "job",
     "open-mode": "append truncate",
     "checkpoint-format": " ".join(CHOICES),
+    "role": "node controller login",
     "runtime": "bubblewrap apptainer charliecloud podman",
 }
 """Long name -> what completes its value: a kind, or the words themselves."""
@@ -104,6 +105,11 @@ class Command:
     """Preformatted text behind the options: examples, statuses."""
     commands: tuple[Command, ...] = ()
 
+    @property
+    def does(self) -> bool:
+        """Whether it does something itself, with or without commands below it."""
+        return not self.commands or any(option != HELP for option in self.options)
+
     def every(self) -> Iterator[Command]:
         """This command and all below it."""
         yield self
@@ -143,12 +149,13 @@ def _of_typer(path: tuple[str, ...], command: Any, summary: str = "") -> Command
     options = tuple(_typer_option(param) for param in params if param.param_type_name == "option")
     arguments = tuple(_typer_argument(param) for param in params if param.param_type_name == "argument")
     below = getattr(command, "commands", {})
+    word = "[COMMAND]" if getattr(command, "invoke_without_command", False) else "COMMAND" if below else ""
     commands = tuple(_of_typer((*path, name), item) for name, item in below.items() if not item.hidden)
     return Command(
         path,
         summary or _first_sentence(description),
         description,
-        _usage(arguments, bool(commands)),
+        _usage(arguments, word),
         (*options, HELP),
         arguments,
         f"Example: {example}" if example else "",
@@ -203,7 +210,7 @@ def _of_argparse(path: tuple[str, ...], parser: argparse.ArgumentParser, summary
         path,
         summary or _first_sentence(description),
         description,
-        usage or _usage(tuple(arguments), bool(commands)),
+        usage or _usage(tuple(arguments), "COMMAND" if commands else ""),
         (*options, HELP),
         tuple(arguments),
         (parser.epilog or "").strip("\n"),
@@ -286,8 +293,8 @@ def _completes(name: str, value: str) -> str:
     return _OF_OPTION.get(name.lstrip("-"), _VALUES.get(value, "")) if value else ""
 
 
-def _usage(arguments: tuple[Argument, ...], group: bool) -> str:
-    words = ["COMMAND"] if group else []
+def _usage(arguments: tuple[Argument, ...], command: str) -> str:
+    words = [command] if command else []
     words.append("[OPTIONS]")
     for item in arguments:
         name = item.name + ("..." if item.many else "")
