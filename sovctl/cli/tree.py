@@ -17,6 +17,8 @@ from typing import Any
 
 from sovctl.checkpoint.formats.registry import CHOICES
 from sovctl.cli.main import GROUPS, Group
+from sovctl.isolation.inside import KNOWN
+from sovctl.site.catalogue import Role
 
 _EXAMPLE = re.compile(r"^\s*examples?:\s*", re.IGNORECASE | re.MULTILINE)
 _HELP_LINE = re.compile(r"^  (-\S+(?:,? [^\s-]\S*|, --?\S+)*)(?:\s{2,}(.*))?$")
@@ -55,8 +57,8 @@ _OF_OPTION = {
     "dependency": "job",
     "open-mode": "append truncate",
     "checkpoint-format": " ".join(CHOICES),
-    "role": "node controller login",
-    "runtime": "bubblewrap apptainer charliecloud podman",
+    "role": " ".join(Role),
+    "runtime": " ".join(KNOWN),
 }
 """Long name -> what completes its value: a kind, or the words themselves."""
 KINDS = frozenset({*_VALUES.values(), *(kind for kind in _OF_OPTION.values() if " " not in kind)})
