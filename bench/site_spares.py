@@ -43,7 +43,9 @@ class SpareBench(Bench):
     def keep_spares(self, count: int) -> float:
         """Seconds that `sovctl spare set` takes."""
         began = time.monotonic()
-        os.environ["SOVCTL_SPARE_GRACE_S"] = str(GRACE_S)
+        settings = self.lab.layout.site_config
+        if "[spare]" not in settings.read_text():
+            settings.write_text(f"{settings.read_text()}\n[spare]\ngrace_s = {float(GRACE_S)}\n")
         self.runner.run([sys.executable, "-P", "-m", "sovctl", "spare", "set", str(count)], timeout_s=120)
         return time.monotonic() - began
 

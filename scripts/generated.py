@@ -94,7 +94,7 @@ def settings() -> tuple[Key, ...]:
             key = f"{section.name}.{name}"
             if name not in words:
                 raise ValueError(f"{key} has no text below it in sovctl/config.py that says what it means")
-            unit = "s" if name.endswith("_s") or name == "seconds" else ""
+            unit = "s" if name.endswith("_s") or name == "seconds" else "h" if name.endswith("_hours") else ""
             found.append(Key(key, json.dumps(default), unit, config.is_site_only(key), words[name]))
     return tuple(found)
 
@@ -150,7 +150,7 @@ def _of_sovctl(tree: Command) -> str:
 
 def _of_group(group: Command) -> str:
     name = f"sovctl-{group.path[0]}"
-    leaves = [command for command in group.every() if not command.commands]
+    leaves = [command for command in group.every() if command.does]
     if leaves == [group]:
         parts = [man.synopsis([group]), man.single(group)]
     else:

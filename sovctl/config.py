@@ -217,7 +217,7 @@ class SpareConfig:
     short_probability: float = 0.01
     """How often a moment may find no spare, for `sovctl spare advise`."""
     repair_hours: float = 72.0
-    """Until a failed node is back, as long as the journal knows of too few repairs."""
+    """Mean time until a failed node is back, as long as the journal knows of too few repairs."""
     test_every_s: float = 21600.0
     """An idle spare gets a piece of the burn-in so often, by `sovctl sweep --act`; 0: never."""
 
@@ -239,7 +239,7 @@ class IsolationConfig:
     allow_env: str = ""
     """Patterns of variables that pass with a clean environment, beside the built-in ones."""
     runtime: str = "bubblewrap"
-    """Of `sovctl submit --image`: bubblewrap, spank, pyxis, slurm, apptainer, charliecloud or podman."""
+    """Of `sovctl submit` with an image: bubblewrap, spank, pyxis, slurm, apptainer, charliecloud or podman."""
     plain_http: str = ""
     """Registries (host:port) that are spoken to without TLS."""
     pull_timeout_s: float = 3600.0
@@ -257,21 +257,25 @@ class AlertsConfig:
     email_to: str = ""
     """Addresses with blanks in between."""
     email_from: str = ""
-    """Empty: sovctl@ and the name of this host."""
+    """The sender; empty: sovctl@ and the name of this host."""
     smtp_host: str = "localhost"
+    """The mail server."""
     smtp_port: int = 25
+    """Its port; most servers take `starttls` on 587 and `tls` on 465."""
     smtp_security: str = "none"
     """`none`, `starttls` or `tls`."""
     smtp_user: str = ""
+    """Who logs in there; empty: nobody."""
     smtp_password_file: str = ""
+    """Its first line is the password: a file that others cannot read."""
     kinds: str = "incident run-held limit spares-short"
-    """With blanks in between; there is also `run-ended`."""
+    """What is told, with blanks in between; there is also `run-ended`."""
     subject: str = ""
-    """A template; empty: `sovctl on $cluster: $what`."""
+    """A template, with the words of `alerts.text`; empty: cluster and what happened."""
     text: str = ""
-    """A template of the body, with $what, $kind, $where, $when, $cluster, $next."""
+    """A template of the body, with `$what`, `$kind`, `$where`, `$when`, `$cluster`, `$next`; empty: all of them."""
     limit_per_hour: int = 20
-    """Messages on each channel; what is above comes as one when there is room again."""
+    """So many messages on each channel; what is above comes as one when there is room again."""
     timeout_s: float = 10.0
     """One try to send gets so long."""
     keep_s: float = 604800.0
@@ -314,7 +318,7 @@ class Config:
 
 SITE_ONLY = frozenset(
     {
-        *("node", "health", "watch", "sweep", "burn_in", "cluster", "probes"),
+        *("node", "health", "watch", "sweep", "burn_in", "spare", "cluster", "probes"),
         *("isolation.allow_images", "isolation.allow_mounts"),
     }
 )

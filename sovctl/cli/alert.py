@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import Parser
+from sovctl.cli.json_output import print_json
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import Config, load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, ConfigError, SovctlError
@@ -29,27 +31,30 @@ _INTERVAL_S = 2.0
 
 def run(argv: Sequence[str]) -> int:
     """Run `sovctl alert ARGV` and return its exit status."""
-    form = argparse.RawDescriptionHelpFormatter
-    words = "Messages to people: [alerts] in the configuration says who gets which, and how."
-    parser = argparse.ArgumentParser(prog="sovctl alert", description=words, epilog=_EXAMPLES, formatter_class=form)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    test = verbs.add_parser(
-        "test", help="Send a message now, by each way out.", epilog="example: sovctl alert test", formatter_class=form
-    )
-    test.add_argument("--dry-run", action="store_true", help="print it and send nothing")
-    listed = verbs.add_parser(
-        "ls", help="What did not get through yet.", epilog="example: sovctl alert ls --json", formatter_class=form
-    )
-    listed.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    send = verbs.add_parser(
-        "send", help="Try to send what waits, now.", epilog="example: sovctl alert send", formatter_class=form
-    )
-    send.add_argument("--dry-run", action="store_true", help="say how many would be sent")
-    options = parser.parse_args(list(argv))
+    options = make_parser().parse_args(list(argv))
     config = load_config()
     if options.verb == "test":
         return _test(config, dry_run=options.dry_run)
     return _list(config, as_json=options.json) if options.verb == "ls" else _send(config, dry_run=options.dry_run)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl alert`."""
+    words = "Messages to people: [alerts] in the configuration says who gets which, and how."
+    parser = Parser(prog="sovctl alert", description=words, epilog=_EXAMPLES)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    test = _verb(verbs, "test", "Send a message now, by each way out.", "example: sovctl alert test")
+    test.add_argument("--dry-run", action="store_true", help="print it and send nothing")
+    listed = _verb(verbs, "ls", "What did not get through yet.", "example: sovctl alert ls --json")
+    listed.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    send = _verb(verbs, "send", "Try to send what waits, now.", "example: sovctl alert send")
+    send.add_argument("--dry-run", action="store_true", help="say how many would be sent")
+    return parser
+
+
+def _verb(verbs: Any, name: str, words: str, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=words, epilog=example)
+    return made
 
 
 def _test(config: Config, *, dry_run: bool) -> int:
@@ -96,7 +101,7 @@ def _list(config: Config, *, as_json: bool) -> int:
     problems = {name: book.get("problem", "") for name, book in state.items() if isinstance(book, dict)}
     if as_json:
         alerts = [{**item.alert.record(), "channels": list(item.channels)} for item in waiting]
-        print(json.dumps({"schema": "sovctl.alerts/1", "waiting": alerts, "problems": problems}, allow_nan=False))
+        print_json("sovctl.alerts/1", {"waiting": alerts, "problems": problems})
         return EXIT_DONE
     for item in waiting:
         print(printable(f"{clock_time(item.alert.at)}  {','.join(item.channels)}  {item.alert.what}"))

@@ -42,7 +42,8 @@ class Parser(argparse.ArgumentParser):
         choice = _CHOICE.search(message)
         if choice:
             known = next((list(item.choices) for item in self._actions if item.choices and _named(item, choice)), [])
-            words = f"there is no {choice['name']} {choice['typed']!r}{nearest(choice['typed'], known, listed=True)}"
+            typed = choice["typed"]
+            words = f"there is no {_word(choice['name'])} {typed!r}{nearest(typed, known, listed=True)}"
         else:
             words = message
         raise UsageError(words, hint=f"See: {self.prog} --help")
@@ -70,6 +71,11 @@ def nearest(typed: str, known: Iterable[str], *, listed: bool = False) -> str:
 
 def _named(action: argparse.Action, choice: re.Match[str]) -> bool:
     return choice["name"] in (action.metavar, action.dest, "/".join(action.option_strings))
+
+
+def _word(name: str) -> str:
+    """A metavar as a word: COMMAND is a command."""
+    return name.lower() if name.isupper() else name
 
 
 def _unknown(word: str, known: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,16 +55,16 @@ def everything(
     pairs = dict(pair.partition("=")[::2] for pair in told or []) if node else None
     ports, settings = wiring.doctor(directory or [], ask_nodes=nodes, told=pairs)
     found = diagnose(ports, settings)
-    print(json.dumps(_record(found)) if as_json else _table(found))
+    if as_json:
+        print_json("sovctl.doctor/1", _record(found))
+    else:
+        print(_table(found))
     return EXIT_FAILED if found.worst is State.FAIL else EXIT_DONE
 
 
 def _record(found: Diagnosis) -> dict[str, object]:
-    from sovctl.site.line import SCHEMA as DOCTOR_SCHEMA
-
     machine = found.machine
     return {
-        "schema": DOCTOR_SCHEMA,
         "node": machine.node,
         "at": machine.at,
         "version": machine.version,

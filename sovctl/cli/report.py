@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import Parser
+from sovctl.cli.json_output import print_json
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.words import clock_time, printable
 from sovctl.config import load_config
@@ -20,7 +21,7 @@ from sovctl.errors import EXIT_DONE, SovctlError, UsageError
 from sovctl.ledger.intervals import MeanTime
 from sovctl.ledger.period import since
 from sovctl.ledger.report import ChainFigure, NamedCount, Report
-from sovctl.ledger.report_json import report_record
+from sovctl.ledger.report_json import SCHEMA, report_record
 from sovctl.recovery.explain import duration
 
 _EXAMPLES = """\
@@ -34,16 +35,7 @@ _SHOWN = 12
 
 def run(argv: Sequence[str]) -> int:
     """Run `sovctl report ARGV` and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="sovctl report",
-        description="How often runs failed, how long each stage of the way back took, and what was lost.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--since", default="30d", metavar="WHEN", help="30d, 12h, 8w, or a day (default: 30d)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--html", metavar="FILE", help="write one self-contained page; - is stdout")
-    options = parser.parse_args(list(argv))
+    options = make_parser().parse_args(list(argv))
     config = load_config()
     # A hundred thousand records that all stay until the end: looking for garbage among them is a third of the time.
     gc.disable()
@@ -55,10 +47,23 @@ def run(argv: Sequence[str]) -> int:
     if options.html:
         _write_page(options.html, found)
     if options.json:
-        print(json.dumps(report_record(found), allow_nan=False))
+        print_json(SCHEMA, report_record(found))
     elif not options.html:
         print_report(found)
     return EXIT_DONE
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sovctl report`."""
+    parser = Parser(
+        prog="sovctl report",
+        description="How often runs failed, how long each stage of the way back took, and what was lost.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--since", default="30d", metavar="WHEN", help="30d, 12h, 8w, or a day (default: 30d)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--html", metavar="FILE", help="write one self-contained page; - is stdout")
+    return parser
 
 
 def _since(words: str) -> float:

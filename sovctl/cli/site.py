@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, UsageError
@@ -35,6 +35,7 @@ _ConfDir = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")]
+_CHANGE, _STATUS, _LINES = "sovctl.site.change/1", "sovctl.site.status/1", "sovctl.site.lines/1"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,7 +68,7 @@ def install(
     places = wiring.site_places(prefix, conf_dir)
     found = put(ports, places, _roles(role), spank=spank, version=__version__, dry_run=dry_run)
     if as_json:
-        print(json.dumps(_record(found, dry_run=dry_run)))
+        print_json(_CHANGE, {"dry_run": dry_run, **_record(found)})
         return EXIT_DONE
     _show_steps(found.steps, dry_run=dry_run)
     _show_lines(found.lines, found.slurm_problem)
@@ -86,12 +87,11 @@ def uninstall(
 
     Example: sovctl site uninstall --dry-run
     """
-    from sovctl.operations.site import SCHEMA
     from sovctl.operations.site import uninstall as take
 
     steps = take(wiring.site(root), force=force, dry_run=dry_run)
     if as_json:
-        print(json.dumps({"schema": SCHEMA, "dry_run": dry_run, "files": [_file(step) for step in steps]}))
+        print_json(_CHANGE, {"dry_run": dry_run, "files": [_file(step) for step in steps]})
     else:
         _show_steps(steps, dry_run=dry_run)
     return EXIT_DONE
@@ -107,7 +107,7 @@ def status(root: _Root = Path("/"), as_json: _Json = False) -> int:
 
     found = look(wiring.site(root), wiring.site_places("/usr/local", ""))
     if as_json:
-        print(json.dumps(_record(found, dry_run=False)))
+        print_json(_STATUS, _record(found))
         return EXIT_DONE
     if not found.steps:
         print("nothing is installed here by `sovctl site install`")
@@ -122,12 +122,11 @@ def lines(prefix: _Prefix = "/usr/local", conf_dir: _ConfDir = "", as_json: _Jso
 
     Example: sovctl site lines --prefix /usr
     """
-    from sovctl.operations.site import SCHEMA
     from sovctl.operations.site import lines as ask
 
     found, problem = ask(wiring.site(Path("/")), wiring.site_places(prefix, conf_dir))
     if as_json:
-        print(json.dumps({"schema": SCHEMA, "lines": [_line(one) for one in found], "slurm_problem": problem}))
+        print_json(_LINES, {"lines": [_line(one) for one in found], "slurm_problem": problem})
     else:
         _show_lines(found, problem)
     return EXIT_DONE
@@ -174,12 +173,8 @@ def _show_next(found: Outcome) -> None:
     print("# and have it looked at: sovctl doctor")
 
 
-def _record(found: Outcome, *, dry_run: bool) -> dict[str, object]:
-    from sovctl.operations.site import SCHEMA
-
+def _record(found: Outcome) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
-        "dry_run": dry_run,
         "roles": sorted(found.roles),
         "prefix": found.places.prefix,
         "files": [_file(step) for step in found.steps],

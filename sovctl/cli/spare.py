@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sovctl.cli import wiring
+from sovctl.cli.json_output import print_json
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, printable
@@ -34,7 +34,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact command
 PartitionName = Annotated[
     str, typer.Option("--partition", "-p", metavar="NAME", help="Whose spares; the default partition if left out.")
 ]
-_SCHEMA = "sovctl.spares/1"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,7 +62,7 @@ def set_(
     classes, ports = wiring.spare_classes(config), wiring.spare_ports(config)
     outcome = spares.set_spares(count, partition, classes, ports, show, dry_run=dry_run)
     if as_json:
-        print(json.dumps(_set_record(outcome, dry_run=dry_run)))
+        print_json("sovctl.spare.set/1", _set_record(outcome, dry_run=dry_run))
     else:
         _tell(outcome, dry_run=dry_run)
     if outcome.blocked and not dry_run:
@@ -80,7 +79,7 @@ def status(partition: PartitionName = "", as_json: Json = False) -> int:
     config = load_config()
     found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config))
     if as_json:
-        print(json.dumps({"schema": _SCHEMA, "partitions": [_status_record(item) for item in found]}))
+        print_json("sovctl.spares/1", {"partitions": [_status_record(item) for item in found]})
         return EXIT_DONE
     if not found:
         _say("no spares are kept; `sovctl spare advise` says how many are enough, `sovctl spare set K` keeps them")
@@ -93,11 +92,21 @@ def status(partition: PartitionName = "", as_json: Json = False) -> int:
 @app.command()
 def advise(
     partition: PartitionName = "",
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that may fail; those of the partition.")] = None,
-    failures: Annotated[int | None, typer.Option(min=0, help="Counted failures; else the journal's.")] = None,
-    node_hours: Annotated[float | None, typer.Option(min=0.001, help="Nodes times hours they were counted in.")] = None,
-    repair_hours: Annotated[float | None, typer.Option(min=0.001, help="Mean time until a node is back.")] = None,
-    present: Annotated[int | None, typer.Option("--spares", min=0, help="Spares there are; else those set.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Nodes that may fail; those of the partition.")
+    ] = None,
+    failures: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Counted failures; else the journal's.")
+    ] = None,
+    node_hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.001, help="Nodes times hours they were counted in.")
+    ] = None,
+    repair_hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.001, help="Mean time until a node is back.")
+    ] = None,
+    present: Annotated[
+        int | None, typer.Option("--spares", metavar="N", min=0, help="Spares there are; else those set.")
+    ] = None,
     short: Annotated[
         float | None, typer.Option("--short", metavar="P", help="Accepted probability of running short.")
     ] = None,
@@ -126,7 +135,7 @@ def advise(
             "nodes": advised.nodes,
             "assumed_repair": advised.assumed_repair,
         }
-        print(json.dumps({"schema": "sovctl.spare-advice/1", **record, **asdict(advised.advice)}))
+        print_json("sovctl.spare.advice/1", {**record, **asdict(advised.advice)})
     else:
         _show_advice(advised)
     return EXIT_DONE
@@ -143,7 +152,7 @@ def test(dry_run: DryRun = False, as_json: Json = False) -> int:
     config = load_config()
     done = spares.test_next(wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run)
     if as_json:
-        print(json.dumps({"schema": "sovctl.spare-test/1", "tested": asdict(done) if done else None}))
+        print_json("sovctl.spare.test/1", {"tested": asdict(done) if done else None})
     elif done is None:
         _say("no spare is idle, or none are kept")
     elif dry_run:
@@ -235,7 +244,6 @@ def _show_present(advised: Advised, present: Enough) -> None:
 
 def _set_record(outcome: SetOutcome, *, dry_run: bool) -> dict[str, object]:
     return {
-        "schema": "sovctl.spare-set/1",
         "partition": outcome.partition,
         "spares": outcome.spares,
         "dry_run": dry_run,

@@ -17,6 +17,8 @@ from typing import Any
 
 from sovctl.checkpoint.formats.registry import CHOICES
 from sovctl.cli.main import GROUPS, Group
+from sovctl.isolation.inside import KNOWN
+from sovctl.site.catalogue import Role
 
 _EXAMPLE = re.compile(r"^\s*examples?:\s*", re.IGNORECASE | re.MULTILINE)
 _HELP_LINE = re.compile(r"^  (-\S+(?:,? [^\s-]\S*|, --?\S+)*)(?:\s{2,}(.*))?$")
@@ -55,7 +57,8 @@ _OF_OPTION = {
     "dependency": "job",
     "open-mode": "append truncate",
     "checkpoint-format": " ".join(CHOICES),
-    "runtime": "bubblewrap apptainer charliecloud podman",
+    "role": " ".join(Role),
+    "runtime": " ".join(KNOWN),
 }
 """Long name -> what completes its value: a kind, or the words themselves."""
 KINDS = frozenset({*_VALUES.values(), *(kind for kind in _OF_OPTION.values() if " " not in kind)})
@@ -104,6 +107,11 @@ class Command:
     """Preformatted text behind the options: examples, statuses."""
     commands: tuple[Command, ...] = ()
 
+    @property
+    def does(self) -> bool:
+        """Whether it does something itself, with or without commands below it."""
+        return not self.commands or any(option != HELP for option in self.options)
+
     def every(self) -> Iterator[Command]:
         """This command and all below it."""
         yield self
@@ -143,12 +151,13 @@ def _of_typer(path: tuple[str, ...], command: Any, summary: str = "") -> Command
     options = tuple(_typer_option(param) for param in params if param.param_type_name == "option")
     arguments = tuple(_typer_argument(param) for param in params if param.param_type_name == "argument")
     below = getattr(command, "commands", {})
+    word = "[COMMAND]" if getattr(command, "invoke_without_command", False) else "COMMAND" if below else ""
     commands = tuple(_of_typer((*path, name), item) for name, item in below.items() if not item.hidden)
     return Command(
         path,
         summary or _first_sentence(description),
         description,
-        _usage(arguments, bool(commands)),
+        _usage(arguments, word),
         (*options, HELP),
         arguments,
         f"Example: {example}" if example else "",
@@ -203,7 +212,7 @@ def _of_argparse(path: tuple[str, ...], parser: argparse.ArgumentParser, summary
         path,
         summary or _first_sentence(description),
         description,
-        usage or _usage(tuple(arguments), bool(commands)),
+        usage or _usage(tuple(arguments), "COMMAND" if commands else ""),
         (*options, HELP),
         tuple(arguments),
         (parser.epilog or "").strip("\n"),
@@ -286,8 +295,8 @@ def _completes(name: str, value: str) -> str:
     return _OF_OPTION.get(name.lstrip("-"), _VALUES.get(value, "")) if value else ""
 
 
-def _usage(arguments: tuple[Argument, ...], group: bool) -> str:
-    words = ["COMMAND"] if group else []
+def _usage(arguments: tuple[Argument, ...], command: str) -> str:
+    words = [command] if command else []
     words.append("[OPTIONS]")
     for item in arguments:
         name = item.name + ("..." if item.many else "")

@@ -17,7 +17,6 @@ _STAMPS = tuple((stamp, stamp.value.replace(" ", "_")) for stamp in Stamp)
 def report_record(report: Report) -> dict[str, Any]:
     """Durations in seconds, moments in seconds since the epoch; what is not known is null."""
     return {
-        "schema": SCHEMA,
         "since": report.since,
         "until": report.until,
         "confidence": CONFIDENCE,

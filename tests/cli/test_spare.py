@@ -110,7 +110,7 @@ def test_what_slurm_conf_lacks_is_told_with_the_reason_and_nothing_is_done(site:
     assert (done.returncode, done.stdout, site.acts) == (3, "", [])
     assert "slurm.conf has to have: PreemptType=preempt/qos\nsovctl:   because a QOS says" in done.stderr
     record = json.loads(site.spare("set", "1", "--json").stdout)
-    assert (record["schema"], record["done"]) == ("sovctl.spare-set/1", False)
+    assert (record["schema"], record["done"]) == ("sovctl.spare.set/1", False)
     assert [need["line"] for need in record["needs"]] == ["PreemptType=preempt/qos"]
 
 
@@ -159,4 +159,4 @@ def test_advice_from_figures_that_were_typed(site: Site) -> None:
     assert done.stdout.startswith("4 spares are enough for 63 nodes, short at most 1.00% of the time\n")
     assert "the present 3 are not enough: short 1.11% of the time" in done.stdout
     record = json.loads(site.spare("advise", *words, "--json").stdout)
-    assert (record["schema"], record["spares"], record["present"]["spares"]) == ("sovctl.spare-advice/1", 4, 3)
+    assert (record["schema"], record["spares"], record["present"]["spares"]) == ("sovctl.spare.advice/1", 4, 3)

@@ -29,7 +29,9 @@ class Pool:
 
     def __init__(self, lab: cluster.Lab) -> None:
         self.lab = lab
-        self.runner = CommandRunner({**lab.environment, "SOVCTL_SPARE_GRACE_S": "20"})
+        self.runner = CommandRunner(lab.environment)
+        with lab.layout.site_config.open("a") as settings:
+            settings.write("\n[spare]\ngrace_s = 20.0\n")
 
     def spare(self, *words: str) -> Completed:
         return self.runner.run([sys.executable, "-P", "-m", "sovctl", "spare", *words], timeout_s=60, check=False)
