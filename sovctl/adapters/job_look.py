@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.adapters.command import Child, spawn
+from sovctl.adapters.rank_processes import A_LOOK
 from sovctl.errors import CommandMissing
 from sovctl.model.rank_look import NodeLook, parse_looks
 from sovctl.ports import LookAnswer
@@ -45,6 +46,7 @@ class SrunLook:
         """`job_id`: SLURM_JOB_ID, also for a task of an array; `env`: the supervisor's environment."""
         self._job_id = job_id
         self._env = {key: value for key, value in env.items() if not key.startswith("SLURM") or key in _KEPT}
+        self._env[A_LOOK] = "1"
         self._srun = str(Path(bin_dir) / "srun") if bin_dir else "srun"
         self._python = python or sys.executable
         self._first_s = first_s

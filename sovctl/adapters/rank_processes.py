@@ -22,6 +22,8 @@ from sovctl.adapters.command import CommandRunner
 from sovctl.errors import CommandMissing, CommandTimeout, SovctlError
 from sovctl.model.rank_look import RankLook
 
+A_LOOK = "SOVCTL_LOOK"
+"""In the environment of every look: several go on side by side in steps of their own, and none is a rank."""
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LARGEST_ENVIRONMENT = 1024 * 1024
@@ -116,7 +118,7 @@ class RankProcesses:
             if not name.isdigit():
                 continue
             env = self._environment(int(name))
-            if env.get("SLURM_JOB_ID") != job_id or env.get("SLURMD_NODENAME", node) != node:
+            if env.get("SLURM_JOB_ID") != job_id or env.get("SLURMD_NODENAME", node) != node or A_LOOK in env:
                 continue
             rank, from_launcher = _rank(env)
             if rank is None or (own_step is not None and env.get("SLURM_STEP_ID") == own_step):
