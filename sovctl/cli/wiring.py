@@ -137,6 +137,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
+    from sovctl.adapters.spare_steps import SrunHold
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
@@ -164,6 +165,7 @@ def supervisor_ports(run_dir: Path) -> SupervisorPorts:
         leftover=Leftover,
         evidence=job_evidence(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
+        spares=SrunHold(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=PatientRunOutput(OutputFiles(), of_output),
         kept=files,
         checkpoints=Patience().ask,

@@ -38,6 +38,7 @@ from sovctl.ports import (
     RunFiles,
     RunOutput,
     Signals,
+    SpareHold,
     StartScript,
 )
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
@@ -149,6 +150,8 @@ class Ports:
     """What is left of a script whose supervisor was killed, by run id and Slurm's raw job id."""
     looks: JobLooks | None = None
     """A look at the ranks on their nodes; None: hangs are not noticed."""
+    spares: SpareHold | None = None
+    """Keeps the script's steps off the spares; None: nothing does."""
     run_output: RunOutput | None = None
     kept: AttemptFiles | None = None
     evidence: Callable[[str], Sequence[JobEvidence]] = _no_evidence
@@ -236,6 +239,16 @@ class LiveRun:
             NodeEvidence(view, view.name in gone, silence_s is not None, self.crash.findings(view.name))
             for view in views
         ]
+
+    def hold_spares(self) -> None:
+        """The script is about to start: keep its steps on the nodes it runs on."""
+        if self.ports.spares is not None:
+            self.ports.spares.hold(self.here.spares)
+
+    def release_spares(self, nodes: Sequence[str] | None = None) -> None:
+        """Let go of these spares, or of all: a node leaves the job at once when no step is on it."""
+        if self.ports.spares is not None:
+            self.ports.spares.release(nodes)
 
     def broken_links(self) -> dict[str, str]:
         """What became of the links of which nodes since the run was last seen well, by the look after its crash."""

@@ -109,6 +109,24 @@ class FakeJournal:
         return list(self.records)
 
 
+class FakeHold:
+    """ports.SpareHold that tells what was held when."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.held: tuple[str, ...] = ()
+        self.told: list[tuple[str, ...]] = []
+
+    def hold(self, nodes: Sequence[str]) -> None:
+        self.held = tuple(nodes)
+        self.told.append(self.held)
+
+    def release(self, nodes: Sequence[str] | None = None) -> None:
+        if nodes is not None:
+            assert set(nodes) <= set(self._run.job.nodes), "too late: it has left the job"
+        self.held = tuple(node for node in self.held if nodes is not None and node not in nodes)
+
+
 class Run:
     """Everything of one run; each `attempt` is one execution of its batch script."""
 
@@ -117,6 +135,7 @@ class Run:
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
         self.silent_slurmds: set[str] = set()
+        self.hold = FakeHold(self)
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -155,7 +174,10 @@ class Run:
         )
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(
-            ports, leftover=lambda run_id, job_id: self.children[-1], evidence=lambda job_id: tuple(self.evidence)
+            ports,
+            leftover=lambda run_id, job_id: self.children[-1],
+            evidence=lambda job_id: tuple(self.evidence),
+            spares=self.hold,
         )
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)

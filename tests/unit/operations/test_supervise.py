@@ -452,6 +452,23 @@ def test_a_spare_takes_over_without_the_scheduler() -> None:
     whole(run)
 
 
+def test_the_spares_of_each_attempt_are_held_before_its_script_starts_and_let_go_at_the_end() -> None:
+    run = Run(nodes=5, count=4)
+    fault(run)
+    at_start: list[tuple[str, ...]] = []
+
+    def starts(child: FakeChild) -> None:
+        at_start.append(run.hold.held)
+        if len(run.children) > 1:
+            child.end(0)
+
+    run.on_start = starts
+    run.attempt(size=2, spares=2)
+    assert at_start == [("n003", "n004"), ("n004",)]
+    assert run.hold.told == at_start
+    assert run.hold.held == ()
+
+
 def test_the_script_sees_only_the_nodes_it_runs_on() -> None:
     run = Run(nodes=4, count=3)
     ends(run, 0)
@@ -467,6 +484,7 @@ def test_a_bad_spare_is_given_back_and_nobody_stops() -> None:
     ends(run, 0, 60.0)
     run.attempt(size=2, spares=1)
     assert run.of("spare_lost")[0]["nodes"] == ["n003"]
+    assert run.hold.told == [("n003",)]
     assert len(run.of("attempt_started")) == 1
 
 
