@@ -382,8 +382,8 @@ class SpareHold(Protocol):
         """Hold exactly these nodes from now on, as far as that can be had within seconds."""
         ...
 
-    def release(self, nodes: Sequence[str] | None = None) -> None:
-        """Let these nodes go, or all."""
+    def release(self, nodes: Sequence[str] | None = None) -> Sequence[str]:
+        """Let these nodes go, or all; returns those that could not be let go within seconds: they may be dead."""
         ...
 
 

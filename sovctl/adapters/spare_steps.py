@@ -3,7 +3,7 @@
 The script sees an allocation without the spares (sovctl.recovery.allocation_view), slurmctld sees them all. For a step
 of N nodes it takes nodes on which no step runs before others (`_pick_step_nodes` in step_mgr.c, 22.05 to 26.05) and,
 from 24.11 on, begins behind the last node of the step before (`next_step_node_inx`): `srun A; srun B` gets B on spares.
-A step without --overlap and --exact holds every CPU of its node, and a node without CPUs left is not available to another.
+A step without --overlap and --exact holds every CPU of its node, and where none is left no other step goes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BEGIN_S = 4.0
 _END_S = 2.0
 """How long a step may take to end."""
 _LOOK_S = 0.02
-# A signal that Slurm sends to every step of the job (`--signal=USR1@120`, `scancel --signal`) is meant for the script's.
+# A signal to every step of the job (`--signal=USR1@120`, `scancel --signal`) is meant for the script's.
 _HOLD = "trap '' HUP INT QUIT USR1 USR2; echo held; exec sleep infinity"
 
 
@@ -41,7 +41,8 @@ class SrunHold:
     def hold(self, nodes: Sequence[str]) -> None:
         """Hold exactly these nodes, anew. Returns when all are held, at the latest after `begin_s`; raises nothing."""
         # A recovery killed every step of the job; that a srun still lives does not mean that its step does.
-        self.release()
+        for node in self.release():
+            self._held.pop(node).kill_group()
         if not nodes:
             return
         # A file without a name; the sruns share its offset.
@@ -55,17 +56,19 @@ class SrunHold:
         finally:
             os.close(output)
 
-    def release(self, nodes: Sequence[str] | None = None) -> None:
-        """End the steps on these nodes, or on all. By their srun, which collects them: a slurmstepd whose srun is gone
-        repeats its report for 4 s, and the job cannot leave the node meanwhile."""
-        going = [self._held.pop(node) for node in list(self._held) if nodes is None or node in nodes]
-        for child in going:
+    def release(self, nodes: Sequence[str] | None = None) -> tuple[str, ...]:
+        """End the steps on these nodes, or on all; returns nodes whose step did not end.
+
+        By their srun, which collects them: a slurmstepd whose srun is gone repeats its report for 4 s, and the job
+        cannot leave the node meanwhile."""
+        going = {node: child for node, child in self._held.items() if nodes is None or node in nodes}
+        for child in going.values():
             child.send(signal.SIGTERM)
         deadline = time.monotonic() + _END_S
-        for child in going:
-            if child.wait(max(0.0, deadline - time.monotonic())) is None:
-                child.kill_group()
-                child.wait(0.5)
+        ended = [node for node, child in going.items() if _waited(child, deadline)]
+        for node in ended:
+            del self._held[node]
+        return tuple(node for node in going if node in self._held)
 
     def _await(self, output: int) -> None:
         deadline = time.monotonic() + self._begin_s
@@ -82,3 +85,7 @@ class SrunHold:
             *("--input=none", "--immediate=4", "--quiet", "--job-name=sovctl-spare", "--chdir=/"),
             *("/bin/sh", "-c", _HOLD),
         ]
+
+
+def _waited(child: Child, deadline: float) -> bool:
+    return child.wait(max(0.0, deadline - time.monotonic())) is not None

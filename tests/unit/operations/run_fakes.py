@@ -121,10 +121,12 @@ class FakeHold:
         self.held = tuple(nodes)
         self.told.append(self.held)
 
-    def release(self, nodes: Sequence[str] | None = None) -> None:
+    def release(self, nodes: Sequence[str] | None = None) -> Sequence[str]:
         if nodes is not None:
             assert set(nodes) <= set(self._run.job.nodes), "too late: it has left the job"
+        stuck = tuple(node for node in self.held if node in self._run.silent_slurmds)
         self.held = tuple(node for node in self.held if nodes is not None and node not in nodes)
+        return stuck
 
 
 class Run:
