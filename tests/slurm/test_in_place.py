@@ -138,6 +138,7 @@ def test_a_script_with_spares_sees_an_ordinary_allocation(story_lab: StartLab, w
 BESIDE = """#!/bin/bash
 #SBATCH --nodes=3 --ntasks-per-node=2 --exclusive
 second=$(scontrol show hostnames | sed -n 2p)
+scancel --signal=USR1 "$SLURM_JOB_ID"
 srun --nodes=1 --ntasks=1 --nodelist="$second" sh -c ': >beside; sleep 3' &
 until [ -e beside ]; do :; done
 where() { srun "$@" printenv SLURMD_NODENAME | sort -u | tr '\\n' ' '; echo; }
