@@ -605,6 +605,18 @@ class JobLooks(Protocol):
     def cancel(self) -> None: ...
 
 
+class SpareHold(Protocol):
+    """Keeps the steps of the script off the spares of its job."""
+
+    def hold(self, nodes: Sequence[str]) -> None:
+        """Hold exactly these nodes from now on, as far as that can be had within seconds."""
+        ...
+
+    def release(self, nodes: Sequence[str] | None = None) -> Sequence[str]:
+        """Let these nodes go, or all; returns those that could not be let go within seconds: they may be dead."""
+        ...
+
+
 class RunOutput(Protocol):
     """Follows the output files of a job: only what is new."""
 

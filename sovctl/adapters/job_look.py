@@ -45,8 +45,7 @@ class SrunLook:
     ) -> None:
         """`job_id`: SLURM_JOB_ID, also for a task of an array; `env`: the supervisor's environment."""
         self._job_id = job_id
-        self._env = {key: value for key, value in env.items() if not key.startswith("SLURM") or key in _KEPT}
-        self._env[A_LOOK] = "1"
+        self._env = without_slurm_options(env) | {A_LOOK: "1"}
         self._srun = str(Path(bin_dir) / "srun") if bin_dir else "srun"
         self._python = python or sys.executable
         self._first_s = first_s
@@ -136,6 +135,11 @@ class SrunLook:
         if self._output >= 0:
             os.close(self._output)
         self._output = -1
+
+
+def without_slurm_options(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a batch script without what Slurm set in it, for a step that is not the script's."""
+    return {key: value for key, value in env.items() if not key.startswith("SLURM") or key in _KEPT}
 
 
 def _parts(nodes: Sequence[str], flat: int) -> list[Sequence[str]]:

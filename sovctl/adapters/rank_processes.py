@@ -24,6 +24,7 @@ from sovctl.model.rank_look import RankLook
 
 A_LOOK = "SOVCTL_LOOK"
 """In the environment of every look: several go on side by side in steps of their own, and none is a rank."""
+_TELLING = (b"SLURM", b"RANK", b"LOCAL_RANK", b"OMPI_COMM_WORLD_RANK", b"PMIX_RANK", A_LOOK.encode())
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LARGEST_ENVIRONMENT = 1024 * 1024
@@ -150,7 +151,7 @@ class RankProcesses:
         return {
             key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for key, _, value in pairs
-            if key.startswith((b"SLURM", b"RANK", b"LOCAL_RANK", b"OMPI_COMM_WORLD_RANK", b"PMIX_RANK"))
+            if key.startswith(_TELLING)
         }
 
     # One process

@@ -197,6 +197,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
     from sovctl.adapters.run_files import FileTail, RunDirectory
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
+    from sovctl.adapters.spare_steps import SrunHold
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
@@ -226,6 +227,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         lemons=lemons,
         site_answers=site_answers(load_config()).load,
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
+        spares=SrunHold(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=PatientRunOutput(OutputFiles(), of_output),
         kept=files,
         checkpoints=Patience().ask,

@@ -30,6 +30,11 @@ class Allocation:
         self.nodes = self.granted
         self.running_on = self.granted[: self.size]
 
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """What the job holds beyond what the script runs on."""
+        return tuple(node for node in self.nodes if node not in self.running_on)
+
     def dropped(self, gone: Sequence[str]) -> None:
         """These nodes have left the job."""
         self.nodes = tuple(node for node in self.nodes if node not in gone)

@@ -39,6 +39,7 @@ from sovctl.ports import (
     RunFiles,
     RunOutput,
     Signals,
+    SpareHold,
     StartScript,
 )
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
@@ -172,6 +173,8 @@ class Ports:
     """What is left of a script whose supervisor was killed, by run id and Slurm's raw job id."""
     looks: JobLooks | None = None
     """A look at the ranks on their nodes; None: hangs are not noticed."""
+    spares: SpareHold | None = None
+    """Keeps the script's steps off the spares; None: nothing does."""
     run_output: RunOutput | None = None
     kept: AttemptFiles | None = None
     image: RunImage | None = None
@@ -216,6 +219,10 @@ class LiveRun:
         """Nodes of the job that Slurm calls DOWN."""
         self.mute: frozenset[str] = frozenset()
         """Nodes of the running script that do not answer slurmctld."""
+        self.doubtful = False
+        """A spare could not be let go of."""
+        self.unanswered: frozenset[str] = frozenset()
+        """Nodes of the job whose slurmd did not answer when the next attempt's nodes were chosen."""
         self.watch = Watch()
         self.here = plan.allocation()
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -230,6 +237,7 @@ class LiveRun:
     def next_attempt(self) -> None:
         """What was known of the last attempt no longer holds."""
         self.attempt += 1
+        self.unanswered = frozenset()
         self.watch = Watch()
         self.suspicion.clear()
 
@@ -268,6 +276,16 @@ class LiveRun:
             for view in views
         ]
 
+    def hold_spares(self) -> None:
+        """The script is about to start: keep its steps on the nodes it runs on."""
+        if self.ports.spares is not None:
+            self.ports.spares.hold(self.here.spares)
+
+    def release_spares(self, nodes: Sequence[str] | None = None) -> None:
+        """Let go of these spares, or of all: a node leaves the job at once when no step is on it."""
+        if self.ports.spares is not None:
+            self.doubtful = bool(self.ports.spares.release(nodes))
+
     def broken_links(self) -> dict[str, str]:
         """What became of the links of which nodes since the run was last seen well, by the look after its crash."""
         well = self.moving.well if self.moving is not None else ()
@@ -281,8 +299,9 @@ class LiveRun:
             return frozenset(avoid)
         self.down = frozenset(item.name for item in views if item.state.down)
         self.mute = frozenset(item.name for item in views if not item.state.responding)
-        silent = self.ports.ping.silent(views) if self.suspicion.any else frozenset()
-        bad = blame_nodes([NodeEvidence(item, item.name in silent, True) for item in views])
+        asked = self.suspicion.any or self.doubtful
+        self.unanswered = self.ports.ping.silent(views) if asked else frozenset()
+        bad = blame_nodes([NodeEvidence(item, item.name in self.unanswered, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
 
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
@@ -307,7 +326,7 @@ class LiveRun:
     def silent(self) -> frozenset[str]:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self.moving.frozen if self.moving is not None else frozenset()
-        return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute
+        return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
 
     def bring_back(self) -> BringBack:
         """The way through the queue, for the allocation as it is now."""

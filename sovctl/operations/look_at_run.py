@@ -66,7 +66,7 @@ class RunLooks:
     def _look_at_spares(self, now: float) -> None:
         """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""
         here = self._live.here
-        spares = [node for node in here.nodes if node not in here.running_on]
+        spares = here.spares
         if not spares or now - self._live.watch.spares_checked < _SPARES_CHECK_S:
             return
         self._live.watch.spares_checked = now
@@ -74,7 +74,10 @@ class RunLooks:
             lost = blame_nodes([NodeEvidence(item) for item in self._live.ports.cluster.nodes(spares)])
         except SovctlError:
             return
-        if lost is not None and self._live.bring_back().drop(lost.nodes):
+        if lost is None:
+            return
+        self._live.release_spares(lost.nodes)
+        if self._live.bring_back().drop(lost.nodes):
             here.dropped(lost.nodes)
             self._live.ports.journal.append(
                 "spare_lost", attempt=self._live.attempt, nodes=list(lost.nodes), evidence=lost.evidence

@@ -43,6 +43,7 @@ class Recovery:
         if decision.action in (Action.FINISH, Action.END):
             return self._end_run(child, decision, status)
         avoid = {*decision.exclude, *decision.suspects}
+        self._live.release_spares()
         unfit = self._live.unfit(avoid)
         place = self._place(blame, decision, free, self._live.watch.job or self._live.ask_job(), unfit)
         back = self._live.bring_back()

@@ -52,6 +52,12 @@ class Supervisor:
 
     def run(self) -> int:
         """Returns the exit status for the batch script. Raises RunDirUnusable before anything was started."""
+        try:
+            return self._run()
+        finally:
+            self._live.release_spares()
+
+    def _run(self) -> int:
         plan, ports = self._live.plan, self._live.ports
         ports.files.prepare(self._live.record())
         events = ports.journal.events()
@@ -155,7 +161,7 @@ class Supervisor:
             job_id=plan.job_id,
             restarts=plan.restarts,
             nodes=list(self._live.here.running_on),
-            spares=[node for node in self._live.here.nodes if node not in self._live.here.running_on],
+            spares=list(self._live.here.spares),
             batch_host=plan.batch_host,
             resume_from=str(newest.path) if newest else "",
             resume_step=newest.step if newest else 0,
@@ -170,6 +176,7 @@ class Supervisor:
         self._live.crash = self._live.crash_look()
         if self._live.moving is not None:
             self._live.moving.begin(self._live.attempt, self._live.began)
+        self._live.hold_spares()
         ports.output.begin()
         env = self._script_environment(newest, excluded)
         argv = [path, *plan.arguments]

@@ -135,6 +135,30 @@ def test_a_script_with_spares_sees_an_ordinary_allocation(story_lab: StartLab, w
     assert run.events("attempt_started")[0]["spares"] == ["n004", "n005"]
 
 
+BESIDE = """#!/bin/bash
+#SBATCH --nodes=3 --ntasks-per-node=2 --exclusive
+second=$(scontrol show hostnames | sed -n 2p)
+scancel --signal=USR1 "$SLURM_JOB_ID"
+srun --nodes=1 --ntasks=1 --nodelist="$second" sh -c ': >beside; sleep 3' &
+until [ -e beside ]; do :; done
+where() { srun "$@" printenv SLURMD_NODENAME | sort -u | tr '\\n' ' '; echo; }
+{
+    where
+    where
+    for step in 1 2 3 4; do where --nodes=1 --ntasks=1; done | sort -u | grep -c 'n00[45]'
+} >seen.txt
+wait
+"""
+
+
+def test_no_step_of_a_script_runs_on_its_spares(story_lab: StartLab, work_dir: Path, user: str) -> None:
+    """Slurm takes nodes without steps first (22.05), or those after the last step's (24.11 on)."""
+    lab = story_lab(health=False)
+    run = start_script(lab, work_dir, user, BESIDE, "--spare-nodes=2")
+    assert run.await_end()["outcome"] == "finished"
+    assert (work_dir / "seen.txt").read_text().splitlines() == ["n001 n002 n003 ", "n001 n002 n003 ", "0"]
+
+
 ASKS = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=1
 if [ "$SOVCTL_ATTEMPT" = 0 ]; then

@@ -110,6 +110,26 @@ class FakeJournal:
         return list(self.records)
 
 
+class FakeHold:
+    """ports.SpareHold that tells what was held when."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.held: tuple[str, ...] = ()
+        self.told: list[tuple[str, ...]] = []
+
+    def hold(self, nodes: Sequence[str]) -> None:
+        self.held = tuple(nodes)
+        self.told.append(self.held)
+
+    def release(self, nodes: Sequence[str] | None = None) -> Sequence[str]:
+        if nodes is not None:
+            assert set(nodes) <= set(self._run.job.nodes), "too late: it has left the job"
+        stuck = tuple(node for node in self.held if node in self._run.silent_slurmds)
+        self.held = tuple(node for node in self.held if nodes is not None and node not in nodes)
+        return stuck
+
+
 class Run:
     """Everything of one run; each `attempt` is one execution of its batch script."""
 
@@ -120,6 +140,7 @@ class Run:
         self.silent_slurmds: set[str] = set()
         self.image: Any = None
         """The image of the run; None: it has none."""
+        self.hold = FakeHold(self)
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -165,6 +186,7 @@ class Run:
             evidence=lambda job_id: tuple(self.evidence),
             lemons=lambda: frozenset(self.lemons),
             site_answers=lambda job_id: tuple(self.site_answers),
+            spares=self.hold,
         )
         ports = replace(ports, image=self.image)
         if self.nodes is not None:

@@ -548,6 +548,38 @@ def test_a_spare_with_a_bad_record_is_taken_last() -> None:
     whole(run)
 
 
+def test_the_spares_of_each_attempt_are_held_before_its_script_starts_and_let_go_at_the_end() -> None:
+    run = Run(nodes=5, count=4)
+    fault(run)
+    at_start: list[tuple[str, ...]] = []
+
+    def starts(child: FakeChild) -> None:
+        at_start.append(run.hold.held)
+        if len(run.children) > 1:
+            child.end(0)
+
+    run.on_start = starts
+    run.attempt(size=2, spares=2)
+    assert at_start == [("n003", "n004"), ("n004",)]
+    assert run.hold.told == at_start
+    assert run.hold.held == ()
+
+
+def test_a_spare_that_died_unnoticed_goes_first_when_the_script_has_to_start_again() -> None:
+    run = Run(nodes=5, count=4)
+    run.output = CRASH
+    run.clock.at(9.0, lambda: run.silent_slurmds.add("n003"))
+    run.clock.at(10.0, lambda: run.children[0].end(1))
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=2, spares=2)
+    assert run.of("restarted")[0]["dropped"] == ["n003"]
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n002"]
+    assert run.hold.told == [("n003", "n004"), ("n004",)]
+    asked = [request.split()[0] for request in run.slurm.requests if request.split()[0] in ("drop", "kill_steps")]
+    assert asked == ["drop", "kill_steps"]
+    whole(run)
+
+
 def test_the_script_sees_only_the_nodes_it_runs_on() -> None:
     run = Run(nodes=4, count=3)
     ends(run, 0)
@@ -563,6 +595,7 @@ def test_a_bad_spare_is_given_back_and_nobody_stops() -> None:
     ends(run, 0, 60.0)
     run.attempt(size=2, spares=1)
     assert run.of("spare_lost")[0]["nodes"] == ["n003"]
+    assert run.hold.told == [("n003",)]
     assert len(run.of("attempt_started")) == 1
 
 
