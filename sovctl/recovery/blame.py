@@ -27,7 +27,8 @@ class ScriptEnd:
     """Normalised last error of its output; empty when none was found."""
     step: int | None = None
     kind: str = ""
-    """What it died of, as its output tells (recovery/crash.py: oom, cuda, nccl, storage, python, signal, unknown)."""
+    """What it died of, as its output tells (recovery/crash.py: oom, cuda, nccl, storage, python, signal,
+    launch, unknown)."""
     rank: int | None = None
     """The rank that failed first; None: not known."""
     node: str = ""
@@ -143,6 +144,10 @@ def _outside_the_code(end: ScriptEnd, links: Mapping[str, str], of: int) -> Blam
         nodes, where = ((end.node,), f" on {end.node}") if end.node else ((), "")
         words = f"the script lost its storage{where}{at}{said}"
         return Blame(Culprit.STORAGE, nodes, words, f"storage|{end.signature}", end.step)
+    if end.kind == "launch":
+        # After a controller that was restarted in the middle of a change, its books of a job can be wrong (22.05).
+        words = f"Slurm started no step for the script{at}{said}"
+        return Blame(Culprit.UNKNOWN, (), words, f"launch|{end.signature}", end.step)
     return None
 
 

@@ -38,6 +38,7 @@ _SIGNALLED = re.compile(
     r"^srun: error: .*(?:Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted|Killed"
     r"|Terminated)|traceback : Signal \d{1,2} \(SIG"
 )
+_NO_STEP = re.compile(r"^srun: error: Unable to create step for job \d{1,20}: (?P<why>[^\n]{1,200})")
 _CAUSE_BY_ITSELF = re.compile(r"Out Of Memory|Segmentation fault|Bus error|Illegal instruction")
 
 
@@ -53,6 +54,8 @@ class Kind(StrEnum):
     PYTHON = "python"
     """An exception of the script."""
     SIGNAL = "signal"
+    LAUNCH = "launch"
+    """Slurm started no step for the script."""
     UNKNOWN = "unknown"
 
 
@@ -73,7 +76,7 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     """`output`: the end of what the job printed; `status`: exit status of the script, negative: killed by that signal;
     `ranks`: rank -> node, where known."""
     lines = [line[:_LONGEST_LINE] for line in output.splitlines()]
-    signature = crash_signature(output)
+    signature = crash_signature(output) or no_step(lines)
     root = _torchelastic(lines)
     blocks = _tracebacks(lines)
     cause = next((block for block in blocks if not is_echo(block[-1])), None)
@@ -104,8 +107,14 @@ def _kind(lines: Sequence[str], cause: Sequence[str] | None, status: int) -> Kin
         return _by_words(cause[-1:]) or (Kind.PYTHON if "RuntimeError" not in cause[-1] else None) or _rest(lines)
     killed = status < 0 or status > 128 or any(_SIGNALLED.search(line) for line in lines)
     return _by_words([line for line in lines if not is_echo(line)]) or (
-        Kind.SIGNAL if killed else _by_words(lines) or Kind.UNKNOWN
+        Kind.SIGNAL if killed else _by_words(lines) or (Kind.LAUNCH if no_step(lines) else Kind.UNKNOWN)
     )
+
+
+def no_step(lines: Sequence[str]) -> str:
+    """Why Slurm started no step, in its own words, where srun says so; else empty."""
+    found = [match["why"].strip() for line in lines if (match := _NO_STEP.match(line))]
+    return found[-1] if found else ""
 
 
 def _rest(lines: Sequence[str]) -> Kind:

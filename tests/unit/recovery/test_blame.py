@@ -203,3 +203,9 @@ def test_lost_storage_is_the_storages_and_a_full_one_the_persons_who_fills_it() 
     assert (lost.culprit, lost.nodes) == (Culprit.STORAGE, ("n002",))
     full = blame_end(ScriptEnd(1, "OSError: [Errno N] No space left on device", 9, "storage", 1, "n002"), ())
     assert full.culprit is Culprit.USER_CODE
+
+
+def test_a_step_that_slurm_did_not_start_is_not_the_scripts_fault() -> None:
+    blame = blame_end(ScriptEnd(1, "Invalid generic resource (gres) specification", 2050, kind="launch"), [])
+    assert (blame.culprit, blame.nodes) == (Culprit.UNKNOWN, ())
+    assert "Slurm started no step for the script at step 2050: Invalid generic resource" in blame.evidence

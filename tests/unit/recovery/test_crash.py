@@ -174,3 +174,12 @@ ConnectionError: Connection closed by rank 12
 """
     crash = read_crash(output, 139)
     assert (crash.kind, crash.rank, crash.node) == (Kind.SIGNAL, 12, "n013")
+
+
+NO_STEP = "srun: error: Unable to create step for job 1: Invalid generic resource (gres) specification\n"
+
+
+def test_a_step_that_slurm_did_not_start_is_no_crash_of_the_script() -> None:
+    crash = read_crash(NO_STEP, 1)
+    assert (crash.kind, crash.signature) == (Kind.LAUNCH, "Invalid generic resource (gres) specification")
+    assert read_crash(NO_STEP + CAUSE, 1).kind is Kind.PYTHON
