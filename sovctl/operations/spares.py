@@ -240,7 +240,14 @@ def tell_shortage(classes: Classes, ports: SparePorts) -> tuple[str, ...]:
             continue
         words = f"partition {item.partition}: {item.left} of {item.wanted} spares left"
         words += f", out of service: {', '.join(item.out[:8])}" if item.out else ""
-        ports.journal.append(kind, partition=item.partition, left=item.left, wanted=item.wanted, words=words)
+        if item.short:
+            ports.journal.append(
+                "spares-short", partition=item.partition, left=item.left, wanted=item.wanted, words=words
+            )
+        else:
+            ports.journal.append(
+                "spares-enough", partition=item.partition, left=item.left, wanted=item.wanted, words=words
+            )
         news.append(words)
     return tuple(news)
 
