@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ sys.exit(keep_alive(work, lambda: 99))
         assert process.wait(20) == 42
 
 
-def test_what_a_killed_supervisor_left_behind_is_found_and_ended() -> None:
+def test_what_a_killed_supervisor_left_behind_is_found_and_ended(eventually: Callable[..., object]) -> None:
     env = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "7"}
     other = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "8"}
     script = ["sh", "-c", "sleep 300 & sleep 300"]
@@ -85,7 +86,8 @@ def test_what_a_killed_supervisor_left_behind_is_found_and_ended() -> None:
         subprocess.Popen(["sleep", "300"], env=other) as not_mine,
     ):
         left = Leftover("lab-7-1", "7")
-        assert left.poll() is None
+        # A process that has just begun a program has no environment in /proc for an instant.
+        eventually(lambda: left.poll() is None, "the script is found")
         left.kill_group()
         assert left.wait(5) == -signal.SIGKILL
         assert mine.wait(5) == -signal.SIGKILL
