@@ -175,7 +175,7 @@ def leftover_figures(bench: Bench) -> list[Figure]:
     cgroups = left.pop("cgroups")
     return [
         figure(f"left behind after {KILLS} starts and random kills", [float(sum(left.values()))], "", target=0),
-        # Slurm's own: a killed slurmstepd leaves them without the plugin too (22.05). Nothing is in them.
+        # Slurm's own: a killed slurmstepd leaves them for a step without isolation too (22.05). Nothing is in them.
         figure("empty cgroups of killed slurmstepds, left by Slurm", [float(cgroups)], ""),
         figure("nodes taken out by it", [float(out)], "", target=0),
     ]
