@@ -30,13 +30,13 @@ test: test-packages check $(FORMATS)
 
 # What drives Slurm; all that is left out here needs no Slurm, or only this checkout.
 SLURM_TESTS := tests/contract/test_slurm.py tests/contract/test_rank_processes.py tests/contract/test_kept_alive.py tests/slurm tests/plugins
-QUICK_TESTS := tests/contract/test_slurm.py tests/slurm/test_stories.py tests/slurm/test_job_kinds.py tests/slurm/test_expedite.py
+QUICK_TESTS := tests/slurm/test_stories.py tests/contract/test_slurm.py tests/slurm/test_job_kinds.py tests/slurm/test_expedite.py
 
 test-slurm-versions:
 	@for release in $(RELEASES); do sh scripts/slurm_release.sh $$release $(SLURM_TESTS) $(PYTEST_ARGS) || exit; done
 
 test-slurm-versions-quick:
-	@for release in $(RELEASES); do timeout 600 sh scripts/slurm_release.sh $$release $(QUICK_TESTS) $(PYTEST_ARGS) || exit; done
+	@for release in $(RELEASES); do sh scripts/slurm_release.sh $$release -n 3 --dist loadgroup --no-loadscope-reorder $(QUICK_TESTS) $(PYTEST_ARGS) || exit; done
 
 test-pyslurm:
 	@sh scripts/slurm_from_source.sh 25.11 $(SOURCE)

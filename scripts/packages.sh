@@ -1,13 +1,13 @@
 #!/bin/sh
 # Installs the Debian packages that are not there yet, without starting any service.
 # usage: packages.sh [tests | list | PACKAGE...]   default: what the demo needs; tests: also what only the tests need;
-# list: print the names of those
+# list: print the names of those without which no test on Slurm runs
 set -eu
 
 default='slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge gcc libc6-dev python3-venv make e2fsprogs'
 for_tests='slurmdbd mariadb-server mariadb-client openssh-server openssh-client lua5.1 lua5.4 libslurm-dev
-    bubblewrap squashfs-tools squashfuse skopeo umoci docker-registry busybox-static charliecloud
-    zsh fish man-db mandoc chromium'
+    bubblewrap squashfs-tools squashfuse skopeo umoci docker-registry busybox-static charliecloud'
+for_pages='zsh fish man-db mandoc chromium'
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2
@@ -51,7 +51,7 @@ install() {
 # shellcheck disable=SC2086 # lists of words
 case "${1-}" in
     '') set -- $default ;;
-    tests) set -- $default $for_tests ;;
+    tests) set -- $default $for_tests $for_pages ;;
     list)
         printf '%s\n' $default $for_tests
         exit 0

@@ -20,6 +20,19 @@ packages() {
     printf '%s' "$(sh "$here/scripts/packages.sh" list | tr -s ' \n' ',,')python3,ca-certificates,procps,iproute2,git"
 }
 
+# A run of mmdebstrap that was killed leaves /proc, /sys and /dev of this machine mounted there; nothing may be removed then.
+refuse_mounts() {
+    real=$(readlink -m "$root")
+    while read -r _ place _; do
+        case $place in
+            "$real" | "$real"/*)
+                say "$place is still mounted; look at it, then type: umount -R $real"
+                exit 1
+                ;;
+        esac
+    done </proc/self/mounts
+}
+
 make_root() {
     [ "$(cat "$root/.complete" 2>/dev/null)" != "$(packages)" ] || return 0
     [ "$(id -u)" -eq 0 ] || {
@@ -28,7 +41,8 @@ make_root() {
     }
     sh "$here/scripts/packages.sh" mmdebstrap
     say "making a Debian $suite in $root (about a minute)"
-    rm -rf "$root"
+    refuse_mounts
+    rm -rf --one-file-system "$root"
     mkdir -p "$roots"
     # The release file of sid may be older than apt likes; for a root of tests that does not matter.
     mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$(packages)" "$suite" "$root" >&2
