@@ -105,7 +105,8 @@ def blame_end(
     return Blame(
         Culprit.USER_CODE,
         evidence=f"the script {words}{at} and no node shows a fault{said}",
-        signature=f"{words}|{end.signature}",
+        # The status of one and the same bug differs: it is that of the rank srun heard of first (1, 143, ...).
+        signature=end.signature or words,
         step=end.step,
     )
 

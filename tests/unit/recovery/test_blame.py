@@ -209,3 +209,9 @@ def test_a_step_that_slurm_did_not_start_is_not_the_scripts_fault() -> None:
     blame = blame_end(ScriptEnd(1, "Invalid generic resource (gres) specification", 2050, kind="launch"), [])
     assert (blame.culprit, blame.nodes) == (Culprit.UNKNOWN, ())
     assert "Slurm started no step for the script at step 2050: Invalid generic resource" in blame.evidence
+
+
+def test_the_same_error_is_the_same_crash_whichever_status_srun_ended_with() -> None:
+    one, other = (blame_end(ScriptEnd(status, "ValueError: document N is empty", 12), []) for status in (1, 143))
+    assert one.signature == other.signature
+    assert blame_end(ScriptEnd(1), []).signature != blame_end(ScriptEnd(139), []).signature
