@@ -19,6 +19,7 @@ from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from sovctl.model.byte_size import size_words
 from sovctl.model.checkpoint import Tracker
 from sovctl.operations import checkpoints, set_aside
 
@@ -334,19 +335,10 @@ _COLUMNS = (
     Column("s", "step", "STEP", lambda one: str(one.step), right=True),
     Column("a", "age", "AGE", lambda one: age(time.time() - one.saved_at) if one.saved_at else "-", right=True),
     Column("S", "saved", "SAVED", lambda one: clock_time(one.saved_at)),
-    Column("z", "size", "SIZE", lambda one: _size(one.size_bytes) if one.size_bytes else "-", right=True),
+    Column("z", "size", "SIZE", lambda one: size_words(one.size_bytes) if one.size_bytes else "-", right=True),
     Column("b", "bytes", "BYTES", lambda one: str(one.size_bytes or "-"), right=True),
     Column("T", "state", "STATE", lambda one: str(one.state.value)),
     Column("F", "format", "FORMAT", lambda one: one.format or "-"),
     Column("r", "why", "WHY NOT COMPLETE", lambda one: one.why, folded=True),
     Column("p", "path", "PATH", lambda one: str(one.path), folded=True),
 )
-
-
-def _size(count: float) -> str:
-    """Bytes in binary units: `412 B`, `1.8 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

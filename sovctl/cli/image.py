@@ -21,6 +21,7 @@ from sovctl.cli.words import age, clock_time, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
+from sovctl.model.byte_size import size_words
 from sovctl.model.image import CachedImage, ImageReference
 from sovctl.operations import images
 from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
@@ -142,7 +143,7 @@ def gc(
     verb = "would remove" if dry_run else "removed"
     for path in [*(image.path for image in chosen), *done.leftovers]:
         print(f"{verb} {printable(path)}")
-    print(f"{verb} {len(chosen)} images, {_size(freed)}", file=sys.stderr)
+    print(f"{verb} {len(chosen)} images, {size_words(freed)}", file=sys.stderr)
     return EXIT_DONE
 
 
@@ -158,7 +159,9 @@ def env_ls(as_json: Json = False) -> int:
         return EXIT_DONE
     table = tables.text_table("NAME", "SIZE", "IN USE", "IMAGE", folded=("IMAGE",))
     for layer in found:
-        tables.add_row(table, (layer.name, _size(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference))
+        tables.add_row(
+            table, (layer.name, size_words(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference)
+        )
     tables.print_table(table)
     return EXIT_DONE
 
@@ -235,7 +238,7 @@ def _print_json(fields: dict[str, object]) -> None:
 _COLUMNS = (
     Column("d", "digest", "DIGEST", lambda image: image.digest.removeprefix("sha256:")[:12]),
     Column("D", "full_digest", "DIGEST", lambda image: image.digest),
-    Column("z", "size", "SIZE", lambda image: _size(image.size_bytes)),
+    Column("z", "size", "SIZE", lambda image: size_words(image.size_bytes)),
     Column("b", "bytes", "BYTES", lambda image: str(image.size_bytes), right=True),
     Column("a", "used", "USED", lambda image: age(time.time() - image.used_at)),
     Column("S", "used_at", "LAST USED", lambda image: clock_time(image.used_at)),
@@ -243,11 +246,3 @@ _COLUMNS = (
     Column("i", "image", "IMAGE", lambda image: image.reference, folded=True),
     Column("p", "path", "PATH", lambda image: image.path, folded=True),
 )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError, TryLaterError
+from sovctl.model.byte_size import size_words
 from sovctl.model.image import CachedImage
 
 _SUPERBLOCK_BYTES = 96
@@ -34,8 +35,8 @@ def check_room(compressed_bytes: int, free_bytes: int, where: str) -> None:
     needed = int(compressed_bytes * _ROOM_FACTOR) + _ROOM_BYTES
     if free_bytes < needed:
         raise TryLaterError(
-            f"there is no room for the image in {where}: {_size(needed)} needed while it is prepared, "
-            f"{_size(free_bytes)} free",
+            f"there is no room for the image in {where}: {size_words(needed)} needed while it is prepared, "
+            f"{size_words(free_bytes)} free",
             hint="Remove images that nobody used lately: sovctl image gc --keep 0",
         )
 
@@ -79,11 +80,3 @@ def plan_cleaning(images: Sequence[CachedImage], keep_bytes: int, used_since: fl
         remove.append(image)
         left -= image.size_bytes
     return Cleaning(tuple(remove), tuple(image for image in images if image not in remove))
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -62,16 +62,6 @@ class Shared:
 
 
 @pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def records() -> Records:
-    return Records()
-
-
-@pytest.fixture
 def work() -> Work:
     return Work()
 

@@ -34,16 +34,6 @@ class Host:
         return self.facts
 
 
-@pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def records() -> Records:
-    return Records()
-
-
 def ports(node: FakeNode, records: Records, facts: HostFacts | None = None) -> JobPorts:
     return JobPorts(node, node, node, node, Host(facts or HostFacts()), records)
 

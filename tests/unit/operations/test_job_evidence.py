@@ -35,16 +35,6 @@ class Evidence:
 
 
 @pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def records() -> Records:
-    return Records()
-
-
-@pytest.fixture
 def evidence() -> Evidence:
     return Evidence()
 
