@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ _FIRST_S = 12.0
 _AFTER_FIRST_S = 2.0
 """How long the others may take after the first, at least; half as long as it took, where that is longer. Who is later
 is asked again."""
+_ENDS_S = 5.0
+"""So long an srun gets to collect the tasks of its step, once nobody waits for its answer."""
 _FLAT = 6
 """The most nodes of a step without a tree."""
 _MOST_STEPS = 64
@@ -50,6 +53,8 @@ class SrunLook:
         self._python = python or sys.executable
         self._first_s = first_s
         self._children: list[Child] = []
+        self._ending: list[tuple[Child, float]] = []
+        """Sruns nobody waits for, and when each is killed."""
         self._output = -1
         self._nodes: tuple[str, ...] = ()
         self._began = 0.0
@@ -63,6 +68,7 @@ class SrunLook:
         each: where one cannot be reached, Slurm refuses the step for all."""
         if self._children:
             return
+        self._collect()
         # A file without a name: a disk in trouble is what may have to be found.
         self._output = os.memfd_create("sovctl-look")
         self._nodes, self._began, self._answered_at = tuple(nodes), time.monotonic(), 0.0
@@ -93,6 +99,7 @@ class SrunLook:
 
     def poll(self) -> LookAnswer | None:
         """What came back; None while it goes on. Nodes that say nothing are waited for only so long."""
+        self._collect()
         if not self._children:
             return None
         statuses = [child.poll() for child in self._children]
@@ -106,19 +113,35 @@ class SrunLook:
         silent = tuple(name for name in self._nodes if name not in answered)
         ended = next((status for status in statuses if status), None)
         problem = "" if looks else _problem(rest, ended)
-        self.cancel()
+        self._let_go(asked_to_end=len(looks) < len(self._nodes))
         return LookAnswer(tuple(looks), silent, problem, max(0.0, self._answered_at - self._began))
 
     def cancel(self) -> None:
-        """End it without an answer. At once: a recovery may be waiting. A step ends by itself without its srun, at the
-        latest with the job."""
-        left = [child for child in self._children if child.poll() is None]
-        for child in left:
-            child.kill_group()
-        for child in left:
-            child.wait(0.5)
+        """End it without an answer, and wait for nothing: a recovery may be about to begin."""
+        self._let_go(asked_to_end=True)
+
+    def _let_go(self, *, asked_to_end: bool) -> None:
+        """Srun is not killed at once: a slurmstepd whose srun is gone repeats its report for 4 s (22.05 to 26.05), and
+        until then the job is not over on that node. At SIGTERM it kills its tasks and collects them."""
+        for child in self._children:
+            if asked_to_end:
+                child.send(signal.SIGTERM)
+            self._ending.append((child, time.monotonic() + _ENDS_S))
         self._children = []
+        self._collect()
         self._close()
+
+    def _collect(self) -> None:
+        """Forget the sruns that have ended; one that does not is killed, and its step ends with the job."""
+        left = []
+        for child, until in self._ending:
+            if child.poll() is not None:
+                continue
+            if time.monotonic() < until:
+                left.append((child, until))
+            else:
+                child.kill_group()
+        self._ending = left
 
     def _deadline(self) -> float:
         if not self._answered_at:

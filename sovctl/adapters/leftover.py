@@ -12,10 +12,13 @@ _LONGEST_ENVIRON = 4 * 1024 * 1024
 
 class Leftover:
     """ports.ChildProcess for a script that is nobody's child any more: found by its environment, which the supervisor
-    gave to the script and to nothing else."""
+    gave to the script and to nothing else.
 
-    def __init__(self, run_id: str, job_id: str) -> None:
-        self._words = (f"SOVCTL_RUN_ID={run_id}".encode(), f"SLURM_JOB_ID={job_id}".encode())
+    By the run's directory, for two clusters of one name on one machine may give two runs the same id.
+    """
+
+    def __init__(self, run_dir: str, job_id: str) -> None:
+        self._words = (b"SOVCTL_RUN_DIR=" + os.fsencode(run_dir), f"SLURM_JOB_ID={job_id}".encode())
 
     @property
     def pid(self) -> int:

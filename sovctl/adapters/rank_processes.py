@@ -113,13 +113,16 @@ class RankProcesses:
         return ranks
 
     def _of_job(self, job_id: str, node: str) -> list[_Process]:
-        own_step = os.environ.get("SLURM_STEP_ID")
+        own_step, own_conf = os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_CONF")
         found = []
         for name in os.listdir(self._proc):
             if not name.isdigit():
                 continue
             env = self._environment(int(name))
             if env.get("SLURM_JOB_ID") != job_id or env.get("SLURMD_NODENAME", node) != node or A_LOOK in env:
+                continue
+            # Several clusters may have a node of this name on this machine, and a job of this number.
+            if own_conf and env.get("SLURM_CONF", own_conf) != own_conf:
                 continue
             rank, from_launcher = _rank(env)
             if rank is None or (own_step is not None and env.get("SLURM_STEP_ID") == own_step):

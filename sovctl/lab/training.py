@@ -155,9 +155,17 @@ class Training:
             time.sleep(_POLL_S)
 
     def _last_words(self) -> str:
-        kinds = " ".join(event["kind"] for event in self.events()[-12:])
+        said = (_in_words(event) for event in self.events()[-16:])
+        told = "; ".join(said)
         tail = " / ".join(self.output().splitlines()[-8:])
-        return f"events: {kinds or 'none'}; output: {tail or 'none'}"
+        return f"events: {told or 'none'}; output: {tail or 'none'}"
+
+
+def _in_words(event: dict[str, Any]) -> str:
+    """Seconds of the day, kind, and what tells most about a stop."""
+    telling = ("attempt", "signature", "crash", "culprit", "blamed", "evidence", "why", "because", "detail")
+    words = " ".join(f"{key}={event[key]}" for key in telling if event.get(key) not in (None, "", []))
+    return f"{event.get('at', 0.0) % 86400:.1f} {event['kind']} {words}"
 
 
 def as_user(user: str) -> Sequence[str]:

@@ -7,7 +7,7 @@ in between, or that lost the last seconds of its state, is simply told again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
@@ -17,12 +17,12 @@ from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
 from sovctl.recovery.requeue import (
-    LEAVE_S,
     Goal,
     Step,
     begin_at,
     earliest_begin,
     epilog_estimate_s,
+    leave_s,
     locked_after_shrink,
     next_step,
     own_delay_s,
@@ -72,8 +72,12 @@ class BringBack:
     lingering: tuple[str, ...] = ()
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
-    _leave_s: float = LEAVE_S
-    """How long leaving takes here, by the last update: a busy controller or machine takes longer."""
+    crowding: Callable[[], float] = lambda: 1.0
+    """How many processes want each core of this machine."""
+    _orders_s: list[float] = field(default_factory=list)
+    """How long our updates of the job took: a busy controller or machine takes longer."""
+    _record_s: float = 0.0
+    """How long the last line of the record took: one more is to come."""
     _epilog: float = 0.0
     _requeued: float = 0.0
     _asked: float = 0.0
@@ -296,7 +300,7 @@ class BringBack:
         while True:
             self.passes.look()
             now = self.clock.now()
-            earliest = earliest_begin(self._requeued or now, now, epilog, self._leave_s)
+            earliest = earliest_begin(self._requeued or now, now, epilog, self._leave_s())
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest
@@ -312,8 +316,10 @@ class BringBack:
         while self.clock.now() - began < _OTHERS_WAIT_S:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             if not job.completing or set(job.nodes) <= {self.batch_host}:
+                done = self.clock.now()
                 self.journal.append("epilogs_done", attempt=self.attempt)
-                return [self.clock.now() - began] if len(self.nodes) > 1 else []
+                self._record_s = self.clock.now() - done
+                return [done - began] if len(self.nodes) > 1 else []
             self.clock.sleep(0.05)
         return None
 
@@ -323,8 +329,11 @@ class BringBack:
         taken = self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )
-        self._leave_s = max(LEAVE_S, 1.5 * (self.clock.now() - asked))
+        self._orders_s.append(self.clock.now() - asked)
         return taken
+
+    def _leave_s(self) -> float:
+        return leave_s([order + self._record_s for order in self._orders_s], self.crowding())
 
     def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:
         """Returns whether Slurm took it. It may refuse because the job was cancelled, or started again, between the

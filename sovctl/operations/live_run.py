@@ -170,7 +170,7 @@ class Ports:
     fold: Callable[[Iterable[str]], str] = ",".join
     """Node names as one hostlist."""
     leftover: Callable[[str, str], ChildProcess] | None = None
-    """What is left of a script whose supervisor was killed, by run id and Slurm's raw job id."""
+    """What is left of a script whose supervisor was killed, by the run's directory and Slurm's raw job id."""
     looks: JobLooks | None = None
     """A look at the ranks on their nodes; None: hangs are not noticed."""
     spares: SpareHold | None = None
@@ -187,6 +187,8 @@ class Ports:
     """What the site found on nodes that this run suspected, by Slurm's raw job id."""
     checkpoints: AskStorage = _ask_at_once
     """Reads and proves checkpoints."""
+    crowding: Callable[[], float] = lambda: 1.0
+    """How many processes want each core of this machine."""
 
 
 @dataclass(slots=True)
@@ -346,6 +348,7 @@ class LiveRun:
             size=plan.job_size(None),
             shrunk=self.here.shrunk,
             lingering=self.lingering,
+            crowding=ports.crowding,
         )
 
     def newest(self) -> Checkpoint | None:
@@ -416,7 +419,7 @@ class LiveRun:
     def leftover(self) -> ChildProcess:
         """The script of a supervisor that was killed."""
         assert self.ports.leftover is not None
-        return self.ports.leftover(self.plan.run_id, self.raw_job_id)
+        return self.ports.leftover(str(self.plan.run_dir), self.raw_job_id)
 
     def record(self) -> dict[str, Any]:
         """`run.json`."""

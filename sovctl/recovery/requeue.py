@@ -85,7 +85,14 @@ SLURMD_LOOKS_S = (0.02, 0.07, 0.17, 0.67)
 
 
 LEAVE_S = 0.1
-"""From the decision on a begin time to the end of the supervisor: one update, one line of the record."""
+"""From the decision on a begin time to the end of the supervisor on a machine with nothing else to do: one update, one
+line of the record."""
+
+
+def leave_s(orders_s: Sequence[float], crowding: float) -> float:
+    """The same here and now. `orders_s`: how long our last updates and records took; `crowding`: how many processes
+    want each core. What is left to do is the work of a process that ends, which takes as much longer."""
+    return max(LEAVE_S * max(1.0, crowding), 1.5 * max(orders_s, default=0.0))
 
 
 def earliest_begin(requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S) -> int:

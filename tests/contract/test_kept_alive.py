@@ -78,14 +78,14 @@ sys.exit(keep_alive(work, lambda: 99))
 
 
 def test_what_a_killed_supervisor_left_behind_is_found_and_ended(eventually: Callable[..., object]) -> None:
-    env = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "7"}
-    other = {**os.environ, "SOVCTL_RUN_ID": "lab-7-1", "SLURM_JOB_ID": "8"}
+    env = {**os.environ, "SOVCTL_RUN_DIR": "/runs/lab-7-1", "SLURM_JOB_ID": "7"}
+    other = {**os.environ, "SOVCTL_RUN_DIR": "/runs/lab-7-1", "SLURM_JOB_ID": "8"}
     script = ["sh", "-c", "sleep 300 & sleep 300"]
     with (
         subprocess.Popen(script, env=env, start_new_session=True) as mine,
         subprocess.Popen(["sleep", "300"], env=other) as not_mine,
     ):
-        left = Leftover("lab-7-1", "7")
+        left = Leftover("/runs/lab-7-1", "7")
         # A process that has just begun a program has no environment in /proc for an instant.
         eventually(lambda: left.poll() is None, "the script is found")
         left.kill_group()

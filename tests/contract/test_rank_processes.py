@@ -118,6 +118,16 @@ def test_other_jobs_and_other_nodes_are_not_ours(start: Start) -> None:
     assert look(stacks=False) == {}
 
 
+def test_ranks_of_another_cluster_on_this_machine_are_not_ours(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(SLEEPER, 0, SLURM_CONF="/one/slurm.conf")
+    start(SLEEPER, 1, SLURM_CONF="/other/slurm.conf")
+    monkeypatch.setenv("SLURM_CONF", "/one/slurm.conf")
+    assert look(stacks=False).keys() == {0}
+    # The default place of the file need not be said.
+    monkeypatch.delenv("SLURM_CONF")
+    assert look(stacks=False).keys() == {0, 1}
+
+
 def test_looks_that_go_on_side_by_side_take_no_other_for_a_rank(start: Start) -> None:
     start(SLEEPER, 2)
     start(SLEEPER, 0, SLURM_STEP_ID="7", SOVCTL_LOOK="1")

@@ -171,7 +171,7 @@ for step in range(1, 100000):
     assert not run.events("attempt_ended")
     faults.heal(lab, lab.nodes[0])
     ended = run.await_event("attempt_ended", attempt=0)
-    assert (ended["culprit"], ended["blamed"]) == ("storage", [])
+    assert (ended["culprit"], ended["blamed"]) == ("storage", []), ended["evidence"]
     assert "blocked in the kernel" in ended["evidence"]
     stop(run)
     kinds = [event["kind"] for event in run.events()]

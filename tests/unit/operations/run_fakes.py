@@ -182,7 +182,7 @@ class Run:
         ports = Ports(self.slurm, self.slurm, self.journal, self, self, self.start, self, self, self.clock)  # type: ignore[arg-type]
         ports = replace(
             ports,
-            leftover=lambda run_id, job_id: self.children[-1],
+            leftover=lambda run_dir, job_id: self.children[-1],
             evidence=lambda job_id: tuple(self.evidence),
             lemons=lambda: frozenset(self.lemons),
             site_answers=lambda job_id: tuple(self.site_answers),

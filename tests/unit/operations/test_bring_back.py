@@ -31,6 +31,17 @@ def test_the_begin_is_ahead_when_the_last_epilog_ends() -> None:
     assert run.clock.time < begin <= run.clock.time + 4
 
 
+def test_the_begin_is_further_ahead_where_processes_wait_for_a_core() -> None:
+    def begin_after(crowding: float) -> float:
+        run = Run()
+        back = run.back(["n001", "n002"])
+        back.crowding = lambda: crowding
+        back.requeue(exclude_reason="x")
+        return float(run.of("requeued")[0]["begin"] - run.clock.time)
+
+    assert begin_after(1.0) + 1 <= begin_after(20.0) <= begin_after(1.0) + 4
+
+
 def test_the_users_own_exclusions_are_kept() -> None:
     run = Run()
     run.job.excluded = ("n004",)

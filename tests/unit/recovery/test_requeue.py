@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sovctl.model.job import JobView
 from sovctl.recovery.requeue import (
+    LEAVE_S,
     SLURMD_LOOKS_S,
     Goal,
     Step,
@@ -16,6 +17,7 @@ from sovctl.recovery.requeue import (
     earliest_begin,
     ended_for_good,
     epilog_estimate_s,
+    leave_s,
     next_step,
     own_delay_s,
     provisional_begin,
@@ -182,3 +184,10 @@ def test_a_provisional_begin_never_comes_after_slurms_own() -> None:
     assert provisional_begin(1000.4, 121.0) == 1090
     assert provisional_begin(1000.4, 6.0) is None
     assert provisional_begin(1000.4, 90.0) is None
+
+
+def test_a_machine_that_is_crowded_is_given_longer_to_end_the_supervisor() -> None:
+    assert leave_s((), 1.0) == LEAVE_S
+    assert leave_s((0.01, 0.02), 0.2) == LEAVE_S
+    assert leave_s((0.01,), 8.0) == pytest.approx(8 * LEAVE_S)
+    assert leave_s((0.01, 0.6, 0.02), 1.0) == pytest.approx(0.9)
