@@ -45,6 +45,8 @@ _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
 """So often Slurm may refuse what the look at the job said is next."""
+_LEAVE_TO_UPDATE = 3.0
+"""How much longer leaving takes than one update does: the update, our own end, that of the batch step."""
 _OTHERS_WAIT_S = 20.0
 """Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
 
@@ -264,7 +266,7 @@ class BringBack:
 
     def _too_late(self, begin: int) -> bool:
         now = self.clock.now()
-        return earliest_begin(self._requeued or now, now, self._epilog) > begin
+        return earliest_begin(self._requeued or now, now, self._epilog, self._leave_s) > begin
 
     def _begin(self, goal: Goal) -> int | None:
         """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.
@@ -323,7 +325,7 @@ class BringBack:
         taken = self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)
         )
-        self._leave_s = max(LEAVE_S, 1.5 * (self.clock.now() - asked))
+        self._leave_s = max(LEAVE_S, _LEAVE_TO_UPDATE * (self.clock.now() - asked))
         return taken
 
     def _command(self, act: Callable[[], None], *, last: bool = False) -> bool:
