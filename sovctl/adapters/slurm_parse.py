@@ -28,7 +28,7 @@ _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
 # What parse_job takes from before a job's Command; Slurm leaves some of them out.
 _JOB_HEAD = frozenset({
     "JobId", "ArrayJobId", "ArrayTaskId", "UserId", "GroupId", "QOS", "JobState", "Reason", "Restarts", "Requeue",
-    "ExpeditedRequeue", "Priority", "Partition", "NodeList", "ExcNodeList", "BatchHost", "SubmitTime", "EligibleTime",
+    "Priority", "Partition", "NodeList", "ExcNodeList", "BatchHost", "SubmitTime", "EligibleTime",
     "StartTime", "EndTime", "PreemptTime",
 })  # fmt: skip
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})

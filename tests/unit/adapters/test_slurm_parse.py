@@ -259,9 +259,9 @@ def test_a_hostile_job_name_stays_a_name(name: str) -> None:
     "where", ["Command=/a {}", "Command=/a SubmitLine=sbatch -J {} WorkDir=/w", "Command=/a Comment={}"]
 )
 def test_what_slurm_leaves_out_is_not_taken_from_free_text(where: str) -> None:
-    forged = "ArrayJobId=7 ArrayTaskId=1 PreemptTime=5 ExpeditedRequeue=Yes BatchHost=n9 Priority=0 JobState=FAILED"
+    forged = "ArrayJobId=7 ArrayTaskId=1 PreemptTime=5 BatchHost=n9 Priority=0 JobState=FAILED"
     job = one_job(f"JobId=5 JobName=a {REST} {where.format(forged)} WorkDir=/w StdOut=/o")
-    assert (job.job_id, job.preempted_at, job.expedited, job.batch_host, job.held) == ("5", None, False, "", False)
+    assert (job.job_id, job.preempted_at, job.batch_host, job.held) == ("5", None, "", False)
     assert (job.state, job.work_dir, job.stdout) == ("PENDING", "/w", "/o")
 
 
