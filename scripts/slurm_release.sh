@@ -2,7 +2,7 @@
 # Runs tests on the Slurm of another Debian release, in a root directory of that release (its own Python, slurmd, munge, MariaDB).
 # usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...    SUITE: trixie (Slurm 24.11), sid (26.05), or any other
 # Root directories are made once, as root with mmdebstrap, and kept in $SOVCTL_SLURM_ROOTS (/var/cache/sovctl/slurm).
-# `slurm_release.sh SUITE --shell` opens a shell there.
+# `slurm_release.sh SUITE --shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
 set -eu
 
 suite=${1:?usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...}
@@ -87,11 +87,26 @@ install_python() {
     printf '%s' "$wanted" >"$root/opt/sovctl/wanted"
 }
 
+# What the tests of the parser read: recorded on a lab there, and brought into this checkout.
+record() {
+    inside sh -ec '
+        cd /srv/sovctl
+        release=$(PATH="$PATH:/usr/sbin" slurmd -V | sed "s/^[^0-9]*\([0-9]*\.[0-9]*\).*/\1/")
+        /opt/sovctl/bin/python scripts/record_slurm.py "tests/data/slurm/$release"'
+    cp -R "$root/srv/sovctl/tests/data/slurm" "$here/tests/data/"
+}
+
+mkdir -p "$roots"
+exec 9>"$roots/$suite.lock"
+flock -n 9 || {
+    say "somebody else uses $root; waiting"
+    flock 9
+}
 make_root
 copy_checkout
 install_python
-if [ "${1-}" = --shell ]; then
-    inside sh -c 'cd /srv/sovctl && exec bash'
-else
-    inside sh -c 'cd /srv/sovctl && exec /opt/sovctl/bin/python -m pytest -p no:cacheprovider "$@"' sh "$@"
-fi
+case ${1-} in
+    --shell) inside sh -c 'cd /srv/sovctl && exec bash' ;;
+    --record) record ;;
+    *) inside sh -c 'cd /srv/sovctl && exec /opt/sovctl/bin/python -m pytest -p no:cacheprovider "$@"' sh "$@" ;;
+esac

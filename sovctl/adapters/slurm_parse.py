@@ -21,9 +21,16 @@ _KEY = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z]*(?:[/:_][A-Za-z]+)*)=")
 # Free text of a user or an administrator, and what follows it: the job's name stands in the middle of the record, and
 # a node's reason ends with its author.
 _JOB_NAME = re.compile(r"(?:^|\s)JobName=(.*?)(?= UserId=[^\s()]*\(\d+\) GroupId=)", re.DOTALL)
+_OWNER = re.compile(r" UserId=[^\s()]*\(\d+\) GroupId=")
 _NODE_REASON = re.compile(r"(?:^|\s)Reason=(.*? \[[^\[\]@\s]*@[^\[\]]*\])(?=\s*\Z|\s+[A-Z][A-Za-z]*=)", re.DOTALL)
 _RECORD_START = re.compile(r"^(?=(?:JobId=\d+|NodeName=\S+) )", re.MULTILINE)
 _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
+# What parse_job takes from before a job's Command; Slurm leaves some of them out.
+_JOB_HEAD = frozenset({
+    "JobId", "ArrayJobId", "ArrayTaskId", "UserId", "GroupId", "QOS", "JobState", "Reason", "Restarts", "Requeue",
+    "Priority", "Partition", "NodeList", "ExcNodeList", "BatchHost", "SubmitTime", "EligibleTime",
+    "StartTime", "EndTime", "PreemptTime",
+})  # fmt: skip
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
 # Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
 # $ maintenance, @ rebooting, ^ reboot issued, ! power down pending, - planned. sinfo uses them, and scontrol up to
@@ -57,10 +64,27 @@ def parse_record(line: str) -> dict[str, str]:
         if free:
             record[key] = free[1].strip()
             line = line[: free.start()] + line[free.end() :]
+    if line.startswith("JobId="):
+        return _job_fields(line) | record
+    return _fields(line) | record
+
+
+def _fields(text: str) -> dict[str, str]:
     # What stands before the first key, then keys and values in turn; backwards, so that the first of a key stays.
-    parts = _KEY.split(line)
-    fields = dict(zip(parts[-2:0:-2], map(str.strip, parts[:0:-2]), strict=True))
-    return fields | record
+    parts = _KEY.split(text)
+    return dict(zip(parts[-2:0:-2], map(str.strip, parts[:0:-2]), strict=True))
+
+
+def _job_fields(line: str) -> dict[str, str]:
+    """Nobody forges what his job is by its script's name, its comment, or the whole command line of sbatch (SubmitLine,
+    26.05): from Command on, fields that stand before it are not looked for, also where Slurm left them out."""
+    head, command, rest = line.partition(" Command=")
+    tail = {key: value for key, value in _fields(command + rest).items() if key not in _JOB_HEAD}
+    fields = tail | _fields(head)
+    if len(_OWNER.findall(line)) > 1:
+        # A name that holds an owner of its own: which of the two is true cannot be told, and root acts for him.
+        fields |= {"UserId": "", "GroupId": ""}
+    return fields
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -181,7 +205,8 @@ def parse_job(record: dict[str, str]) -> JobView:
         priority=_whole(record.get("Priority", ""), 0),
         work_dir=_value(record, "WorkDir"),
         stdout=_value(record, "StdOut"),
-        stderr=_value(record, "StdErr"),
+        # 26.05 prints none where it goes to the file of the output.
+        stderr=_value(record, "StdErr") or _value(record, "StdOut"),
         extra=record,
     )
 

@@ -6,10 +6,9 @@ Imports neither typer nor rich: every millisecond here is paid at each restart o
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from sovctl.cli import wiring
 from sovctl.cli.main import print_error
@@ -47,7 +46,7 @@ _OPTIONS = frozenset(
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one attempt; ends the process with the exit status of the batch script."""
+    """Run one attempt; returns the exit status of the batch script."""
     options, arguments = _parse(argv)
     status = 1
     try:
@@ -56,14 +55,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         if status != 0 and "SLURM_JOB_ID" in os.environ:
             wiring.stay_ended(_own_job_id(os.environ))
-    _leave(status)
-
-
-def _leave(status: int) -> NoReturn:
-    """At once: a requeued job's begin time waits for the end of this process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    return status
 
 
 def _live(plan: RunPlan) -> int:

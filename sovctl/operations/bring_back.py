@@ -22,6 +22,7 @@ from sovctl.recovery.requeue import (
     begin_at,
     earliest_begin,
     epilog_estimate_s,
+    exit_s,
     leave_s,
     locked_after_shrink,
     next_step,
@@ -268,7 +269,7 @@ class BringBack:
 
     def _too_late(self, begin: int) -> bool:
         now = self.clock.now()
-        return earliest_begin(self._requeued or now, now, self._epilog) > begin
+        return earliest_begin(self._requeued or now, now, self._epilog, exit_s(self.crowding())) > begin
 
     def _begin(self, goal: Goal) -> int | None:
         """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.

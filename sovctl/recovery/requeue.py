@@ -89,10 +89,15 @@ LEAVE_S = 0.1
 line of the record."""
 
 
+def exit_s(crowding: float) -> float:
+    """The end of the supervisor alone, when the update and the record of it are done. `crowding`: how many processes
+    want each core, and so how much longer a process takes to end."""
+    return 0.5 * LEAVE_S * max(1.0, crowding)
+
+
 def leave_s(orders_s: Sequence[float], crowding: float) -> float:
-    """The same here and now. `orders_s`: how long our last updates and records took; `crowding`: how many processes
-    want each core. What is left to do is the work of a process that ends, which takes as much longer."""
-    return max(LEAVE_S * max(1.0, crowding), 1.5 * max(orders_s, default=0.0))
+    """LEAVE_S here and now. `orders_s`: how long our last updates and records took."""
+    return max(LEAVE_S * max(1.0, crowding), max(orders_s, default=0.0) + exit_s(crowding))
 
 
 def earliest_begin(requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S) -> int:

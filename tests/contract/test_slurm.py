@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from sovctl.adapters.slurm_api import SlurmApi
 from sovctl.adapters.slurm_cli import SlurmCli
 from sovctl.errors import (
     EXIT_TRY_LATER,
+    CommandFailed,
     CommandMissing,
     JobNotFound,
     NotPermitted,
@@ -208,8 +210,9 @@ def test_a_begin_time_just_ahead_starts_the_job_soon(site: Site, running: str, e
     def runs() -> bool:
         job = site.slurm.job(running)
         if job.pending and job.eligible_at is not None and time.time() > job.eligible_at + 2:
-            # The scheduler's last pass was before the begin time; any update asks for another.
-            site.slurm.update_pending(running, exclude=[], begin=None)
+            # The scheduler's last pass was before the begin time; any update asks for another. It may have come since.
+            with suppress(CommandFailed):
+                site.slurm.update_pending(running, exclude=[], begin=None)
         return bool(job.running)
 
     eventually(runs, "the job runs again", 15.0)

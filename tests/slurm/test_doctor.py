@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sovctl.lab import cluster
+from sovctl.submit.expedite import new_enough
 
 pytestmark = pytest.mark.slurm
 
@@ -69,6 +70,27 @@ def test_every_node_is_asked_and_one_that_differs_is_named(lab: cluster.Lab) -> 
     found = [line for line in lines.values() if "expected_gpus" in line["seen"]]
     assert [(line["check"], line["state"]) for line in found] == [("nvml", "fail")]
     assert found[0]["seen"].startswith("n002: 2 GPUs")
+
+
+def test_it_names_what_this_slurm_can_do(lab: cluster.Lab, eventually: Callable[..., object]) -> None:
+    can = {"a job that lost a node can be changed further", "no requeue can be ordered to the end"}
+    _, lines = doctor(lab)
+    newest = new_enough(cluster.slurm(lab.layout).settings()["SLURM_VERSION"])
+    shown = {name for name, line in lines.items() if line["seen"].startswith("since ")}
+    assert shown == (can if cluster.slurm(lab.layout).settings()["SLURM_VERSION"] > "23.11" else set())
+    fix = "slurm.conf: SlurmctldParameters=enable_expedited_requeue"
+    assert lines["expedited requeue"]["fix"] == (fix if newest else "")
+    if not newest:
+        return
+    # What it says to type, typed.
+    before = lab.layout.slurm_conf.read_text("utf-8")
+    try:
+        lab.layout.slurm_conf.write_text(before + fix.removeprefix("slurm.conf: ") + "\n", "utf-8")
+        cluster.slurm(lab.layout).reconfigure()
+        eventually(lambda: doctor(lab)[1]["expedited requeue"]["state"] == "pass", "the doctor to see it")
+    finally:
+        lab.layout.slurm_conf.write_text(before, "utf-8")
+        cluster.slurm(lab.layout).reconfigure()
 
 
 def test_a_controller_that_is_gone_is_one_line(lab: cluster.Lab, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sovctl.recovery.requeue import (
     earliest_begin,
     ended_for_good,
     epilog_estimate_s,
+    exit_s,
     leave_s,
     next_step,
     own_delay_s,
@@ -190,4 +191,5 @@ def test_a_machine_that_is_crowded_is_given_longer_to_end_the_supervisor() -> No
     assert leave_s((), 1.0) == LEAVE_S
     assert leave_s((0.01, 0.02), 0.2) == LEAVE_S
     assert leave_s((0.01,), 8.0) == pytest.approx(8 * LEAVE_S)
-    assert leave_s((0.01, 0.6, 0.02), 1.0) == pytest.approx(0.9)
+    assert leave_s((0.01, 0.6, 0.02), 1.0) == pytest.approx(0.6 + exit_s(1.0))
+    assert exit_s(1.0) < exit_s(4.0) < leave_s((), 4.0)

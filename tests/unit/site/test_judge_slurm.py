@@ -14,6 +14,7 @@ from sovctl.site.judge_slurm import judge_slurm
 from sovctl.site.line import Line, State
 
 RECORDED = parse_config((Path(__file__).parents[2] / "data/slurm/22.05/show_config.txt").read_text("utf-8"))
+RECORDED |= {"PreemptType": "preempt/none", "PreemptMode": "OFF"}  # recorded with both on
 
 
 def line(check: str, view: SlurmView | None = None, **settings: str) -> Line:
