@@ -35,6 +35,7 @@ from sovctl.recovery.blame import (
 )
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.paces import paces
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
 
@@ -176,13 +177,14 @@ class Supervisor:
             gpus=self._live.gpus(),
         )
         self._live.resumed_at = newest.step if newest else 0
-        self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events))
+        known = paces(events)
+        self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events), known.saves_s)
         self._live.began = ports.clock.now()
         # Made anew: the nodes may be others now.
         self._live.moving = self._live.progress_watch()
         self._live.crash = self._live.crash_look()
         if self._live.moving is not None:
-            self._live.moving.begin(self._live.attempt, self._live.began)
+            self._live.moving.begin(self._live.attempt, self._live.began, known)
         self._live.hold_spares()
         ports.output.begin()
         env = self._script_environment(newest, excluded)

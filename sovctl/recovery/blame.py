@@ -114,12 +114,12 @@ def blame_end(
 def worth_looking_at(end: ScriptEnd, nodes: Sequence[str]) -> tuple[str, ...]:
     """Which nodes to ask what they know of themselves after a crash, before the script is blamed.
 
-    Main memory that ran out is no fault of a node; an exception of the script's own and a process that a signal ended
-    speak of their own node alone. Everything else may have begun anywhere.
+    Main memory that ran out is no fault of a node; an exception of the script's own speaks of its own node alone.
+    Everything else may have begun anywhere, and the next attempt starts on all of them.
     """
     if end.kind == "oom":
         return ()
-    return (end.node,) if end.kind in ("python", "signal") and end.node in nodes else tuple(nodes)
+    return (end.node,) if end.kind == "python" and end.node in nodes else tuple(nodes)
 
 
 _OF_A_LINK = frozenset({"nccl", "unknown"})

@@ -176,7 +176,7 @@ def test_every_end_has_a_culprit_and_a_sentence(status: int, nodes: list[NodeEvi
         (ScriptEnd(1, "ValueError: x", kind="python", node="n002"), ("n002",)),
         (ScriptEnd(1, "ValueError: x", kind="python"), ("n001", "n002")),
         (ScriptEnd(137, kind="oom"), ()),
-        (ScriptEnd(139, kind="signal", node="n002"), ("n002",)),
+        (ScriptEnd(139, kind="signal", node="n002"), ("n001", "n002")),
         (ScriptEnd(139, kind="signal"), ("n001", "n002")),
         (ScriptEnd(1, "CUDA error: N", kind="cuda", node="n002"), ("n001", "n002")),
         (ScriptEnd(1, kind="unknown"), ("n001", "n002")),
