@@ -119,6 +119,20 @@ def test_a_node_that_stands_still_is_set_down_once_slurm_cannot_reach_it_either(
     assert site.site.did == [("down", "n002")]
 
 
+@pytest.mark.parametrize(("watcher", "down"), [(True, True), (False, False)])
+def test_a_node_that_died_while_slurmctld_was_restarted_is_set_down_if_it_ever_was_there(
+    watcher: bool, down: bool
+) -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    site.without_watcher = set() if watcher else {"n002"}
+    unknown = NodeState("UNKNOWN", frozenset({"NOT_RESPONDING"}))
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=unknown)
+    site.passes(30)
+    assert site.site.did == ([("down", "n002")] if down else [])
+
+
 def test_observing_changes_nothing_and_says_the_command_once() -> None:
     site = Watched(act=False)
     site.passes(2)
