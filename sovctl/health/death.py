@@ -63,8 +63,9 @@ class Left:
 
 
 def in_service(node: NodeView) -> bool:
-    """Whether the node ought to answer."""
-    return not node.state.down and node.state.base not in ("FUTURE", "UNKNOWN") and not node.state.flags & _NOT_EXPECTED
+    """Whether the node ought to answer. UNKNOWN: slurmctld was restarted and has not heard of it yet, which it never
+    will of a node that died meanwhile."""
+    return not node.state.down and node.state.base != "FUTURE" and not node.state.flags & _NOT_EXPECTED
 
 
 def suspects(
@@ -79,7 +80,8 @@ def suspects(
         if (
             mark_silent[node.name] >= silent_for_s
             if node.name in mark_silent
-            else not node.state.responding or node.name in named
+            # Slurm's UNKNOWN is also its word for a node that never was there.
+            else node.state.base != "UNKNOWN" and (not node.state.responding or node.name in named)
         )
         and in_service(node)
     ]

@@ -19,7 +19,7 @@ from sovctl.checkpoint.find import latest_complete
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
-from sovctl.recovery.attempts import Attempt, attempts
+from sovctl.recovery.attempts import Attempt, Stop, attempts
 
 T = TypeVar("T")
 _WATCHED_S = 5.0
@@ -51,16 +51,18 @@ class Kind:
     """May happen to the batch host."""
     second: bool = False
     """May come while the run recovers from another."""
+    stands_still: bool = False
+    """Nothing ends by itself: it shows only when the run has made no progress for the hang timeout."""
 
 
 KINDS = (
     Kind("xid:79", 14, blames=True, breaks=True, second=True),
     Kind("ecc-uncorrectable", 6, blames=True, breaks=True, second=True),
     Kind("node-dead", 10, blames=True, breaks=True, second=True),
-    Kind("node-frozen", 6, blames=True, breaks=True, batch_host=False, second=True),
+    Kind("node-frozen", 6, blames=True, breaks=True, batch_host=False, second=True, stands_still=True),
     Kind("rank-crash", 12, second=True),
     # What was stopped is one process; its node is named because nobody knows more.
-    Kind("rank-hang", 6, blames=True),
+    Kind("rank-hang", 6, blames=True, stands_still=True),
     Kind("supervisor-killed", 8, second=True),
     Kind("checkpoint-damaged", 6),
     Kind("requeue", 5),
@@ -224,6 +226,8 @@ class Chaos:
         """When each node was mended; some are more than once."""
         self._damaged: list[tuple[int, int]] = []
         """(step, attempt that ran) of checkpoints that were damaged."""
+        self._judged_to = -1
+        """The last attempt whose blame was judged."""
         self._lab: cluster.Lab | None = None
         self._run: Training | None = None
 
@@ -363,6 +367,17 @@ class Chaos:
             back = f"{item.back_s:5.1f} s" if item.back_s is not None else "       "
             held = "held " if item.held else ""
             self._say(f"{item.number:3} {item.kind.name:<18} {item.node} {back} {held}{item.problem}")
+        self._judge_blames()
+
+    def _judge_blames(self) -> None:
+        """The stops that were not judged yet; what was misjudged is said at once."""
+        known = len(self._report.misjudged)
+        for item in attempts(self._training.events()):
+            if item.number > self._judged_to and item.stop is not None:
+                self._judged_to = item.number
+                self._judge_blame(item)
+        for words in self._report.misjudged[known:]:
+            self._say(f"    misjudged: {words}")
 
     def _strike(self, blow: Blow, *, during_recovery: bool) -> Struck | None:
         """Inject one fault; None: there was nothing to break (no rank runs at this moment)."""
@@ -553,8 +568,7 @@ class Chaos:
         self._report.attempts = len(made)
         self._report.on_blamed = [words for item in made if (words := self._on_blamed(item, made))]
         self._report.steps_lost = sum(self._steps_lost(item) for item in made)
-        for item in made:
-            self._judge_blame(item)
+        self._judge_blames()
         self._judge_chains(made)
 
     def _on_blamed(self, item: Attempt, made: Sequence[Attempt]) -> str:
@@ -586,17 +600,21 @@ class Chaos:
         during = [one for one in self._report.struck if one.attempt == item.number and one.at <= (item.stop.at or 0.0)]
         if not during:
             return
-        struck = {one.node for one in during if one.kind.blames}
+        struck = {one.node for one in during if one.kind.blames and not self._too_early(one, item.stop)}
         late = {one.node for one in self._report.struck if one.kind.blames and one.at <= (item.stop.at or 0.0)}
         self._report.judged += 1
         named = set(item.stop.blamed)
         # Of two at once it is enough to name one: the other is named, or is out of service, before the next attempt.
-        if bool(named) != bool(struck) or not named <= late:
+        if (struck and not named) or not named <= late:
             happened = ", ".join(f"{one.kind.name} on {one.node}" for one in during)
             self._report.misjudged.append(
                 f"attempt {item.number}: {happened}; named {sorted(named) or 'nobody'} "
                 f"({item.stop.culprit.value}: {item.stop.evidence})"
             )
+
+    def _too_early(self, one: Struck, stop: Stop) -> bool:
+        """Something else stopped the run before anybody could know that a rank or a node stood still."""
+        return one.kind.stands_still and (stop.at or 0.0) - one.at < self._spec.hang_timeout_s
 
     def _judge_chains(self, made: Sequence[Attempt]) -> None:
         """A chain is the attempts from a stop to the next new checkpoint; it succeeds when no person had to help."""

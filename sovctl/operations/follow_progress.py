@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from sovctl.model.progress import Phase, Progress
@@ -60,9 +61,10 @@ class ProgressFollower:
             self._seen_step = step
             self._tell("first_step", at, step=step)
 
-    def begin(self, attempt: int, resume_step: int, furthest: int | None = None) -> None:
+    def begin(self, attempt: int, resume_step: int, furthest: int | None = None, saves_s: Sequence[float] = ()) -> None:
         """A new attempt starts: what the ranks of the last one left behind does not count. `furthest`: the step that
-        earlier attempts reached; until then steps are done again."""
+        earlier attempts reached; until then steps are done again. `saves_s`: how long their last saves took."""
+        self.save_seconds = list(saves_s)
         self._attempt, self._furthest = attempt, furthest
         self._seen_step = resume_step or None
         self._saved_step, self._last, self._told = None, None, set()

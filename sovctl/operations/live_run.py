@@ -255,10 +255,13 @@ class LiveRun:
         except SovctlError:
             return None
 
-    def evidence(self, silence_s: float | None) -> list[NodeEvidence]:
-        """The nodes of the allocation; `silence_s`: also ask slurmd, and count it as gone after so long."""
+    def evidence(
+        self, silence_s: float | None, nodes: Sequence[str] = (), *, ranks_silent: bool = True
+    ) -> list[NodeEvidence]:
+        """These nodes, or those the script runs on; `silence_s`: also ask slurmd, and count it as gone after so long,
+        unless the ranks are known to go on."""
         try:
-            views = self.ports.cluster.nodes(self.here.running_on)
+            views = self.ports.cluster.nodes(nodes or self.here.running_on)
         except SovctlError as error:
             # Nobody's training ends because Slurm, its configuration or its commands are away for a while.
             if not self.watch.slurm_silent:
@@ -274,7 +277,7 @@ class LiveRun:
             self.suspicion.look(views)
             gone = self.suspicion.silent_for(silence_s)
         return [
-            NodeEvidence(view, view.name in gone, silence_s is not None, self.crash.findings(view.name))
+            NodeEvidence(view, view.name in gone, bool(gone) and ranks_silent, self.crash.findings(view.name))
             for view in views
         ]
 

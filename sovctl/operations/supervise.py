@@ -16,16 +16,26 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
 from sovctl.model.progress import FINISHED
-from sovctl.operations.live_run import SILENCE_S, LiveRun, Ports, RunPlan, end_of, last_attempt
+from sovctl.operations.live_run import LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.look_at_run import RunLooks
 from sovctl.operations.recover import Recovery
+from sovctl.operations.settle import Question, settle
 from sovctl.operations.take_over import TakeOver
 from sovctl.ports import ChildProcess
 from sovctl.recovery.allocation_view import view
 from sovctl.recovery.attempts import furthest_step
-from sovctl.recovery.blame import PREEMPTION, ScriptEnd, blame_end, blame_nodes, worth_looking_at
+from sovctl.recovery.blame import (
+    PREEMPTION,
+    NodeEvidence,
+    ScriptEnd,
+    blame_end,
+    blame_nodes,
+    no_step_started,
+    worth_looking_at,
+)
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.paces import paces
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
 
@@ -35,8 +45,6 @@ if TYPE_CHECKING:  # most runs have no image
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
-_LOOK_S = 5.0
-"""How long the nodes get after a crash to say what they know of themselves."""
 _SETTLE_S = 8.0
 """How long a script that lost a rank gets to end by itself, and a fault to show, before the crash is judged."""
 
@@ -169,13 +177,14 @@ class Supervisor:
             gpus=self._live.gpus(),
         )
         self._live.resumed_at = newest.step if newest else 0
-        self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events))
+        known = paces(events)
+        self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events), known.saves_s)
         self._live.began = ports.clock.now()
         # Made anew: the nodes may be others now.
         self._live.moving = self._live.progress_watch()
         self._live.crash = self._live.crash_look()
         if self._live.moving is not None:
-            self._live.moving.begin(self._live.attempt, self._live.began)
+            self._live.moving.begin(self._live.attempt, self._live.began, known)
         self._live.hold_spares()
         ports.output.begin()
         env = self._script_environment(newest, excluded)
@@ -235,12 +244,9 @@ class Supervisor:
         job = self._live.ask_job()
         state = "+".join([job.state, *sorted(job.flags)]) if job else "unknown"
         self._live.ports.journal.append("signal", attempt=self._live.attempt, name="SIGTERM", job_state=state)
-        if job is None:
+        if job is None or self._ended_by_slurm(job):
             return
         self._live.watch.job = job
-        if not job.running or job.restarts > self._live.plan.restarts:
-            self._live.watch.ended_by_slurm = state
-            return
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
         self._live.ask_stop(PREEMPTION if job.preempted_at else "SIGTERM")
         child.send(signal.SIGTERM)
@@ -274,8 +280,7 @@ class Supervisor:
     def _on_script_end(self, child: ChildProcess, status: int) -> int | None:
         self._live.progress.follow()
         job = self._live.ask_job()
-        if job is not None and ended_for_good(job, self._live.plan.restarts):
-            self._live.watch.job, self._live.watch.ended_by_slurm = job, job.state
+        if self._ended_by_slurm(job):
             return self._on_ended_by_slurm(child)
         if job is not None and job.preempted_at:
             # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
@@ -292,31 +297,35 @@ class Supervisor:
             node=end.node,
         )
         blame = blame_end(end, (), stop_asked=self._live.watch.stop_asked)
-        if blame.culprit is Culprit.USER_CODE:
+        if blame.culprit is Culprit.USER_CODE or no_step_started(blame.signature):
             blame = self._settle_crash(end)
+            # Slurm may have ended the script before it told anybody of a requeue.
+            if blame.culprit is not Culprit.HARDWARE and self._ended_by_slurm(self._live.ask_job()):
+                return self._on_ended_by_slurm(child)
         return self._recovery.recover(child, blame, status)
+
+    def _ended_by_slurm(self, job: JobView | None) -> bool:
+        """Whether this execution of the job is over, requeued from outside or for good."""
+        if job is None or (job.running and job.restarts <= self._live.plan.restarts):
+            return False
+        state = "+".join([job.state, *sorted(job.flags)])
+        self._live.watch.job, self._live.watch.ended_by_slurm = job, state
+        return True
 
     def _settle_crash(self, end: ScriptEnd) -> Blame:
         """A crash may be the first sign of a fault: look until the evidence speaks, at most a short while.
 
         A crash whose own words name the cause needs no waiting beyond the second look at slurmd.
         """
-        clock = self._live.ports.clock
-        began = clock.now()
-        patience = 2.0 if end.signature and end.status > 0 else _SETTLE_S
-        self._live.crash.begin(self._live.began, worth_looking_at(end, self._live.here.running_on))
-        while True:
-            owed = self._live.crash.pending
-            evidence = self._live.evidence(SILENCE_S)
-            links = self._live.broken_links()
-            blame = blame_end(end, evidence, stop_asked=self._live.watch.stop_asked, links=links)
-            if blame.culprit is not Culprit.USER_CODE:
-                return blame
-            quiet = not self._live.suspicion.any and not self._live.watch.slurm_silent
-            waited = clock.now() - began
-            if waited >= (patience / 2 if quiet else patience) and (not owed or waited >= _LOOK_S):
-                return blame
-            self._live.ports.signals.wait(0.25)
+        live = self._live
+        nodes = live.here.running_on
+
+        def judge(evidence: Sequence[NodeEvidence], links: Mapping[str, str]) -> Blame:
+            return blame_end(end, evidence, stop_asked=live.watch.stop_asked, links=links)
+
+        patience_s = 2.0 if end.signature and end.status > 0 else _SETTLE_S
+        ask = worth_looking_at(end, nodes)
+        return settle(live, Question(live.began, ask, nodes, judge, patience_s, quiet_s=patience_s / 2))
 
     def _script_end(self, job: JobView | None, status: int) -> ScriptEnd:
         if status in (0, FINISHED) or job is None:

@@ -9,12 +9,19 @@ from typing import Any
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.job_evidence import fault_words
+from sovctl.model.progress import FINISHED
 from sovctl.operations.live_run import LiveRun, end_of, last_attempt, lingering_steps
 from sovctl.operations.recover import Recovery
+from sovctl.operations.settle import Question, settle
 from sovctl.operations.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
 from sovctl.recovery.decide import Action, Decision, past_stops
 from sovctl.recovery.exclusion import exclusions
+
+_PATIENCE_S, _QUIET_S = 8.0, 1.5
+"""How long a fault gets to show that may have come with the supervisor's death, with and without a silent node."""
+_STEPS_ON_S = 3.0
+"""Ranks write at most once a second: shorter gaps mean nothing."""
 
 
 class TakeOver:
@@ -48,18 +55,52 @@ class TakeOver:
         self._live.ports.journal.append("taken_over", attempt=self._live.attempt)
         ended = end_of(events, self._live.attempt)
         if ended is None:
-            return self._recovery.recover(self._live.leftover(), *self._unseen_end(events))
+            return self._recovery.recover(self._live.leftover(), *self._unseen_end(last, events))
         return self._finish_recovery(ended)
 
-    def _unseen_end(self, events: Sequence[Mapping[str, Any]]) -> tuple[Blame, int | None]:
-        """How the script ended, if that was still written down; else only that nobody watched it."""
-        said = [event for event in events if event["kind"] == "script_ended" and event["attempt"] == self._live.attempt]
-        nodes = self._live.evidence(None)
-        if said:
-            end = ScriptEnd(said[-1]["exit_status"], said[-1].get("signature", ""))
-            return blame_end(end, nodes), end.status
-        words = "the supervisor was killed while the script ran"
-        return blame_nodes(nodes) or Blame(Culprit.UNKNOWN, evidence=words, signature="supervisor killed"), None
+    def _unseen_end(self, last: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> tuple[Blame, int | None]:
+        """How the script ended, if that was still written down; else only that nobody watched it.
+
+        What killed the supervisor may have killed a node as well, and that one may have left the job by now."""
+        live = self._live
+        said = [event for event in events if event["kind"] == "script_ended" and event["attempt"] == live.attempt]
+        end = _end_as_written(said[-1]) if said else None
+
+        def judge(nodes: Sequence[NodeEvidence], links: Mapping[str, str]) -> Blame:
+            if end is not None:
+                return blame_end(end, nodes, links=links)
+            return blame_nodes(nodes) or Blame(
+                Culprit.UNKNOWN,
+                evidence="the supervisor was killed while the script ran",
+                signature="supervisor killed",
+            )
+
+        nodes = tuple(str(node) for node in last.get("nodes", ()))
+        began = float(last.get("at", 0.0))
+        if end is not None and end.status in (0, FINISHED):
+            return judge((), {}), end.status
+        question = Question(
+            began,
+            live.here.running_on,
+            nodes,
+            judge,
+            _PATIENCE_S,
+            _QUIET_S,
+            lambda: end is not None or not self._steps_on(),
+        )
+        return self._with_step(settle(live, question)), end.status if end is not None else None
+
+    def _steps_on(self) -> bool:
+        """Whether rank 0 does steps without anybody watching."""
+        word = self._live.ports.files.progress(0)
+        if word is None or word.attempt != self._live.attempt or word.step_at is None:
+            return False
+        return self._live.ports.clock.now() - word.step_at < max(_STEPS_ON_S, 2.0 * (word.step_seconds or 0.0))
+
+    def _with_step(self, blame: Blame) -> Blame:
+        """With the last step that rank 0 told of."""
+        word = self._live.ports.files.progress(0)
+        return replace(blame, step=word.step) if word is not None and word.attempt == self._live.attempt else blame
 
     def _finish_recovery(self, ended: Mapping[str, Any]) -> int | None:
         """The decision was written down; carry it out."""
@@ -128,3 +169,15 @@ class TakeOver:
             Culprit.UNKNOWN,
             evidence=f"the attempt ended without a word of its supervisor on {host}; no node shows a fault",
         )
+
+
+def _end_as_written(event: Mapping[str, Any]) -> ScriptEnd:
+    """How the script ended, from its `script_ended`."""
+    rank = event.get("rank")
+    return ScriptEnd(
+        int(event["exit_status"]),
+        str(event.get("signature", "")),
+        kind=str(event.get("crash", "")),
+        rank=rank if isinstance(rank, int) else None,
+        node=str(event.get("node", "")),
+    )

@@ -18,6 +18,7 @@ from sovctl.operations.watch_stragglers import StragglerSettings, StragglerWatch
 from sovctl.ports import AttemptFiles, JobLooks, Journal, LookAnswer, RunFiles, RunOutput
 from sovctl.recovery.hang import AUTO, Hang, NotYet, Pace, Source, Standstill, judge
 from sovctl.recovery.output_steps import OutputSteps
+from sovctl.recovery.paces import Paces
 from sovctl.recovery.stacks import fold_ranks, stacks_record, stacks_text
 
 _OUTPUT_EVERY_S = 1.0
@@ -26,7 +27,7 @@ _PROBLEM_PAUSE_S = 15.0
 _REFUSED_PAUSE_S = 3.0
 """After the first look that Slurm refused; longer after each further one."""
 _SLOW_PAUSE_S = 30.0
-_AGAIN_S = 2.5
+_AGAIN_S = 4.0
 """How long nodes that did not answer get at least when they are asked again, now that it is known that others do."""
 _WELL_EVERY_S = 1800.0
 _LONGEST_TURN_S = 30.0
@@ -88,9 +89,11 @@ class ProgressWatch:
         self.frozen: frozenset[str] = frozenset()
         """Nodes that are to blame and start no process: they will not report the end of the job either."""
 
-    def begin(self, attempt: int, now: float) -> None:
-        """The script is about to start."""
+    def begin(self, attempt: int, now: float, known: Paces | None = None) -> None:
+        """The script is about to start. `known`: from its earlier attempts."""
         self._attempt, self._began, self._turn = attempt, now, now
+        if known is not None:
+            self._pace.knows(known.saves_s, known.startups_s)
         self._well_due = now + self._settings.well_after_s
         self._pace.begin(now)
         self._stragglers.begin(attempt, now)
@@ -144,6 +147,8 @@ class ProgressWatch:
         before, self._said = self._said, said
         if said.step is not None and (before is None or said.step != before.step):
             self._pace.moved(now, Source.RANKS)
+        if said.save_seconds is not None and (before is None or said.saved_step != before.saved_step):
+            self._pace.knows([said.save_seconds])
         self._pace.entered(said.phase, now)
 
     def _read_output(self, now: float, paths: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from sovctl.model.watched_run import WatchedRun
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
+from sovctl.recovery.attempts import names, seconds, text
+from sovctl.recovery.exclusion import Exclusion, choose
 from sovctl.submit.script import Supervised, supervised
 
 _REMEMBER_S = 900.0
@@ -29,6 +31,8 @@ _LATE_S = 1.0
 _STUCK_S = 3.0
 """A run that completes for longer has a node that somebody has to free."""
 _ASK_AGAIN_S = 10.0
+_MOST_BLAMED = 4096
+"""Nodes that are remembered for one run, whatever it writes."""
 _LOOKS_A_PASS = 10
 """Jobs that are asked about one by one in one pass."""
 
@@ -67,6 +71,8 @@ class RunTakeOver:
     """Since when each job completes."""
     _freed: dict[str, float] = field(default_factory=dict)
     """When it was last asked that a run's nodes be freed."""
+    _blamed: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When each (job, node) was last spoken against by the job's run."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
@@ -102,8 +108,19 @@ class RunTakeOver:
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
+        self._blamed = {place: at for place, at in self._blamed.items() if place[0] in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
+
+    def hear(self, job_id: str, events: Sequence[Any]) -> None:
+        """What a run writes of nodes: which of its job's exclusions are the run's own, and how old they are."""
+        for event in events:
+            if not isinstance(event, Mapping):
+                continue
+            at = seconds(event, "at") or 0.0
+            for node in (*names(event, "blamed"), *names(event, "suspects"), text(event, "node")):
+                if node and sum(job == job_id for job, _ in self._blamed) < _MOST_BLAMED:
+                    self._blamed[(job_id, node)] = at
 
     def free_stuck(self) -> None:
         """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
@@ -224,7 +241,7 @@ class RunTakeOver:
 
     def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
         """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""
-        exclude = sorted(set(job.excluded) | orphan.exclude)
+        exclude = self._exclusions(job, orphan)
         now = self.clock.now()
         overdue = job.reason == "BeginTime" and job.eligible_at is not None and job.eligible_at + _LATE_S <= now
         if overdue and set(exclude) == set(job.excluded):
@@ -252,6 +269,22 @@ class RunTakeOver:
             return
         self.voice.write("takeover-done", job_id=job.job_id)
         self.voice.say(words)
+
+    def _exclusions(self, job: JobView, orphan: _Orphan) -> list[str]:
+        """With the nodes it lost; so many of the run's older ones are given up that it can start again. What the user
+        excluded stays."""
+        if orphan.exclude <= set(job.excluded):
+            return sorted(job.excluded)
+        now = self.clock.now()
+        blamed = {node: self._blamed[(job.job_id, node)] for node in job.excluded if (job.job_id, node) in self._blamed}
+        blamed |= dict.fromkeys(orphan.exclude, now)
+        wanted = sorted((Exclusion(node, since) for node, since in blamed.items()), key=lambda item: item.since)
+        own = [node for node in job.excluded if node not in blamed]
+        needed = job.extra.get("NumNodes", "").partition("-")[0]
+        chosen = choose(
+            wanted, own, self.site.nodes(), job.extra.get("Partition", ""), int(needed) if needed.isdigit() else 0
+        )
+        return sorted(chosen.nodes)
 
     def _ask_for_pass(self, job: JobView, now: float) -> None:
         """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""

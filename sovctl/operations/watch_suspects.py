@@ -97,6 +97,7 @@ class SuspectChecks:
         runs = {run.job_id: run for run in self.runs.runs}
         said = self.ports.words.read(tuple(runs.values()))
         for job_id, events in said.items():
+            self.runs.hear(job_id, events)
             raw = runs[job_id].raw_job_id
             answered = {item.node: item.seq for item in self.ports.answers.load(raw)}
             for named in named_suspects(events, self.runs.nodes_of(job_id), now):

@@ -114,12 +114,12 @@ def blame_end(
 def worth_looking_at(end: ScriptEnd, nodes: Sequence[str]) -> tuple[str, ...]:
     """Which nodes to ask what they know of themselves after a crash, before the script is blamed.
 
-    Main memory that ran out is no fault of a node; an exception of the script's own and a process that a signal ended
-    speak of their own node alone. Everything else may have begun anywhere.
+    Main memory that ran out is no fault of a node; an exception of the script's own speaks of its own node alone.
+    Everything else may have begun anywhere, and the next attempt starts on all of them.
     """
     if end.kind == "oom":
         return ()
-    return (end.node,) if end.kind in ("python", "signal") and end.node in nodes else tuple(nodes)
+    return (end.node,) if end.kind == "python" and end.node in nodes else tuple(nodes)
 
 
 _OF_A_LINK = frozenset({"nccl", "unknown"})
@@ -148,8 +148,25 @@ def _outside_the_code(end: ScriptEnd, links: Mapping[str, str], of: int) -> Blam
     if end.kind == "launch":
         # After a controller that was restarted in the middle of a change, its books of a job can be wrong (22.05).
         words = f"Slurm started no step for the script{at}{said}"
-        return Blame(Culprit.UNKNOWN, (), words, f"launch|{end.signature}", end.step)
+        return Blame(Culprit.UNKNOWN, (), words, f"{_NO_STEP}{end.signature}", end.step)
     return None
+
+
+_NO_STEP = "launch|"
+_CONTROLLER_AWAY = re.compile(
+    r"Unable to contact slurm controller|[Tt]imed out|Zero Bytes were transmitted|standby mode"
+    r"|Connection (?:refused|reset)|connection failure|temporarily"
+)
+
+
+def no_step_started(signature: str) -> bool:
+    """Whether this signature of a stop says that Slurm started no step for the script."""
+    return signature.startswith(_NO_STEP)
+
+
+def controller_was_away(signature: str) -> bool:
+    """Whether Slurm started no step because its controller did not answer: its books may be in order all the same."""
+    return no_step_started(signature) and _CONTROLLER_AWAY.search(signature) is not None
 
 
 def _died_of(end: ScriptEnd) -> str:

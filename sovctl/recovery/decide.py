@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from sovctl.model.blame import Blame, Culprit
+from sovctl.recovery.blame import controller_was_away, no_step_started
 
 
 class Action(StrEnum):
@@ -22,7 +23,7 @@ class Action(StrEnum):
     RESTART = "restart"
     """Again; recovery/place.py says where: in this allocation or through the queue."""
     REQUEUE = "requeue"
-    """Slurm has requeued the job already, or must."""
+    """Slurm has requeued the job already, or must: only another allocation will do."""
     HOLD = "hold"
     END = "end"
     """Let the job end with the script's own status: the user ended it, or forbade requeueing."""
@@ -95,8 +96,18 @@ def decide(
         if blame.culprit is Culprit.UNKNOWN and not blame.nodes
         else ()
     )
+    if _needs_other_allocation(blame, past):
+        return Decision(Action.REQUEUE, "try again in a fresh allocation: Slurm starts no step in this one any more")
     why = f"find the culprit: try without {', '.join(suspects)}" if suspects else _reason(blame)
     return Decision(Action.RESTART, why, blame.nodes, suspects)
+
+
+def _needs_other_allocation(blame: Blame, past: Sequence[PastStop]) -> bool:
+    """A job that slurmctld has wrong books of (its GPUs are gone from them, 22.05) gets no step before it has a fresh
+    allocation. One that merely met a controller that was away gets one more try in the one it has."""
+    if not no_step_started(blame.signature):
+        return False
+    return not controller_was_away(blame.signature) or bool(past and no_step_started(past[-1].signature))
 
 
 def swap_half(blame: Blame, stuck: Sequence[PastStop], ran_on: Sequence[str], replacements: int) -> tuple[str, ...]:
@@ -117,7 +128,12 @@ def _stuck(past: Sequence[PastStop], checkpoint_step: int) -> list[PastStop]:
 
 def _over_budget(blame: Blame, past: Sequence[PastStop], checkpoint_step: int, limits: Limits) -> str:
     stuck = _stuck(past, checkpoint_step)
-    alike = 1 + sum(stop.culprit is blame.culprit for stop in stuck)
+    if no_step_started(blame.signature):
+        # Counted by themselves: what else nobody is to blame for must not keep the run from its fresh allocation.
+        refused = 1 + sum(no_step_started(stop.signature) for stop in stuck)
+        over = refused > limits.unknown
+        return f"{blame.evidence}; that happened {refused} times, in fresh allocations too" if over else ""
+    alike = 1 + sum(stop.culprit is blame.culprit and not no_step_started(stop.signature) for stop in stuck)
     if blame.culprit is Culprit.USER_CODE:
         return _crash_over_budget(blame, past, stuck, limits)
     if blame.culprit is Culprit.UNKNOWN and alike > limits.unknown:

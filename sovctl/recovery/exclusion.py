@@ -1,7 +1,7 @@
 """Which nodes the next attempt must not get. Pure.
 
-The list never starves the job: when too few nodes would remain, the oldest exclusions are given up first, except
-nodes that Slurm would not use anyway.
+The list never starves the job: when too few nodes would remain, the oldest exclusions are given up first, and those of
+nodes that Slurm would not use anyway only where the job could never start else.
 """
 
 from __future__ import annotations
@@ -134,4 +134,12 @@ def choose(
             break
         keep.remove(oldest)
         given_up.append(oldest.node)
+    # A job that excludes so many nodes that it could not start on all the others is set aside for ever (BadConstraints,
+    # priority 0; 22.05 to 26.05). A node that is out of service is none it could start on anyway.
+    there = {node.name for node in nodes if not partition or not node.partitions or partition in node.partitions}
+    for item in [item for item in keep if item.node in there - usable]:
+        if len(there - {item.node for item in keep} - set(own)) >= needed:
+            break
+        keep.remove(item)
+        given_up.append(item.node)
     return ExclusionList(tuple(dict.fromkeys([*own, *(item.node for item in keep)])), tuple(given_up))

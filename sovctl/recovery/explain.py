@@ -13,6 +13,7 @@ from typing import Any
 
 from sovctl.model.blame import Culprit
 from sovctl.recovery.attempts import Attempt, Event, Stop, attempts, number, seconds, text
+from sovctl.recovery.blame import no_step_started
 from sovctl.recovery.timeline import Timeline, last_checkpoint, timeline, total_steps_lost
 
 
@@ -174,7 +175,7 @@ class _Teller:
         when = self._when()
         if stop.culprit is Culprit.HARDWARE and stop.blamed:
             return f"{self._blamed(stop)}: {_without_name(stop)} ({when})"
-        if stop.culprit is Culprit.UNKNOWN:
+        if stop.culprit is Culprit.UNKNOWN and not no_step_started(stop.signature):
             return f"it is not known what stopped it: {stop.evidence or 'no evidence is recorded'} ({when})"
         return f"{stop.evidence or _WORDS[stop.culprit]} ({when})"
 
@@ -210,7 +211,10 @@ class _Teller:
             return "held, and released by a person"
         if not found.by_supervisor:
             return f"Slurm requeued it{without}"
-        return f"requeued{without}" if found.requeued_at or found.resumed else f"the requeue{without} was begun"
+        why = found.stopped.stop.signature if found.stopped.stop is not None else ""
+        fresh = " for a fresh allocation" if no_step_started(why) else ""
+        begun = found.requeued_at or found.resumed
+        return f"requeued{without}{fresh}" if begun else f"the requeue{without}{fresh} was begun"
 
     def _stayed(self, found: Timeline) -> str:
         dropped = f"{self._words.fold(found.dropped)} was dropped from the job" if found.dropped else ""

@@ -24,6 +24,8 @@ AUTO = -1.0
 """As a timeout: derived from the run's own step times."""
 STARTUP_S = 1800.0
 """Before the first step: imports, compilation, loading a large checkpoint."""
+_LEAST_STARTUP_S, _STARTUPS = 120.0, 4.0
+"""The same once the run's own start-ups are known: so many times the longest, and no less."""
 SLOW_FACTOR = 4.0
 """Ranks that compute without a step get so many times the patience."""
 _LEAST_S, _MOST_S = 300.0, 3600.0
@@ -88,6 +90,8 @@ class Pace:
     """Of rank 0; None: it says nothing of itself."""
     longest_gap_s: float = 0.0
     longest_save_s: float = 0.0
+    longest_startup_s: float = 0.0
+    """Of earlier attempts; 0: none got to its first step."""
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     _phase_since: float = 0.0
     _saves: int = 0
@@ -95,6 +99,13 @@ class Pace:
     def begin(self, now: float) -> None:
         """The script starts."""
         self.moved_at = self._phase_since = now
+
+    def knows(self, saves_s: Sequence[float] = (), startups_s: Sequence[float] = ()) -> None:
+        """How long the ranks say their saves took, and start-ups of earlier attempts: most saves are over between two
+        looks at the phase."""
+        self.longest_save_s = max((self.longest_save_s, *saves_s))
+        self.longest_startup_s = max((self.longest_startup_s, *startups_s))
+        self._saves += len(saves_s)
 
     def moved(self, at: float, source: Source) -> None:
         """The run was seen to move. A better source takes over and its gaps are measured anew."""
@@ -143,7 +154,8 @@ class Pace:
         """How long without progress is borne now."""
         own = self.timeout_s if self.timeout_s > 0 else self._derived_s()
         if not self.stepped or self.phase in (Phase.STARTING, Phase.LOADING):
-            return max(own, STARTUP_S)
+            known = max(_LEAST_STARTUP_S, _STARTUPS * self.longest_startup_s)
+            return max(own, min(STARTUP_S, known) if self.longest_startup_s else STARTUP_S)
         if self.phase in (Phase.SAVING, Phase.STOPPING):
             # A first save may take anything; once a few were measured they say what is long.
             least = _LEAST_SAVING_S if self._saves < _SAVES_KNOWN else 0.0

@@ -116,6 +116,29 @@ def test_a_fault_of_the_batch_host_goes_through_the_queue_and_the_spares_come_al
     assert run.loss_curve() == undisturbed_toy
 
 
+STARTS_NOTHING = """#!/bin/bash
+#SBATCH --nodes=3 --ntasks-per-node=1 --gpus-per-node=8
+[ -n "$SLURM_RESTART_COUNT" ] || exec srun --gres=gpu:9 true
+exec srun true
+"""
+"""In its first allocation every step is refused with the words of a job whose GPUs slurmctld lost from its books."""
+
+
+def test_an_allocation_in_which_no_step_starts_is_exchanged_for_a_fresh_one(
+    story_lab: StartLab, work_dir: Path, user: str
+) -> None:
+    lab = story_lab(health=False, accounting=True)
+    run = start_script(lab, work_dir, user, STARTS_NOTHING, "--spare-nodes=1")
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 2)
+    first = run.events("attempt_ended")[0]
+    assert (first["culprit"], first["blamed"], first["action"]) == ("unknown", [], "requeue")
+    assert "Slurm started no step for the script: Invalid generic resource" in first["evidence"]
+    assert not restarts(run)
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1
+    assert "for a fresh allocation" in run.sovctl("run", "why", "--attempt=0", run.job_id).stdout
+
+
 SEES = """#!/bin/bash
 #SBATCH --nodes=3 --ntasks-per-node=2 --exclusive
 {

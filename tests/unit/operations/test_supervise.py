@@ -282,6 +282,58 @@ def test_hardware_faults_have_a_budget_too() -> None:
     whole(run)
 
 
+# Steps that Slurm does not start
+
+NO_GRES = "srun: error: Unable to create step for job 1: Invalid generic resource (gres) specification\n"
+NO_CONTROLLER = "srun: error: Unable to create step for job 1: Unable to contact slurm controller (connect failure)\n"
+
+
+@pytest.mark.parametrize(("said", "here_first"), [(NO_GRES, 0), (NO_CONTROLLER, 1)])
+def test_a_job_whose_steps_slurm_no_longer_starts_gets_a_fresh_allocation(said: str, here_first: int) -> None:
+    run = Run()
+    run.output = said
+
+    def starts(child: FakeChild) -> None:
+        run.clock.at(run.clock.time - NOW + 5, lambda: child.end(0 if run.job.restarts else 1))
+
+    run.on_start = starts
+    run.attempt()
+    assert len(run.of("restarted")) == here_first
+    run.await_start()
+    run.attempt()
+    assert [event["action"] for event in run.of("attempt_ended")] == ["restart"] * here_first + ["requeue", "finish"]
+    assert [event["culprit"] for event in run.of("attempt_ended")] == ["unknown"] * (here_first + 1) + ["none"]
+    assert run.job.excluded == ()
+    whole(run)
+
+
+def test_a_job_whose_steps_never_start_is_held_in_the_end_and_not_as_a_crash() -> None:
+    run = Run()
+    run.output = NO_GRES
+    ends(run, 1)
+    for _ in range(4):
+        run.attempt()
+        if not run.job.held:
+            run.await_start()
+    assert run.job.held
+    assert "Slurm started no step for the script" in run.of("held")[0]["why"]
+    assert {event["culprit"] for event in run.of("attempt_ended")} == {"unknown"}
+    whole(run)
+
+
+def test_a_step_that_does_not_start_because_of_a_dead_node_is_the_nodes() -> None:
+    run = Run(nodes=4, count=3)
+    run.output = "srun: error: Unable to create step for job 1: Memory required by task is not available\n"
+    run.clock.at(9.9, lambda: run.silent_slurmds.add("n002"))
+    run.on_start = lambda child: run.clock.at(
+        *((10.0, lambda: child.end(1)) if len(run.children) == 1 else (40.0, lambda: child.end(0)))
+    )
+    run.attempt(size=2, spares=1)
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
+    assert run.of("restarted")[0]["how"] == "spare"
+
+
 # Wishes of people
 
 
@@ -342,6 +394,19 @@ def test_a_script_that_ends_within_the_grace_time_of_a_preemption_was_preempted(
     ended = run.of("attempt_ended")[0]
     assert (ended["culprit"], ended["action"]) == ("preempted", "restart")
     assert not run.of("restarted")
+    assert run.job.restarts == 1
+    whole(run)
+
+
+@pytest.mark.parametrize("told_s", [0.0, 1.0])
+def test_a_requeue_that_ends_the_script_before_anybody_is_told_is_no_crash(told_s: float) -> None:
+    run = Run()
+    run.clock.at(15.0, lambda: run.children[0].end(-15))
+    run.clock.at(15.0 + told_s, lambda: run.slurm.requeue(run.job_id))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("stopped", "requeue")
+    assert run.await_start() < 10
     assert run.job.restarts == 1
     whole(run)
 
@@ -417,6 +482,66 @@ def test_an_attempt_lost_with_its_host_is_closed_with_the_right_blame() -> None:
     assert (ended["attempt"], ended["culprit"], ended["blamed"]) == (0, "hardware", ["n001"])
     assert ended["evidence"] == "n001: NODE_DEAD silent for 6 s"
     assert run.of("attempt_started")[1]["excluded"] == ["n001"]
+    whole(run)
+
+
+def killed(run: Run, at: float, **plan: Any) -> None:
+    """The supervisor alone dies; the batch script starts another one."""
+
+    def die() -> None:
+        raise _Dead
+
+    run.clock.at(at, die)
+    with pytest.raises(_Dead):
+        run.attempt(**plan)
+
+
+def test_a_node_that_died_with_the_supervisor_is_found_out() -> None:
+    run = Run(nodes=5, count=3)
+    run.clock.at(19.9, lambda: run.steps(12))
+    run.clock.at(20.0, lambda: run.silent_slurmds.add("n002"))
+    killed(run, 20.1, size=2, spares=1)
+    run.on_start = lambda child: child.end(0)
+    run.attempt(size=2, spares=1)
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"], ended["step"]) == ("hardware", ["n002"], 12)
+    assert ended["at"] < NOW + 20 + 5
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n003"]
+    whole(run)
+
+
+def test_a_node_that_was_cut_out_of_the_job_before_the_next_supervisor_came_is_blamed() -> None:
+    run = Run(nodes=5, count=3)
+    run.clock.at(19.0, lambda: vars(run.slurm.machines["n002"]).update(down=True, reason=XID79))
+    killed(run, 19.01, size=2, spares=1)
+    run.slurm.drop_nodes(run.job_id, ["n001", "n003"])
+    run.on_start = lambda child: child.end(0)
+    run.attempt(size=2, spares=1)
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n003"]
+    whole(run)
+
+
+def test_a_node_that_says_it_is_sick_is_blamed_by_the_next_supervisor() -> None:
+    run = Run()
+    run.nodes = Nodes(run, NodeLook("n001"), NodeLook("n002", findings=("XID79 GPU 5 fell off the bus",)))
+    killed(run, 20.0)
+    run.attempt()
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+
+
+def test_a_slurmd_that_restarts_while_nobody_watches_the_ranks_is_no_dead_node() -> None:
+    run = Run()
+    killed(run, 20.0)
+    for second in range(1, 20):
+        run.clock.at(19.0 + second, lambda at=second: run.steps(at))  # type: ignore[misc]
+    run.silent_slurmds.add("n002")
+    run.clock.at(24.0, lambda: run.silent_slurmds.clear())
+    run.on_start = lambda child: child.end(0)
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"]) == ("unknown", [])
+    assert ended["at"] < NOW + 20 + 9
     whole(run)
 
 

@@ -119,6 +119,20 @@ def test_a_node_that_stands_still_is_set_down_once_slurm_cannot_reach_it_either(
     assert site.site.did == [("down", "n002")]
 
 
+@pytest.mark.parametrize(("watcher", "down"), [(True, True), (False, False)])
+def test_a_node_that_died_while_slurmctld_was_restarted_is_set_down_if_it_ever_was_there(
+    watcher: bool, down: bool
+) -> None:
+    site = Watched()
+    site.passes(2)
+    site.kill_node("n002")
+    site.without_watcher = set() if watcher else {"n002"}
+    unknown = NodeState("UNKNOWN", frozenset({"NOT_RESPONDING"}))
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=unknown)
+    site.passes(30)
+    assert site.site.did == ([("down", "n002")] if down else [])
+
+
 def test_observing_changes_nothing_and_says_the_command_once() -> None:
     site = Watched(act=False)
     site.passes(2)
@@ -254,6 +268,34 @@ def test_what_the_supervisor_arranged_stays() -> None:
     site.site.records["7"] = replace(site.site.records["7"], excluded=("n002",))
     site.passes(2)
     assert site.site.did == []
+
+
+def asks_for(site: Watched, nodes: str, *excluded: str) -> None:
+    """Job 7, at its next start."""
+    job = site.site.records["7"]
+    site.site.records["7"] = replace(job, excluded=excluded, extra={**job.extra, "NumNodes": nodes})
+
+
+def test_a_run_that_lost_its_batch_host_keeps_nodes_enough_to_start_on() -> None:
+    """It asks for 11 of 12 nodes: with all of its exclusions slurmctld would set it aside for ever."""
+    site = Watched()
+    site.site.runs("7", "n001", "n002", "n003")
+    asks_for(site, "11", "n004")
+    site.words = {"7": [{"seq": 1, "at": "?", "kind": "attempt_ended", "culprit": "hardware", "blamed": ["n004", 7]}]}
+    site.passes(8)
+    site.kill_node("n002")
+    site.passes(16)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+def test_what_a_user_excluded_is_not_given_up_for_a_dead_node() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002", "n003")
+    asks_for(site, "11", "n004")
+    site.passes(8)
+    site.kill_node("n002")
+    site.passes(16)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n004",), 2)]
 
 
 def test_a_requeued_run_is_spared_the_wait_also_without_a_dead_node() -> None:

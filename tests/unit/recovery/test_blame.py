@@ -12,7 +12,9 @@ from sovctl.recovery.blame import (
     blame_end,
     blame_nodes,
     condemns,
+    controller_was_away,
     describe_status,
+    no_step_started,
     worth_looking_at,
 )
 
@@ -174,7 +176,7 @@ def test_every_end_has_a_culprit_and_a_sentence(status: int, nodes: list[NodeEvi
         (ScriptEnd(1, "ValueError: x", kind="python", node="n002"), ("n002",)),
         (ScriptEnd(1, "ValueError: x", kind="python"), ("n001", "n002")),
         (ScriptEnd(137, kind="oom"), ()),
-        (ScriptEnd(139, kind="signal", node="n002"), ("n002",)),
+        (ScriptEnd(139, kind="signal", node="n002"), ("n001", "n002")),
         (ScriptEnd(139, kind="signal"), ("n001", "n002")),
         (ScriptEnd(1, "CUDA error: N", kind="cuda", node="n002"), ("n001", "n002")),
         (ScriptEnd(1, kind="unknown"), ("n001", "n002")),
@@ -209,6 +211,28 @@ def test_a_step_that_slurm_did_not_start_is_not_the_scripts_fault() -> None:
     blame = blame_end(ScriptEnd(1, "Invalid generic resource (gres) specification", 2050, kind="launch"), [])
     assert (blame.culprit, blame.nodes) == (Culprit.UNKNOWN, ())
     assert "Slurm started no step for the script at step 2050: Invalid generic resource" in blame.evidence
+    assert no_step_started(blame.signature)
+    assert not controller_was_away(blame.signature)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Unable to contact slurm controller (connect failure)",
+        "Socket timed out on send/recv operation",
+        "Zero Bytes were transmitted or received",
+        "Slurm backup controller in standby mode",
+    ],
+)
+def test_a_controller_that_was_away_has_its_books_all_the_same(words: str) -> None:
+    blame = blame_end(ScriptEnd(1, words, kind="launch"), [])
+    assert controller_was_away(blame.signature)
+    assert not controller_was_away(words)
+
+
+def test_a_step_that_slurm_did_not_start_for_a_dead_node_is_the_nodes() -> None:
+    dead = seen(name="n007", slurmd=True, ranks=True)
+    assert blame_end(ScriptEnd(1, "Memory required by task is not available", kind="launch"), [dead]).nodes == ("n007",)
 
 
 def test_the_same_error_is_the_same_crash_whichever_status_srun_ended_with() -> None:

@@ -54,6 +54,35 @@ def test_the_first_stop_of_each_kind_is_tried_again_with_a_reason() -> None:
         assert decision.action is (Action.FINISH if culprit is Culprit.NONE else Action.RESTART)
 
 
+NO_STEP = Blame(
+    Culprit.UNKNOWN,
+    evidence="Slurm started no step for the script: Invalid generic resource (gres) specification",
+    signature="launch|Invalid generic resource (gres) specification",
+)
+AWAY = Blame(Culprit.UNKNOWN, evidence="seen", signature="launch|Unable to contact slurm controller (connect failure)")
+
+
+def test_an_allocation_in_which_slurm_starts_no_step_is_given_back() -> None:
+    first, *_, last = after([(NO_STEP, 40)] * 4)
+    assert first == Decision(
+        Action.REQUEUE, "try again in a fresh allocation: Slurm starts no step in this one any more"
+    )
+    assert last.action is Action.HOLD
+    assert last.why == f"{NO_STEP.evidence}; that happened 4 times, in fresh allocations too"
+
+
+def test_a_controller_that_was_away_gets_one_more_try_in_the_allocation() -> None:
+    assert actions((AWAY, 40), (AWAY, 40), (AWAY, 40), (AWAY, 40)) == ["restart", "requeue", "requeue", "hold"]
+    assert actions((AWAY, 40), (of(Culprit.HARDWARE, "n1"), 40), (AWAY, 40)) == ["restart"] * 3
+
+
+def test_other_stops_without_a_culprit_do_not_keep_a_run_from_its_fresh_allocation() -> None:
+    lost = Blame(Culprit.UNKNOWN, evidence="seen", signature="supervisor killed")
+    assert actions(*[(lost, 40)] * 3, (NO_STEP, 40)) == ["restart"] * 3 + ["requeue"]
+    assert actions(*[(NO_STEP, 40)] * 3, (lost, 40)) == ["requeue"] * 3 + ["restart"]
+    assert actions(*[(NO_STEP, 40)] * 3, (NO_STEP, 50)) == ["requeue"] * 4
+
+
 def test_blamed_nodes_are_excluded() -> None:
     decision = decide(of(Culprit.HARDWARE, "n3", "n5"), [], 0, LIMITS)
     assert decision == Decision(Action.RESTART, "run on without n3, n5", ("n3", "n5"))

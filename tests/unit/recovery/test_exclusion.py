@@ -68,8 +68,15 @@ def test_the_oldest_is_given_up_when_too_few_nodes_would_remain() -> None:
 
 def test_a_node_that_slurm_would_not_use_anyway_costs_nothing_to_exclude() -> None:
     nodes = [node("n1", "DRAIN"), node("n2"), node("n3"), node("n4")]
-    assert choose(blamed("n1", "n2"), [], nodes, "main", 3) == ExclusionList(("n1", "n2"))
+    assert choose(blamed("n1", "n2"), [], nodes, "main", 2) == ExclusionList(("n1", "n2"))
     assert choose(blamed("n2", "n1"), [], nodes, "main", 3) == ExclusionList(("n1",), ("n2",))
+
+
+def test_a_job_that_could_never_start_excludes_no_node_that_is_out_of_service() -> None:
+    nodes = [node("n1", "DRAIN"), node("n2", "DRAIN"), node("n3"), node("n4")]
+    assert choose(blamed("n1", "n2"), [], nodes, "main", 3) == ExclusionList(("n2",), ("n1",))
+    assert choose(blamed("n1", "n2"), [], nodes, "main", 4) == ExclusionList((), ("n1", "n2"))
+    assert choose(blamed("n1", "n2"), ["n3"], nodes, "main", 4) == ExclusionList(("n3",), ("n1", "n2"))
 
 
 def test_the_node_just_blamed_is_never_given_up() -> None:
@@ -102,15 +109,19 @@ def test_laws(wanted: list[Exclusion], own: list[str], nodes: list[NodeView], ne
     usable = {item.name for item in nodes if item.state.schedulable}
     newest = {item.node for item in wanted if item.since == wanted[-1].since}
     assert set(own) <= set(chosen.nodes), "the user's own exclusions are the user's"
-    assert newest <= set(chosen.nodes), "the nodes just blamed are never given back"
+    assert newest & usable <= set(chosen.nodes), "the nodes just blamed are never given back"
     assert set(chosen.nodes) | set(chosen.given_up) == set(own) | {item.node for item in wanted}
     assert len(set(chosen.nodes)) == len(chosen.nodes)
     room = len(usable - set(chosen.nodes)) >= needed
     old_and_usable = {item.node for item in wanted} & usable - newest - set(chosen.given_up)
     assert room or not old_and_usable, "it waits only when nothing more can be given up"
-    if chosen.given_up:
-        assert len(usable - set(chosen.nodes) - {chosen.given_up[-1]}) < needed, "no more is given up than needed"
-        assert set(chosen.given_up) <= usable
+    given_up = [name for name in chosen.given_up if name in usable]
+    if given_up:
+        assert len(usable - set(chosen.nodes) - {given_up[-1]}) < needed, "no more is given up than needed"
+    startable = len({item.name for item in nodes} - set(chosen.nodes)) >= needed
+    assert startable or not set(chosen.nodes) - set(own) - usable, "no node out of service keeps it from ever starting"
+    if set(chosen.given_up) - usable:
+        assert len({item.name for item in nodes} - set(chosen.nodes) - {chosen.given_up[-1]}) < needed
 
 
 def out(at: float, *nodes: str) -> dict[str, Any]:

@@ -65,6 +65,13 @@ def _first() -> Record:
     return Record().started(0, 0)
 
 
+def _no_step() -> Record:
+    words = "Slurm started no step for the script at step 57: Invalid generic resource (gres) specification"
+    fields = {"checkpoint_step": 40, "signature": "launch|Invalid generic resource (gres) specification"}
+    run = _first().saved(60, 0, 40).ended(83, 0, "unknown", words, **fields, step=57)
+    return run.add(83.1, "requeue_intent", attempt=0, exclude=[], because=words).requeued(84.5, 0).started(89, 1, 40)
+
+
 def _lost_supervisor() -> Record:
     evidence = "n001: NODE_DEAD slurmd does not answer and its ranks are silent"
     run = _first().saved(60, 0, 40).ended(200, 0, "hardware", evidence, blamed=["n001"], checkpoint_step=40)
@@ -72,6 +79,11 @@ def _lost_supervisor() -> Record:
 
 
 STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
+    "no step started": (
+        _no_step(),
+        Story.RECOVERED,
+        ("Slurm started no step for the script at step 57", "requeued for a fresh allocation; ran again", "step 40"),
+    ),
     "on its way back": (
         _first().faulted(83, 0),
         Story.RECOVERING,

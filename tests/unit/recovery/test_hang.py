@@ -13,6 +13,7 @@ from sovctl.model.blame import Culprit
 from sovctl.model.progress import Phase
 from sovctl.model.rank_look import GpuUse, NodeLook, RankLook
 from sovctl.recovery.hang import AUTO, STARTUP_S, Hang, NotYet, Pace, Source, Standstill, judge, parse_timeout
+from sovctl.recovery.paces import Paces, paces
 
 REDUCE = ("all_reduce (torch/distributed/distributed_c10d.py:2501)", "train (train.py:9)")
 LOAD = ("__next__ (torch/utils/data/dataloader.py:733)", "train (train.py:7)")
@@ -248,3 +249,36 @@ def test_measured_saves_say_how_long_one_may_take() -> None:
         pace.entered(Phase.RUNNING, 10.0 * number + 14.0)
     pace.entered(Phase.SAVING, 50.0)
     assert pace.patience_s() == 12.0
+
+
+def test_what_the_ranks_measured_counts_where_nobody_saw_the_phase() -> None:
+    """A save of a few milliseconds falls between two looks, and the node that freezes in one is no slow save."""
+    pace = Pace(8.0)
+    pace.begin(0.0)
+    pace.moved(1.0, Source.RANKS)
+    pace.knows([0.02, 0.03])
+    pace.entered(Phase.SAVING, 10.0)
+    assert pace.patience_s() == 600.0, "two are not enough to tell"
+    pace.knows([5.0])
+    assert pace.patience_s() == 15.0
+
+
+@pytest.mark.parametrize(
+    ("startups", "patience_s"), [([], 1800.0), ([3.0], 120.0), ([3.0, 60.0], 240.0), ([900.0], 1800.0)]
+)
+def test_a_start_is_borne_as_long_as_the_runs_own_starts_suggest(startups: list[float], patience_s: float) -> None:
+    pace = Pace(8.0)
+    pace.begin(0.0)
+    pace.knows((), startups)
+    assert pace.patience_s() == patience_s
+
+
+def test_the_paces_of_a_run_are_in_its_journal() -> None:
+    events = [
+        {"kind": "attempt_started", "attempt": 0, "at": 100.0},
+        {"kind": "first_step", "attempt": 0, "at": 105.0, "happened": 104.0},
+        {"kind": "checkpoint_saved", "attempt": 0, "save_seconds": 2.5},
+        {"kind": "checkpoint_saved", "attempt": 0, "save_seconds": "x"},
+        {"kind": "attempt_started", "attempt": 1, "at": 200.0},
+    ]
+    assert paces(events) == Paces((2.5,), (4.0,))
