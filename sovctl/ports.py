@@ -656,6 +656,15 @@ class StepDaemons(Protocol):
         """End one of them; False when it is no longer such a one."""
         ...
 
+    def to_end(self) -> Mapping[str, float]:
+        """Preempted jobs, by Slurm's raw id, whose steps here are to be ended if they began before that time."""
+        ...
+
+    def end_tasks(self, job_id: str, before: float, *, batch: bool) -> int:
+        """SIGKILL to every process below those of the job that began before that time; `batch`: below the batch
+        script's too. Returns how many there were."""
+        ...
+
 
 class NodePing(Protocol):
     """Asks slurmd's port. Each question leaves a line in that node's slurmd log, so ask only on suspicion."""

@@ -87,6 +87,12 @@ class SlurmCli:
         """Every job that is not over, by columns that no user can forge."""
         return tuple(parse.parse_pool_jobs(self._slurm("squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT).stdout))
 
+    def preempted(self, qos: str) -> tuple[str, ...]:
+        """Running jobs of this QOS that were told to leave, for a job that preempts them."""
+        asked = ("-h", "-a", "-r", "-t", "RUNNING", "-q", qos, "-O", parse.PREEMPTED_FORMAT)
+        # Where there is no such QOS squeue says so.
+        return tuple(parse.parse_preempted(self._slurm("squeue", *asked, check=False).stdout))
+
     def own_jobs(self) -> tuple[JobView, ...]:
         """The caller's jobs that Slurm still knows, also those that ended a short while ago (MinJobAge)."""
         done = self._slurm("squeue", "-h", "-a", "-t", "all", "--me", "-o", parse.QUEUE_FORMAT)

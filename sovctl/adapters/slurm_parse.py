@@ -196,6 +196,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         nodes=expand(_value(record, "NodeList")),
         excluded=expand(_value(record, "ExcNodeList")),
         batch_host=_value(record, "BatchHost"),
+        submitted_at=_epoch(record, "SubmitTime"),
         eligible_at=_epoch(record, "EligibleTime"),
         started_at=_epoch(record, "StartTime"),
         ends_at=_epoch(record, "EndTime"),
@@ -242,8 +243,8 @@ def parse_queue(text: str) -> list[JobView]:
     return jobs
 
 
-POOL_FORMAT = "%i|%T|%U|%N|%P|%q"
-"""As QUEUE_FORMAT: job id, state, uid, nodes, partitions, QOS."""
+POOL_FORMAT = "%i|%T|%U|%N|%P|%q|%r"
+"""As QUEUE_FORMAT: job id, state, uid, nodes, partitions, QOS, reason."""
 
 
 def parse_pool_jobs(text: str) -> list[PoolJob]:
@@ -253,9 +254,19 @@ def parse_pool_jobs(text: str) -> list[PoolJob]:
         columns = line.split("|")
         if len(columns) != POOL_FORMAT.count("|") + 1 or _whole(columns[2], -1) < 0:
             continue
-        job_id, words, uid, nodes, partitions, qos = columns
-        jobs.append(PoolJob(job_id, parse_job_state(words)[0], expand(nodes), _words(partitions), qos, int(uid)))
+        job_id, words, uid, nodes, partitions, qos, reason = columns
+        state = parse_job_state(words)[0]
+        jobs.append(PoolJob(job_id, state, expand(nodes), _words(partitions), qos, int(uid), reason))
     return jobs
+
+
+PREEMPTED_FORMAT = "JobArrayID:.40,PreemptTime:.40"
+
+
+def parse_preempted(text: str) -> list[str]:
+    """`squeue -h -O PREEMPTED_FORMAT`: ids of the jobs that were told to leave."""
+    rows = [line.split() for line in text.split("\n")]
+    return [row[0] for row in rows if len(row) == 2 and row[1] not in _EMPTY]
 
 
 def parse_partitions(text: str) -> list[Partition]:

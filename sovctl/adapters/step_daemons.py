@@ -6,14 +6,21 @@ Title and environment of a process can be forged; a socket in slurmd's spool dir
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sovctl.adapters.verdict_file import read_trusted, replace_json
 
 _FRESH_S = 30.0
+_FRESH_END_S = 10.0
+_CLOCK_S = 2.0
+"""/proc tells the time of the boot in whole seconds, and the clocks of two machines are not quite the same."""
+_BATCH = "4294967291"
+"""The batch script's step in the name of its socket (slurm.h, 22.05 to 26.05)."""
 
 
 def ask_to_free(directory: Path, job_id: str, nodes: Sequence[str]) -> None:
@@ -21,6 +28,23 @@ def ask_to_free(directory: Path, job_id: str, nodes: Sequence[str]) -> None:
     replace_json(
         directory / f"{job_id}.json", {"job_id": job_id, "nodes": list(nodes), "at": time.time()}, durable=False
     )
+
+
+def ask_to_end(directory: Path, job_id: str, nodes: Sequence[str]) -> None:
+    """Ask the watchers of these nodes to end what runs there now of a job that Slurm has requeued. Raises
+    NodeFileUnusable."""
+    record = {"job_id": job_id, "nodes": list(nodes), "at": time.time(), "end": True}
+    replace_json(directory / f"{job_id}.json", record, durable=False)
+
+
+def _below(pid: int, chosen: Collection[int], parents: Mapping[int, int]) -> bool:
+    seen = set[int]()
+    while pid in parents and pid not in seen:
+        seen.add(pid)
+        pid = parents[pid]
+        if pid in chosen:
+            return True
+    return False
 
 
 class ProcStepDaemons:
@@ -35,36 +59,78 @@ class ProcStepDaemons:
 
     def asked(self) -> tuple[str, ...]:
         """Jobs this node is to be freed from."""
+        return tuple(job_id for job_id, _, end in self._requests() if not end)
+
+    def to_end(self) -> Mapping[str, float]:
+        """Jobs whose steps of before the request are to be ended here."""
+        return {job_id: at for job_id, at, end in self._requests() if end}
+
+    def _requests(self) -> list[tuple[str, float, bool]]:
+        """Fresh ones for this node: job, time, whether its steps are to be ended."""
         found = []
         try:
             paths = sorted(self._directory.glob("[0-9]*.json"))
         except OSError:
-            return ()
+            return []
         for path in paths:
             record = read_trusted(path)
             if not isinstance(record, dict) or not isinstance(record.get("at"), int | float):
                 continue
-            nodes, job_id = record.get("nodes"), record.get("job_id")
-            fresh = abs(time.time() - record["at"]) < _FRESH_S
+            nodes, job_id, end = record.get("nodes"), record.get("job_id"), record.get("end") is True
+            fresh = abs(time.time() - record["at"]) < (_FRESH_END_S if end else _FRESH_S)
             if fresh and isinstance(nodes, list) and self._node in nodes and path.stem == job_id:
-                found.append(path.stem)
-        return tuple(found)
+                found.append((path.stem, float(record["at"]), end))
+        return found
 
     def childless(self, job_id: str) -> Mapping[int, str]:
         """pid -> step, of the job's slurmstepds here that have no process below them."""
+        daemons = self._daemons(job_id)
+        parents = set(self._parents().values()) if daemons else set()
+        return {pid: step for pid, step in daemons.items() if pid not in parents}
+
+    def end_tasks(self, job_id: str, before: float, *, batch: bool) -> int:
+        """SIGKILL to the processes below the job's slurmstepds here that began before then. A process that left its
+        parent is not found: Slurm's own KillWait is there for it."""
+        handles: dict[int, int] = {}
+        try:
+            for pid in self._tasks(job_id, before, batch):
+                with suppress(OSError):
+                    handles[pid] = os.pidfd_open(pid)
+            # Whoever is still one of them now is the process that was opened.
+            still = self._tasks(job_id, before, batch) if handles else frozenset()
+            for pid in still & set(handles):
+                with suppress(OSError):
+                    signal.pidfd_send_signal(handles[pid], signal.SIGKILL)
+        finally:
+            for handle in handles.values():
+                os.close(handle)
+        return len(still & set(handles))
+
+    def _tasks(self, job_id: str, before: float, batch: bool) -> frozenset[int]:
+        daemons = self._daemons(job_id)
+        chosen = {
+            pid
+            for pid, step in daemons.items()
+            if self._began(pid) < before - _CLOCK_S and (batch or not step.endswith(".batch"))
+        }
+        parents = self._parents() if chosen else {}
+        return frozenset(pid for pid in parents if pid not in chosen and _below(pid, chosen, parents))
+
+    def _daemons(self, job_id: str) -> dict[int, str]:
+        """pid -> step of the job's slurmstepds here."""
         sockets = self._sockets(job_id)
-        if not sockets:
-            return {}
         found: dict[int, str] = {}
-        parents = set()
-        for entry in os.listdir(self._proc):
-            if not entry.isdigit():
-                continue
-            parents.add(self._parent(int(entry)))
-            if self._read(int(entry), "comm").strip() == "slurmstepd":
-                steps = [step for inode, step in sockets.items() if inode in self._open_sockets(int(entry))]
-                found |= dict.fromkeys([int(entry)], steps[0]) if steps else {}
-        return {pid: step for pid, step in found.items() if pid not in parents}
+        for pid in self._pids() if sockets else ():
+            if self._read(pid, "comm").strip() == "slurmstepd":
+                steps = [step for inode, step in sockets.items() if inode in self._open_sockets(pid)]
+                found |= dict.fromkeys([pid], steps[0]) if steps else {}
+        return found
+
+    def _pids(self) -> list[int]:
+        return [int(entry) for entry in os.listdir(self._proc) if entry.isdigit()]
+
+    def _parents(self) -> dict[int, int]:
+        return {pid: self._parent(pid) for pid in self._pids()}
 
     def end(self, pid: int, job_id: str) -> bool:
         """SIGKILL, if it still is what it was."""
@@ -93,7 +159,8 @@ class ProcStepDaemons:
         for line in lines:
             columns = line.split(None, 7)
             if len(columns) == 8 and columns[7].startswith(stem) and columns[6].isdigit():
-                found[int(columns[6])] = f"{job_id}.{columns[7].removeprefix(stem)}"
+                step = columns[7].removeprefix(stem)
+                found[int(columns[6])] = f"{job_id}.{'batch' if step == _BATCH else step}"
         return found
 
     def _open_sockets(self, pid: int) -> set[int]:
@@ -107,12 +174,23 @@ class ProcStepDaemons:
             return inodes
         return inodes
 
+    def _began(self, pid: int) -> float:
+        """Seconds since the epoch; infinity: it is gone."""
+        fields = self._read(pid, "stat").rpartition(")")[2].split()
+        boot = re.search(r"^btime (\d+)$", self._read_text(self._proc / "stat"), re.MULTILINE)
+        if len(fields) < 20 or boot is None:
+            return float("inf")
+        return int(boot[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
     def _parent(self, pid: int) -> int:
         fields = self._read(pid, "stat").rpartition(")")[2].split()
         return int(fields[1]) if len(fields) > 1 else 0
 
     def _read(self, pid: int, name: str) -> str:
+        return self._read_text(self._proc / str(pid) / name)
+
+    def _read_text(self, path: Path) -> str:
         try:
-            return (self._proc / str(pid) / name).read_text("utf-8", "replace")
+            return path.read_text("utf-8", "replace")
         except OSError:
             return ""

@@ -573,7 +573,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.single_instance import claim
     from sovctl.adapters.state_save import StateSave
-    from sovctl.adapters.step_daemons import ask_to_free
+    from sovctl.adapters.step_daemons import ask_to_end, ask_to_free
     from sovctl.adapters.watch_memory import WatchMemoryFile
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
@@ -588,10 +588,11 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         journal=journal,
         clock=SystemClock(),
         ask_to_free=partial(ask_to_free, journal_dir / "stuck"),
+        ask_to_end=partial(ask_to_end, journal_dir / "stuck"),
     )
     deaths = _death_settings(config, act=act)
     sweeping = sweep_settings(config, act=act and config.health.act, only=())
-    settings = WatchSettings(deaths, sweeping, config.watch.interval_s)
+    settings = WatchSettings(deaths, sweeping, config.watch.interval_s, config.run.preemptible_qos)
     return ClusterWatch(ports, settings, say)
 
 

@@ -32,6 +32,8 @@ class JobView:
     nodes: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     batch_host: str = ""
+    submitted_at: int | None = None
+    """Renewed when the job is requeued."""
     eligible_at: int | None = None
     started_at: int | None = None
     ends_at: int | None = None

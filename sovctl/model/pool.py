@@ -60,6 +60,8 @@ class PoolJob:
     """Several only while it is pending."""
     qos: str
     uid: int = -1
+    reason: str = ""
+    """Why it is pending."""
 
     @property
     def holds_nodes(self) -> bool:

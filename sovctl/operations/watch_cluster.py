@@ -16,6 +16,7 @@ from sovctl.errors import SovctlError
 from sovctl.model.reason import parse_reason
 from sovctl.operations.sweep import SweepPorts, SweepSettings, act_on, find_stuck
 from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, DeathWatch
+from sovctl.operations.watch_preempted import PreemptedJobs
 from sovctl.operations.watch_reads import SlurmReads
 from sovctl.operations.watch_runs import RunTakeOver, down_names
 from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
@@ -37,6 +38,8 @@ class WatchSettings:
     deaths: DeathSettings
     sweep: SweepSettings
     interval_s: float = 1.0
+    preemptible_qos: str = ""
+    """Whose jobs give up their nodes for runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class WatchPorts:
     clock: Clock
     ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
     """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
+    ask_to_end: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
+    """Have them end what runs there of a preempted job."""
 
     @property
     def sweep(self) -> SweepPorts:
@@ -69,6 +74,7 @@ class ClusterWatch:
     _runs: RunTakeOver = field(init=False)
     _deaths: DeathWatch = field(init=False)
     _suspects: SuspectChecks = field(init=False)
+    _preempted: PreemptedJobs = field(init=False)
     _ready: bool = False
     _remembered: dict[str, Any] = field(default_factory=dict)
     _stuck_at: float = -1e9
@@ -85,6 +91,9 @@ class ClusterWatch:
             self.ports.deaths, self.settings.deaths, self._voice, self._runs.spare, self._after_down
         )
         self._suspects = SuspectChecks(self.ports.suspects, self.settings.sweep, self._voice, self._runs)
+        self._preempted = PreemptedJobs(
+            site, clock, self._voice, self._runs, act, self.settings.preemptible_qos, self.ports.ask_to_end
+        )
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Pass after pass until `stopped()`; slurmctld not answering is waited out."""
@@ -101,7 +110,7 @@ class ClusterWatch:
         """Look once and do what there is to do. Raises SovctlError when Slurm does not answer."""
         if not self._ready:
             self._go_on_where_it_was()
-        fresh = self._reads.refresh(busy=self._deaths.busy or self._runs.busy)
+        fresh = self._reads.refresh(busy=self._deaths.busy or self._runs.busy or self._preempted.busy)
         if fresh:
             self._runs.remember(self._reads.jobs)
             self._runs.adopt_from(down_names(self._reads.nodes))
@@ -110,6 +119,7 @@ class ClusterWatch:
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
         self._runs.free_stuck()
+        self._preempted.look(self._runs.waiting(self._reads.jobs))
         if not self._deaths.asking:
             # Reading what runs say forks, which a process with threads at work should not.
             self._suspects.look(self._reads.by_name)
@@ -160,6 +170,8 @@ class ClusterWatch:
                 self._settle_takeover(event)
             elif kind == "drop":
                 self._settle_drop(event)
+            elif kind == "end":
+                self._preempted.resume(event)
             elif node in nodes:
                 reason = parse_reason(nodes[node].reason)
                 if reason and reason.incident == event.get("incident"):
@@ -203,7 +215,7 @@ class ClusterWatch:
             self.ports.suspects.answers.prune(now - _ANSWERS_KEPT_S)
 
 
-_INTENTS = frozenset({"down-intended", "drain-intended", "takeover-intended", "drop-intended"})
+_INTENTS = frozenset({"down-intended", "drain-intended", "takeover-intended", "drop-intended", "end-intended"})
 _OUTCOMES = {
     "down-done": "down-intended",
     "down-failed": "down-intended",
@@ -212,6 +224,8 @@ _OUTCOMES = {
     "takeover-done": "takeover-intended",
     "takeover-failed": "takeover-intended",
     "dropped-from-job": "drop-intended",
+    "end-done": "end-intended",
+    "end-failed": "end-intended",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.step_daemons import ProcStepDaemons, ask_to_free
+from sovctl.adapters.step_daemons import ProcStepDaemons, ask_to_end, ask_to_free
 
 LISTENS = """
 import ctypes, socket, subprocess, sys
@@ -80,3 +80,42 @@ def test_only_fresh_requests_for_this_node_count(tmp_path: Path) -> None:
     (tmp_path / "stuck/10.json").write_text(json.dumps(misnamed))
     (tmp_path / "stuck/12.json").write_text("[" * 100_000)
     assert here.asked() == ("7",)
+
+
+def test_only_tasks_of_this_job_that_began_before_the_request_are_ended(tmp_path: Path, start: Start) -> None:
+    step, batch = start("n001_7.0", task=True), start("n001_7.4294967291", task=True)
+    others = [start("n001_8.0", task=True), start("n002_7.0", task=True), start("n001_7.1", comm="python", task=True)]
+    here = daemons(tmp_path)
+    asked_at = time.time()
+    # The request is for what ran when it was made: these began just now.
+    assert here.end_tasks("7", asked_at, batch=True) == 0
+    assert here.end_tasks("7", asked_at + 10, batch=False) == 1
+    _await_gone(step)
+    assert not _gone(batch)
+    here.end_tasks("7", asked_at + 10, batch=True)
+    _await_gone(batch)
+    assert not any(_gone(process) for process in others)
+
+
+def _await_gone(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 10
+    while not _gone(process):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _gone(process: subprocess.Popen[str]) -> bool:
+    """Whether the task below it is over: a child that was killed stays as a zombie until its parent asks for it."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+    return all(state == "Z" for state in states)
+
+
+def test_a_request_to_end_is_none_to_free_and_is_soon_too_old(tmp_path: Path) -> None:
+    here = daemons(tmp_path)
+    ask_to_end(tmp_path / "stuck", "7", ["n001"])
+    assert here.asked() == ()
+    assert list(here.to_end()) == ["7"]
+    record = {"job_id": "7", "nodes": ["n001"], "at": time.time() - 11, "end": True}
+    (tmp_path / "stuck/7.json").write_text(json.dumps(record))
+    assert here.to_end() == {}

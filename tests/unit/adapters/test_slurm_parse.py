@@ -387,7 +387,10 @@ def test_what_the_root_account_may_use_is_not_what_its_users_may() -> None:
 
 
 def test_pool_jobs_and_lines_that_are_none() -> None:
-    text = "7|RUNNING|1000|n[001-002]|main|normal\n8|PENDING|0||main,preemptible|low\nx|y\n9|RUNNING|no|n001|main|q\n"
+    text = (
+        "7|RUNNING|1000|n[001-002]|main|normal|None\n8|PENDING|0||main,preemptible|low|Resources\nx|y\n"
+        "9|RUNNING|no|n001|main|q|None\n"
+    )
     seven, eight = parse.parse_pool_jobs(text)
     assert (seven.nodes, seven.partitions, seven.qos, seven.holds_nodes) == (
         ("n001", "n002"),
@@ -396,6 +399,12 @@ def test_pool_jobs_and_lines_that_are_none() -> None:
         True,
     )
     assert (eight.nodes, eight.partitions, eight.holds_nodes) == ((), ("main", "preemptible"), False)
+    assert eight.reason == "Resources"
+
+
+def test_preempted_jobs_are_those_with_a_time() -> None:
+    text = "        12                 N/A\n     120_4          1795972426\n\n  one two three\n"
+    assert parse.parse_preempted(text) == ["120_4"]
 
 
 # Accounting

@@ -14,6 +14,8 @@ class Daemons:
         self.wanted: list[str] = []
         self.waiting: dict[str, dict[int, str]] = {}
         self.ended: list[int] = []
+        self.preempted: dict[str, float] = {}
+        self.ended_tasks: list[tuple[str, float, bool]] = []
 
     def asked(self) -> list[str]:
         return self.wanted
@@ -25,6 +27,13 @@ class Daemons:
         self.ended.append(pid)
         self.waiting[job_id].pop(pid)
         return True
+
+    def to_end(self) -> dict[str, float]:
+        return dict(self.preempted)
+
+    def end_tasks(self, job_id: str, before: float, *, batch: bool) -> int:
+        self.ended_tasks.append((job_id, before, batch))
+        return 3
 
 
 def turns(freer: StepFreer, clock: FakeClock, count: int) -> list[str]:
@@ -56,3 +65,20 @@ def test_one_that_has_a_process_again_starts_anew() -> None:
         daemons.waiting = {}
         turns(freer, clock, 1)
     assert daemons.ended == []
+
+
+def test_what_is_left_of_a_preempted_job_is_ended_and_its_batch_script_one_look_later() -> None:
+    daemons, clock = Daemons(), FakeClock()
+    freer = StepFreer(daemons, clock)
+    daemons.preempted = {"1": 50.0}
+    said = turns(freer, clock, 1)
+    assert said == ["ended 3 processes of job 1, which was preempted and is past its grace time"]
+    daemons.preempted = {"1": 55.0}
+    turns(freer, clock, 1)
+    assert daemons.ended_tasks == [("1", 50.0, False), ("1", 55.0, True)]
+    # Asked anew later, for another execution: the batch script has its moment again.
+    daemons.preempted = {}
+    turns(freer, clock, 1)
+    daemons.preempted = {"1": 90.0}
+    turns(freer, clock, 1)
+    assert daemons.ended_tasks[-1] == ("1", 90.0, False)

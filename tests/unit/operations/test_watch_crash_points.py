@@ -41,11 +41,19 @@ def job_hangs(site: Watched) -> None:
     site.clock.sleep(900)
 
 
+def victim_does_not_leave(site: Watched) -> None:
+    site.site.runs("7", "n001", "n002")
+    site.passes(2)
+    site.site.waits("7")
+    site.site.preempt("9", "n003", grace_s=5)
+
+
 STORIES: dict[str, tuple[Callable[[Watched], None], list[tuple[object, ...]], int]] = {
     "batch host": (batch_host_dies, [("down", "n002"), ("terms", "7", ("n002",))], 4),
     "spares": (node_of_a_run_with_spares_dies, [("drop", "7", ("n001",)), ("down", "n002")], 4),
     "suspect": (node_is_suspected, [("drain", "n002")], 4),
     "stuck": (job_hangs, [("down", "n002")], 2),
+    "preempted": (victim_does_not_leave, [("requeue", "9")], 4),
 }
 
 
@@ -92,6 +100,7 @@ def assert_every_intent_has_one_outcome(site: Watched, moment: int) -> None:
         ("drain-intended", "drain-done"),
         ("drop-intended", "dropped-from-job"),
         ("takeover-intended", "takeover-done"),
+        ("end-intended", "end-done"),
     ):
         done = len(site.of(outcome))
         assert done == (1 if site.of(intent) else 0), (moment, outcome, site.kinds)

@@ -15,6 +15,7 @@ from sovctl.health.death import DeathLimits
 from sovctl.health.sweep import SweepPolicy
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
+from sovctl.model.pool import PoolJob
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_record
@@ -38,6 +39,7 @@ class FakeSite:
         self.machines = {name: NodeView(name, NodeState("ALLOCATED"), address=name, boot_time=1) for name in names}
         self.records: dict[str, JobView] = {}
         self.scripts: dict[str, str] = {}
+        self.qos: dict[str, str] = {}
         self.did: list[tuple[Any, ...]] = []
         self.away = False
         self.reads = 0
@@ -63,6 +65,20 @@ class FakeSite:
         if job_id not in self.records:
             raise JobNotFound(job_id)
         return self.records[job_id]
+
+    def pool_jobs(self) -> tuple[PoolJob, ...]:
+        return tuple(
+            PoolJob(job.job_id, job.state, job.nodes, ("main",), self.qos.get(job.job_id, "normal"), 0, job.reason)
+            for job in self.records.values()
+        )
+
+    def preempted(self, qos: str) -> tuple[str, ...]:
+        own = (job for job in self.records.values() if self.qos.get(job.job_id) == qos)
+        return tuple(job.job_id for job in own if job.running and job.preempted_at is not None)
+
+    def requeue(self, job_id: str) -> None:
+        self._change("requeue", job_id)
+        self.records[job_id] = replace(self.records[job_id], state="COMPLETING", preempted_at=None)
 
     def batch_script(self, job_id: str) -> str:
         return self.scripts.get(job_id, "#!/bin/sh\n")
@@ -129,6 +145,18 @@ class FakeSite:
             eligible_at=int(self.clock.time) + wait_s,
         )
 
+    def waits(self, job_id: str, *, reason: str = "Resources") -> None:
+        """A run that was requeued a moment ago and has begun to wait for nodes."""
+        self.requeued(job_id, wait_s=0)
+        self.records[job_id] = replace(self.records[job_id], reason=reason, submitted_at=int(self.clock.time))
+
+    def preempt(self, job_id: str, *nodes: str, grace_s: int = 20) -> None:
+        """A preemptible job was told to leave."""
+        self.runs(job_id, *nodes, script="#!/bin/sh\n")
+        self.qos[job_id] = "preemptible"
+        now = int(self.clock.time)
+        self.records[job_id] = replace(self.records[job_id], preempted_at=now, ends_at=now + grace_s)
+
     def stuck(self, job_id: str, *nodes: str) -> None:
         self.changes += 1
         self.records[job_id] = JobView(
@@ -188,6 +216,7 @@ class Watched:
         self.answers: dict[str, tuple[SiteAnswer, ...]] = {}
         self.kept: Any = None
         self.freed: list[tuple[str, tuple[str, ...]]] = []
+        self.ended: list[tuple[str, tuple[str, ...]]] = []
         self.slow_s = 0.0
         """How long work beside the passes takes."""
         self._heard_at: dict[str, float] = {}
@@ -200,15 +229,23 @@ class Watched:
         deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
         suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
-        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock, self._free)
+        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock, self._free, self._end)
         settings = WatchSettings(
             DeathSettings(self._act, limits=self._limits),
             SweepSettings(self._act, SweepPolicy(), "stored", "check"),
+            preemptible_qos="preemptible",
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
 
     def _free(self, job_id: str, nodes: Sequence[str]) -> None:
         self.freed.append((job_id, tuple(nodes)))
+
+    def _end(self, job_id: str, nodes: Sequence[str]) -> None:
+        """The watchers end it at once, and it waits for its next start."""
+        self.site.effect()
+        self.ended.append((job_id, tuple(nodes)))
+        record = self.site.records[job_id]
+        self.site.records[job_id] = replace(record, state="PENDING", nodes=(), reason="BeginTime", restarts=1)
 
     def _beside(self, work: Callable[[], Any]) -> Done:
         return Done(work, self.clock.time + self.slow_s, self.clock)
