@@ -62,6 +62,7 @@ copy_checkout() {
 inside() {
     SOVCTL_ROOT=$root CERTIFICATES=$certificates unshare --mount --propagation private --pid --fork --kill-child sh -c '
         set -e
+        mount --bind "$SOVCTL_ROOT" "$SOVCTL_ROOT"
         mount -t proc proc "$SOVCTL_ROOT/proc"
         mount --rbind /sys "$SOVCTL_ROOT/sys"
         mount --rbind /dev "$SOVCTL_ROOT/dev"
@@ -69,8 +70,12 @@ inside() {
         cp /etc/resolv.conf /etc/hosts "$SOVCTL_ROOT/etc/" 2>/dev/null || true
         cp "$CERTIFICATES" "$SOVCTL_ROOT/etc/ssl/certs/ca-certificates.crt" 2>/dev/null || true
         cd "$SOVCTL_ROOT"
+        # The real root of this namespace: in a chroot the kernel makes no user namespaces, and / can be no mount point.
+        pivot_root . mnt
+        umount -l /mnt
+        cd /
         # Not exec: this shell is process 1 there and collects what daemons leave behind.
-        chroot "$SOVCTL_ROOT" /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+        /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
         exit $?
     ' sh "$@"
 }

@@ -231,7 +231,7 @@ class IsolationConfig:
     node_dir: str = "/var/tmp"
     """Where a node unpacks an image it cannot mount."""
     env_dir: str = ""
-    """Named layers; empty: below `XDG_DATA_HOME` or `~/.local/share`."""
+    """Named layers, `%u` in it is the user; empty: below `XDG_DATA_HOME` or `~/.local/share`."""
     allow_images: str = ""
     """Registries, `registry/name` prefixes and directories of images that may be used; empty: all."""
     allow_mounts: str = ""

@@ -16,7 +16,7 @@ from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
 from sovctl.model.image import CachedImage, ImageReference, ImageSettings, ResolvedImage
-from sovctl.model.isolated import EnvLayer, IsolatedStep, IsolatedTask
+from sovctl.model.isolated import EnvLayer, HostSlurm, IsolatedStep, IsolatedTask
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
@@ -885,6 +885,10 @@ class IsolationHost(Protocol):
         ...
 
     def device_files(self) -> tuple[str, ...]: ...
+    def slurm(self, names: Sequence[str]) -> HostSlurm:
+        """Of these commands of Slurm the ones on this node. Raises SovctlError where there are none."""
+        ...
+
     def header(self, path: str) -> tuple[bytes, int]:
         """The first bytes of a file, and its size. Raises SovctlError."""
         ...

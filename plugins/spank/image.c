@@ -3,9 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/loop.h>
 #include <linux/openat2.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,36 +17,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "client.h"
+#include "rootfs.h"
+
 #define BASE "/tmp/.sovctl" /* /tmp is private by now; holds the layers until the old root is let go */
 
-/* struct mount_attr of the kernel; glibc has it from 2.36 on, under the same names as linux/mount.h. */
+/* Of linux/mount.h, which older headers lack. */
 typedef struct {
 	uint64_t set, clear, propagation, userns_fd;
 } mount_attributes;
-#define READ_ONLY 1
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-
-typedef struct {
-	const image_plan *plan;
-	char *problem;
-	size_t size;
-	int root;
-} entering;
-
-static bool failed(entering *work, const char *what, const char *on)
-{
-	snprintf(work->problem, work->size, "cannot %s %.150s: %s", what, on, strerror(errno));
-	return false;
-}
-
-static int open_in(int dir, const char *path, uint64_t flags, uint64_t resolve)
-{
-	struct open_how how = { .flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS };
-
-	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
-}
+#define ID_MAPPED 0x00100000
+#define A_COPY 1	/* OPEN_TREE_CLONE */
+#define FROM_NO_NAME 4 /* MOVE_MOUNT_F_EMPTY_PATH */
 
 static bool trusted_owner(const settings *site, uid_t owner)
 {
@@ -57,7 +40,7 @@ int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1],
 	char link[40];
 	struct stat about;
 	ssize_t length;
-	int fd = open_in(AT_FDCWD, name, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	int fd = rootfs_open(AT_FDCWD, name, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 
 	*why = strerror(errno);
 	if (fd < 0)
@@ -106,145 +89,170 @@ static int attach(entering *work, char device[32])
 		}
 	}
 	if (loop < 0)
-		failed(work, "attach", work->plan->wish->image);
+		rootfs_failed(work, "attach", work->plan->wish->image);
 	if (control >= 0)
 		close(control);
 	return loop;
 }
 
+/* A user namespace in which 0 is the user, for the kernel to translate owners by; nothing runs in it. -1: refused. */
+static int map_of_owner(const image_plan *plan)
+{
+	static const char *const files[] = { "uid_map", "gid_map" };
+	const unsigned ids[] = { plan->uid, plan->gid };
+	int made[2] = { -1, -1 }, ns = -1;
+	char path[64], byte;
+	pid_t pid;
+
+	if (pipe2(made, O_CLOEXEC) != 0)
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		if (unshare(CLONE_NEWUSER) == 0 && write(made[1], "", 1) == 1)
+			pause();
+		_exit(0);
+	}
+	close(made[1]);
+	if (pid > 0 && read(made[0], &byte, 1) == 1) {
+		bool done = true;
+
+		for (int i = 0; done && i < 2; i++) {
+			int fd;
+
+			snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, files[i]);
+			fd = open(path, O_WRONLY | O_CLOEXEC);
+			done = fd >= 0 && dprintf(fd, "0 %u 1", ids[i]) > 0;
+			if (fd >= 0)
+				close(fd);
+		}
+		snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+		if (done)
+			ns = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	close(made[0]);
+	if (pid > 0)
+		kill(pid, SIGKILL);
+	return ns;
+}
+
+/* Has root's files of the image be the user's own, so that all of it can be written. Linux 6.2 for squashfs. */
+static bool give_to_owner(const image_plan *plan)
+{
+	int ns = map_of_owner(plan);
+	int tree = ns < 0 ? -1 : (int)syscall(SYS_open_tree, AT_FDCWD, BASE "/image", A_COPY | O_CLOEXEC);
+	mount_attributes wanted = { .set = ID_MAPPED, .userns_fd = (uint64_t)ns };
+	bool done = tree >= 0 && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &wanted, sizeof(wanted)) == 0 &&
+		    syscall(SYS_move_mount, tree, "", AT_FDCWD, BASE "/owned", FROM_NO_NAME) == 0;
+
+	if (tree >= 0)
+		close(tree);
+	if (ns >= 0)
+		close(ns);
+	return done;
+}
+
+/* The parts of the user's layer; the directory has been judged and locked before the mounts became private. */
+static bool open_layer(entering *work, int parts[2])
+{
+	static const char *const names[] = { "upper", "work" };
+	struct stat locked, now, about;
+	int dir = rootfs_open_as_user(work, work->plan->kept->path);
+	bool done;
+
+	if (dir < 0)
+		return false;
+	done = fstat(work->plan->kept->dir, &locked) == 0 && fstat(dir, &now) == 0 && locked.st_dev == now.st_dev &&
+	       locked.st_ino == now.st_ino;
+	if (!done)
+		errno = ESTALE;
+	for (int i = 0; done && i < 2; i++) {
+		parts[i] = rootfs_open(dir, names[i], O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_BENEATH);
+		done = parts[i] >= 0 && fstat(parts[i], &about) == 0;
+		if (done && about.st_uid != work->plan->uid) {
+			errno = EPERM;
+			done = false;
+		}
+	}
+	close(dir);
+	return done || rootfs_failed(work, "open the layer", work->plan->kept->path);
+}
+
+static bool mount_layer(entering *work)
+{
+	int parts[2] = { -1, -1 };
+	char options[160];
+	bool done = open_layer(work, parts);
+
+	if (done) {
+		/* userxattr: marks that its owner can set too, so nothing in them is believed (no redirects). */
+		snprintf(options, sizeof(options), "lowerdir=" BASE "/owned,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d,userxattr",
+			 parts[0], parts[1]);
+		rootfs_as_owner(work->plan);
+		done = mount("overlay", BASE "/root", "overlay", MS_NOSUID | MS_NODEV, options) == 0 ||
+		       rootfs_failed(work, "write with overlayfs to the layer (ext4 and xfs can, NFS cannot)", work->plan->kept->path);
+		rootfs_as_root();
+	}
+	for (int i = 0; i < 2; i++)
+		if (parts[i] >= 0)
+			close(parts[i]);
+	return done;
+}
+
+/* The upper layer, in memory, takes the mount points that the image lacks, and what is written. */
+static bool mount_memory(entering *work)
+{
+	const char *options = work->owned ? "lowerdir=" BASE "/owned,upperdir=" BASE "/upper,workdir=" BASE "/work" :
+					    "lowerdir=" BASE "/image,upperdir=" BASE "/upper,workdir=" BASE "/work";
+	bool done;
+
+	if (work->owned && (chown(BASE "/upper", work->plan->uid, work->plan->gid) != 0 ||
+			    chown(BASE "/work", work->plan->uid, work->plan->gid) != 0))
+		return rootfs_failed(work, "make", "the layers of the image");
+	if (work->owned)
+		rootfs_as_owner(work->plan);
+	done = mount("overlay", BASE "/root", "overlay", MS_NOSUID | MS_NODEV, options) == 0 ||
+	       rootfs_failed(work, "lay memory over", work->plan->wish->image);
+	if (work->owned)
+		rootfs_as_root();
+	return done;
+}
+
+static bool layered(entering *work)
+{
+	const image_plan *plan = work->plan;
+
+	if (plan->uid != 0 && (plan->kept || plan->wish->writable)) {
+		work->owned = give_to_owner(plan);
+		if (!work->owned && plan->kept)
+			return rootfs_failed(work, "show the image as your own (Linux 6.2 can; --runtime bubblewrap needs it not):",
+					     plan->wish->image);
+	} else if (plan->kept && mount(BASE "/image", BASE "/owned", NULL, MS_BIND, NULL) != 0) {
+		return rootfs_failed(work, "show", plan->wish->image);
+	}
+	return plan->kept ? mount_layer(work) : mount_memory(work);
+}
+
 static bool mount_image(entering *work)
 {
+	static const char *const places[] = { BASE, BASE "/image", BASE "/owned", BASE "/upper", BASE "/work", BASE "/root" };
 	char device[32] = "";
 	int loop;
 	bool done;
 
-	if (mkdir(BASE, 0755) || mkdir(BASE "/image", 0755) || mkdir(BASE "/upper", 0755) || mkdir(BASE "/work", 0755) || mkdir(BASE "/root", 0755))
-		return failed(work, "make", "the layers of the image");
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+		if (mkdir(places[i], 0755) != 0)
+			return rootfs_failed(work, "make", "the layers of the image");
 	loop = attach(work, device);
 	if (loop < 0)
 		return false;
 	done = mount(device, BASE "/image", "squashfs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) == 0;
 	if (!done)
-		failed(work, "mount (is it a whole squashfs file?)", work->plan->wish->image);
+		rootfs_failed(work, "mount (is it a whole squashfs file?)", work->plan->wish->image);
 	close(loop);
-	/* The upper layer, in memory, takes the mount points that the image lacks. */
-	if (done && mount("overlay", BASE "/root", "overlay", MS_NOSUID | MS_NODEV,
-			  "lowerdir=" BASE "/image,upperdir=" BASE "/upper,workdir=" BASE "/work") != 0)
-		done = failed(work, "lay memory over", work->plan->wish->image);
-	if (!done)
+	if (!done || !layered(work))
 		return false;
 	work->root = open(BASE "/root", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return work->root >= 0 || failed(work, "open", "the image");
-}
-
-/* The place for a mount in the image, made if need be. Links in the image lead nowhere but into the image. */
-static int target_in(entering *work, const char *path, bool directory)
-{
-	char part[IMAGE_MAX + 1];
-	int at = dup(work->root);
-
-	for (size_t i = 1; at >= 0; i++) {
-		bool last = path[i] == '\0';
-		const char *name;
-		int next;
-
-		if (!last && path[i] != '/')
-			continue;
-		memcpy(part, path, i);
-		part[i] = '\0';
-		name = strrchr(part, '/') + 1;
-		next = open_in(work->root, part, O_PATH, RESOLVE_IN_ROOT);
-		if (next < 0 && errno == ENOENT) {
-			/* A link to nothing, such as /etc/resolv.conf often is, makes way; in memory, not in the image. */
-			unlinkat(at, name, 0);
-			if (last && !directory)
-				(void)!mknodat(at, name, S_IFREG | 0644, 0);
-			else
-				(void)!mkdirat(at, name, 0755);
-			next = open_in(work->root, part, O_PATH, RESOLVE_IN_ROOT);
-		}
-		close(at);
-		at = next;
-		if (last)
-			break;
-	}
-	if (at < 0)
-		failed(work, "make room in the image for", path);
-	return at;
-}
-
-/* Adds to what holds for the mount already, and takes nothing away. Linux 5.12. */
-static bool write_protect(int fd, unsigned flags)
-{
-	mount_attributes more = { .set = READ_ONLY };
-
-	return syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | flags, &more, sizeof(more)) == 0;
-}
-
-static bool bind_fd(entering *work, int source, const char *target, bool read_only)
-{
-	char from[40], to[40];
-	struct stat about;
-	int fd;
-	bool done;
-
-	if (fstat(source, &about) != 0)
-		return failed(work, "look at", target);
-	fd = target_in(work, target, S_ISDIR(about.st_mode));
-	if (fd < 0)
-		return false;
-	snprintf(from, sizeof(from), "/proc/self/fd/%d", source);
-	snprintf(to, sizeof(to), "/proc/self/fd/%d", fd);
-	done = mount(from, to, NULL, MS_BIND | MS_REC, NULL) == 0;
-	close(fd);
-	if (done && read_only) {
-		/* The mount point is covered now; its name leads to what covers it. */
-		fd = open_in(work->root, target, O_PATH, RESOLVE_IN_ROOT);
-		done = fd >= 0 && write_protect(fd, AT_RECURSIVE);
-		if (fd >= 0)
-			close(fd);
-	}
-	return done || failed(work, "show in the image", target);
-}
-
-static bool bind_path(entering *work, const char *path, bool needed)
-{
-	int fd = open(path, O_PATH | O_CLOEXEC);
-	bool done;
-
-	if (fd < 0)
-		return !needed || failed(work, "open", path);
-	done = bind_fd(work, fd, path, false);
-	close(fd);
-	return done;
-}
-
-/* With the user's rights: nothing is shown to a user that this user could not walk to. */
-static int open_as_user(entering *work, const char *path)
-{
-	const image_plan *plan = work->plan;
-	gid_t own = getegid();
-	int fd = -1, cause;
-
-	if (setgroups(plan->n_groups, plan->groups) == 0 && setegid(plan->gid) == 0 && seteuid(plan->uid) == 0)
-		fd = open_in(AT_FDCWD, path, O_PATH, 0);
-	cause = errno;
-	if (seteuid(0) != 0 || setegid(own) != 0 || setgroups(0, NULL) != 0)
-		_exit(1);
-	errno = cause;
-	if (fd < 0)
-		failed(work, "open as you", path);
-	return fd;
-}
-
-static bool bind_for_user(entering *work, const char *source, const char *target, bool read_only)
-{
-	int fd = open_as_user(work, source);
-	bool done = fd >= 0 && bind_fd(work, fd, target, read_only);
-
-	if (fd >= 0)
-		close(fd);
-	return done;
+	return work->root >= 0 || rootfs_failed(work, "open", "the image");
 }
 
 static bool fill(entering *work, const settings *site)
@@ -255,45 +263,52 @@ static bool fill(entering *work, const settings *site)
 	bool done = true;
 
 	for (size_t i = 0; done && i < sizeof(always) / sizeof(always[0]); i++)
-		done = bind_path(work, always[i], true);
+		done = rootfs_bind(work, always[i], always[i], false, true);
 	for (size_t i = 0; done && i < sizeof(names) / sizeof(names[0]); i++)
-		done = bind_path(work, names[i], false);
+		done = rootfs_bind(work, names[i], names[i], false, false);
 	if (done && plan->script)
-		done = bind_path(work, plan->script, true);
+		done = rootfs_bind(work, plan->script, plan->script, false, true);
+	if (done && plan->client)
+		done = client_show(work, plan->client);
 	if (done && plan->home)
-		done = bind_for_user(work, plan->home, plan->home, false);
+		done = rootfs_bind_for_user(work, plan->home, plan->home, false);
 	for (size_t i = 0; done && i < plan->wish->n_mounts; i++)
-		done = bind_for_user(work, plan->wish->mounts[i].source, plan->wish->mounts[i].target,
-				     plan->wish->mounts[i].read_only);
+		done = rootfs_bind_for_user(work, plan->wish->mounts[i].source, plan->wish->mounts[i].target,
+					    plan->wish->mounts[i].read_only);
 	for (size_t i = 0; done && i < site->n_keep; i++)
-		done = bind_path(work, site->keep[i], false);
+		done = rootfs_bind(work, site->keep[i], site->keep[i], false, false);
+	return done;
+}
+
+static bool make_private(entering *work, const char *place, bool (*private_mount)(void *with, int target, const char *name),
+			 void *with)
+{
+	int target = rootfs_target(work, place, true);
+	bool done = target >= 0 && private_mount(with, target, place);
+
+	if (target >= 0)
+		close(target);
 	return done;
 }
 
 bool image_enter(const image_plan *plan, const settings *site, bool (*private_mount)(void *with, int target, const char *name),
 		 void *with, char *problem, size_t size)
 {
-	static const char *const fresh[] = { "/tmp", "/var/tmp" };
 	entering work = { .plan = plan, .problem = problem, .size = size, .root = -1 };
 
 	if (!mount_image(&work))
 		return false;
-	for (size_t i = 0; i < sizeof(fresh) / sizeof(fresh[0]); i++) {
-		int target = target_in(&work, fresh[i], true);
-		bool done = target >= 0 && private_mount(with, target, fresh[i]);
-
-		if (target >= 0)
-			close(target);
-		if (!done)
-			return false;
-	}
+	if (!make_private(&work, "/tmp", private_mount, with) || !make_private(&work, "/var/tmp", private_mount, with))
+		return false;
+	if (plan->client && !make_private(&work, CLIENT_PLACE, private_mount, with))
+		return false;
 	if (!fill(&work, site))
 		return false;
-	if (!plan->wish->writable && !write_protect(work.root, 0))
-		return failed(&work, "write-protect", "the image");
+	if (!plan->wish->writable && !plan->kept && !rootfs_write_protect(work.root, 0))
+		return rootfs_failed(&work, "write-protect", "the image");
 	if (fchdir(work.root) != 0 || syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 ||
 	    chdir("/") != 0)
-		return failed(&work, "make the root directory of", plan->wish->image);
+		return rootfs_failed(&work, "make the root directory of", plan->wish->image);
 	close(work.root);
 	return true;
 }

@@ -7,8 +7,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "layer.h"
 #include "request.h"
 #include "settings.h"
+
+struct client;
 
 typedef struct {
 	const request *wish;
@@ -19,6 +22,8 @@ typedef struct {
 	size_t n_groups;
 	const char *home;  /* NULL: not to be seen */
 	const char *script; /* the batch script, NULL in other steps */
+	const layer *kept;  /* the user's layer over the image; NULL: memory */
+	const struct client *client; /* Slurm's commands are wanted inside; NULL: not */
 } image_plan;
 
 /* Opens an image with the rights the caller has now. Only a regular file of one of the trusted owners: the kernel will

@@ -322,7 +322,8 @@ static const char *without_scheme(const char *image)
 const char *policy_image_name(const char *image, char out[IMAGE_MAX + 1], const char **why)
 {
 	size_t length = strnlen(image, IMAGE_MAX + 1);
-	char *hash, *at;
+	const char *registry_end, *at;
+	char *hash;
 
 	*why = "it is no image name";
 	if (length > IMAGE_MAX)
@@ -338,9 +339,9 @@ const char *policy_image_name(const char *image, char out[IMAGE_MAX + 1], const 
 	*why = "its path must be given in full, from /";
 	if (*image == '.')
 		return NULL;
-	hash = strchr(image, '#');
+	registry_end = strchr(image, '#');
 	at = strchr(image, '@');
-	if (hash && at && at < hash && at < image + strcspn(image, "/"))
+	if (registry_end && at && at < registry_end && at < image + strcspn(image, "/"))
 		image = at + 1;
 	strcpy(out, image);
 	hash = strchr(out, '#');

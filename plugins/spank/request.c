@@ -4,7 +4,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { ISOLATE, IMAGE, MOUNT, HOME, CLEAN_ENV, WRITABLE, NETWORK };
+enum { ISOLATE, IMAGE, MOUNT, HOME, CLEAN_ENV, WRITABLE, NETWORK, ENV_NAME, SLURM_CLIENT };
 
 static request asked;
 
@@ -98,6 +98,14 @@ const char *request_take_home(request *into, const char *text)
 	return into->home || strcmp(text, "none") == 0 ? NULL : "--sov-home takes none or mount";
 }
 
+const char *request_take_env_name(request *into, const char *text)
+{
+	if (!layer_is_name(text))
+		return "--sov-env-name takes letters, digits, '.', '-' and '_', at most 64";
+	strcpy(into->env_name, text);
+	return NULL;
+}
+
 static const char *take(request *into, int option, const char *text)
 {
 	switch (option) {
@@ -113,6 +121,11 @@ static const char *take(request *into, int option, const char *text)
 	case NETWORK:
 		into->isolate = into->private_network = true;
 		return NULL;
+	case SLURM_CLIENT:
+		into->slurm_client = true;
+		return NULL;
+	case ENV_NAME:
+		return request_take_env_name(into, text);
 	case IMAGE:
 		return request_take_image(into, text);
 	case MOUNT:
@@ -148,6 +161,8 @@ static struct spank_option options[] = {
 	OPTION("sov-home", HOME, "none|mount", "whether the home directory is seen in the image (none)"),
 	OPTION("sov-clean-env", CLEAN_ENV, NULL, "only variables of Slurm, sovctl, GPUs and communication libraries"),
 	OPTION("sov-writable", WRITABLE, NULL, "what is written in the image goes to memory, and is gone with the step"),
+	OPTION("sov-env-name", ENV_NAME, "NAME", "your named layer over the image; keeps what is written"),
+	OPTION("sov-slurm-client", SLURM_CLIENT, NULL, "the node's Slurm commands, slurm.conf and munge in the image"),
 	OPTION("sov-private-network", NETWORK, NULL, "no network but a loopback of the step's own; isolates too"),
 };
 
@@ -159,7 +174,8 @@ static const struct {
 	{ "SOVCTL_SPANK_ISOLATE", ISOLATE, true },     { "SOVCTL_SPANK_IMAGE", IMAGE, false },
 	{ "SOVCTL_SPANK_MOUNT", MOUNT, false },	       { "SOVCTL_SPANK_HOME", HOME, false },
 	{ "SOVCTL_SPANK_CLEAN_ENV", CLEAN_ENV, true }, { "SOVCTL_SPANK_WRITABLE", WRITABLE, true },
-	{ "SOVCTL_SPANK_PRIVATE_NETWORK", NETWORK, true },
+	{ "SOVCTL_SPANK_PRIVATE_NETWORK", NETWORK, true }, { "SOVCTL_SPANK_ENV_NAME", ENV_NAME, false },
+	{ "SOVCTL_SPANK_SLURM_CLIENT", SLURM_CLIENT, true },
 };
 #define N_VARIABLES (sizeof(variables) / sizeof(variables[0]))
 
@@ -172,7 +188,8 @@ void request_register(spank_t spank)
 
 static bool said_by_option(int option)
 {
-	return (option == IMAGE && *asked.image) || (option == MOUNT && *asked.mounts_text) || (option == HOME && asked.home);
+	return (option == IMAGE && *asked.image) || (option == MOUNT && *asked.mounts_text) || (option == HOME && asked.home) ||
+	       (option == ENV_NAME && *asked.env_name);
 }
 
 const request *request_of_step(spank_t spank)
@@ -194,8 +211,9 @@ const request *request_of_step(spank_t spank)
 			asked.problem = problem;
 	}
 	asked.isolate = asked.isolate || *asked.image;
-	if (!*asked.image && (asked.n_mounts || asked.home || asked.writable) && !asked.problem)
-		asked.problem = "--sov-mount, --sov-home and --sov-writable need --sov-image";
+	if (!*asked.image && (asked.n_mounts || asked.home || asked.writable || *asked.env_name || asked.slurm_client) &&
+	    !asked.problem)
+		asked.problem = "--sov-mount, --sov-home, --sov-writable, --sov-env-name and --sov-slurm-client need --sov-image";
 	return &asked;
 }
 
@@ -203,7 +221,7 @@ void request_hand_on(spank_t spank, const request *all)
 {
 	const char *values[] = { all->isolate ? "1" : "",      all->image,		     all->mounts_text,
 				 all->home ? "mount" : "none", all->clean_env ? "1" : "", all->writable ? "1" : "",
-				 all->private_network ? "1" : "" };
+				 all->private_network ? "1" : "", all->env_name,		    all->slurm_client ? "1" : "" };
 
 	for (size_t i = 0; i < N_VARIABLES; i++)
 		if (*values[i] && (variables[i].option != HOME || *all->image))

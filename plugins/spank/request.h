@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "layer.h"
 #include "policy.h"
 
 #define REQUEST_MAX_MOUNTS 16
@@ -17,8 +18,9 @@ typedef struct {
 } request_mount;
 
 typedef struct {
-	bool isolate, clean_env, writable, home, private_network;
+	bool isolate, clean_env, writable, home, private_network, slurm_client;
 	char image[IMAGE_MAX + 1]; /* empty: the host's own root */
+	char env_name[LAYER_NAME + 1]; /* empty: no layer is kept */
 	char mounts_text[REQUEST_TEXT + 1]; /* as it was given, for the steps of a batch script */
 	char mounts_cut[REQUEST_TEXT + 1];
 	request_mount mounts[REQUEST_MAX_MOUNTS];
@@ -45,5 +47,6 @@ bool request_keeps_variable(const char *entry);
 const char *request_take_image(request *into, const char *text);
 const char *request_take_mounts(request *into, const char *text);
 const char *request_take_home(request *into, const char *text);
+const char *request_take_env_name(request *into, const char *text);
 
 #endif

@@ -259,8 +259,10 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	prctl(PR_SET_NAME, "sovctl-holder", 0, 0, 0);
 	setsid();
-	int keep[] = { report, lifeline, plan->image ? plan->image->file : -1 };
-	close_all_but(keep, 3);
+	/* The lock of a layer lives as long as whoever may write to it. */
+	int keep[] = { report, lifeline, plan->image ? plan->image->file : -1,
+		       plan->image && plan->image->kept ? plan->image->kept->dir : -1 };
+	close_all_but(keep, 4);
 	work.plan = plan;
 	umask(0);
 	if (chdir("/") != 0 || !build(&work)) {

@@ -67,6 +67,8 @@ static bool take(settings *out, const char *word, const char *node)
 		return set_path(out->state, word + 6, node);
 	if (strncmp(word, "gpus=", 5) == 0)
 		return set_path(out->gpus, word + 5, node);
+	if (strncmp(word, "env_dir=", 8) == 0)
+		return set_path(out->env_dir, word + 8, node);
 	if (strncmp(word, "tmp_size=", 9) == 0)
 		return set_size(out->tmp_size, word + 9);
 	if (strncmp(word, "image_owners=", 13) == 0)
@@ -98,6 +100,23 @@ void settings_parse(settings *out, int argc, char *const argv[], const char *nod
 			snprintf(out->problem, sizeof(out->problem), "cannot use '%.200s' in plugstack.conf", argv[i]);
 		}
 	}
+}
+
+bool settings_env_dir(const settings *site, char out[SETTINGS_MAX_PATH], const char *user, const char *data_home,
+		      const char *home)
+{
+	const char *mark = strstr(site->env_dir, "%u");
+	int length;
+
+	if (mark)
+		length = snprintf(out, SETTINGS_MAX_PATH, "%.*s%s%s", (int)(mark - site->env_dir), site->env_dir, user, mark + 2);
+	else if (*site->env_dir)
+		length = snprintf(out, SETTINGS_MAX_PATH, "%s", site->env_dir);
+	else if (*data_home == '/')
+		length = snprintf(out, SETTINGS_MAX_PATH, "%s/sovctl/env", data_home);
+	else
+		length = snprintf(out, SETTINGS_MAX_PATH, "%s/.local/share/sovctl/env", home);
+	return length > 0 && length < SETTINGS_MAX_PATH && is_path(out) && (*site->env_dir || *data_home == '/' || *home == '/');
 }
 
 bool number_listed(const char *list, unsigned number)

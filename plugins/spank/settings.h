@@ -13,6 +13,7 @@ typedef struct {
 	char state[SETTINGS_MAX_PATH];
 	char gpus[SETTINGS_MAX_PATH]; /* device files are this and a number */
 	char image_owners[64]; /* numbers of users whose image files root mounts; "any" */
+	char env_dir[SETTINGS_MAX_PATH]; /* of named layers, "%u" in it is the user; empty: below the user's home */
 	char tmp_size[16];	      /* of each private file system, as tmpfs takes it */
 	char keep[SETTINGS_MAX_PATHS][SETTINGS_MAX_PATH];
 	size_t n_keep;
@@ -21,6 +22,10 @@ typedef struct {
 
 /* Never fails: what cannot be understood is left out and told in `problem`. `node`: stands for %n in a path. */
 void settings_parse(settings *out, int argc, char *const argv[], const char *node);
+
+/* Directory of a user's named layers: the site's, else as the user's variables have it. False: there is none. */
+bool settings_env_dir(const settings *site, char out[SETTINGS_MAX_PATH], const char *user, const char *data_home,
+		      const char *home);
 
 /* Whether `number` is in a list as Slurm writes it: "0,2-5". NULL and "" hold nothing. */
 bool number_listed(const char *list, unsigned number);

@@ -10,13 +10,16 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "contexts.h"
+#include "layer.h"
 #include "policy.h"
 #include "record.h"
 #include "request.h"
@@ -34,7 +37,9 @@ static struct {
 	char cwd[PATH_MAX];
 	const request *asked;
 	int image; /* the file; -1: none */
-} step = { .box = SANDBOX_NONE, .image = -1 };
+	layer kept;
+	client client;
+} step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 } };
 
 static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
 {
@@ -84,6 +89,49 @@ static void open_image(const settings *site, char path[IMAGE_MAX + 1])
 	step.image = image_open(site, step.asked->image, path, &why);
 	if (step.image < 0)
 		refuse(FAILED, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
+}
+
+/* The user's layer over the image that has just been opened; with the user's rights too. */
+static void open_layer(spank_t spank, const settings *site, const char *image)
+{
+	char home[SETTINGS_MAX_PATH] = "", data_home[SETTINGS_MAX_PATH] = "", directory[SETTINGS_MAX_PATH];
+	static char base[LAYER_IDENTITY];
+	char problem[LAYER_PROBLEM];
+	const struct passwd *user = getpwuid(geteuid());
+	int status;
+
+	if (!*step.asked->env_name || step.image < 0)
+		return;
+	spank_getenv(spank, "HOME", home, sizeof(home));
+	spank_getenv(spank, "XDG_DATA_HOME", data_home, sizeof(data_home));
+	if (!user || !settings_env_dir(site, directory, user->pw_name, data_home, home) ||
+	    !layer_identity(base, image, step.image)) {
+		refuse(FAILED, "--sov-env-name needs HOME to be a full path%s%s%s", "", "", "");
+		return;
+	}
+	status = layer_open(&step.kept, directory, step.asked->env_name, base, image, problem);
+	if (status)
+		refuse(status, "%s%s%s", problem, "", "");
+}
+
+/* Slurm's commands are to be seen in the image. */
+static void find_client(spank_t spank)
+{
+	char *slash;
+
+	if (!step.asked->slurm_client)
+		return;
+	if (!client_find(&step.client)) {
+		refuse(FAILED, "--sov-slurm-client: this node does not tell where its Slurm is%s%s%s", "", "", "");
+		return;
+	}
+	if (spank_getenv(spank, "SLURM_CONF", step.client.conf, sizeof(step.client.conf)) != ESPANK_SUCCESS)
+		step.client.conf[0] = '\0';
+	slash = strrchr(step.client.conf, '/');
+	if (slash)
+		*slash = '\0';
+	if (!slash || !request_is_target(step.client.conf))
+		step.client.conf[0] = '\0';
 }
 
 /* Whether the step has to be isolated, by its own wish or by a rule. */
@@ -158,7 +206,12 @@ void step_user_init(spank_t spank, const settings *site)
 		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
 	image_plan plan = { .wish = step.asked };
 	open_image(site, path);
+	if (!step.status)
+		open_layer(spank, site, path);
+	find_client(spank);
 	plan.file = step.image;
+	plan.kept = step.kept.dir >= 0 ? &step.kept : NULL;
+	plan.client = step.asked->slurm_client ? &step.client : NULL;
 	describe(spank, &plan, home);
 	/* Slurm has only lowered the effective rights here; a job of root's has them still. */
 	if (seteuid(0) != 0) {
@@ -238,11 +291,23 @@ static void clean_environment(spank_t spank)
 		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
 }
 
+static void find_slurm_first(spank_t spank)
+{
+	char before[4096] = "", path[sizeof(before) + sizeof(CLIENT_PATH)];
+
+	if (!step.isolated || !step.asked->slurm_client || spank_getenv(spank, "PATH", before, sizeof(before)) == ESPANK_NOSPACE ||
+	    strncmp(before, CLIENT_PATH, strlen(CLIENT_PATH)) == 0)
+		return;
+	snprintf(path, sizeof(path), CLIENT_PATH "%s%s", *before ? ":" : "", before);
+	spank_setenv(spank, "PATH", path, 1);
+}
+
 void step_task_user(spank_t spank)
 {
 	if (!step.status && step.asked) {
 		if (step.asked->clean_env)
 			clean_environment(spank);
+		find_slurm_first(spank);
 		request_hand_on(spank, step.asked);
 	}
 	if (!step.status && step.isolated) {
@@ -264,5 +329,6 @@ void step_forked(void)
 void step_over(void)
 {
 	sandbox_end(&step.box);
+	layer_close(&step.kept); /* after the last task that could write to it */
 	step.isolated = false;
 }

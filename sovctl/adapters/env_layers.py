@@ -1,27 +1,25 @@
-"""Named layers over images: `<env dir>/<name>/` with `upper`, `work` and `env.json`, one directory per user.
+"""Named layers over images: `<env dir>/<name>/` with `upper`, `work` and `base`, one directory per user.
 
-overlayfs lets one mount at a time write to a layer, so a step holds its lock.
+overlayfs lets one mount at a time write to a layer, so a step holds its lock. The SPANK plugin (plugins/spank/layer.c)
+uses the same layers; `base` is two lines, which it need not parse: what names the bytes of the image, and its name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.step_root import BASE, StepRoot
 from sovctl.errors import CommandFailed, RefusedError, SovctlError, TryLaterError, UsageError
 from sovctl.model.isolated import EnvLayer, IsolatedStep
 
-SCHEMA = "sovctl.env/1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RECORD_BYTES = 64 * 1024
 _EXPORT_S = 3600.0
@@ -52,29 +50,28 @@ class EnvLayers:
             ) from error
         self._check_owner(place)
         self._locks.append(self._lock(place, name, wait_s=_HANDOVER_S))
-        record = _record(place)
-        if not record:
-            fields = {"schema": SCHEMA, "name": name, "base": base, "reference": reference, "made_at": time.time()}
-            staged = place / ".env.json"
-            staged.write_text(json.dumps(fields), "utf-8")
-            staged.rename(place / "env.json")
-        elif record.get("base") != base:
+        below = _base(place)
+        if not below:
+            staged = place / ".base"
+            staged.write_text(f"{base}\n{reference}\n", "utf-8", "surrogateescape")
+            staged.rename(place / "base")
+        elif below[0] != base:
             raise RefusedError(
-                f"the environment {name} was made over another image ({record.get('reference', '')})",
+                f"the environment {name} was made over another image ({below[1]})",
                 hint=f"Use another name, or remove it: sovctl image env rm {name}",
             )
         return str(place)
 
     def reference(self, name: str) -> str:
         """The image below a layer. Raises UsageError where there is none."""
-        return str(_record(self._there(name)).get("reference", ""))
+        return (_base(self._there(name)) or ("", ""))[1]
 
     def entries(self) -> tuple[EnvLayer, ...]:
         """All layers of this user, by name."""
         found = []
         for place in sorted(self._directory.iterdir()) if self._directory.is_dir() else ():
-            record = _record(place)
-            if not record or not _NAME.fullmatch(place.name) or place.is_symlink():
+            below = _base(place)
+            if not below or not _NAME.fullmatch(place.name) or place.is_symlink():
                 continue
             in_use = False
             try:
@@ -82,7 +79,7 @@ class EnvLayers:
             except TryLaterError:
                 in_use = True
             size = sum(os.lstat(path).st_size for path in (place / "upper").rglob("*") if not path.is_symlink())
-            found.append(EnvLayer(place.name, str(place), str(record.get("reference", "")), size, in_use))
+            found.append(EnvLayer(place.name, str(place), below[1], size, in_use))
         return tuple(found)
 
     def remove(self, name: str) -> None:
@@ -123,7 +120,7 @@ class EnvLayers:
 
     def _there(self, name: str) -> Path:
         place = self._place(name)
-        if not _record(place):
+        if not _base(place):
             raise UsageError(f"there is no environment {name}", hint="List them: sovctl image env ls")
         self._check_owner(place)
         return place
@@ -148,14 +145,15 @@ class EnvLayers:
             time.sleep(0.02)
 
 
-def _record(place: Path) -> dict[str, Any]:
+def _base(place: Path) -> tuple[str, str] | None:
+    """What names the bytes of the image below, and the image's name; None: there is no layer."""
     try:
-        descriptor = os.open(place / "env.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(place / "base", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            value = json.loads(file.read(_RECORD_BYTES))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else {}
+            lines = file.read(_RECORD_BYTES).decode("utf-8", "surrogateescape").split("\n")
+    except OSError:
+        return None
+    return (lines[0], lines[1] if len(lines) > 1 else "")
 
 
 def _export_and_exit(step: IsolatedStep, target: str, tell: int) -> None:

@@ -16,6 +16,7 @@ from sovctl.errors import SovctlError
 
 if TYPE_CHECKING:
     from sovctl.adapters.inside_view import Decoys
+    from sovctl.model.isolated import HostSlurm
 
 _HEADER_BYTES = 64 * 1024
 _RECORD_BYTES = 4096
@@ -24,8 +25,10 @@ _RECORD_BYTES = 4096
 class IsolationHost:
     """Implements `ports.IsolationHost`."""
 
-    def __init__(self, roots: NodeRoots) -> None:
+    def __init__(self, roots: NodeRoots, slurm_dir: str = "") -> None:
+        """`slurm_dir`: where Slurm's commands are; empty: on PATH."""
         self._roots = roots
+        self._slurm_dir = slurm_dir
         self._locks: list[int] = []
         self._decoys: Decoys | None = None
 
@@ -54,6 +57,13 @@ class IsolationHost:
     def device_files(self) -> tuple[str, ...]:
         """Those of accelerators and fabrics."""
         return tuple(sorted([*glob.glob("/dev/nvidia*"), *glob.glob("/dev/infiniband")]))  # noqa: PTH207
+
+    def slurm(self, names: Sequence[str]) -> HostSlurm:
+        """Of these commands of Slurm the ones on this node. Raises SovctlError."""
+        from sovctl.adapters.command import CommandRunner
+        from sovctl.adapters.host_slurm import find_slurm
+
+        return find_slurm(CommandRunner(), self._slurm_dir, os.environ, names)
 
     def header(self, path: str) -> tuple[bytes, int]:
         """The first 64 KiB of a file, and its size."""

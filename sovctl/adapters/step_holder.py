@@ -92,7 +92,8 @@ class StepHolder:
         identity = _identity()
         root = self._root.build(lambda: self._recipe.places(self._step))
         if root == str(BASE / "root"):
-            write_identity(Path(root), {**identity, **_with_user(Path(root), uid, gid, self._step.home)})
+            account = self._step.client.account if self._step.client else ""
+            write_identity(Path(root), {**identity, **_with_user(Path(root), uid, gid, self._step.home, account)})
         pid = self._start_sandbox(root, uid, gid)
         mounts, pids, ipc, user = (_namespace(pid, name) for name in ("mnt", "pid", "ipc", "user"))
         owner = linux.owner_of(mounts)
@@ -221,8 +222,11 @@ def _identity() -> dict[str, str]:
     return texts
 
 
-def _with_user(root: Path, uid: int, gid: int, home: str) -> dict[str, str]:
-    """passwd and group of the image, in which the user has a name: much software fails for a number without one."""
+def _with_user(root: Path, uid: int, gid: int, home: str, account: str) -> dict[str, str]:
+    """passwd and group of the image, in which the user has a name: much software fails for a number without one.
+
+    `account`: another that has to be known by its name; empty: none.
+    """
     user = group = str(uid)
     with contextlib.suppress(KeyError):
         user = pwd.getpwuid(uid).pw_name
@@ -230,6 +234,11 @@ def _with_user(root: Path, uid: int, gid: int, home: str) -> dict[str, str]:
         group = grp.getgrgid(gid).gr_name
     passwd = _without(read_below(root, "passwd"), user, str(uid))
     groups = _without(read_below(root, "group"), group, str(gid))
+    with contextlib.suppress(KeyError):
+        other = pwd.getpwnam(account) if account not in ("", user) else None
+        if other is not None and other.pw_uid != uid:
+            passwd = _without(passwd, account, str(other.pw_uid))
+            passwd += f"{account}:x:{other.pw_uid}:{other.pw_gid}::/:/bin/false\n"
     return {
         "passwd": f"{passwd}{user}:x:{uid}:{gid}::{home}:/bin/sh\n",
         "group": f"{groups}{group}:x:{gid}:\n",

@@ -14,12 +14,13 @@ from pathlib import Path
 from sovctl.adapters import linux
 from sovctl.adapters.command import Child, CommandRunner, spawn
 from sovctl.errors import CommandFailed, CommandMissing, SovctlError, UsageError
-from sovctl.model.isolated import IsolatedStep
+from sovctl.model.isolated import IsolatedStep, SlurmClient
 
 BASE = Path("/dev/shm")
 """Covered in the holder's own namespace; a step sees a new one there, so no mount can have its source in it."""
 _SYSTEM_PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _MOUNT_S = 20.0
+_MOST_LINKS = 100
 
 
 def can_mount(squashfs: str) -> bool:
@@ -126,12 +127,48 @@ class StepRoot:
                     f"the kernel of this node lets you have no writable layer{where}: {error.strerror}",
                     hint="It takes Linux 5.11, and for --env-name a file system that overlayfs can write to (not NFS).",
                 ) from error
+            if self._step.client is not None:
+                _lay_starter(lower, self._step.client)
             return str(lower)
+        if self._step.client is not None:
+            _lay_starter(root, self._step.client)
         for place in places:
             make_directory(root, place, replace_link=True)
         for mount in self._step.mounts:
             make_place(root, mount.target, directory=Path(mount.source).is_dir())
         return str(root)
+
+
+def _lay_starter(root: Path, client: SlurmClient) -> None:
+    """The starter of Slurm's commands, beside the root. Raises SovctlError where the image cannot run it."""
+    if not _runs_scripts(root):
+        raise SovctlError(
+            "the image has no /bin/sh, which Slurm's commands need in it",
+            hint="Use an image with a shell, or leave --slurm-client out.",
+        )
+    path = root.with_name("client")
+    path.write_text(client.starter, "utf-8")
+    path.chmod(0o755)
+
+
+def _runs_scripts(root: Path) -> bool:
+    """Whether /bin/sh leads to a file, with the links of the image followed below its root."""
+    path, waiting = root, ["sh", "bin"]
+    for _ in range(_MOST_LINKS):
+        if not waiting:
+            return stat.S_ISREG(_mode(path) or 0)
+        part = waiting.pop()
+        below = path.parent if part == ".." and path != root else path if part == ".." else path / part
+        mode = _mode(below)
+        if mode is None:
+            return False
+        if stat.S_ISLNK(mode):
+            target = Path(os.readlink(below))
+            path = root if target.is_absolute() else path
+            waiting += [one for one in reversed(target.parts) if one not in ("/", ".")]
+        else:
+            path = below
+    return False
 
 
 def make_directory(root: Path, place: str, *, replace_link: bool = False) -> None:

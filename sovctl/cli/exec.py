@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
         asked.env_name,
         asked.runtime,
         asked.private_network,
+        asked.slurm_client,
         measure,
     )
     config = load_config()
@@ -84,6 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--private-network", action="store_true", help="no network but its own loopback, and its own abstract sockets"
+    )
+    parser.add_argument(
+        "--slurm-client", action="store_true", help="the node's Slurm commands, slurm.conf and munge in the image"
     )
     parser.add_argument("--runtime", metavar="NAME", default="bubblewrap", help="apptainer, charliecloud or podman")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)

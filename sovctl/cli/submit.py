@@ -64,6 +64,7 @@ Isolation, also on #SOVCTL lines:
   --writable               The root can be written; gone with the step.
   --env-name NAME          Your named layer over the image; keeps what is written.
   --private-network        No network but its own loopback.
+  --slurm-client           The node's Slurm commands (squeue, srun, ...), slurm.conf and munge in the image.
   --inside steps|script    steps: what the script starts with srun; script: all of it. Without it: steps where the
                            script calls srun, else script.
   --runtime NAME           bubblewrap (built in), spank, pyxis, slurm, apptainer, charliecloud or podman.

@@ -847,7 +847,7 @@ def exec_ports(config: Config) -> ExecPorts:
     from sovctl.isolation.bubblewrap import mount_points, sandbox_argv
     from sovctl.operations.exec_step import ExecPorts
 
-    host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)))
+    host = IsolationHost(NodeRoots(Path(config.isolation.node_dir)), config.slurm.bin_dir)
     steps = IsolatedSteps(Recipe(sandbox_argv, mount_points))
     return ExecPorts(image_ports(config), host, steps, env_layers(config), become)
 
@@ -1012,7 +1012,12 @@ def env_layers(config: Config) -> EnvLayers:
     from sovctl.adapters.env_layers import EnvLayers
 
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return EnvLayers(Path(config.isolation.env_dir) if config.isolation.env_dir else data / "sovctl" / "env")
+    chosen = config.isolation.env_dir
+    if "%u" in chosen:
+        import pwd
+
+        chosen = chosen.replace("%u", pwd.getpwuid(os.geteuid()).pw_name)
+    return EnvLayers(Path(chosen) if chosen else data / "sovctl" / "env")
 
 
 # Alerts

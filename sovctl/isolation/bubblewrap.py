@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
+from sovctl.isolation.slurm_client import PATH, PLACE
 from sovctl.model.isolated import IsolatedStep
 
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")
 """Empty at the start of each step, and gone with it."""
+STARTER = "client"
 OWN_PLACES = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")
 """Where something is mounted in an image; each must be a directory there, and no link."""
 
@@ -15,7 +18,7 @@ OWN_PLACES = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")
 def sandbox_argv(step: IsolatedStep, root: str, *, uid: int, gid: int, block_fd: int, info_fd: int) -> tuple[str, ...]:
     """bubblewrap holds the namespaces and waits on `block_fd`; the ranks join them. It runs nothing of the image.
 
-    `root`: where the root file system is mounted now.
+    `root`: where the root file system is mounted now; the starter of Slurm's commands lies beside it.
     """
     words = ["bwrap", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
     words += ["--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL", "--die-with-parent"]
@@ -28,12 +31,22 @@ def sandbox_argv(step: IsolatedStep, root: str, *, uid: int, gid: int, block_fd:
     if step.own_root:
         words += ["--ro-bind", "/sys", "/sys", "--perms", "0755", "--tmpfs", "/run"]
     words += _home(step)
+    words += _client(step, root)
     for mount in step.mounts:
         words += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
     if step.own_root and not step.writable:
         words += ["--remount-ro", "/"]
     # What is named here is never run: block_fd ends, bubblewrap finds no such program, and the namespaces end with it.
     return (*words, "--block-fd", str(block_fd), "--info-fd", str(info_fd), "--", "/sovctl-end-of-step")
+
+
+def _client(step: IsolatedStep, root: str) -> Sequence[str]:
+    if step.client is None:
+        return ()
+    words = ["--ro-bind", str(PurePosixPath(root).with_name(STARTER)), f"{PLACE}/{STARTER}"]
+    for name in step.client.commands:
+        words += ["--symlink", f"../{STARTER}", f"{PATH}/{name}"]
+    return words
 
 
 def _home(step: IsolatedStep) -> Sequence[str]:

@@ -37,6 +37,8 @@ class Inside:
     clean_env: bool = False
     writable: bool = False
     private_network: bool = False
+    slurm_client: bool = False
+    """The node's Slurm commands in the image."""
     whole_script: bool = False
     """The script itself runs inside too; else only its steps."""
 
@@ -48,7 +50,7 @@ class Inside:
             value = getattr(self, name)
             words += [f"--{name.replace('_', '-')}={value}"] if value else []
         words += [f"--runtime={self.runtime}"] if self.runtime != BUILT_IN else []
-        flags = ("clean_env", "writable", "private_network")
+        flags = ("clean_env", "writable", "private_network", "slurm_client")
         return (*words, *(f"--{name.replace('_', '-')}" for name in flags if getattr(self, name)))
 
     def told(self) -> str:
@@ -83,7 +85,7 @@ def check(inside: Inside) -> None:
     parse_mounts(inside.mount)
     if inside.runtime in (SPANK, PYXIS):
         _no_comma(inside.mount)
-    needs_image = [name for name in ("writable", "env_name") if getattr(inside, name)]
+    needs_image = [name for name in ("writable", "env_name", "slurm_client") if getattr(inside, name)]
     if not inside.image and needs_image:
         raise UsageError(f"--{needs_image[0].replace('_', '-')} needs an image", hint="Name one: --image IMAGE")
     missing = _missing(inside)
@@ -102,11 +104,11 @@ def _missing(inside: Inside) -> str:
     if inside.runtime == "charliecloud" and any(mount.read_only for mount in parse_mounts(inside.mount)):
         return "read-only mounts that every version knows"
     lacks = {
-        "charliecloud": ("env_name", "private_network", "writable"),
-        SPANK: ("env_name",),
-        PYXIS: ("env_name", "clean_env", "private_network"),
-        OCI: ("env_name", "clean_env", "private_network", "writable"),
-    }.get(inside.runtime, ("env_name", "private_network"))
+        "charliecloud": ("env_name", "private_network", "slurm_client", "writable"),
+        SPANK: (),
+        PYXIS: ("env_name", "clean_env", "private_network", "slurm_client"),
+        OCI: ("env_name", "clean_env", "private_network", "slurm_client", "writable"),
+    }.get(inside.runtime, ("env_name", "private_network", "slurm_client"))
     return next((f"--{name.replace('_', '-')}" for name in lacks if getattr(inside, name)), "")
 
 
@@ -152,12 +154,14 @@ def _spank(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, str]:
         "CLEAN_ENV": inside.clean_env,
         "WRITABLE": inside.writable,
         "PRIVATE_NETWORK": inside.private_network,
+        "SLURM_CLIENT": inside.slurm_client,
     }
     found = {name: "1" for name, asked in flags.items() if asked}
     if image:
         found["IMAGE"] = image
         found["MOUNT"] = ",".join(_no_comma(all_mounts(inside, own)))
         found["HOME"] = inside.home or "none"
+        found |= {"ENV_NAME": inside.env_name} if inside.env_name else {}
     return {f"SOVCTL_SPANK_{name}": value for name, value in found.items()}
 
 

@@ -9,6 +9,33 @@ from sovctl.model.image import ImageSettings, Mount
 
 
 @dataclass(frozen=True, slots=True)
+class HostSlurm:
+    """Slurm's commands on a node, and what they are made of. Paths have every link resolved."""
+
+    prefix: str
+    """Its commands are in `bin` below it."""
+    loader: str
+    libraries: tuple[str, ...]
+    """Directories of the libraries that its commands load."""
+    plugins: str
+    places: tuple[str, ...]
+    """What they read and talk to: slurm.conf, munge's socket."""
+    account: str
+    """What Slurm runs as; its commands look for it by name."""
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmClient:
+    """What puts Slurm's commands into an image, beside mounts."""
+
+    starter: str
+    """Text of the program behind each of them."""
+    commands: tuple[str, ...]
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class IsolatedStep:
     """What all ranks of one step on one node share."""
 
@@ -29,6 +56,8 @@ class IsolatedStep:
     """The user's home of the host is there; else an empty one."""
     private_network: bool = False
     """Only a loopback of its own; abstract sockets too are the step's own then."""
+    client: SlurmClient | None = None
+    """Slurm's commands are wanted in the image."""
     devices: tuple[str, ...] = ()
     """Device files of the host beside null, zero, random, tty and their like."""
 

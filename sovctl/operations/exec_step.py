@@ -17,8 +17,10 @@ from sovctl.isolation.policy import check_image
 from sovctl.isolation.reference import parse_reference
 from sovctl.isolation.runtimes import BUILT_IN, NEEDS_DIRECTORY, RUNTIMES
 from sovctl.isolation.sif import squashfs_offset
+from sovctl.isolation.slurm_client import COMMANDS, client_mounts, starter
+from sovctl.isolation.slurm_client import PATH as SLURM_PATH
 from sovctl.model.image import ImageKind, ImageReference, ImageSettings, Mount, ResolvedImage
-from sovctl.model.isolated import IsolatedStep, IsolatedTask
+from sovctl.model.isolated import IsolatedStep, IsolatedTask, SlurmClient
 from sovctl.operations import images
 
 if TYPE_CHECKING:  # every rank pays for each import
@@ -45,6 +47,8 @@ class ExecOptions:
     """A named layer over the image that keeps what is written."""
     runtime: str = BUILT_IN
     private_network: bool = False
+    slurm_client: bool = False
+    """The node's Slurm commands in the image."""
     measure: bool = False
     """Look around from inside, in place of the command."""
 
@@ -119,9 +123,10 @@ class StepRunner:
         if options.runtime not in RUNTIMES:
             known = ", ".join((BUILT_IN, *RUNTIMES))
             raise UsageError(f"there is no runtime {options.runtime}", hint=f"There are: {known}.")
-        if not options.image or options.env_name or options.private_network:
+        if not options.image or options.env_name or options.private_network or options.slurm_client:
             what = "--private-network" if options.private_network else "--isolate without an image"
             what = "--env-name" if options.env_name else what
+            what = "--slurm-client" if options.slurm_client else what
             raise UsageError(f"{options.runtime} has no {what}", hint=f"Use --runtime {BUILT_IN}.")
         step = self._prepare()
         if options.runtime == "charliecloud" and self._unpacked:
@@ -156,6 +161,7 @@ class StepRunner:
             options.writable,
             options.env_name,
             options.private_network,
+            options.slurm_client,
         )
         return json.dumps([where, wanted, self._place.work_dir if options.image.startswith(".") else ""])
 
@@ -186,6 +192,12 @@ class StepRunner:
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
         devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
+        mounts = self._mounts()
+        client: SlurmClient | None = None
+        if self._options.slurm_client and self._options.image:
+            slurm = self._ports.host.slurm(COMMANDS)
+            client = SlurmClient(starter(slurm), slurm.commands, slurm.account)
+            mounts += client_mounts(slurm, [mount.target for mount in mounts])
         return IsolatedStep(
             settings=settings,
             squashfs=squashfs,
@@ -193,7 +205,8 @@ class StepRunner:
             squashfs_offset=offset,
             writable=self._options.writable or bool(layer),
             layer=layer,
-            mounts=self._mounts(),
+            mounts=mounts,
+            client=client,
             home=self._home(),
             home_visible=visible,
             private_network=self._options.private_network,
@@ -303,6 +316,8 @@ class StepRunner:
             extra_allowed=self._settings.allow_env,
             host_root=not options.image,
         )
+        if options.slurm_client and options.image:
+            inner["PATH"] = f"{SLURM_PATH}:{inner['PATH']}"
         of_image = settings.work_dir or "/"
         # A directory of the host that is there too was meant; the root says nothing.
         here = self._place.work_dir if self._place.work_dir != "/" else of_image

@@ -228,7 +228,17 @@ def _script_file(line: SubmitLine, name: str, files: SubmissionFiles, cwd: str) 
     return script
 
 
-_ONLY_INSIDE = ("mount", "home", "clean_env", "writable", "env_name", "private_network", "runtime", "inside")
+_ONLY_INSIDE = (
+    "mount",
+    "home",
+    "clean_env",
+    "writable",
+    "env_name",
+    "private_network",
+    "slurm_client",
+    "runtime",
+    "inside",
+)
 
 
 def _inside(own: OwnOptions, command: bytes, runtime: str, work_dir: str) -> Inside | None:
@@ -249,6 +259,7 @@ def _inside(own: OwnOptions, command: bytes, runtime: str, work_dir: str) -> Ins
         clean_env=bool(own.clean_env),
         writable=bool(own.writable),
         private_network=bool(own.private_network),
+        slurm_client=bool(own.slurm_client),
         whole_script=whole,
     )
     check(inside)

@@ -38,6 +38,7 @@ class OwnOptions:
     writable: bool | None = None
     env_name: str | None = None
     private_network: bool | None = None
+    slurm_client: bool | None = None
     runtime: str | None = None
     inside: str | None = None
     """steps, script or auto: what runs in the image."""
@@ -131,6 +132,7 @@ _FLAGS = _OWN_FLAGS | {
     "clean-env",
     "writable",
     "private-network",
+    "slurm-client",
 }
 
 

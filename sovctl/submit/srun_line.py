@@ -24,7 +24,7 @@ _TAKE_A_VALUE = """
     priority profile prolog qos:q relative:r reservation resources runtime segment signal slurmd-debug
     sockets-per-node switches task-epilog task-prolog tasks-per-node thread-spec threads:T threads-per-core
     time:t time-min tmp treewidth tres-bind tres-per-task uid wait:W wckey sov-image sov-mount sov-home
-
+    sov-env-name
 """
 _MAY_TAKE_A_VALUE = """
     bcast compress exclusive external-launcher immediate:I kill-on-bad-exit:K nice no-kill:k oom-kill-step
@@ -35,6 +35,7 @@ _TAKE_NONE = """
     label:l multi-prog no-allocate:Z overcommit:O oversubscribe:s parsable preserve-env:E quiet:Q
     quit-on-interrupt reboot spread-job spread-segments stepmgr test-only unbuffered:u usage use-min-nodes
     verbose:v version:V wait-for-children whole sov-isolate sov-clean-env sov-writable sov-private-network
+    sov-slurm-client
 """
 
 

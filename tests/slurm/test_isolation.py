@@ -168,6 +168,39 @@ def test_a_script_without_steps_runs_inside_as_a_whole(
     ]
 
 
+_ASK = """command -v squeue; squeue -h -j $SLURM_JOB_ID -o '%i %T'; scontrol ping
+srun --overlap -n1 sh -c 'echo step $SLURM_STEP_ID; [ -e /etc/marker ] || echo on the node'
+ls -A /run; touch /run/sovctl/slurm/host/usr/bin/x 2>&1; true"""
+
+
+def test_slurm_inside_an_image_with_nothing_of_it(steps: tuple[Steps, str]) -> None:
+    user, image = steps
+    plain = user.run("srun", "-n1", *SOVCTL, "exec", "--image", image, "--", "sh", "-c", "command -v squeue; true")
+    assert (plain.returncode, plain.stdout) == (0, "")
+    words = ("exec", "--image", image, "--slurm-client", "--clean-env", "--", "sh", "-c", _ASK)
+    done = user.run("srun", "-n1", *SOVCTL, *words)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "/run/sovctl/slurm/bin/squeue"
+    assert said[1].endswith(" RUNNING")
+    assert "is UP" in said[2]
+    assert said[3:5] == ["step 1", "on the node"]
+    assert "Read-only file system" in said[-1]
+
+
+def test_slurm_inside_is_refused_where_it_cannot_run(steps: tuple[Steps, str], tmp_path: Path) -> None:
+    user, image = steps
+    (user.work_dir / "bare" / "etc").mkdir(parents=True)
+    done = user.run(*SOVCTL, "exec", "--image", "./bare", "--slurm-client", "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("sovctl: the image has no /bin/sh, which Slurm's commands need in it")
+    assert len(done.stderr.splitlines()) <= 2
+    user.env["SOVCTL_SLURM_BIN_DIR"] = str(tmp_path)
+    done = user.run(*SOVCTL, "exec", "--image", image, "--slurm-client", "--", "true")
+    assert done.returncode == 1
+    assert "there are no Slurm commands on" in done.stderr
+
+
 def test_a_wrong_image_is_refused_before_anything_is_submitted(steps: tuple[Steps, str]) -> None:
     user, image = steps
     for name, status in ((f"{image}-gone", 1), ("127.0.0.1:1/none", 75), ("./none.sqsh", 2)):

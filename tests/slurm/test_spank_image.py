@@ -19,7 +19,7 @@ from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
-PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount")
+PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount", "rm", "stat", "ln", "mkdir")
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can mount an image"),
@@ -72,6 +72,7 @@ def image_lab(place: Path, new_root: Callable[[], Path], attach_logs: Callable[[
     root = new_root()
     attach_logs(root)
     words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
+    words += f" env_dir={place}/env/%u"
     beside = {"plugstack.conf": f"optional {place}/sovctl_spank.so {words}\n", "sovctl-policy.conf": ""}
     lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
     try:
@@ -193,7 +194,8 @@ def test_home_is_seen_when_asked_for(place: Path, user: str, srun: Srun) -> None
 
 def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
     image = f"--sov-image={place}/a.sqsh"
-    assert "Permission denied" in srun(image, "--sov-writable", "touch /etc/new 2>&1; true").stdout
+    assert srun(image, "--sov-writable", "touch /etc/new && rm /etc/image && ls /etc/new").stdout == "/etc/new\n"
+    assert srun(image, "--sov-writable", "cat /etc/image").stdout == "from the image\n"
     said = srun(image, "--sov-clean-env", "env", env=("LD_PRELOAD=", "EVIL=1", "NCCL_DEBUG=WARN")).stdout
     assert "NCCL_DEBUG=WARN" in said
     assert "SLURM_JOB_ID=" in said
@@ -274,7 +276,8 @@ def test_kill_9_leaves_no_mount_and_no_loop_device(
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             ours = (entry / "comm").read_text() == "sovctl-holder\n"
-            if ours and os.fsencode(image_lab.layout.root) in (entry / "environ").read_bytes():
+            told = (entry / "environ").read_bytes() + (entry / "mountinfo").read_bytes() if ours else b""
+            if os.fsencode(image_lab.layout.root) in told:
                 parent = re.findall(r"PPid:\s+(\d+)", (entry / "status").read_text())[0]
                 os.kill(int(parent), signal.SIGKILL)
         except OSError:
@@ -305,3 +308,142 @@ def test_a_run_tells_the_plugin_by_its_variables(
     (seen,) = events.glob(f"*-{said.stdout.strip()}-*/seen")
     # Of the host's /opt only what leads to the run directory is there.
     assert seen.read_text().splitlines() == ["from the image", place.name]
+
+
+@pytest.fixture
+def env_dir(place: Path, user: str) -> Iterator[Path]:
+    """Where the layers of the user are; the site made the directory above it."""
+    (place / "env").mkdir(exist_ok=True)
+    (place / "env").chmod(0o1777)
+    mine = place / "env" / (user or "root")
+    yield mine
+    shutil.rmtree(mine, ignore_errors=True)
+
+
+def test_a_named_layer_keeps_what_is_written(place: Path, srun: Srun, env_dir: Path, user: str) -> None:
+    image, layer = f"--sov-image={place}/a.sqsh", "--sov-env-name=tools"
+    srun(image, layer, "echo 1 >/opt-tool; echo more >>/etc/image; rm /bin/touch; mkdir /etc/d; echo >/tmp/x")
+    said = srun(
+        image,
+        layer,
+        "cat /opt-tool /etc/image; ls /tmp; ls -d /etc/d; stat -c %U /etc/image; ls -d /bin/touch 2>&1; true",
+    )
+    assert said.stdout.splitlines()[:4] == ["1", "from the image", "more", "/etc/d"]
+    assert said.stdout.splitlines()[4] == (user or "root")
+    assert "No such file" in said.stdout.splitlines()[-1]
+    assert srun(image, "ls /opt-tool 2>&1; cat /etc/image", check=False).stdout.endswith("from the image\n")
+    assert srun(image, "--sov-env-name=other", "ls /opt-tool", check=False).status == 2
+    assert env_dir.stat().st_mode & 0o077 == 0
+    assert (env_dir / "tools").stat().st_mode & 0o077 == 0
+    # Nothing in it belongs to another, so that its owner can take it away.
+    assert {path.lstat().st_uid for path in env_dir.rglob("*")} == {pwd.getpwnam(user or "root").pw_uid}
+    shutil.copy(place / "a.sqsh", place / "same.sqsh")
+    refused = srun(f"--sov-image={place}/same.sqsh", layer, "true", check=False)
+    assert refused.status == 3
+    assert "the environment tools: it was made over another image" in refused.stderr
+
+
+def test_a_layer_has_one_step_at_a_time(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str, eventually: Callable[..., object]
+) -> None:
+    words = (f"--sov-image={place}/a.sqsh", "--sov-env-name=one")
+    first = subprocess.Popen(
+        [*as_user(user), "srun", "-n2", *words, "/bin/sh", "-c", "echo up; sleep 300"],
+        env=image_lab.environment,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    assert [first.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]  # the ranks of a step share it
+    second = srun("--overlap", *words, "echo ran", check=False)
+    assert (second.status, second.stdout) == (75, "")
+    assert "another step uses the environment one" in second.stderr
+    first.kill()
+    first.communicate()
+    subprocess.run([*as_user(user), "scancel", "--user", user or "root"], env=image_lab.environment, check=True)
+    eventually(lambda: srun(*words, "echo ran", check=False).stdout == "ran\n", "the layer to be free")
+    assert in_service(image_lab)
+
+
+def test_what_a_user_puts_into_a_layer_leads_nowhere(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str
+) -> None:
+    image = f"--sov-image={place}/a.sqsh"
+    before = {name: Path(name).stat() for name in ("/etc/shadow", "/root")}
+    for name in ("../x", "/etc", "a/b", "-x", "", "x" * 65, "."):
+        said = srun(image, f"--sov-env-name={name}", "true", check=False)
+        assert "--sov-env-name takes" in said.stderr, name
+        said = srun(image, "true", check=False, env=(f"SOVCTL_SPANK_ENV_NAME={name}",))
+        assert (said.status == 0) is (name == ""), name
+    srun(image, "--sov-env-name=kept", "mkdir /etc/deep")
+    uid = pwd.getpwnam(user or "root").pw_uid
+    (place / "theirs").mkdir(mode=0o700, exist_ok=True)
+
+    def replaced(part: str, target: str) -> Completed:
+        """The user swaps a part of the layer for a link while no step runs."""
+        (env_dir / part).rename(env_dir / "aside")
+        (env_dir / part).symlink_to(target)
+        os.chown(env_dir / part, uid, -1, follow_symlinks=False)
+        try:
+            return srun(
+                image, "--sov-env-name=kept", f"--sov-mount={place}:/etc/deep/x", "touch /new; ls /", check=False
+            )
+        finally:
+            (env_dir / part).unlink()
+            (env_dir / "aside").rename(env_dir / part)
+
+    for part in ("kept", "kept/upper", "kept/work"):
+        for target in ("/etc", "/root", str(place / "theirs"), str(place / "rootfs")):
+            said = replaced(part, target)
+            assert (said.status, said.stdout) == (3, ""), (part, target)
+            assert "sovctl: the environment kept: " in said.stderr
+    said = replaced("kept/base", "/etc/shadow")
+    assert (said.status, "made over another image" in said.stderr) == (3, True)
+    (env_dir / "kept").chmod(0o777)
+    assert "not a directory of yours alone" in srun(image, "--sov-env-name=kept", "true", check=False).stderr
+    (env_dir / "kept").chmod(0o700)
+    # Links inside are the image's: they are followed below its root only.
+    links = (
+        "rm -r /etc/deep; ln -s /../../etc /etc/deep; rm /etc/passwd; ln -s ../../../../etc/shadow /etc/passwd; ls /etc"
+    )
+    srun(image, "--sov-env-name=kept", links)
+    srun(image, "--sov-env-name=kept", f"--sov-mount={place}/rootfs/etc:/etc/deep/y", "ls /etc/y", check=False)
+    assert not Path("/etc/y").exists()
+    for name, was in before.items():
+        assert Path(name).stat() == was
+    assert list((place / "theirs").iterdir()) == []
+    assert in_service(image_lab)
+    needs = srun("--sov-env-name=kept", "true", check=False)
+    assert "need --sov-image" in needs.stderr
+
+
+def test_slurm_inside_an_image_with_nothing_of_it(place: Path, srun: Srun) -> None:
+    image, shell = f"--sov-image={place}/a.sqsh", "command -v squeue; "
+    assert srun(image, shell + "true").stdout == ""
+    said = srun(
+        image,
+        "--sov-slurm-client",
+        shell + "squeue -h -j $SLURM_JOB_ID -o '%i %T'; scontrol ping; srun --overlap -n1 /bin/cat /etc/image; "
+        "scontrol show job $SLURM_JOB_ID | while read -r a b; do case $a in UserId*) echo $a;; esac; done; "
+        "ls /run/sovctl/slurm/host/usr/bin/squeue; touch /run/sovctl/slurm/host/usr/bin/x 2>&1; true",
+    ).stdout.splitlines()
+    assert said[0] == "/run/sovctl/slurm/bin/squeue"
+    assert said[1].endswith(" RUNNING")
+    assert "is UP" in said[2]
+    assert "from the image" in said  # its steps are in the image too
+    assert any(line.startswith("UserId=sovctl-test") for line in said)
+    assert "Read-only file system" in said[-1]
+
+
+def test_slurm_needs_a_shell_in_the_image(place: Path, srun: Srun, image_lab: cluster.Lab) -> None:
+    (place / "bare" / "etc").mkdir(parents=True)
+    subprocess.run(
+        ["mksquashfs", str(place / "bare"), str(place / "bare.sqsh"), "-quiet", "-no-progress", "-all-root"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    said = srun(f"--sov-image={place}/bare.sqsh", "--sov-slurm-client", "true", check=False)
+    assert said.status == 1
+    assert "Slurm's commands, which need the image's /bin/sh" in said.stderr
+    assert in_service(image_lab)

@@ -144,16 +144,21 @@ def start(lab: cluster.Lab, user: str, *argv: str) -> subprocess.Popen[str]:
 
 
 def pids(name: str, lab: cluster.Lab) -> list[int]:
-    """Processes of this lab whose command line or name matches; a holder's command line is its slurmstepd's."""
+    """Processes of this lab whose command line or name matches; a holder's command line is its slurmstepd's.
+
+    Newer slurmstepds know nothing of the lab by their environment; a holder has it among its mounts.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         try:
             comm = (entry / "comm").read_text().strip()
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            env = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+            if not entry.name.isdigit() or name not in (comm, line.strip()):
+                continue
+            told = (entry / "environ").read_bytes() + (entry / "mountinfo").read_bytes()
         except OSError:
             continue
-        if entry.name.isdigit() and name in (comm, line.strip()) and os.fsencode(lab.layout.root) in env:
+        if os.fsencode(lab.layout.root) in told:
             found.append(int(entry.name))
     return found
 
@@ -233,7 +238,9 @@ def test_a_requeued_job_is_isolated_again(spank_lab: cluster.Lab, user: str, wor
         lambda: (work_dir / "out").exists() and "PENDING" in str(cluster.slurm(spank_lab.layout).job(job).state),
         30,
     )
-    run(spank_lab, "", "scontrol", "update", f"JobId={job}", "StartTime=now")
+    run(
+        spank_lab, "", "scontrol", "update", f"JobId={job}", "StartTime=now+2"
+    )  # a second after its end slurmd takes it again
     training.wait("the second try", lambda: cluster.slurm(spank_lab.layout).job(job).state == "COMPLETED", 60)
     lines = [line for line in (work_dir / "out").read_text().splitlines() if line.isdigit()]
     assert lines == ["1", "1"]
