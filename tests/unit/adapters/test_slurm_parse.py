@@ -107,6 +107,12 @@ def test_scheduler_passes_are_those_of_the_main_scheduler() -> None:
     assert parse.parse_scheduler_passes("Total cycles: 12\n") is None
 
 
+def test_calls_by_kind_and_by_user() -> None:
+    assert parse.parse_rpcs(recorded("sdiag"))["REQUEST_NODE_INFO"] == (31, 19939)
+    assert parse.parse_rpcs(recorded("sdiag"), "user") == {"root": (128, 94506)}
+    assert parse.parse_rpcs("") == {}
+
+
 def test_settings() -> None:
     config = parse.parse_config(recorded("show_config"))
     assert config["KillWait"] == "30 sec"
