@@ -17,7 +17,7 @@ from sovctl.recovery.place import may_grow
 _CALM_S = 1.25
 """How often slurmctld is asked about the nodes while the ranks move and the site wrote nothing: that is two RPCs a time
 (nodes and partitions, `scontrol show node`, 22.05 to 26.05), and each carries every node of the cluster."""
-_CALM_SHARE = 0.05
+_CALM_SHARE = 0.02
 """The most of the time that asking may take: a slow slurmctld is asked less."""
 _JOB_CHECK_S = 5.0
 _ROOM_CHECK_S = 5.0
