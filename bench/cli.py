@@ -1,4 +1,5 @@
-"""What a command costs a person who waits for it: medians of whole processes, in a lab.
+"""What a command costs a person who waits for it: medians of whole processes, in a lab; the listings and --help of
+bench/listings.py on recorded answers of a large Slurm.
 
 make bench NAME=cli
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from listings import figures as listings
 from report import figure, publish
 
 from sovctl.adapters.command import CommandRunner
@@ -48,8 +50,6 @@ def main() -> None:
             script = Path(name) / "script.sh"
             script.write_text(SCRIPT)
             target = [f"--chdir={name}", "--parsable", str(script)]
-            python = timed(lambda: runner.run([sys.executable, "-c", ""], timeout_s=30))
-            help_ = timed(lambda: runner.run([sovctl, "--help"], timeout_s=30))
             check = timed(lambda: checker.run([sovctl, "health", "check"], timeout_s=30))
             pairs = [
                 (
@@ -65,12 +65,12 @@ def main() -> None:
     publish(
         "cli",
         [
-            figure("sovctl --help", help_, "ms", target=150, versus="bare Python", versus_samples=python),
+            *listings(),
             figure("sovctl submit", submit, "ms", versus="sbatch", versus_samples=sbatch),
             figure("sovctl submit beyond sbatch", extra, "ms", target=250),
             figure("sovctl health check, 8 GPUs", check, "ms", target=200),
         ],
-        {"cores": os.cpu_count(), "lab": "8 nodes, no watchers running"},
+        {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "lab": "8 nodes, no watchers running"},
     )
 
 

@@ -35,7 +35,12 @@ _sovctl
 
 
 def main() -> None:
-    """Measure and print; each round takes every command once, so that a busy moment hits all of them."""
+    """Measure and print."""
+    publish("listings", figures(), {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)})
+
+
+def figures() -> list[Figure]:
+    """Every figure; each round takes every command once, so that a busy moment hits all of them."""
     with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
         root = Path(name)
         sovctl = str(Path(sys.executable).with_name("sovctl"))
@@ -51,8 +56,7 @@ def main() -> None:
             f"TAB on a node, {NODES} kept names (bash starts too)": _tab(sovctl, "node", "show", "n012"),
             "bare bash": ["bash", "--norc", "-c", "true"],
         }
-        taken = _measure(commands, CommandRunner(env))
-    publish("listings", _figures(taken), {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)})
+        return _figures(_measure(commands, CommandRunner(env)))
 
 
 def _figures(taken: dict[str, list[float]]) -> list[Figure]:
@@ -130,7 +134,8 @@ def _write_runs(root: Path) -> None:
                   "work_dir": str(root / "work"), "checkpoint_dir": str(run_dir / "checkpoints")}  # fmt: skip
         (run_dir / "run.json").write_text(json.dumps(record))
         events = [event for attempt in range(ATTEMPTS) for event in _attempt(attempt)]
-        lines = [json.dumps({"seq": seq, "at": submitted + seq, **event}) for seq, event in enumerate(events, 1)]
+        records = [{"seq": seq, "at": submitted + seq, **event} for seq, event in enumerate(events, 1)]
+        lines = [json.dumps(record, separators=(",", ":")) for record in records]
         (run_dir / "events.jsonl").write_text("\n".join(lines) + "\n")
 
 

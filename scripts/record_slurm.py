@@ -71,6 +71,7 @@ class Recorder:
         self.note("show_config", "scontrol", "show", "config")
         self.note("squeue", "squeue", "-h", "-a", "-o", parse.QUEUE_FORMAT)
         self.note("squeue_pool", "squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT)
+        self.note("squeue_preempted", "squeue", "-h", "-a", "-r", "-O", parse.PREEMPTED_FORMAT)
         self.note("squeue_steps", "squeue", "-h", "-s", "-o", "%i")
         self.note("sdiag", "sdiag")
         self.note("qos", "sacctmgr", "-nP", "show", "qos", f"format={parse.QOS_FORMAT}")

@@ -38,10 +38,10 @@ class RunRecordFiles:
         """`run.json`, or an empty dict."""
         return RunDirectory(Path(run_dir)).record() if _named(run_dir) else {}
 
-    def events(self, run_dir: str) -> list[dict[str, Any]]:
+    def events(self, run_dir: str, newest_only: str = "") -> list[dict[str, Any]]:
         """Every whole line of events.jsonl; none when it cannot be read."""
         try:
-            return FileJournal(Path(run_dir) / "events.jsonl").events()
+            return FileJournal(Path(run_dir) / "events.jsonl").events(newest_only)
         except (SovctlError, ValueError):
             return []
 

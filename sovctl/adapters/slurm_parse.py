@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sovctl.model.accounted import AccountedJob
 from sovctl.model.job import JobView
@@ -382,10 +383,27 @@ def _accounted(record: dict[str, str], submitted: int) -> AccountedJob:
 _GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 
+_RPC = re.compile(r"^\s+(\S+)\s+\(\s*\d+\) count:(\d+)\s+ave_time:\d+\s+total_time:(\d+)", re.MULTILINE)
+
+
+class RpcCount(NamedTuple):
+    """Calls of one kind, or of one user."""
+
+    calls: int
+    microseconds: int
+    """That slurmctld worked on all of them."""
+
+
 def parse_scheduler_passes(text: str) -> int | None:
     """How often the main scheduler has run, from `sdiag`; None when it does not say."""
     match = re.search(r"Main schedule statistics.*?Total cycles:\s*(\d+)", text, re.DOTALL)
     return _whole(match[1], 0) if match else None
+
+
+def parse_rpcs(text: str, by: str = "message type") -> dict[str, RpcCount]:
+    """What slurmctld was asked since its counters began, from `sdiag`; `by`: "message type" or "user"."""
+    part = text.partition(f"Remote Procedure Call statistics by {by}")[2].partition("\n\n")[0]
+    return {found[1]: RpcCount(_whole(found[2], 0), _whole(found[3], 0)) for found in _RPC.finditer(part)}
 
 
 def expand(hostlist: str) -> tuple[str, ...]:

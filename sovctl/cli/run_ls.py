@@ -18,7 +18,7 @@ from sovctl.cli.words import age, clock_time, printable
 from sovctl.errors import EXIT_DONE
 from sovctl.operations import runs
 from sovctl.operations.runs import KnownRun, ListedRun
-from sovctl.recovery.attempts import Attempt, attempts
+from sovctl.recovery.attempts import Attempt, newest_attempt
 from sovctl.recovery.run_state import RunState
 from sovctl.recovery.timeline import step_reached
 
@@ -34,7 +34,7 @@ def list_runs(words: ListingWords) -> int:
     gc.disable()  # one pass and out: there is nothing to collect among a thousand records
     ports, here = wiring.run_ports(), os.getcwd()  # noqa: PTH109 - text is wanted
     shown, older = (runs.list_runs(ports, here), 0) if words.everything else runs.recent_runs(ports, here)
-    rows = [_Row(item, attempts(item.run.events)) for item in shown]
+    rows = [_Row(item, *newest_attempt(item.run.events)) for item in shown]
     if words.as_json:
         print_json("sovctl.runs/1", {"runs": [_record(row) for row in rows]})
         return EXIT_DONE
@@ -65,17 +65,18 @@ def _say(line: str) -> None:
 @dataclass(frozen=True, slots=True)
 class _Row:
     item: ListedRun
-    known: tuple[Attempt, ...]
+    tries: int
+    last: Attempt | None
 
     @property
     def step(self) -> str:
-        step = step_reached(self.known[-1]) if self.known else None
+        step = step_reached(self.last) if self.last else None
         return "-" if step is None else str(step)
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Where it runs or ran last; none of a run that is over."""
-        return tuple(self.known[-1].nodes) if self.known and not self.item.state.over else ()
+        return self.last.nodes if self.last and not self.item.state.over else ()
 
     @property
     def age(self) -> str:
@@ -93,7 +94,7 @@ _COLUMNS = (
     Column("T", "state", "STATE", lambda row: row.item.state.word),
     Column("M", "age", "AGE", lambda row: row.age),
     Column("V", "submitted", "SUBMITTED", lambda row: clock_time(row.item.run.submitted or None)),
-    Column("t", "attempts", "TRIES", lambda row: str(len(row.known))),
+    Column("t", "attempts", "TRIES", lambda row: str(row.tries)),
     Column("s", "step", "STEP", lambda row: row.step),
     Column("D", "count", "COUNT", lambda row: str(len(row.nodes))),
     Column("N", "nodes", "NODES", lambda row: wiring.fold_hostlist(row.nodes) or "-", folded=True),
@@ -104,15 +105,15 @@ _COLUMNS = (
 
 
 def _record(row: _Row) -> dict[str, Any]:
-    item = row.item
-    run_, known = item.run, row.known
+    item, last = row.item, row.last
+    run_ = item.run
     return {
         **names_of(run_),
         "name": run_.name,
         "run_dir": run_.run_dir or None,
         "submitted": run_.submitted or None,
         "state": asdict(item.state),
-        "attempts": len(known),
-        "nodes": list(known[-1].nodes) if known else [],
-        "step": step_reached(known[-1]) if known else None,
+        "attempts": row.tries,
+        "nodes": list(last.nodes) if last else [],
+        "step": step_reached(last) if last else None,
     }

@@ -227,6 +227,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         evidence=job_evidence(load_config()).load,
         lemons=lemons,
         site_answers=site_answers(load_config()).load,
+        site_wrote=_site_wrote(load_config()),
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         spares=SrunHold(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=PatientRunOutput(OutputFiles(), of_output),
@@ -235,6 +236,21 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         crowding=crowding,
         image=_image_of_run(run_dir, inside) if inside else None,
     )
+
+
+def _site_wrote(config: Config) -> Callable[[Sequence[str]], bool]:
+    from sovctl.adapters.node_news import NodeNews
+    from sovctl.adapters.patient import Patience
+
+    news, patience = NodeNews(cluster_journal_dir(config)), Patience()
+
+    def wrote(nodes: Sequence[str]) -> bool:
+        try:
+            return patience.ask(lambda: news.about(nodes))
+        except StorageSilent:
+            return False
+
+    return wrote
 
 
 def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:

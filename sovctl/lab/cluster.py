@@ -50,6 +50,8 @@ _NEEDED = {
 }
 _NEEDED_ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
 _SCRATCH_MIB = 192
+_START_S = 1.0
+"""What a node may take to come up, where many do at once on few cores."""
 _FIRST_PORT, _LAST_PORT = 20000, 32000
 """Below the range from which Linux takes the ports of outgoing connections."""
 
@@ -293,7 +295,8 @@ def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> N
     started += [start_watcher(layout, node) for node in spec.node_names]
     started.append(start_watch(layout))
     marks = [layout.journal_dir / "alive" / f"{node}.json" for node in spec.node_names]
-    _await("every node's watcher to report", lambda: all(path.exists() for path in marks), layout, started, 30.0)
+    seconds = max(30.0, _START_S * spec.nodes)
+    _await("every node's watcher to report", lambda: all(path.exists() for path in marks), layout, started, seconds)
 
 
 def _refuse_running(layout: Layout) -> None:
@@ -432,7 +435,7 @@ def _write_node(spec: LabSpec, layout: Layout, node: str) -> None:
 
 
 def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
-    _start_munge(layout, started)
+    start_munge(layout, started)
     env = client_environment(layout)
     if spec.accounting:
         database.start(spec, layout, env, started, start)
@@ -458,7 +461,8 @@ def _controller_conf(layout: Layout, role: str) -> Path:
     return layout.root / f"{role.replace(':', '.')}.conf"
 
 
-def _start_munge(layout: Layout, started: list[ProcessMark]) -> None:
+def start_munge(layout: Layout, started: list[ProcessMark]) -> None:
+    """The lab's own munged; returns when its socket is there."""
     layout.munge_dir.mkdir(mode=0o700)
     key = layout.munge_dir / "key"
     key.write_bytes(secrets.token_bytes(1024))
@@ -488,7 +492,7 @@ def _await_idle(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> No
             return False
         return len(nodes) == spec.nodes and all(node.state.base == "IDLE" and node.state.responding for node in nodes)
 
-    _await(f"all {spec.nodes} nodes to be idle", all_idle, layout, started, 60.0)
+    _await(f"all {spec.nodes} nodes to be idle", all_idle, layout, started, max(60.0, _START_S * spec.nodes))
 
 
 def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable[ProcessMark], seconds: float) -> None:
@@ -501,7 +505,8 @@ def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable
             role = dead.role if dead is not None else "slurmctld"
             cause = f"{role} ended" if dead is not None else f"waited {seconds:g} s"
             raise SovctlError(f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}")
-        time.sleep(0.03)
+        # Looking at hundreds of processes takes the time they need to start.
+        time.sleep(0.03 if len(needed) < 100 else 0.5)
 
 
 def _last_words(layout: Layout, role: str) -> str:

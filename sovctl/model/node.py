@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sovctl.model.gpu import GpuSample, XidEvent
-from sovctl.model.host import HostFacts
-from sovctl.model.inventory import Inventory
-from sovctl.model.kernel_line import KernelNotice
 from sovctl.model.past import LookMemory, PastFault
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a list of nodes is waited for, and needs none of what a look finds
     from sovctl.model.burn_in import BurnInResult
+    from sovctl.model.gpu import GpuSample, XidEvent
+    from sovctl.model.host import HostFacts
+    from sovctl.model.inventory import Inventory
+    from sovctl.model.kernel_line import KernelNotice
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,12 @@ class NodeView:
     """Slurm hands out nodes of lower weight first."""
 
 
+def _no_facts() -> HostFacts:
+    from sovctl.model.host import HostFacts
+
+    return HostFacts()
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSnapshot:
     """Everything one look at a node saw, at one moment."""
@@ -84,7 +90,7 @@ class NodeSnapshot:
     notices: tuple[KernelNotice, ...] = ()
     """What the kernel complained of besides, since the same cursor."""
     expected_gpus: int | None = None
-    host: HostFacts = field(default_factory=HostFacts)
+    host: HostFacts = field(default_factory=_no_facts)
     inventory: Inventory | None = None
     """What the node must have; None: nothing learnt yet, so nothing is missed."""
     memory: LookMemory = field(default_factory=LookMemory)

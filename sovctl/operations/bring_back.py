@@ -156,6 +156,7 @@ class BringBack:
     def requeue(self, *, exclude_reason: str) -> None:
         """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
         chosen = self._choose()
+        self.passes.look()
         self.journal.append("requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason)
         goal = Goal(self.restarts, frozenset(chosen.nodes))
         if self.shrunk and self._takes_no_terms():

@@ -147,6 +147,11 @@ def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     return ()
 
 
+def _nothing_new(_nodes: Sequence[str]) -> bool:
+    """For sites without a cluster journal."""
+    return False
+
+
 def _no_answers(_job_id: str) -> Sequence[SiteAnswer]:
     """For sites without a watch."""
     return ()
@@ -185,6 +190,8 @@ class Ports:
     """Nodes with a bad record, as far as this user may read of it."""
     site_answers: Callable[[str], Sequence[SiteAnswer]] = _no_answers
     """What the site found on nodes that this run suspected, by Slurm's raw job id."""
+    site_wrote: Callable[[Sequence[str]], bool] = _nothing_new
+    """Whether the site wrote about any of these nodes since the last call; asks nobody."""
     checkpoints: AskStorage = _ask_at_once
     """Reads and proves checkpoints."""
     crowding: Callable[[], float] = lambda: 1.0
@@ -197,7 +204,8 @@ class Watch:
 
     job: JobView | None = None
     job_checked: float = 0.0
-    nodes_checked: float = 0.0
+    nodes_turn: float = 0.0
+    nodes_asked: float = 0.0
     slurm_silent: bool = False
     stop_asked: str = ""
     stop_asked_at: float = 0.0
@@ -225,6 +233,8 @@ class LiveRun:
         """A spare could not be let go of."""
         self.unanswered: frozenset[str] = frozenset()
         """Nodes of the job whose slurmd did not answer when the next attempt's nodes were chosen."""
+        self.asking_s = 0.0
+        """How long slurmctld took to tell of the nodes, the last time."""
         self.watch = Watch()
         self.here = plan.allocation()
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
@@ -260,8 +270,10 @@ class LiveRun:
     ) -> list[NodeEvidence]:
         """These nodes, or those the script runs on; `silence_s`: also ask slurmd, and count it as gone after so long,
         unless the ranks are known to go on."""
+        began = self.ports.clock.now()
         try:
             views = self.ports.cluster.nodes(nodes or self.here.running_on)
+            self.asking_s = self.ports.clock.now() - began
         except SovctlError as error:
             # Nobody's training ends because Slurm, its configuration or its commands are away for a while.
             if not self.watch.slurm_silent:

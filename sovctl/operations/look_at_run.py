@@ -14,6 +14,11 @@ from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import may_grow
 
+_CALM_S = 1.25
+"""How often slurmctld is asked about the nodes while the ranks move and the site wrote nothing: that is two RPCs a time
+(nodes and partitions, `scontrol show node`, 22.05 to 26.05), and each carries every node of the cluster."""
+_CALM_SHARE = 0.02
+"""The most of the time that asking may take: a slow slurmctld is asked less."""
 _JOB_CHECK_S = 5.0
 _ROOM_CHECK_S = 5.0
 """How often a run on fewer nodes looks for a new checkpoint and free nodes."""
@@ -46,14 +51,17 @@ class RunLooks:
     def _look_at_nodes(self) -> Blame | None:
         """Node states of the allocation, and slurmd itself once the ranks have gone silent."""
         now = self._live.ports.clock.now()
-        if now - self._live.watch.nodes_checked < self._live.poll_s() * 0.9:
+        if now - self._live.watch.nodes_turn < self._live.poll_s() * 0.9:
             return None
-        self._live.watch.nodes_checked = now
-        self._live.passes.look()
+        self._live.watch.nodes_turn = now
         self._look_at_spares(now)
         quiet = self._live.progress.quiet(self._output_size(), now)
+        news = self._live.ports.site_wrote(self._live.here.running_on)
         if quiet is Quiet.NO:
             self._live.suspicion.clear()
+            if not news and now - self._live.watch.nodes_asked < self._calm_s():
+                return None
+        self._live.watch.nodes_asked = now
         patience = SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
         blame = blame_nodes(self._live.evidence(patience if quiet is not Quiet.NO else None))
         if blame is not None:
@@ -62,6 +70,10 @@ class RunLooks:
             )
             return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
         return None
+
+    def _calm_s(self) -> float:
+        """Seconds between two questions while nothing speaks for trouble."""
+        return max(_CALM_S, self._live.poll_s(), self._live.asking_s / _CALM_SHARE)
 
     def _look_at_spares(self, now: float) -> None:
         """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""

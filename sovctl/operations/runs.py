@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
-from sovctl.ledger.incident import Incident
-from sovctl.ledger.runs import run_account
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.recovery.attempts import attempts, text, whole
 from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
-from sovctl.recovery.stacks import looks_of
 
 if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
+    from sovctl.ledger.incident import Incident
     from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
     from sovctl.recovery.explain import Why, Words
 
@@ -197,7 +195,9 @@ def _own_jobs(ports: RunPorts, heads: Sequence[KnownRun]) -> tuple[dict[str, Job
 
 
 def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: str) -> ListedRun:
-    run = _whole(head, ports)
+    # A long run has saved thousands of times; a list shows the last.
+    events = ports.records.events(head.run_dir, newest_only="checkpoint_saved") if head.run_dir else ()
+    run = replace(head, events=tuple(events))
     return ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem))
 
 
@@ -221,6 +221,8 @@ def _state(run: KnownRun, job: JobView | None, problem: str) -> RunState:
 
 def stacks_of(run: KnownRun, ports: RunPorts, attempt: int | None) -> dict[str, Any]:
     """What was kept of the ranks' stacks: of this attempt, else of the last one that hung. Raises StacksMissing."""
+    from sovctl.recovery.stacks import looks_of
+
     hung = [whole(event, "attempt") for event in run.events if event.get("kind") == "hang"]
     wanted = attempt if attempt is not None else next((number for number in reversed(hung) if number is not None), None)
     record = ports.records.kept(run.run_dir, wanted, "stacks.json") if wanted is not None and run.run_dir else None
@@ -239,6 +241,8 @@ def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:
 
 def incidents_of(run: KnownRun, ports: RunPorts) -> tuple[Incident, ...]:
     """Every incident of a run as its own record tells it, oldest first."""
+    from sovctl.ledger.runs import run_account
+
     return run_account(run.record, run.events, ports.clock.now()).incidents
 
 

@@ -89,6 +89,16 @@ def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
     return tuple(_attempt(start, own[attempt]) for attempt, start in starts)
 
 
+def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
+    """How many attempts started, and the last of them: all that a long list of runs shows."""
+    starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
+    if not starts:
+        return 0, None
+    wanted = number(starts[-1])
+    own = [event for event in events if event.get("attempt") == wanted and number(event) is not None]
+    return len(starts), _attempt(starts[-1], own)
+
+
 def furthest_step(events: Iterable[Event]) -> int | None:
     """The furthest step at which an attempt was when it stopped."""
     known = (whole(event, "step") for event in events if event.get("kind") == "attempt_ended")

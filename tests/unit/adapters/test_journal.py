@@ -74,6 +74,16 @@ def test_any_content_is_read_without_an_exception_and_can_be_appended_to(tmp_pat
     assert journal.events()[-1] == record
 
 
+def test_of_one_kind_only_the_newest_can_be_asked_for(path: Path) -> None:
+    journal = FileJournal(path)
+    for step in (1, 2, 3):
+        journal.append("saved", step=step)
+        journal.append("said", why='as in "kind":"saved", and {"kind":"saved"}')
+    assert [event["kind"] for event in journal.events("saved")] == ["said", "said", "saved", "said"]
+    assert [event["step"] for event in journal.events("saved") if event["kind"] == "saved"] == [3]
+    assert journal.events("none") == journal.events()
+
+
 def test_foreign_lines_in_the_middle_are_skipped(path: Path) -> None:
     journal = FileJournal(path)
     journal.append("one")

@@ -139,6 +139,12 @@ def test_scheduler_passes_are_those_of_the_main_scheduler(recorded: Recorded) ->
     assert parse.parse_scheduler_passes("Total cycles: 12\n") is None
 
 
+def test_calls_by_kind_and_by_user(recorded: Recorded) -> None:
+    assert parse.parse_rpcs(recorded("sdiag"))["REQUEST_NODE_INFO"][0] > 0
+    assert "root" in parse.parse_rpcs(recorded("sdiag"), "user")
+    assert parse.parse_rpcs("") == {}
+
+
 def test_settings(recorded: Recorded) -> None:
     config = parse.parse_config(recorded("show_config"))
     assert config["KillWait"] == "30 sec"
@@ -170,6 +176,12 @@ def test_recorded_jobs_of_the_pool(recorded: Recorded) -> None:
     assert sorted(jobs) == ["1", "2", "3_1", "3_2", "3_3", "5", "6"]
     assert (jobs["1"].uid, jobs["1"].qos, jobs["1"].partitions) == (1001, "normal", ("main",))
     assert (jobs["1"].holds_nodes, jobs["6"].holds_nodes) == (True, False)
+    assert (jobs["1"].reason, bool(jobs["6"].reason)) == ("None", True)
+
+
+def test_recorded_jobs_none_of_which_was_told_to_leave(recorded: Recorded) -> None:
+    assert recorded("squeue_preempted").strip()
+    assert parse.parse_preempted(recorded("squeue_preempted")) == []
 
 
 def test_recorded_accounting(recorded: Recorded) -> None:

@@ -150,6 +150,7 @@ class Run:
         self.evidence: list[JobEvidence] = []
         self.lemons: set[str] = set()
         self.site_answers: list[SiteAnswer] = []
+        self.site_wrote: Callable[[], bool] = lambda: False
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
@@ -186,6 +187,7 @@ class Run:
             evidence=lambda job_id: tuple(self.evidence),
             lemons=lambda: frozenset(self.lemons),
             site_answers=lambda job_id: tuple(self.site_answers),
+            site_wrote=lambda nodes: self.site_wrote(),
             spares=self.hold,
         )
         ports = replace(ports, image=self.image)

@@ -71,8 +71,10 @@ class FakeSite:
     def record(self, run_dir: str) -> dict[str, Any]:
         return self.dirs.get(run_dir, ({}, []))[0]
 
-    def events(self, run_dir: str) -> Sequence[dict[str, Any]]:
-        return self.dirs.get(run_dir, ({}, []))[1]
+    def events(self, run_dir: str, newest_only: str = "") -> Sequence[dict[str, Any]]:
+        every = self.dirs.get(run_dir, ({}, []))[1]
+        newest = next((event for event in reversed(every) if event["kind"] == newest_only), None)
+        return [event for event in every if event["kind"] != newest_only or event is newest]
 
     def progress(self, run_dir: str) -> Sequence[Progress]:
         return self.ranks

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from format_builders import hf_trainer
 from run_fakes import NOW, XID79, FakeChild, Run
+from slurm_fake import FakeSlurm
 
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError
 from sovctl.model.job_evidence import JobEvidence
@@ -52,6 +53,46 @@ def test_a_script_that_finishes_ends_the_run() -> None:
     assert run.of("run_ended")[0]["outcome"] == "finished"
     assert run.slurm.job(run.job_id).restarts == 0
     whole(run)
+
+
+def test_slurmctld_is_asked_about_the_nodes_less_than_once_a_second_while_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, asked = Run(), count_looks(monkeypatch)
+    ends(run, 0, after_s=100.0)
+    run.attempt()
+    assert 60 < len(asked) < 90
+
+
+def test_a_slow_slurmctld_is_asked_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run()
+    asked = count_looks(monkeypatch, lambda: run.clock.sleep(0.2))
+    ends(run, 0, after_s=100.0)
+    run.attempt()
+    assert 5 < len(asked) < 15
+
+
+def test_what_the_site_wrote_is_looked_at_in_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run()
+    count_looks(monkeypatch, lambda: run.clock.sleep(0.2))
+    fault(run, at=21.0)
+    run.site_wrote = lambda: run.clock.time > NOW + 21.0
+    run.attempt()
+    assert run.of("detected")[0]["at"] < NOW + 22.0
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None] = lambda: None) -> list[float]:
+    """When slurmctld was asked about nodes."""
+    asked: list[float] = []
+    nodes = FakeSlurm.nodes
+
+    def counted(self: FakeSlurm, names: Sequence[str] = ()) -> Any:
+        asked.append(self._clock.now())
+        then()
+        return nodes(self, names)
+
+    monkeypatch.setattr(FakeSlurm, "nodes", counted)
+    return asked
 
 
 def test_the_script_knows_its_run() -> None:
