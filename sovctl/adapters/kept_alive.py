@@ -17,26 +17,34 @@ _UNRELATED_S = 3600.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
-def keep_alive(work: Callable[[], int], give_up: Callable[[], int], *, tries: int = 4) -> int:
-    """Return the status of `work`; `give_up` is called, here, when it was killed `tries` times, each time within an
-    hour: deaths further apart have nothing to do with each other.
+def _none() -> int:
+    return 0
+
+
+def keep_alive(
+    work: Callable[[], int], give_up: Callable[[], int], *, progress: Callable[[], int] = _none, tries: int = 4
+) -> int:
+    """Return the status of `work`; `give_up` is called, here, when it was killed `tries` times without `progress` in
+    between (a figure that grows), each time within an hour: deaths further apart have nothing to do with each other.
 
     An orderly end is told through a pipe, so that a status of 137 is not mistaken for a SIGKILL. Signals to this
     process go on to the child. Call it before there are threads.
     """
     child = _Child()
-    before = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
+    handlers = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
     try:
-        deaths = 0
+        deaths = reached = 0
         while deaths < tries:
             began = time.monotonic()
             status = child.run(work)
             if status is not None:
                 return status
-            deaths = 1 if time.monotonic() - began > _UNRELATED_S else deaths + 1
+            before, reached = reached, progress()
+            alone = time.monotonic() - began > _UNRELATED_S or reached > before
+            deaths = 1 if alone else deaths + 1
         return give_up()
     finally:
-        for signum, handler in before.items():
+        for signum, handler in handlers.items():
             signal.signal(signum, handler)
 
 

@@ -17,6 +17,7 @@ from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.live_run import RunPlan
 from sovctl.operations.supervise import Supervisor
+from sovctl.recovery.attempts import furthest_checkpoint
 from sovctl.recovery.decide import Limits
 from sovctl.recovery.hang import parse_timeout
 
@@ -51,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     status = 1
     try:
         plan = _plan(options, arguments, os.environ)
-        status = wiring.keep_alive(lambda: _live(plan), lambda: _give_up(plan))
+        status = wiring.keep_alive(lambda: _live(plan), lambda: _give_up(plan), progress=lambda: _progress(plan))
     finally:
         if status != 0 and "SLURM_JOB_ID" in os.environ:
             wiring.stay_ended(_own_job_id(os.environ))
@@ -74,8 +75,17 @@ def _live(plan: RunPlan) -> int:
         raise
 
 
+def _progress(plan: RunPlan) -> int:
+    """The furthest checkpoint in the run's journal: a run that gets on outlives any number of its supervisors."""
+    try:
+        return furthest_checkpoint(wiring.supervisor_ports(plan.run_dir, plan.inside).journal.events())
+    except SovctlError:
+        return 0
+
+
 def _give_up(plan: RunPlan) -> int:
-    """The supervisor dies again and again: the run is held, so that a person looks, rather than lost."""
+    """The supervisor dies again and again, without a new checkpoint: the run is held, so that a person looks, rather
+    than lost."""
     return Supervisor(plan, wiring.supervisor_ports(plan.run_dir, plan.inside)).give_up(
         "its supervisor was killed several times"
     )

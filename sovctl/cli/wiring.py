@@ -306,11 +306,11 @@ def stay_ended(job_id: str) -> bool:
     return stay(job_id, slurm(), SystemClock())
 
 
-def keep_alive(work: Callable[[], int], give_up: Callable[[], int]) -> int:
+def keep_alive(work: Callable[[], int], give_up: Callable[[], int], progress: Callable[[], int]) -> int:
     """Run the supervisor in a process that may be killed."""
     from sovctl.adapters.kept_alive import keep_alive as keep
 
-    return keep(work, give_up)
+    return keep(work, give_up, progress=progress)
 
 
 # A node looks at itself

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sovctl.checkpoint.find import latest_complete
+from sovctl.checkpoint.find import scan
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
+from sovctl.model.checkpoint import CheckpointState
 from sovctl.recovery.attempts import Attempt, Stop, attempts
 
 T = TypeVar("T")
@@ -421,9 +422,11 @@ class Chaos:
 
     def _damage(self, blow: Blow) -> None:
         """Half of a shard of the newest checkpoint is gone."""
-        newest = latest_complete(self._checkpoints)
-        if newest is None:
-            raise SovctlError("there is no checkpoint to damage")
+        complete = [item for item in scan(self._checkpoints) if item.state is CheckpointState.COMPLETE]
+        if len(complete) < 2:
+            # The run would rightly be held: starting over is for a person to decide.
+            raise SovctlError("there is no older checkpoint to fall back on")
+        newest = complete[0]
         shards = sorted(Path(newest.path).glob("__*.distcp"))
         if not shards:
             raise SovctlError("the newest checkpoint was just replaced")

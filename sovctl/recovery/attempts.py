@@ -105,6 +105,16 @@ def furthest_step(events: Iterable[Event]) -> int | None:
     return max((step for step in known if step is not None), default=None)
 
 
+def furthest_checkpoint(events: Iterable[Event]) -> int:
+    """The highest step of a checkpoint that was complete at some time; 0: none was."""
+    steps = (
+        whole(event, "step" if event.get("kind") == "checkpoint_saved" else "checkpoint_step")
+        for event in events
+        if event.get("kind") in ("checkpoint_saved", "attempt_ended")
+    )
+    return max((step for step in steps if step is not None), default=0)
+
+
 def number(event: Event) -> int | None:
     """The attempt an event belongs to."""
     return whole(event, "attempt")

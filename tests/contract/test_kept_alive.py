@@ -59,6 +59,20 @@ def test_work_that_never_stays_alive_is_given_up(tmp_path: Path) -> None:
     assert (tmp_path / "lives").read_text() == "xxx"
 
 
+@pytest.mark.parametrize(("reached", "lived"), [((10, 20, 30, 40, 40, 40, 40), 6), ((10, 10, 10), 3), ((0, 0, 0), 3)])
+def test_work_that_gets_on_between_its_deaths_is_not_given_up(
+    tmp_path: Path, reached: tuple[int, ...], lived: int
+) -> None:
+    def work() -> int:
+        lives(tmp_path / "lives")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    told = iter(reached)
+    assert keep_alive(work, lambda: 99, progress=lambda: next(told), tries=3) == 99
+    assert len((tmp_path / "lives").read_text()) == lived
+
+
 def test_signals_reach_the_work(tmp_path: Path) -> None:
     waiting = """
 import os, signal, sys

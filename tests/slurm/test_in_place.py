@@ -232,7 +232,8 @@ def test_a_killed_supervisor_is_followed_by_another(
     story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str], kills: int
 ) -> None:
     lab = story_lab(health=False)
-    run = start(lab, work_dir, user)
+    # Nobody ends the script before the nodes were asked what killed its supervisor: it must not be through by then.
+    run = start(lab, work_dir, user, step_seconds=0.4)
     for number in range(kills):
         run.await_event("first_step", attempt=number)
         kill_supervisor(run)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovctl.model.blame import Blame, Culprit
+from sovctl.recovery.attempts import furthest_checkpoint
 from sovctl.recovery.decide import Action, Decision, Limits, PastStop, decide, past_stops
 
 LIMITS = Limits(same_crash=2, unknown=3, hardware=5)
@@ -260,3 +261,14 @@ def test_one_bad_node_among_64_is_cornered_before_the_budget_ends() -> None:
         past.append(stopped(attempt, ran_on))
     assert bad in avoid
     assert attempt <= 8
+
+
+def test_the_furthest_checkpoint_is_the_highest_that_was_ever_complete() -> None:
+    events: list[dict[str, Any]] = [
+        {"kind": "checkpoint_saved", "attempt": 0, "step": 40},
+        {"kind": "attempt_ended", "attempt": 0, "step": 99, "checkpoint_step": 30},
+        {"kind": "checkpoint_saved", "attempt": 1, "step": "x"},
+    ]
+    assert furthest_checkpoint(events) == 40
+    assert furthest_checkpoint(events[1:]) == 30
+    assert furthest_checkpoint([]) == 0
