@@ -16,7 +16,6 @@ from typing import Any
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
 from sovctl.model.job import JobView
 from sovctl.model.pool import PoolJob
-from sovctl.operations.watch_runs import RunTakeOver
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
@@ -49,7 +48,6 @@ class PreemptedJobs:
     site: Site
     clock: Clock
     voice: Voice
-    runs: RunTakeOver
     act: bool
     qos: str
     """Of preemptible jobs."""
