@@ -112,11 +112,11 @@ class RunPlaces:
             room = replace(room, before=self._rooms[job_id].before)
         if isinstance(room, str):
             if job_id not in self._rooms:
-                self.voice.tell(f"room:{job_id}", f"run {job_id} waits at the limit of {partition}: {room}")
+                self.voice.tell(f"room:{job_id}", f"run {job_id} waits for a place in {partition}: {room}")
             return
         words = f"other jobs took the place of run {job_id} in {partition}: {shlex.join(room.raise_command)}"
         if not self.act:
-            self.voice.tell(f"observe:room:{job_id}", f"would raise the limit until it has started, {words}")
+            self.voice.tell(f"observe:room:{job_id}", f"would make room until it has started, {words}")
             return
         self.voice.write("room-intended", job_id=job_id, qos=room.qos, before=room.before, after=room.after)
         self._rooms[job_id] = room

@@ -41,14 +41,14 @@ def room_for(
     found = pool.partitions.get(partition)
     qos = pool.qos.get(found.qos) if found is not None else None
     if found is None or qos is None or qos.node_limit is None:
-        return f"partition {partition} has no limit of nodes"
+        return f"nothing caps the nodes of partition {partition}"
     others = [job for job in jobs if job.job_id != job_id and job.holds_nodes and partition in job.partitions]
     held = {node for job in others for node in job.nodes}
     needed = len(held) + size
     if size > qos.node_limit:
         return f"it asks for {size} nodes, {qos.node_limit} are allowed"
     if needed <= qos.node_limit:
-        return "the limit leaves it enough"
+        return "enough are allowed"
     if needed > in_service:
         return f"other jobs hold {len(held)} of {in_service} nodes in service, it needs {size}"
     return Room(qos.name, qos.node_limit, needed)

@@ -81,8 +81,8 @@ def test_observing_changes_nothing_and_says_the_command() -> None:
         ("no spares were set", ""),
         ("too large for the limit alone", "it asks for 5 nodes, 4 are allowed"),
         ("no nodes are left", "other jobs hold 2 of 5 nodes in service, it needs 4"),
-        ("nobody is there", "the limit leaves it enough"),
-        ("no limit", "has no limit of nodes"),
+        ("nobody is there", "enough are allowed"),
+        ("no limit", "nothing caps the nodes of partition main"),
     ],
 )
 def test_a_limit_is_raised_for_nothing_else(why: str, words: str) -> None:
