@@ -97,7 +97,7 @@ class ClusterWatch:
         )
         self._suspects = SuspectChecks(self.ports.suspects, self.settings.sweep, self._voice, self._runs)
         self._preempted = PreemptedJobs(
-            site, clock, self._voice, act, self.settings.preemptible_qos, self.ports.ask_to_end
+            site, clock, self._voice, act, self.settings.preemptible_qos, self.ports.ask_to_end, self._grace_s
         )
         self._places = RunPlaces(site, self.ports.pool, self.ports.spares, clock, self._voice, act)
 
@@ -134,6 +134,13 @@ class ClusterWatch:
             self._suspects.look(self._reads.by_name)
         self._free_stuck()
         self._prune()
+
+    def _grace_s(self, qos: str) -> int | None:
+        try:
+            found = self.ports.pool.pool().qos.get(qos) if self.ports.pool is not None else None
+        except SovctlError:
+            return None
+        return found.grace_s if found is not None else None
 
     def _after_down(self, node: str) -> None:
         self._reads.outdated()
