@@ -1,6 +1,7 @@
 """A spare from the pool by preemption: how long from a fault (XID 79) until the script of a run runs again, on nodes
 one of which did preemptible work until that second. Once with a victim that saves and leaves when it is told to, once
-with one that uses up its grace time. Beside it plain Slurm with its commands typed the very second.
+with one that uses up its grace time, once while another job waits at the limit. Beside it plain Slurm with its commands
+typed the very second.
 
     make bench NAME=site_spares        BENCH_QUICK=1 leaves the long plain-Slurm run out
 """
@@ -99,6 +100,21 @@ class SpareBench(Bench):
         print(f"{'saving' if saving else 'stubborn'} victim: {seconds:.1f} s", file=sys.stderr)
         return seconds
 
+    def overtaken(self) -> float:
+        """The same while a job waits at the limit, and takes the place of the run on its way through the queue."""
+        self.settle()
+        job = self.submit(sys.executable, "-P", "-m", "sovctl", "submit")
+        self.await_starts(job, 1, 60)
+        self.saving_victims()
+        words = ["sbatch", "--parsable", "-N1", "--exclusive", "-o/dev/null", "--wrap=sleep 600"]
+        queued = self.runner.run(words, timeout_s=60).stdout.strip()
+        _, at = self.strike(job)
+        seconds = self.await_starts(job, 2, 120) - at
+        took = "took its place" if self.slurm.job(queued).running else "waited"
+        self.slurm.cancel(queued)
+        print(f"the queued job {took}: {seconds:.1f} s", file=sys.stderr)
+        return seconds
+
     def plain(self) -> float:
         """The same with sbatch, `scontrol update State=DRAIN` and `scontrol requeue` the second the fault is there."""
         self.settle()
@@ -127,10 +143,11 @@ def measure() -> list[Figure]:
             set_s = bench.keep_spares(SPARES)
             saved = [bench.by_preemption(saving=True) for _ in range(RUNS)]
             forced = [bench.by_preemption(saving=False) for _ in range(RUNS)]
+            overtaken = [bench.overtaken() for _ in range(RUNS)]
             plain = [] if os.environ.get("BENCH_QUICK") else [bench.plain()]
         finally:
             cluster.down(lab.layout.root)
-    print(f"saving {saved}, stubborn {forced}, plain {plain}", file=sys.stderr)
+    print(f"saving {saved}, stubborn {forced}, overtaken {overtaken}, plain {plain}", file=sys.stderr)
     title = "fault -> running again, a spare by preemption"
     return [
         figure(
@@ -142,6 +159,7 @@ def measure() -> list[Figure]:
             versus_samples=plain,
         ),
         figure(f"{title}, the victim uses its grace of {GRACE_S} s", forced, "s", target=TARGET_S + GRACE_S),
+        figure(f"{title}, a job that waits at the limit takes its place", overtaken, "s"),
         figure("sovctl spare set, everything anew", [set_s], "s"),
     ]
 

@@ -244,8 +244,8 @@ def parse_queue(text: str) -> list[JobView]:
     return jobs
 
 
-POOL_FORMAT = "%i|%T|%U|%N|%P|%q|%r"
-"""As QUEUE_FORMAT: job id, state, uid, nodes, partitions, QOS, reason."""
+POOL_FORMAT = "%i|%T|%U|%N|%P|%q|%r|%u"
+"""As QUEUE_FORMAT: job id, state, uid, nodes, partitions, QOS, reason, user."""
 
 
 def parse_pool_jobs(text: str) -> list[PoolJob]:
@@ -255,9 +255,9 @@ def parse_pool_jobs(text: str) -> list[PoolJob]:
         columns = line.split("|")
         if len(columns) != POOL_FORMAT.count("|") + 1 or _whole(columns[2], -1) < 0:
             continue
-        job_id, words, uid, nodes, partitions, qos, reason = columns
+        job_id, words, uid, nodes, partitions, qos, reason, user = columns
         state = parse_job_state(words)[0]
-        jobs.append(PoolJob(job_id, state, expand(nodes), _words(partitions), qos, int(uid), reason))
+        jobs.append(PoolJob(job_id, state, expand(nodes), _words(partitions), qos, int(uid), reason, user))
     return jobs
 
 

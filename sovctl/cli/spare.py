@@ -188,7 +188,7 @@ def _show_status(item: SpareStatus) -> None:
     if item.out:
         print(f"  out of service: {printable(wiring.fold_hostlist(item.out))}")
     if item.pool:
-        table = text_table("NODE", "STATE", "FREE IN", "JOBS", "VERDICT", "TESTED", folded=("JOBS",))
+        table = text_table("NODE", "STATE", "FREE IN", "JOBS", "USER", "VERDICT", "TESTED", folded=("JOBS",))
         for node in item.pool:
             add_row(table, _spare_cells(node))
         print_table(table)
@@ -199,7 +199,8 @@ def _show_status(item: SpareStatus) -> None:
 def _spare_cells(node: SpareNode) -> tuple[str, ...]:
     free = "now" if node.free_in_s == 0 and not node.jobs else f"{age(node.free_in_s)} at most"
     tested = f"{node.word.tested} {clock_time(node.word.tested_at)}" if node.word.tested else "-"
-    return (node.name, node.state, free, ",".join(node.jobs) or "-", node.word.verdict, tested)
+    jobs, users = ",".join(node.jobs) or "-", ",".join(node.users) or "-"
+    return (node.name, node.state, free, jobs, users, node.word.verdict, tested)
 
 
 def _show_advice(advised: Advised) -> None:

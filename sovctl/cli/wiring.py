@@ -586,11 +586,14 @@ def step_freer(config: Config) -> StepFreer:
 def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> ClusterWatch:
     """The watch on the controller. Raises RefusedError when another one runs, ConfigError."""
     from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.single_instance import claim
+    from sovctl.adapters.slurm_pool import SlurmPool
     from sovctl.adapters.state_save import StateSave
     from sovctl.adapters.step_daemons import ask_to_end, ask_to_free
     from sovctl.adapters.watch_memory import WatchMemoryFile
+    from sovctl.operations.spares import spares_set
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
     journal_dir = cluster_journal_dir(config)
@@ -605,6 +608,8 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         clock=SystemClock(),
         ask_to_free=partial(ask_to_free, journal_dir / "stuck"),
         ask_to_end=partial(ask_to_end, journal_dir / "stuck"),
+        pool=SlurmPool(CommandRunner(), bin_dir=config.slurm.bin_dir, timeout_s=config.slurm.timeout_s),
+        spares=lambda: spares_set(cluster_journal(config, "spare").events()),
     )
     deaths = _death_settings(config, act=act)
     sweeping = sweep_settings(config, act=act and config.health.act, only=())

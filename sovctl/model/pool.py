@@ -62,6 +62,7 @@ class PoolJob:
     uid: int = -1
     reason: str = ""
     """Why it is pending."""
+    user: str = ""
 
     @property
     def holds_nodes(self) -> bool:

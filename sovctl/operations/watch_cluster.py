@@ -16,12 +16,13 @@ from sovctl.errors import SovctlError
 from sovctl.model.reason import parse_reason
 from sovctl.operations.sweep import SweepPorts, SweepSettings, act_on, find_stuck
 from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, DeathWatch
+from sovctl.operations.watch_places import RunPlaces
 from sovctl.operations.watch_preempted import PreemptedJobs
 from sovctl.operations.watch_reads import SlurmReads
 from sovctl.operations.watch_runs import RunTakeOver, down_names
 from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
 from sovctl.operations.watch_voice import Voice
-from sovctl.ports import ChangeMark, Clock, Journal, WatchMemory
+from sovctl.ports import ChangeMark, Clock, Journal, PoolSite, WatchMemory
 
 SCHEMA = "sovctl.watch/1"
 _STUCK_EVERY_S = 30.0
@@ -56,6 +57,9 @@ class WatchPorts:
     """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
     ask_to_end: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
     """Have them end what runs there of a preempted job."""
+    pool: PoolSite | None = None
+    spares: Callable[[], Mapping[str, int]] = dict
+    """By partition: how many spares were set."""
 
     @property
     def sweep(self) -> SweepPorts:
@@ -75,6 +79,7 @@ class ClusterWatch:
     _deaths: DeathWatch = field(init=False)
     _suspects: SuspectChecks = field(init=False)
     _preempted: PreemptedJobs = field(init=False)
+    _places: RunPlaces = field(init=False)
     _ready: bool = False
     _remembered: dict[str, Any] = field(default_factory=dict)
     _stuck_at: float = -1e9
@@ -92,8 +97,9 @@ class ClusterWatch:
         )
         self._suspects = SuspectChecks(self.ports.suspects, self.settings.sweep, self._voice, self._runs)
         self._preempted = PreemptedJobs(
-            site, clock, self._voice, self._runs, act, self.settings.preemptible_qos, self.ports.ask_to_end
+            site, clock, self._voice, act, self.settings.preemptible_qos, self.ports.ask_to_end, self._grace_s
         )
+        self._places = RunPlaces(site, self.ports.pool, self.ports.spares, clock, self._voice, act)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Pass after pass until `stopped()`; slurmctld not answering is waited out."""
@@ -110,7 +116,8 @@ class ClusterWatch:
         """Look once and do what there is to do. Raises SovctlError when Slurm does not answer."""
         if not self._ready:
             self._go_on_where_it_was()
-        fresh = self._reads.refresh(busy=self._deaths.busy or self._runs.busy or self._preempted.busy)
+        parts = (self._deaths, self._runs, self._preempted, self._places)
+        fresh = self._reads.refresh(busy=any(part.busy for part in parts))
         if fresh:
             self._runs.remember(self._reads.jobs)
             self._runs.adopt_from(down_names(self._reads.nodes))
@@ -119,12 +126,21 @@ class ClusterWatch:
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
         self._runs.free_stuck()
-        self._preempted.look(self._runs.waiting(self._reads.jobs))
+        waiting = self._runs.waiting(self._reads.jobs)
+        self._preempted.look([job.job_id for job in waiting])
+        self._places.look(waiting)
         if not self._deaths.asking:
             # Reading what runs say forks, which a process with threads at work should not.
             self._suspects.look(self._reads.by_name)
         self._free_stuck()
         self._prune()
+
+    def _grace_s(self, qos: str) -> int | None:
+        try:
+            found = self.ports.pool.pool().qos.get(qos) if self.ports.pool is not None else None
+        except SovctlError:
+            return None
+        return found.grace_s if found is not None else None
 
     def _after_down(self, node: str) -> None:
         self._reads.outdated()
@@ -172,6 +188,8 @@ class ClusterWatch:
                 self._settle_drop(event)
             elif kind == "end":
                 self._preempted.resume(event)
+            elif kind == "room":
+                self._places.resume(event)
             elif node in nodes:
                 reason = parse_reason(nodes[node].reason)
                 if reason and reason.incident == event.get("incident"):
@@ -215,7 +233,6 @@ class ClusterWatch:
             self.ports.suspects.answers.prune(now - _ANSWERS_KEPT_S)
 
 
-_INTENTS = frozenset({"down-intended", "drain-intended", "takeover-intended", "drop-intended", "end-intended"})
 _OUTCOMES = {
     "down-done": "down-intended",
     "down-failed": "down-intended",
@@ -226,7 +243,9 @@ _OUTCOMES = {
     "dropped-from-job": "drop-intended",
     "end-done": "end-intended",
     "end-failed": "end-intended",
+    "room-restored": "room-intended",
 }
+_INTENTS = frozenset(_OUTCOMES.values())
 
 
 def _open_intents(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

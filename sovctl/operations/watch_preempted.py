@@ -16,7 +16,6 @@ from typing import Any
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
 from sovctl.model.job import JobView
 from sovctl.model.pool import PoolJob
-from sovctl.operations.watch_runs import RunTakeOver
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
@@ -27,6 +26,16 @@ _ASK_AGAIN_S = 4.0
 """Watchers take a request for something old after 10 s."""
 _GIVE_UP_S = 120.0
 """By then KillWait is over even where Slurm itself had to look, and what is seen may be another execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A job that was told to leave for a run."""
+
+    run: str
+    preempted_at: int
+    over_at: float
+    """From when on it may be ended though Slurm came first and requeued it: its record then tells no times any more."""
 
 
 @dataclass(slots=True)
@@ -49,23 +58,27 @@ class PreemptedJobs:
     site: Site
     clock: Clock
     voice: Voice
-    runs: RunTakeOver
     act: bool
     qos: str
     """Of preemptible jobs."""
     ask_to_end: Callable[[str, Sequence[str]], None]
     """Have the watchers of these nodes end what runs there of a job, by Slurm's raw id."""
+    grace_s: Callable[[str], int | None] = lambda _qos: None
+    """GraceTime of a QOS; None: not known."""
+    _told: dict[str, _Told] = field(default_factory=dict)
     _victims: dict[str, _Victim] = field(default_factory=dict)
 
     @property
     def busy(self) -> bool:
         """Something is on its way out."""
-        return bool(self._victims)
+        return bool(self._told or self._victims)
 
     def look(self, waiting: Sequence[str]) -> None:
         """`waiting`: runs that lost their nodes and wait for others. Raises SlurmUnreachable."""
         if waiting and self.qos:
             self._find(waiting)
+        for job_id, told in list(self._told.items()):
+            self._await_end(job_id, told)
         for job_id, victim in list(self._victims.items()):
             self._follow(job_id, victim)
 
@@ -76,33 +89,36 @@ class PreemptedJobs:
             self._victims[str(event.get("job_id", ""))] = _Victim(str(event.get("run", "")), said, float(at))
 
     def _find(self, waiting: Sequence[str]) -> None:
-        preempted = [job_id for job_id in self.site.preempted(self.qos) if job_id not in self._victims]
-        if not preempted:
-            return
-        first = first_in_line(self.site.pool_jobs(), waiting, self.qos)
+        known = {*self._told, *self._victims}
+        preempted = [job_id for job_id in self.site.preempted(self.qos) if job_id not in known]
+        first = first_in_line(self.site.pool_jobs(), waiting, self.qos) if preempted else ""
         run = self._job(first) if first else None
-        if run is None or not run.pending:
-            return
-        for job_id in preempted:
+        for job_id in preempted if run is not None and run.pending else ():
             job = self._job(job_id)
-            if job is not None and past_grace(job, self.clock.now()) and for_run(job, run):
-                self._begin(job, run)
+            if job is not None and run is not None and job.preempted_at is not None and for_run(job, run):
+                grace_s = self.grace_s(self.qos)
+                over_at = float("inf") if grace_s is None else job.preempted_at + grace_s + _ROUNDED_S
+                self._told[job_id] = _Told(run.job_id, job.preempted_at, over_at)
 
-    def _begin(self, job: JobView, run: JobView) -> None:
-        words = f"job {job.job_id} on {', '.join(job.nodes)}, preempted and past its grace time: run {run.job_id} waits"
+    def _await_end(self, job_id: str, told: _Told) -> None:
+        """Begin with it when its grace time is over; nothing to do where it has left, or the run has its nodes."""
+        job, run, now = self._job(job_id), self._job(told.run), self.clock.now()
+        runs_on = job is not None and job.running and job.preempted_at == told.preempted_at
+        if job is None or run is None or not run.pending or not (runs_on or job.completing):
+            del self._told[job_id]
+        elif past_grace(job, now) if runs_on else now >= told.over_at:
+            self._begin(job, told)
+
+    def _begin(self, job: JobView, told: _Told) -> None:
+        words = f"job {job.job_id} on {', '.join(job.nodes)}, preempted and past its grace time: run {told.run} waits"
         if not self.act:
-            self.voice.tell(f"observe:end:{job.job_id}:{job.preempted_at}", f"would end {words}")
+            self.voice.tell(f"observe:end:{job.job_id}:{told.preempted_at}", f"would end {words}")
             return
-        assert job.preempted_at is not None
+        del self._told[job.job_id]
         self.voice.write(
-            "end-intended",
-            job_id=job.job_id,
-            run=run.job_id,
-            nodes=list(job.nodes),
-            preempted_at=job.preempted_at,
-            grace_over=job.ends_at,
+            "end-intended", job_id=job.job_id, run=told.run, nodes=list(job.nodes), preempted_at=told.preempted_at
         )
-        self._victims[job.job_id] = _Victim(run.job_id, job.preempted_at, self.clock.now())
+        self._victims[job.job_id] = _Victim(told.run, told.preempted_at, self.clock.now())
         self.voice.say(f"ending {words}")
 
     def _follow(self, job_id: str, victim: _Victim) -> None:

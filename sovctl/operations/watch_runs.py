@@ -87,11 +87,12 @@ class RunTakeOver:
         """Active runs whose record is known."""
         return tuple(self._runs.values())
 
-    def waiting(self, jobs: Sequence[JobView]) -> tuple[str, ...]:
-        """Runs that held nodes a short while ago and wait for others."""
+    def waiting(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
+        """Runs that held nodes a short while ago and wait for others, as the queue shows them."""
         placed = {job_id for job_id, _ in self._places}
-        pending = [job.job_id for job in jobs if job.pending and not job.completing and job.job_id in placed]
-        return tuple(job_id for job_id in pending[:_LOOKS_A_PASS] if self._is_run(job_id))
+        pending = [job for job in jobs if job.pending and not job.completing and job.job_id in placed]
+        mine = [job for job in pending if not job.reason.startswith("JobHeld")][:_LOOKS_A_PASS]
+        return tuple(job for job in mine if self._is_run(job.job_id))
 
     def nodes_of(self, job_id: str) -> frozenset[str]:
         """Nodes the job holds or held a short while ago."""

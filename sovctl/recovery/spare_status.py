@@ -31,6 +31,8 @@ class SpareNode:
     word: NodeWord
     jobs: tuple[str, ...]
     """Preemptible jobs on it."""
+    users: tuple[str, ...]
+    """Whose they are."""
     free_in_s: float
     """At most, but for the next pass of the scheduler: the grace time of those jobs and KillWait, which Slurm waits
     after it once more for a job that ignores SIGTERM (22.05); 0: idle."""
@@ -103,7 +105,8 @@ def _spare(view: NodeView, pool: Pool, jobs: Sequence[PoolJob], words: Mapping[s
     graces = [pool.qos[job.qos].grace_s if job.qos in pool.qos else 0 for job in here]
     ids = tuple(job.job_id for job in here)
     free_in_s = float(max(graces) + _kill_wait_s(pool)) if here else 0.0
-    return SpareNode(view.name, str(view.state), words.get(view.name, NodeWord()), ids, free_in_s)
+    users = tuple(dict.fromkeys(job.user for job in here if job.user))
+    return SpareNode(view.name, str(view.state), words.get(view.name, NodeWord()), ids, users, free_in_s)
 
 
 def _kill_wait_s(pool: Pool) -> int:

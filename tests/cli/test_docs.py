@@ -39,7 +39,15 @@ WRITERS = {
         "watch_stragglers",
     ),
     "Events of a node": ("check_node", "end_job"),
-    "Events of the watch": ("watch_cluster", "watch_deaths", "watch_runs", "watch_suspects", "watch_voice"),
+    "Events of the watch": (
+        "watch_cluster",
+        "watch_deaths",
+        "watch_runs",
+        "watch_suspects",
+        "watch_voice",
+        "watch_places",
+        "watch_preempted",
+    ),
     "Events of the spares": ("spares",),
 }
 """Heading in docs/architecture.md -> the operations that write that journal."""

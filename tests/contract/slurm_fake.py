@@ -144,7 +144,7 @@ class FakeSlurm:
     def pool_jobs(self) -> tuple[PoolJob, ...]:
         self._answer("pool_jobs")
         active = [job for job in self.records.values() if job.state in ("PENDING", "RUNNING", "COMPLETING")]
-        return tuple(PoolJob(job.job_id, job.state, job.nodes, ("main",), job.qos) for job in active)
+        return tuple(PoolJob(job.job_id, job.state, job.nodes, ("main",), job.qos, reason=job.reason) for job in active)
 
     def settings(self) -> Mapping[str, str]:
         self._answer("settings")

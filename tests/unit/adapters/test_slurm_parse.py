@@ -400,8 +400,8 @@ def test_what_the_root_account_may_use_is_not_what_its_users_may() -> None:
 
 def test_pool_jobs_and_lines_that_are_none() -> None:
     text = (
-        "7|RUNNING|1000|n[001-002]|main|normal|None\n8|PENDING|0||main,preemptible|low|Resources\nx|y\n"
-        "9|RUNNING|no|n001|main|q|None\n"
+        "7|RUNNING|1000|n[001-002]|main|normal|None|ada\n8|PENDING|0||main,preemptible|low|Resources|root\nx|y\n"
+        "9|RUNNING|no|n001|main|q|None|eve\n"
     )
     seven, eight = parse.parse_pool_jobs(text)
     assert (seven.nodes, seven.partitions, seven.qos, seven.holds_nodes) == (
@@ -411,7 +411,7 @@ def test_pool_jobs_and_lines_that_are_none() -> None:
         True,
     )
     assert (eight.nodes, eight.partitions, eight.holds_nodes) == ((), ("main", "preemptible"), False)
-    assert eight.reason == "Resources"
+    assert (eight.reason, eight.user, seven.user) == ("Resources", "root", "ada")
 
 
 def test_preempted_jobs_are_those_with_a_time() -> None:

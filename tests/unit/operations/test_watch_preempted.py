@@ -32,7 +32,7 @@ def test_it_is_ended_when_its_grace_time_is_over_and_not_a_second_before() -> No
     assert site.ended == [("9", ("n003",))]
     assert site.kinds == ["end-intended", "end-asked", "end-done"]
     intended = site.of("end-intended")[0]
-    assert (intended["run"], intended["nodes"], intended["grace_over"]) == ("7", ["n003"], int(told) + 20)
+    assert (intended["run"], intended["nodes"]) == ("7", ["n003"])
     assert intended["at"] > told + 20
     site.passes(60)
     assert site.kinds == ["end-intended", "end-asked", "end-done"]
@@ -67,6 +67,21 @@ def test_a_job_that_may_not_have_been_preempted_for_a_run_is_left_to_slurm(why: 
     site.site.changes += 1
     site.passes(60)
     assert (site.site.did, site.ended) == ([], [])
+
+
+@pytest.mark.parametrize("act", [True, False])
+def test_one_that_slurm_requeued_itself_is_ended_all_the_same_and_not_before_its_grace_time_is_over(act: bool) -> None:
+    site = waiting_run(act=act)
+    site.watch._preempted.grace_s = {"preemptible": 20}.get
+    told = site.clock.time
+    site.passes(3)
+    # Its record tells no times any more.
+    site.site.records["9"] = replace(site.site.records["9"], state="COMPLETING", preempted_at=None, ends_at=None)
+    site.passes(15)
+    assert (site.ended, site.of("end-intended")) == ([], [])
+    site.passes(5)
+    assert (site.site.did, site.ended) == ([], [("9", ("n003",))] if act else [])
+    assert not act or site.of("end-asked")[0]["at"] > told + 20
 
 
 def test_one_that_leaves_by_itself_is_left_alone() -> None:

@@ -80,6 +80,9 @@ class FakeSite:
         self._change("requeue", job_id)
         self.records[job_id] = replace(self.records[job_id], state="COMPLETING", preempted_at=None)
 
+    def put_first(self, job_id: str) -> None:
+        self._change("first", job_id)
+
     def batch_script(self, job_id: str) -> str:
         return self.scripts.get(job_id, "#!/bin/sh\n")
 

@@ -316,14 +316,14 @@ def _status(
 
 
 TRAINING = PoolJob("1", "RUNNING", ("n001", "n002", "n003", "n004"), ("main",), "normal")
-FILLER = PoolJob("2", "RUNNING", ("n005",), ("preemptible",), "preemptible")
+FILLER = PoolJob("2", "RUNNING", ("n005",), ("preemptible",), "preemptible", user="ada")
 
 
 def test_spares_are_idle_nodes_and_those_of_preemptible_jobs_soonest_first() -> None:
     status = _status([TRAINING, FILLER])
-    assert [(node.name, node.free_in_s, node.jobs) for node in status.pool] == [
-        ("n006", 0.0, ()),
-        ("n005", 150.0, ("2",)),
+    assert [(node.name, node.free_in_s, node.jobs, node.users) for node in status.pool] == [
+        ("n006", 0.0, (), ()),
+        ("n005", 150.0, ("2",), ("ada",)),
     ]
     assert (status.left, status.held, status.limit, status.short, status.problems) == (2, 4, 4, False, ())
 
