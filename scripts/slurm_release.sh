@@ -18,6 +18,8 @@ say() {
 
 packages() {
     printf '%s' "$(sh "$here/scripts/packages.sh" list | tr -s ' \n' ',,')python3,ca-certificates,procps,iproute2,git"
+    # The one release of Debian that has it.
+    [ "$suite" != sid ] || printf ',apptainer'
 }
 
 # A run of mmdebstrap that was killed leaves /proc, /sys and /dev of this machine mounted there; nothing may be removed then.

@@ -214,8 +214,9 @@ class StepRunner:
         )
 
     def _mountable(self, squashfs: str) -> bool:
-        if self._options.runtime != BUILT_IN:
-            return self._options.runtime not in NEEDS_DIRECTORY
+        # Unlike these, apptainer mounts a squashfs where the user may use FUSE, and takes a directory everywhere.
+        if self._options.runtime in NEEDS_DIRECTORY:
+            return False
         return self._ports.host.can_mount(squashfs)
 
     def fetch(self, digest: str = "") -> tuple[str, str]:

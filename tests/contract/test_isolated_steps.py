@@ -315,14 +315,19 @@ def test_one_step_at_a_time_writes_to_a_layer(user: User, image: str, eventually
 # Other runtimes
 
 
+def _with_places(place: Path, name: str) -> Path:
+    """An image with the directories and files that other runtimes mount over; they make none."""
+    names = ("dev", "proc", "sys", "tmp", "run", "root", "home", "mnt", "usr/bin", "var/tmp")
+    files = ("etc/hosts", "etc/resolv.conf", "etc/passwd", "etc/group", "etc/localtime")
+    layout = make_layout(place, name, {f"{one}/.keep": "" for one in names} | dict.fromkeys(files, ""))
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    return layout
+
+
 def test_charliecloud_runs_the_same_image(user: User, place: Path) -> None:
     if shutil.which("ch-run") is None:
         pytest.skip("not installed: charliecloud (make test-packages)")
-    names = ("dev", "proc", "sys", "tmp", "run", "home", "mnt", "usr/bin", "var/tmp")  # it makes no mount points
-    layout = make_layout(
-        place, "charlie", {f"{name}/.keep": "" for name in names} | {"etc/hosts": "", "etc/resolv.conf": ""}
-    )
-    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    layout = _with_places(place, "charlie")
     words = ("--image", f"oci:{layout}:1", "--runtime", "charliecloud", "--clean-env")
     own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home / "charlie"), "USER": "u", "MY_KEY": "x", "NCCL_DEBUG": "INFO"}
     done = user.run(*words, "--", "sh", "-c", "cat /etc/marker; pwd; env; exit 5", **own)
@@ -330,6 +335,29 @@ def test_charliecloud_runs_the_same_image(user: User, place: Path) -> None:
     assert done.stdout.startswith("charlie\n/opt/work\n")
     assert "NCCL_DEBUG=INFO" in done.stdout
     assert "MY_KEY" not in done.stdout
+
+
+def test_apptainer_runs_the_same_image(user: User, place: Path) -> None:
+    if shutil.which("apptainer") is None:
+        pytest.skip("not installed: apptainer (Debian sid has it)")
+    layout = _with_places(place, "apptainer")
+    data = user.home.parent / "shown"
+    data.mkdir(exist_ok=True)
+    (data / "file").write_text("of the host\n")
+    data.chmod(0o755)
+    words = ("--image", f"oci:{layout}:1", "--runtime", "apptainer", "--clean-env", "--mount", f"{data}:/in:ro")
+    own = {"MY_KEY": "x", "NCCL_DEBUG": "INFO", "SOVCTL_ISOLATION_CACHE_DIR": str(user.home / "apptainer")}
+    script = "cat /etc/marker /in/file; touch /in/x /new 2>/dev/null; ls -A /tmp $HOME; pwd; env; id -u; exit 5"
+    done = user.run(*words, "--", "sh", "-c", script, **own)
+    assert done.returncode == 5, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [layout.name, "of the host"]
+    assert {"/opt/work", "NCCL_DEBUG=INFO", "FROM_IMAGE=yes"} <= set(lines)
+    assert lines[-1] == str(user.uid)
+    assert not any(line.startswith("MY_KEY") for line in lines)
+    assert [path.name for path in data.iterdir()] == ["file"]
+    written = user.run(*words, "--writable", "--", "sh", "-c", "touch /new && ls /new", **own)
+    assert (written.returncode, written.stdout) == (0, "/new\n"), written.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home TEXT | keeps ENTRY | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY | layer DIRECTORY NAME IMAGE
+ *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
+#include <unistd.h>
 
+#include "client.h"
+#include "layer.h"
 #include "policy.h"
 #include "record.h"
 #include "request.h"
@@ -152,6 +157,45 @@ static int show_record(int argc, char *argv[])
 	return 0;
 }
 
+/* Opens it, and again while it is held. */
+static int show_layer(char *argv[])
+{
+	layer first, second;
+	char base[LAYER_IDENTITY] = "", problem[LAYER_PROBLEM] = "";
+	int image = open(argv[4], O_RDONLY), status;
+
+	printf("name %d identity %d ", layer_is_name(argv[3]), layer_identity(base, argv[4], image));
+	printf("%s\n", base);
+	status = layer_open(&first, argv[2], argv[3], base, argv[4], problem);
+	printf("%d %s\n", status, problem);
+	if (status == 0) {
+		printf("%d %s\n", layer_open(&second, argv[2], argv[3], base, argv[4], problem), problem);
+		layer_close(&first);
+	}
+	close(image);
+	return 0;
+}
+
+static int show_env_dir(char *argv[])
+{
+	settings site;
+	char out[SETTINGS_MAX_PATH] = "";
+
+	settings_parse(&site, *argv[2] ? 1 : 0, argv + 2, "n001");
+	printf("%d %s\n", settings_env_dir(&site, out, argv[3], argv[4], argv[5]), out);
+	return 0;
+}
+
+static int show_client(void)
+{
+	static client it;
+
+	printf("%d\n%s\n%s\n", client_find(&it), it.loader, it.prefix);
+	for (size_t i = 0; i < it.n_libraries; i++)
+		printf("%s\n", it.libraries[i]);
+	return 0;
+}
+
 static int show_request(const char *what, const char *text)
 {
 	static request it;
@@ -161,6 +205,8 @@ static int show_request(const char *what, const char *text)
 		problem = request_take_image(&it, text);
 	else if (!strcmp(what, "mount"))
 		problem = request_take_mounts(&it, text);
+	else if (!strcmp(what, "env-name"))
+		problem = request_take_env_name(&it, text);
 	else
 		problem = request_take_home(&it, text);
 	printf("problem %s\n", problem ? problem : "");
@@ -183,6 +229,12 @@ int main(int argc, char *argv[])
 		return printf("%d\n", number_listed(argv[2], (unsigned)strtoul(argv[3], NULL, 10))) < 0;
 	if (argc > 3 && !strcmp(argv[1], "request"))
 		return show_request(argv[2], argv[3]);
+	if (argc > 4 && !strcmp(argv[1], "layer"))
+		return show_layer(argv);
+	if (argc > 5 && !strcmp(argv[1], "envdir"))
+		return show_env_dir(argv);
+	if (argc > 1 && !strcmp(argv[1], "client"))
+		return show_client();
 	if (argc > 2 && !strcmp(argv[1], "keeps"))
 		return printf("%d\n", request_keeps_variable(argv[2])) < 0;
 	if (argc > 3 && !strcmp(argv[1], "record"))

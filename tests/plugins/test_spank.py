@@ -261,6 +261,8 @@ def test_init_never_fails_and_takes_hostile_values(stub: Path, context: int) -> 
         ("mount", "/a:/devices,/b:/procs", ["/a /devices 0", "/b /procs 0"]),
         ("home", "none", []),
         ("home", "mount", []),
+        ("env-name", "tools-2.4_a", []),
+        ("env-name", "x" * 64, []),
     ],
 )
 def test_values_of_options(stub: Path, what: str, text: str, mounts: list[str]) -> None:
@@ -279,6 +281,7 @@ def test_values_of_options(stub: Path, what: str, text: str, mounts: list[str]) 
         ("mount", ",".join(["/a"] * 17)),
         ("mount", "/a" * 5000),
         ("mount", "/proc/self/fd/../../../etc"),
+        *[("env-name", text) for text in ("", ".", "..", "../x", "/a", "a/b", "-x", ".a", "a b", "é", "x" * 65, "a\n")],
         ("home", ""),
         ("home", "MOUNT"),
     ],
@@ -322,3 +325,73 @@ def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -
     assert said(stub, "prolog", "7", f"state={tmp_path}/s", env=env) == "prolog 0\n"
     assert (tmp_path / "s" / "7").read_text() == "partition=gpu\naccount=\ngpus=\n"
     assert "every rule holds for its steps" in said(stub, "prolog", "7", "state=/proc/nowhere", env=env)
+
+
+def test_a_layer_is_made_locked_and_held_to_its_image(stub: Path, tmp_path: Path) -> None:
+    image, place = tmp_path / "a.sqsh", tmp_path / "deep" / "env"
+    image.write_text("image")
+    about = image.stat()
+    name, opened, again = said(stub, "layer", str(place), "tools", str(image)).splitlines()
+    base = f"{image} {about.st_size} {about.st_mtime_ns}"
+    assert name == f"name 1 identity 1 {base}"
+    assert opened == "0 "
+    assert again == "75 another step uses the environment tools: a layer that is written has one step at a time"
+    tools = place / "tools"
+    assert (tools / "base").read_text() == f"{base}\n{image}\n"
+    assert {path.stat().st_mode & 0o777 for path in (place, tools, tools / "upper", tools / "work")} == {0o700}
+    assert said(stub, "layer", str(place), "tools", str(image)).splitlines()[1] == "0 "
+    image.write_text("another")
+    assert (
+        said(stub, "layer", str(place), "tools", str(image))
+        .splitlines()[1]
+        .startswith("3 the environment tools: it was")
+    )
+    cached = tmp_path / "sha256-abc.sqsh"
+    cached.write_text("")
+    assert said(stub, "layer", str(place), "x", str(cached)).splitlines()[0] == "name 1 identity 1 sha256-abc"
+
+
+@pytest.mark.parametrize("part", ["", "/upper", "/work", "/base"])
+def test_links_in_place_of_a_layer_are_not_followed(stub: Path, tmp_path: Path, part: str) -> None:
+    image, place, elsewhere = tmp_path / "a.sqsh", tmp_path / "env", tmp_path / "elsewhere"
+    image.write_text("")
+    elsewhere.mkdir(mode=0o700)
+    said(stub, "layer", str(place), "tools", str(image))
+    path = Path(f"{place}/tools{part}")
+    path.rename(tmp_path / "aside")
+    path.symlink_to(tmp_path / "aside" if part == "/base" else elsewhere)
+    assert said(stub, "layer", str(place), "tools", str(image)).splitlines()[1].startswith("3 the environment tools: ")
+    assert list(elsewhere.iterdir()) == []
+    path.unlink()
+    if part == "/base":
+        os.mkfifo(path)
+    else:
+        path.write_text("a file")
+    assert said(stub, "layer", str(place), "tools", str(image)).splitlines()[1][0] in "13"
+
+
+@pytest.mark.parametrize(
+    ("word", "data_home", "home", "place"),
+    [
+        ("", "", "/home/u", "1 /home/u/.local/share/sovctl/env"),
+        ("", "/data/u", "/home/u", "1 /data/u/sovctl/env"),
+        ("", "relative", "/home/u", "1 /home/u/.local/share/sovctl/env"),
+        ("env_dir=/local/%n/%u/env", "/data/u", "", "1 /local/n001/u/env"),
+        ("env_dir=/local", "", "", "1 /local"),
+        ("", "", "", "0"),
+        ("", "", "relative", "0"),
+        ("", "", "/a/../../root", "0"),
+        ("", "", "/" + "x" * 2000, "0"),
+    ],
+)
+def test_where_layers_are(stub: Path, word: str, data_home: str, home: str, place: str) -> None:
+    assert said(stub, "envdir", word, "u", data_home, home).startswith(place)
+
+
+def test_the_client_is_what_the_process_is_made_of(stub: Path) -> None:
+    found, loader, prefix, *libraries = said(stub, "client").splitlines()
+    assert found == "1"
+    assert Path(loader).name.startswith("ld")
+    assert prefix == str(stub.parent.parent)
+    assert all(path.startswith("/") for path in libraries)
+    assert str(Path(loader).parent) in libraries

@@ -1,4 +1,4 @@
-"""ConstrainDevices on real cgroups: an isolated step sees its own GPUs, and the kernel lets it open no others.
+"""ConstrainDevices on real cgroups: an isolated step sees its GPUs' device files, and can open no others.
 
 The "GPUs" are character devices that every kernel has and no shell needs: /dev/zero, /dev/full and /dev/random. The
 nodes see them as /dev/nvidia0 to 2, in a mount namespace of the lab's own.

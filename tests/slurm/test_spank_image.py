@@ -335,6 +335,9 @@ def test_a_named_layer_keeps_what_is_written(place: Path, srun: Srun, env_dir: P
     assert srun(image, "--sov-env-name=other", "ls /opt-tool", check=False).status == 2
     assert env_dir.stat().st_mode & 0o077 == 0
     assert (env_dir / "tools").stat().st_mode & 0o077 == 0
+    somebody = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "ls"]
+    seen = subprocess.run([*somebody, env_dir, env_dir / "tools" / "upper"], capture_output=True, text=True)
+    assert (seen.stdout, seen.stderr.count("Permission denied")) == ("", 2)
     # Nothing in it belongs to another, so that its owner can take it away.
     assert {path.lstat().st_uid for path in env_dir.rglob("*")} == {pwd.getpwnam(user or "root").pw_uid}
     shutil.copy(place / "a.sqsh", place / "same.sqsh")

@@ -41,7 +41,7 @@ time.sleep(300)
 
 # Tries to reach what another user's job holds; prints what it could do.
 REACH = r"""
-import ctypes, glob, json, os, signal, subprocess, sys
+import _posixshmem, ctypes, glob, json, os, signal, subprocess, sys
 host_pid, gpus = int(sys.argv[1]), sys.argv[2]
 libc = ctypes.CDLL(None, use_errno=True)
 def tries(what):
@@ -65,6 +65,7 @@ print(json.dumps({
     "signal": tries(lambda: os.kill(host_pid, 0)),
     "ptrace": tries(ptrace),
     "shm": tries(shmget),
+    "shm_open": tries(lambda: _posixshmem.shm_open("/secret", os.O_RDONLY, 0)),
     "sysv": open("/proc/sysvipc/shm").read().count("\n") - 1,
     "files": sum(map(glob.glob, ("/tmp/*", "/var/tmp/sec*", "/dev/shm/*", "/dev/mqueue/*")), []),
     "init root": tries(lambda: os.listdir("/proc/1/root")),
@@ -296,6 +297,7 @@ def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: s
     assert found["others"] == []
     assert found["cmdline"] == "No such file or directory"
     assert found["signal"] == found["ptrace"] == "No such process"
+    assert found["shm_open"] == "No such file or directory"
     assert found["shm"] == "No such file or directory"
     assert found["sysv"] == 0
     assert found["files"] == []

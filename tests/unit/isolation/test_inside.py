@@ -20,6 +20,7 @@ _inside = st.builds(
     clean_env=st.booleans(),
     writable=st.booleans(),
     private_network=st.booleans(),
+    slurm_client=st.booleans(),
     whole_script=st.booleans(),
 )
 
@@ -62,6 +63,8 @@ def test_a_script_that_starts_steps(script: bytes, steps: bool) -> None:
         (Inside("i", ("a:b",)), "not an absolute path"),
         (Inside(runtime="pyxis"), "no isolation without an image"),
         (Inside("i", runtime="podman", env_name="x"), "no --env-name"),
+        (Inside(slurm_client=True), "--slurm-client needs an image"),
+        (Inside("i", runtime="apptainer", slurm_client=True), "no --slurm-client"),
         (Inside("i", runtime="pyxis", clean_env=True), "no --clean-env"),
         (Inside("i", runtime="slurm", whole_script=True), "put srun before"),
         (Inside("i", runtime="charliecloud", private_network=True), "no --private-network"),
@@ -75,6 +78,7 @@ def test_what_cannot_be_is_refused_at_once(inside: Inside, words: str) -> None:
 def test_what_can_be_is_not() -> None:
     check(Inside("i", ("/a:/b:ro", "/c"), "mount", "tools", clean_env=True, writable=True, private_network=True))
     check(Inside(runtime="spank", clean_env=True))
+    check(Inside("i", runtime="spank", env_name="tools", slurm_client=True))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,8 @@ def test_the_variables_of_the_runtimes() -> None:
         "SOVCTL_SPANK_MOUNT": "/data:/data:ro,/src,/run1:/run1",
         "SOVCTL_SPANK_HOME": "mount",
     }
+    kept = variables(Inside("x", runtime="spank", env_name="tools", slurm_client=True), "/c/i.sqsh", ())
+    assert (kept["SOVCTL_SPANK_ENV_NAME"], kept["SOVCTL_SPANK_SLURM_CLIENT"]) == ("tools", "1")
     assert variables(Inside("x", ("/src",), runtime="pyxis"), "/c/i.sqsh", ["/run1"]) == {
         "PYXIS_CONTAINER_IMAGE": "/c/i.sqsh",
         "PYXIS_CONTAINER_MOUNTS": "/src:/src,/run1:/run1",
