@@ -2,7 +2,7 @@
 # Runs tests on the Slurm of another Debian release, in a root directory of that release (its own Python, slurmd, munge, MariaDB).
 # usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...    SUITE: trixie (Slurm 24.11), sid (26.05), or any other
 # Root directories are made once, as root with mmdebstrap, and kept in $SOVCTL_SLURM_ROOTS (/var/cache/sovctl/slurm).
-# `slurm_release.sh SUITE --shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
+# `slurm_release.sh SUITE --make` makes the root only; `--shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
 set -eu
 
 suite=${1:?usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...}
@@ -62,6 +62,7 @@ copy_checkout() {
 inside() {
     SOVCTL_ROOT=$root CERTIFICATES=$certificates unshare --mount --propagation private --pid --fork --kill-child sh -c '
         set -e
+        mount --bind "$SOVCTL_ROOT" "$SOVCTL_ROOT"
         mount -t proc proc "$SOVCTL_ROOT/proc"
         mount --rbind /sys "$SOVCTL_ROOT/sys"
         mount --rbind /dev "$SOVCTL_ROOT/dev"
@@ -69,8 +70,12 @@ inside() {
         cp /etc/resolv.conf /etc/hosts "$SOVCTL_ROOT/etc/" 2>/dev/null || true
         cp "$CERTIFICATES" "$SOVCTL_ROOT/etc/ssl/certs/ca-certificates.crt" 2>/dev/null || true
         cd "$SOVCTL_ROOT"
+        # The real root of this namespace: in a chroot the kernel makes no user namespaces, and / can be no mount point.
+        pivot_root . mnt
+        umount -l /mnt
+        cd /
         # Not exec: this shell is process 1 there and collects what daemons leave behind.
-        chroot "$SOVCTL_ROOT" /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+        /usr/bin/env HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
         exit $?
     ' sh "$@"
 }
@@ -103,6 +108,7 @@ flock -n 9 || {
     flock 9
 }
 make_root
+[ "${1-}" != --make ] || exit 0
 copy_checkout
 install_python
 case ${1-} in

@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -287,9 +288,7 @@ def start(argv: list[str], role: str, layout: Layout, env: dict[str, str]) -> Pr
 
 
 def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
-    """HealthCheckProgram, a watcher a node, the watch on the controller; returns when every watcher has reported."""
-    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=True), "utf-8")
-    slurm(layout).reconfigure()
+    """A watcher a node and the watch on the controller; returns when every watcher has reported."""
     started += [start_watcher(layout, node) for node in spec.node_names]
     started.append(start_watch(layout))
     marks = [layout.journal_dir / "alive" / f"{node}.json" for node in spec.node_names]
@@ -402,7 +401,7 @@ def _write_files(spec: LabSpec, layout: Layout) -> None:
     for directory in (layout.run_dir, layout.log_dir, layout.state_dir, layout.journal_dir, layout.lib_dir):
         directory.mkdir(mode=0o755)
     layout.health_check.parent.mkdir()
-    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=False), "utf-8")
+    layout.slurm_conf.write_text(slurm_conf(spec, layout), "utf-8")
     layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
     layout.site_config.write_text(site_toml(spec, layout), "utf-8")
     package_dir = str(Path(__file__).parents[2])
@@ -499,9 +498,18 @@ def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable
         dead = next((item for item in needed if not item.alive), None)
         if dead is not None or time.monotonic() > deadline:
             role = dead.role if dead is not None else "slurmctld"
-            cause = f"{role} ended" if dead is not None else f"waited {seconds:g} s"
+            cause = f"{role} ended{_status(dead.pid)}" if dead is not None else f"waited {seconds:g} s"
             raise SovctlError(f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}")
         time.sleep(0.03)
+
+
+def _status(pid: int) -> str:
+    """How a child of ours ended, where it can still be asked: a daemon that is killed leaves no other word."""
+    with suppress(OSError):
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is not None:
+            return f" by {'status' if ended.si_code == os.CLD_EXITED else 'signal'} {ended.si_status}"
+    return ""
 
 
 def _last_words(layout: Layout, role: str) -> str:
