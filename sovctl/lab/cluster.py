@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -139,7 +139,11 @@ def up(request: Request) -> Lab:
     _refuse_running(layout)
     _check_binaries(request.accounting)
     _check_request(request, layout)
-    spec = _spec(request)
+    with ExitStack() as claims:
+        return _up(request, layout, _spec(request, claims))
+
+
+def _up(request: Request, layout: Layout, spec: LabSpec) -> Lab:
     prepare_root(layout.root)
     _write_files(spec, layout)
     if request.scratch:
@@ -333,12 +337,13 @@ def _check_request(request: Request, layout: Layout) -> None:
         )
 
 
-def _spec(request: Request) -> LabSpec:
+def _spec(request: Request, claims: ExitStack) -> LabSpec:
+    """`claims` keeps the ports from other labs that start meanwhile."""
     count = request.nodes + (3 if request.accounting else 1)
     return LabSpec(
         nodes=request.nodes,
         gpus=request.gpus,
-        port=_ports(request.port, count),
+        port=_ports(request.port, count, claims),
         user=pwd.getpwuid(os.geteuid()).pw_name,
         host=socket.gethostname().split(".")[0],
         device_files=os.geteuid() == 0,
@@ -352,7 +357,7 @@ def _spec(request: Request) -> LabSpec:
     )
 
 
-def _ports(wanted: int | None, count: int) -> int:
+def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
     """The first port of a free block of `count`."""
     if wanted is not None:
         taken = [port for port in range(wanted, wanted + count) if not _port_free(port)]
@@ -366,9 +371,22 @@ def _ports(wanted: int | None, count: int) -> int:
     first: int = secrets.randbelow(len(blocks)) if blocks else 0
     for turn in range(len(blocks)):
         base = blocks[(first + turn) % len(blocks)]
-        if all(_port_free(port) for port in range(base, base + count)):
-            return base
+        with ExitStack() as attempt:
+            if all(_claim(port, attempt) and _port_free(port) for port in range(base, base + count)):
+                claims.push(attempt.pop_all())
+                return base
     raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _claim(port: int, claims: ExitStack) -> bool:
+    """Seconds pass until a daemon listens on its port. An abstract socket lives where ports do, in the network
+    namespace, whoever starts the other lab and in whatever root directory."""
+    mark = claims.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        mark.bind(f"\0sovctl-lab-{port}")
+    except OSError:
+        return False
+    return True
 
 
 def _port_free(port: int) -> bool:

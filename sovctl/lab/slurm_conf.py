@@ -69,7 +69,8 @@ def slurm_conf(spec: LabSpec, layout: Layout) -> str:
     if spec.health:
         settings |= {
             "HealthCheckProgram": str(layout.health_check),
-            "HealthCheckInterval": "60",
+            # 26.05 wants it longer than HealthCheckTimeout, 60 s there, which no older release knows.
+            "HealthCheckInterval": "61",
             "HealthCheckNodeState": "ANY,CYCLE",
         }
     if spec.job_checks:
