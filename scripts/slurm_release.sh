@@ -2,7 +2,7 @@
 # Runs tests on the Slurm of another Debian release, in a root directory of that release (its own Python, slurmd, munge, MariaDB).
 # usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...    SUITE: trixie (Slurm 24.11), sid (26.05), or any other
 # Root directories are made once, as root with mmdebstrap, and kept in $SOVCTL_SLURM_ROOTS (/var/cache/sovctl/slurm).
-# `slurm_release.sh SUITE --shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
+# `slurm_release.sh SUITE --make` makes the root only; `--shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
 set -eu
 
 suite=${1:?usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...}
@@ -110,6 +110,7 @@ flock -n 9 || {
     flock 9
 }
 make_root
+[ "${1-}" != --make ] || exit 0
 copy_checkout
 install_python
 case ${1-} in

@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -140,7 +141,11 @@ def up(request: Request) -> Lab:
     _refuse_running(layout)
     _check_binaries(request.accounting)
     _check_request(request, layout)
-    spec = _spec(request)
+    with ExitStack() as claims:
+        return _up(request, layout, _spec(request, claims))
+
+
+def _up(request: Request, layout: Layout, spec: LabSpec) -> Lab:
     prepare_root(layout.root)
     _write_files(spec, layout)
     if request.scratch:
@@ -289,9 +294,7 @@ def start(argv: list[str], role: str, layout: Layout, env: dict[str, str]) -> Pr
 
 
 def start_health(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
-    """HealthCheckProgram, a watcher a node, the watch on the controller; returns when every watcher has reported."""
-    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=True), "utf-8")
-    slurm(layout).reconfigure()
+    """A watcher a node and the watch on the controller; returns when every watcher has reported."""
     started += [start_watcher(layout, node) for node in spec.node_names]
     started.append(start_watch(layout))
     marks = [layout.journal_dir / "alive" / f"{node}.json" for node in spec.node_names]
@@ -337,12 +340,13 @@ def _check_request(request: Request, layout: Layout) -> None:
         )
 
 
-def _spec(request: Request) -> LabSpec:
+def _spec(request: Request, claims: ExitStack) -> LabSpec:
+    """`claims` keeps the ports from other labs that start meanwhile."""
     count = request.nodes + (3 if request.accounting else 1)
     return LabSpec(
         nodes=request.nodes,
         gpus=request.gpus,
-        port=_ports(request.port, count),
+        port=_ports(request.port, count, claims),
         user=pwd.getpwuid(os.geteuid()).pw_name,
         host=socket.gethostname().split(".")[0],
         device_files=os.geteuid() == 0,
@@ -356,7 +360,7 @@ def _spec(request: Request) -> LabSpec:
     )
 
 
-def _ports(wanted: int | None, count: int) -> int:
+def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
     """The first port of a free block of `count`."""
     if wanted is not None:
         taken = [port for port in range(wanted, wanted + count) if not _port_free(port)]
@@ -370,9 +374,22 @@ def _ports(wanted: int | None, count: int) -> int:
     first: int = secrets.randbelow(len(blocks)) if blocks else 0
     for turn in range(len(blocks)):
         base = blocks[(first + turn) % len(blocks)]
-        if all(_port_free(port) for port in range(base, base + count)):
-            return base
+        with ExitStack() as attempt:
+            if all(_claim(port, attempt) and _port_free(port) for port in range(base, base + count)):
+                claims.push(attempt.pop_all())
+                return base
     raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _claim(port: int, claims: ExitStack) -> bool:
+    """Seconds pass until a daemon listens on its port. An abstract socket lives where ports do, in the network
+    namespace, whoever starts the other lab and in whatever root directory."""
+    mark = claims.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        mark.bind(f"\0sovctl-lab-{port}")
+    except OSError:
+        return False
+    return True
 
 
 def _port_free(port: int) -> bool:
@@ -405,7 +422,7 @@ def _write_files(spec: LabSpec, layout: Layout) -> None:
     for directory in (layout.run_dir, layout.log_dir, layout.state_dir, layout.journal_dir, layout.lib_dir):
         directory.mkdir(mode=0o755)
     layout.health_check.parent.mkdir()
-    layout.slurm_conf.write_text(slurm_conf(spec, layout, health_checks=False), "utf-8")
+    layout.slurm_conf.write_text(slurm_conf(spec, layout), "utf-8")
     layout.gres_conf.write_text(gres_conf(spec, layout), "utf-8")
     layout.site_config.write_text(site_toml(spec, layout), "utf-8")
     package_dir = str(Path(__file__).parents[2])
@@ -503,10 +520,19 @@ def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable
         dead = next((item for item in needed if not item.alive), None)
         if dead is not None or time.monotonic() > deadline:
             role = dead.role if dead is not None else "slurmctld"
-            cause = f"{role} ended" if dead is not None else f"waited {seconds:g} s"
+            cause = f"{role} ended{_status(dead.pid)}" if dead is not None else f"waited {seconds:g} s"
             raise SovctlError(f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}")
         # Looking at hundreds of processes takes the time they need to start.
         time.sleep(0.03 if len(needed) < 100 else 0.5)
+
+
+def _status(pid: int) -> str:
+    """How a child of ours ended, where it can still be asked: a daemon that is killed leaves no other word."""
+    with suppress(OSError):
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is not None:
+            return f" by {'status' if ended.si_code == os.CLD_EXITED else 'signal'} {ended.si_status}"
+    return ""
 
 
 def _last_words(layout: Layout, role: str) -> str:

@@ -63,17 +63,14 @@ class LabSpec:
         return range(self.port, self.port + self.nodes + (3 if self.accounting else 1))
 
 
-def slurm_conf(spec: LabSpec, layout: Layout, *, health_checks: bool) -> str:
-    """slurm.conf; a parameter in `overrides` replaces the lab's own line.
-
-    `health_checks` False leaves HealthCheckProgram out, for the start: every slurmd runs it before it registers, and
-    64 at once on two cores would take longer than everything else.
-    """
+def slurm_conf(spec: LabSpec, layout: Layout) -> str:
+    """slurm.conf; a parameter in `overrides` replaces the lab's own line."""
     settings = _settings(spec, layout)
-    if spec.health and health_checks:
+    if spec.health:
         settings |= {
             "HealthCheckProgram": str(layout.health_check),
-            "HealthCheckInterval": "60",
+            # 26.05 wants it longer than HealthCheckTimeout, 60 s there, which no older release knows.
+            "HealthCheckInterval": "61",
             "HealthCheckNodeState": "ANY,CYCLE",
         }
     if spec.job_checks:
@@ -231,11 +228,17 @@ def _limit(section: str, key: str, value: int | None) -> str:
 
 
 def node_script(layout: Layout, python: str, path: str, package_dir: str, verb: str) -> str:
-    """HealthCheckProgram, Prolog or Epilog: slurmd tells which node it is; the rest is in the node's sovctl.toml."""
+    """HealthCheckProgram, Prolog or Epilog: slurmd tells which node it is; the rest is in the node's sovctl.toml.
+
+    Every slurmd runs the health check before it registers, and 64 at once on two cores would take longer than
+    everything else, so there is none until the lab is up. (To leave it out of slurm.conf until then needs a
+    reconfiguration, in which a slurmd of 26.05 ends now and then without a word: it starts itself anew.)
+    """
     return f"""#!/bin/sh
 # Run by slurmd. A checker that cannot run must never look like a sick node: only status 10, failed, is an error.
 node="$SLURMD_NODENAME"
 [ -n "$node" ] || exit 0
+{f'[ -e "{layout.record}" ] || exit 0' if verb == "check" else ""}
 export SLURM_CONF="{layout.slurm_conf}" SOVCTL_CONFIG="{layout.root}/nodes/$node/sovctl.toml"
 export SOVCTL_LAB_DIR="{layout.root}" SOVCTL_LAB_NODE="$node" LD_LIBRARY_PATH="{layout.lib_dir}"
 # slurmd starts it with an empty environment.

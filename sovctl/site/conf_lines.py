@@ -76,6 +76,7 @@ def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> li
             settings,
             there=(seconds(settings, "HealthCheckInterval") or 0) > 0,
         ),
+        *_timeout(settings),
         _plain(
             "HealthCheckNodeState",
             "ANY,CYCLE",
@@ -92,6 +93,15 @@ def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> li
         ),
     ]
     return lines
+
+
+def _timeout(settings: Mapping[str, str]) -> list[ConfLine]:
+    """26.05 complains where a check may take as long as the interval between two: 60 s, unless it is set."""
+    timeout = seconds(settings, "HealthCheckTimeout")
+    if timeout is None:
+        return []
+    there = 0 < timeout < (seconds(settings, "HealthCheckInterval") or 60)
+    return [_plain("HealthCheckTimeout", "50", "less than the interval", settings, there=there)]
 
 
 def _plugin_lines(settings: Mapping[str, str]) -> list[ConfLine]:

@@ -146,6 +146,12 @@ def _health_check(settings: Mapping[str, str]) -> Line:
         return warned("HealthCheck", "no HealthCheckProgram: only a node's own watcher looks", "sovctl site lines")
     if interval == 0:
         return failed("HealthCheck", "HealthCheckInterval is 0: it never runs", "slurm.conf: HealthCheckInterval=60")
+    if (timeout := seconds(settings, "HealthCheckTimeout") or 0) >= interval:
+        return warned(
+            "HealthCheck",
+            f"HealthCheckTimeout ({timeout} s) is not below HealthCheckInterval ({interval} s): slurmctld complains",
+            f"slurm.conf: HealthCheckTimeout={max(interval - 10, 1)}",
+        )
     if "any" not in states:
         return warned(
             "HealthCheck",

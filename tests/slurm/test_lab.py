@@ -19,6 +19,7 @@ import pytest
 
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, processes
+from tests.slurm.conftest import TEST_USER, make_user
 
 pytestmark = pytest.mark.slurm
 Root = Callable[[], Path]
@@ -374,22 +375,24 @@ def status_of(root: Path) -> list[dict[str, Any]]:
 
 
 def test_an_ordinary_user_has_a_lab_too(new_root: Root, attach_logs: Callable[[Path], None]) -> None:
-    nobody = pwd.getpwnam("nobody")
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv, to become another user")
-    prefix = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+    # Not nobody: 26.05 has no SlurmUser of that id.
+    make_user(TEST_USER)
+    other = pwd.getpwnam(TEST_USER)
+    prefix = ("setpriv", f"--reuid={other.pw_uid}", f"--regid={other.pw_gid}", "--clear-groups")
     probe = subprocess.run([*prefix, sys.executable, "-c", "import sovctl.lab.cluster"], capture_output=True, cwd="/")
     if probe.returncode != 0:
         pytest.skip("an ordinary user cannot read this checkout")
     root = new_root()
-    os.chown(root.parent, nobody.pw_uid, nobody.pw_gid)
+    os.chown(root.parent, other.pw_uid, other.pw_gid)
     attach_logs(root)
-    env = {"USER": "nobody", "LOGNAME": "nobody", "HOME": str(root.parent)}
+    env = {"USER": TEST_USER, "LOGNAME": TEST_USER, "HOME": str(root.parent)}
     began = time.monotonic()
     done = sovctl("up", "--dir", str(root), "--nodes", "2", "--json", prefix=prefix, **env)
     assert done.returncode == 0, done.stderr
     print(f"2 nodes as an ordinary user: {time.monotonic() - began:.1f} s")
     words = sovctl("shell", "--dir", str(root), "--", "srun", "-N2", "id", "-u", prefix=prefix, **env)
-    assert words.stdout.split() == [str(nobody.pw_uid)] * 2, words.stderr
+    assert words.stdout.split() == [str(other.pw_uid)] * 2, words.stderr
     assert sovctl("down", "--dir", str(root), prefix=prefix, **env).returncode == 0
     assert running_in(root) == []

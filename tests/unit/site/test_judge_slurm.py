@@ -47,6 +47,16 @@ def line(check: str, view: SlurmView | None = None, **settings: str) -> Line:
         ("HealthCheck", {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec"}, "pass"),
         (
             "HealthCheck",
+            {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec", "HealthCheckTimeout": "60 sec"},
+            "warn",
+        ),
+        (
+            "HealthCheck",
+            {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec", "HealthCheckTimeout": "50 sec"},
+            "pass",
+        ),
+        (
+            "HealthCheck",
             {"HealthCheckProgram": "/h", "HealthCheckInterval": "60 sec", "HealthCheckNodeState": "IDLE"},
             "warn",
         ),

@@ -181,6 +181,21 @@ def test_a_slurm_conf_that_follows_the_lines_has_them_all() -> None:
     assert [line.line for line in again] == [f"{key}={value}" for key, value in settings.items()]
 
 
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({}, None),
+        ({"HealthCheckTimeout": "60 sec", "HealthCheckInterval": "60 sec"}, ("HealthCheckTimeout=50", False)),
+        ({"HealthCheckTimeout": "30 sec", "HealthCheckInterval": "60 sec"}, ("HealthCheckTimeout=30", True)),
+    ],
+)
+def test_a_slurm_that_limits_its_health_check_is_told_how_long(
+    told: dict[str, str], line: tuple[str, bool] | None
+) -> None:
+    found = [(item.line, item.there) for item in conf_lines(PLACES, ALL, told, spank=False)]
+    assert [item for item in found if item[0].startswith("HealthCheckTimeout=")] == ([line] if line else [])
+
+
 def test_hooks_in_use_are_seen() -> None:
     settings = {"Prolog": "/a,/usr/local/libexec/sovctl/prolog", "Epilog": "/b"}
     assert named_in(settings, ["/usr/local/libexec/sovctl/prolog", "/usr/local/libexec/sovctl/epilog"]) == ["Prolog"]
