@@ -21,7 +21,7 @@ _COMMANDS: Mapping[str, Sequence[str]] = {
 }
 """Each prints one name a line."""
 _KEPT_S = {"node": 60.0, "partition": 60.0, "qos": 60.0, "job": 5.0, "run": 5.0}
-_TIMEOUT_S = 0.9
+_TIMEOUT_S = 0.75
 _MOST = 8 << 20
 """Bytes of a file with names."""
 
