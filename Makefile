@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 RELEASES := trixie sid
 
-.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint generated bench deb test-deb packages test-packages venv install clean
+.PHONY: help demo test test-slurm-versions test-slurm-versions-quick test-pyslurm check lint generated bench deb test-deb test-nfs packages test-packages venv install clean
 .NOTPARALLEL:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make generated                 completions/, man/ and the table of settings, from the code'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
 	@echo 'make deb                       Debian packages in dist/; make test-deb tries them on Debian 12 and 13'
+	@echo 'make test-nfs                  sovctl doctor and the journal on real NFS, in a Linux that runs as a program (as root)'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
 	@echo 'make clean                     remove $(VENV) and caches'
 
@@ -60,6 +61,12 @@ deb: packages $(STAMP)
 test-deb: packages $(STAMP)
 	@sh scripts/packages.sh mmdebstrap lintian
 	@SOVCTL_TEST_DEB=1 $(BIN)/python -m pytest tests/deb $(PYTEST_ARGS)
+
+NFS := /var/cache/sovctl/nfs
+
+test-nfs: $(STAMP)
+	@sh scripts/nfs.sh $(NFS)
+	@SOVCTL_TEST_NFS=$(NFS) $(BIN)/python -m pytest tests/nfs $(PYTEST_ARGS)
 
 packages:
 	@sh scripts/packages.sh

@@ -353,6 +353,7 @@ declare -gA _sovctl_arguments=(
     ['sovctl node history']='node'
     ['sovctl health explain']='file'
     ['sovctl lab shell']='program+'
+    ['sovctl lab inject']='ecc-uncorrectable|node-dead|rank-crash|rank-hang|gpu-slow|thermal-throttle|link-flap|node-frozen|disk-full|storage-hang|slurmctld-down|supervisor-killed|port-down|port-flap|mount-gone|mount-hang|mount-read-only'
     ['sovctl config check']='file'
     ['sovctl completion']='bash|zsh|fish'
 )

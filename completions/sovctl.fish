@@ -515,6 +515,7 @@ complete -c sovctl -n '__sovctl_at sovctl lab status' -s h -l help -d 'Show the 
 complete -c sovctl -n '__sovctl_at sovctl lab shell' -F
 complete -c sovctl -n '__sovctl_at sovctl lab shell' -s d -l dir -r -f -a '(__fish_complete_directories)' -d 'Directory of the lab (default: /var/tmp/sovctl-lab-<user>)'
 complete -c sovctl -n '__sovctl_at sovctl lab shell' -s h -l help -d 'Show the help of this command'
+complete -c sovctl -n '__sovctl_at sovctl lab inject' -f -a 'ecc-uncorrectable node-dead rank-crash rank-hang gpu-slow thermal-throttle link-flap node-frozen disk-full storage-hang slurmctld-down supervisor-killed port-down port-flap mount-gone mount-hang mount-read-only'
 complete -c sovctl -n '__sovctl_at sovctl lab inject' -l node -r -f -a '(__sovctl_live node)' -d 'The node it happens to'
 complete -c sovctl -n '__sovctl_at sovctl lab inject' -l gpu -r -f -d 'The GPU it happens to, by index'
 complete -c sovctl -n '__sovctl_at sovctl lab inject' -s d -l dir -r -f -a '(__fish_complete_directories)' -d 'Directory of the lab (default: /var/tmp/sovctl-lab-<user>)'

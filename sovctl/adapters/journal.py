@@ -247,14 +247,24 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _read_bounded(path: Path, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         if status.st_size <= limit:
-            return stream.read(limit)
-        stream.seek(status.st_size - limit)
-        return stream.read(limit).partition(b"\n")[2]
+            return read_whole(descriptor, status.st_size)
+        os.lseek(descriptor, status.st_size - limit, os.SEEK_SET)
+        return read_whole(descriptor, limit).partition(b"\n")[2]
+    finally:
+        os.close(descriptor)
+
+
+def read_whole(descriptor: int, most: int) -> bytes:
+    """Up to so many bytes from here; where a thousand runs are listed, a file object costs more than the reading."""
+    data = os.read(descriptor, most)
+    while len(data) < most and (more := os.read(descriptor, most - len(data))):
+        data += more
+    return data
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -21,7 +21,8 @@ _COMMANDS: Mapping[str, Sequence[str]] = {
 }
 """Each prints one name a line."""
 _KEPT_S = {"node": 60.0, "partition": 60.0, "qos": 60.0, "job": 5.0, "run": 5.0}
-_TIMEOUT_S = 0.9
+_NOTHING_KEPT_S = 5.0
+_TIMEOUT_S = 0.75
 _MOST = 8 << 20
 """Bytes of a file with names."""
 
@@ -82,8 +83,10 @@ class KnownNames:
     def _kept(self) -> list[str] | None:
         try:
             with open(self._path, "rb") as file:
-                age = self._now() - os.fstat(file.fileno()).st_mtime
-                if not 0 <= age < self._kept_s:
+                status = os.fstat(file.fileno())
+                # No names is what a controller says that did not answer in time: ask it again before long.
+                kept_s = self._kept_s if status.st_size else _NOTHING_KEPT_S
+                if not 0 <= self._now() - status.st_mtime < kept_s:
                     return None
                 return file.read(_MOST).decode("utf-8").split("\n")[:-1]
         except (OSError, UnicodeDecodeError):

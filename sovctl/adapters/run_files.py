@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.journal import read_whole
 from sovctl.adapters.run_output import newest_change
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import LONGEST_BYTES, Progress, parse_progress
@@ -194,12 +195,13 @@ def read_bounded(path: Path, longest: int) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    # fdopen refuses a directory with an error.
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        data = read_whole(descriptor, min(status.st_size, longest) + 1)
+    finally:
         os.close(descriptor)
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(longest + 1)
     return data if len(data) <= longest else None
 
 

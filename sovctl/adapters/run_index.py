@@ -9,10 +9,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.run_files import read_bounded
 from sovctl.model.submitted import SubmittedRun
 
 SCHEMA = "sovctl.submitted/1"
 _LIMIT = 64 << 10
+_FIELDS = tuple(item.name for item in fields(SubmittedRun))
 
 
 def index_directory(environ: Mapping[str, str]) -> Path:
@@ -56,17 +58,14 @@ class RunIndexFiles:
 
 def _read(path: Path) -> SubmittedRun | None:
     try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            entry = json.loads(file.read(_LIMIT))
-    except (OSError, ValueError, RecursionError):
+        entry = json.loads(read_bounded(path, _LIMIT) or b"")
+    except (ValueError, RecursionError):
         return None
     return _entry(entry) if isinstance(entry, dict) and entry.get("schema") == SCHEMA else None
 
 
 def _entry(entry: Mapping[str, Any]) -> SubmittedRun | None:
-    values = {item.name: entry.get(item.name) for item in fields(SubmittedRun)}
+    values = {name: entry.get(name) for name in _FIELDS}
     submitted = values.pop("submitted")
     if isinstance(submitted, bool) or not isinstance(submitted, int):
         return None

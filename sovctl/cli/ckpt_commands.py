@@ -91,7 +91,7 @@ def list_(
     if found.checkpoints:
         print_listing(found.checkpoints, _COLUMNS, "sazTFr", fields, header=not noheader)
     else:
-        print(f"There are no checkpoints in {printable(str(where))}.", file=sys.stderr)
+        print(f"There are no checkpoints in {printable(str(where.absolute()))}", file=sys.stderr)
     _say_trackers(found.trackers)
     return EXIT_DONE
 

@@ -102,8 +102,10 @@ def _write_page(name: str, found: Report) -> None:
 def print_report(found: Report) -> None:
     """Everything that has a figure."""
     print(f"from {clock_time(found.since)} to {clock_time(found.until)}")
+    table = text_table("", " ", folded=(" ",))
     for name, value in headlines(found):
-        print(f"{name + ':':<20}{printable(value)}")
+        add_row(table, (f"{name + ':':<18}", value))
+    print_table(table, header=False)
     _print_stages(found)
     _print_runs(found)
     _print_counts("NODE", found.nodes)

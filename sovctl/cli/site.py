@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,7 +158,8 @@ def _show_lines(found: Sequence[ConfLine], problem: str) -> None:
         print(f"\n# {file}")
         for line in found:
             if line.file == file:
-                print(f"# {'there already: ' if line.there else ''}{printable(line.reason)}")
+                reason = f"{'there already: ' if line.there else ''}{printable(line.reason)}"
+                print("\n".join(textwrap.wrap(reason, 80, initial_indent="# ", subsequent_indent="# ")))
                 for command in line.commands:
                     print(f"#   on every node first: {printable(command)}")
                 print(f"{'#' if line.there else ''}{printable(line.line)}")
@@ -169,7 +171,8 @@ def _show_next(found: Outcome) -> None:
     units = [Path(step.path).name for step in found.steps if step.path.startswith(UNIT_DIR)]
     starts = [unit for unit in units if unit != "sovctl-sweep.service" and not unit.endswith(".new")]
     if starts:
-        print(f"\n# then, to observe: systemctl daemon-reload && systemctl enable --now {' '.join(starts)}")
+        print("\n# then, to observe:\n#   systemctl daemon-reload")
+        print("\n".join(f"#   systemctl enable --now {unit}" for unit in starts))
     print("# and have it looked at: sovctl doctor")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from sovctl.checkpoint.formats.registry import CHOICES
 from sovctl.cli.main import GROUPS, Group
 from sovctl.isolation.inside import KNOWN
+from sovctl.lab.faults import FAULTS
 from sovctl.site.catalogue import Role
 
 _EXAMPLE = re.compile(r"^\s*examples?:\s*", re.IGNORECASE | re.MULTILINE)
@@ -40,8 +41,9 @@ _VALUES = {
     "DIR": "directory",
     "[DIR]": "directory",
     "COMMAND": "program",
+    "FAULT": " ".join(name for name in FAULTS if ":" not in name),
 }
-"""Word for a value -> what completes it."""
+"""Word for a value -> what completes it: a kind, or the words themselves."""
 _OF_OPTION = {
     "node": "node",
     "nodelist": "node",
@@ -61,7 +63,7 @@ _OF_OPTION = {
     "runtime": " ".join(KNOWN),
 }
 """Long name -> what completes its value: a kind, or the words themselves."""
-KINDS = frozenset({*_VALUES.values(), *(kind for kind in _OF_OPTION.values() if " " not in kind)})
+KINDS = frozenset(kind for kind in (*_VALUES.values(), *_OF_OPTION.values()) if " " not in kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def terminal_width() -> int:
     if os.environ.get("COLUMNS", "").isdigit():
         return max(int(os.environ["COLUMNS"]), 40)
     try:
-        return max(os.get_terminal_size(1).columns, 40)
+        # A serial line does not know how wide it is, and says 0.
+        return max(os.get_terminal_size(1).columns or 80, 40)
     except OSError:
         return 80
 

@@ -14,10 +14,10 @@ from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import may_grow
 
-_CALM_S = 1.25
+CALM_S = 1.25
 """How often slurmctld is asked about the nodes while the ranks move and the site wrote nothing: that is two RPCs a time
 (nodes and partitions, `scontrol show node`, 22.05 to 26.05), and each carries every node of the cluster."""
-_CALM_SHARE = 0.02
+CALM_SHARE = 0.02
 """The most of the time that asking may take: a slow slurmctld is asked less."""
 _JOB_CHECK_S = 5.0
 _ROOM_CHECK_S = 5.0
@@ -73,7 +73,7 @@ class RunLooks:
 
     def _calm_s(self) -> float:
         """Seconds between two questions while nothing speaks for trouble."""
-        return max(_CALM_S, self._live.poll_s(), self._live.asking_s / _CALM_SHARE)
+        return max(CALM_S, self._live.poll_s(), self._live.asking_s / CALM_SHARE)
 
     def _look_at_spares(self, now: float) -> None:
         """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""

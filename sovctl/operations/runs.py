@@ -127,11 +127,12 @@ def _at_path(name: str, ports: RunPorts, cwd: str) -> list[KnownRun]:
 
 def _head(run_dir: str, ports: RunPorts) -> KnownRun:
     """What the directory's name says is used where run.json does not."""
-    record, match = ports.records.record(run_dir), _RUN_ID.fullmatch(Path(run_dir).name)
+    record, own_name = ports.records.record(run_dir), run_dir.rpartition("/")[2]
+    match = _RUN_ID.fullmatch(own_name)
     submitted = whole(record, "submitted")
     return KnownRun(
         job_id=text(record, "job_id") or (match["job"] if match else ""),
-        run_id=text(record, "run_id") or Path(run_dir).name,
+        run_id=text(record, "run_id") or own_name,
         run_dir=run_dir,
         submitted=submitted if submitted is not None else int(match["submitted"]) if match else 0,
         name=text(record, "name"),

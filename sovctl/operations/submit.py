@@ -192,7 +192,9 @@ def advice(outcome: SubmitOutcome) -> str:
     for words, error in _CAUSES:
         if outcome.status != 0 and any(word in outcome.stderr for word in words):
             return error.hint
-    return ""
+    slip = _UNKNOWN_OPTION.search(outcome.stderr) if outcome.status != 0 else None
+    near = options.nearest_known(slip[1]) if slip else None
+    return f"did you mean --{near}?" if near else ""
 
 
 def _preemptible(chosen: Choices, qos: str, partition: Callable[[], str]) -> tuple[str, ...]:
@@ -307,6 +309,7 @@ def _remember(run: SubmittedRun, index: RunIndex) -> str:
     return ""
 
 
+_UNKNOWN_OPTION = re.compile(r"unrecognized option '--([\w-]{1,40})")
 _CAUSES = (
     (("Could not establish a configuration source", "Unable to process configuration file"), SlurmConfMissing()),
     (("Unable to contact slurm controller", "Socket timed out", "Connection refused"), SlurmUnreachable()),

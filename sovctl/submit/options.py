@@ -288,6 +288,13 @@ def _check_slips(options: Sequence[Option]) -> None:
             raise UsageError(f"there is no option --{option.name}; did you mean --{near}?", hint=_SEE_HELP)
 
 
+def nearest_known(typed: str) -> str | None:
+    """The option of sbatch or of ours that was probably meant, for one that sbatch did not know."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(typed.lower(), [*LONG, *_OWN], n=1, cutoff=0.7)), None)
+
+
 def nearest_own(typed: str) -> str | None:
     """The option of ours that was probably meant."""
     import difflib

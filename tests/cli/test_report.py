@@ -57,6 +57,8 @@ def test_the_table(site: Path) -> None:
         r"^MTTF: +\S+ h \(95 %: \S+ to \S+\); 12 failures in \S+ h of training$", done.stdout, re.MULTILINE
     )
     assert "12 of 12 led on (100%)" in done.stdout
+    narrow = sovctl(site, "report", "--since", "31d", COLUMNS="80").stdout.splitlines()
+    assert [line for line in narrow if len(line) > 80] == []
     assert "checkpoint loaded" in done.stdout and "GPU-hours" in done.stdout
     assert "\x1b" not in done.stdout
     assert "without Slurm's accounting" in done.stderr

@@ -51,6 +51,13 @@ def test_from_nothing_to_nothing(root: Path) -> None:
     assert "nothing is installed" in site(root, "uninstall", status=1)["said"]
 
 
+def test_what_is_printed_is_readable_in_80_columns(root: Path) -> None:
+    argv = [sys.executable, "-P", "-m", "sovctl", "site", *BOTH, "--root", str(root), "--dry-run"]
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+    assert "# slurm.conf" in said and "#   systemctl enable --now sovctl-watch.service" in said
+    assert [line for line in said.splitlines() if len(line) > 80] == []
+
+
 def test_what_an_administrator_changed_is_kept(root: Path) -> None:
     """Also a file that was there before, by a site that has a job_submit.lua of its own."""
     own = root / "etc/slurm/job_submit.lua"
