@@ -103,12 +103,13 @@ def leave_s(orders_s: Sequence[float], crowding: float) -> float:
 def earliest_begin(requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S) -> int:
     """The first whole second at which the job may begin, if the supervisor leaves `leave_s` after `now`: it must be
     ahead when the last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when that was asked for."""
-    return math.floor(_slurmd_notices(requeued, now + leave_s) + _REPORT_TO_LEAVE * leave_s + epilog_s) + 1
+    return math.floor(_slurmd_notices(requeued, now + leave_s) + _report_s(leave_s) + epilog_s) + 1
 
 
-_REPORT_TO_LEAVE = 1.5
-"""From slurmd's look to slurmctld's knowledge of it, against LEAVE_S: 0.15 s, and where leaving takes longer, so does
-this (0.5 s at a load of 20 on two cores)."""
+def _report_s(leave_s: float) -> float:
+    """From slurmd's look to slurmctld's knowledge of it: 0.15 s, and where leaving takes longer, so does this (0.5 s
+    at a load of 20 on two cores)."""
+    return 0.15 + 0.5 * max(0.0, leave_s - LEAVE_S)
 
 
 def begin_at(earliest: int, last_pass: float | None, sched_delay_s: float) -> int | None:

@@ -141,7 +141,7 @@ def test_where_leaving_takes_long_so_does_the_report_of_the_end() -> None:
     """Noticed at 101.67 in all three; slurmctld may hear of it after 102."""
     assert earliest_begin(100.0, 101.0, 0.0) == 102
     assert earliest_begin(100.0, 101.0, 0.0, leave_s=0.2) == 102
-    assert earliest_begin(100.0, 101.0, 0.0, leave_s=0.4) == 103
+    assert earliest_begin(100.0, 101.0, 0.0, leave_s=0.6) == 103
 
 
 @pytest.mark.parametrize(
