@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -344,6 +346,31 @@ def test_a_named_layer_keeps_what_is_written(place: Path, srun: Srun, env_dir: P
     refused = srun(f"--sov-image={place}/same.sqsh", layer, "true", check=False)
     assert refused.status == 3
     assert "the environment tools: it was made over another image" in refused.stderr
+
+
+def test_a_layer_is_the_same_for_both_runtimes(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str
+) -> None:
+    if shutil.which("bwrap") is None:
+        pytest.skip("not installed: bubblewrap")
+    (place / "node").mkdir(exist_ok=True)
+    (place / "node").chmod(0o1777)
+    run = Training(image_lab, Path("/"), TrainingSpec(), user)
+    settings = (f"SOVCTL_ISOLATION_ENV_DIR={place}/env/%u", f"SOVCTL_ISOLATION_NODE_DIR={place}/node", f"HOME={place}")
+    sovctl = ("env", *settings, sys.executable, "-P", "-m", "sovctl")
+    plugin, image = (f"--sov-image={place}/a.sqsh", "--sov-env-name=both"), f"{place}/a.sqsh"
+    srun(*plugin, "echo plugin >/one; rm /etc/image")
+    words = ("exec", "--image", image, "--env-name", "both", "--", "/bin/sh", "-c")
+    said = run.command(*sovctl, *words, "cat /one; ls /etc/image 2>&1; echo built-in >/two; mkdir -p /etc/made/here")
+    assert said.stdout.splitlines()[0] == "plugin"
+    assert "No such file" in said.stdout
+    back = srun(*plugin, "cat /one /two; ls -d /etc/made/here; echo more >>/two; ls /etc/image 2>&1; true").stdout
+    assert back.splitlines()[:3] == ["plugin", "built-in", "/etc/made/here"]
+    assert "No such file" in back
+    listed = json.loads(run.command(*sovctl, "image", "env", "ls", "--json").stdout)["environments"]
+    assert [(one["name"], one["reference"]) for one in listed] == [("both", image)]
+    run.command(*sovctl, "image", "env", "rm", "both")
+    assert not (env_dir / "both").exists()
 
 
 def test_a_layer_has_one_step_at_a_time(
