@@ -14,6 +14,7 @@ import typer
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
+from sovctl.cli.words import folded, printable
 from sovctl.errors import UsageError
 
 app = typer.Typer(
@@ -127,7 +128,8 @@ def status(dir: Dir = None, as_json: Json = False) -> None:
     for role in dead:
         typer.echo(f"  not running: {role}")
     for node in nodes:
-        typer.echo(f"  {node.name}  {node.state}" + (f"  {node.reason}" if node.reason else ""))
+        line = f"  {node.name}  {node.state}" + (f"  {node.reason}" if node.reason else "")
+        typer.echo(folded(printable(line), 8))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from sovctl.cli.listing_words import ListingWords
 from sovctl.cli.node_ls import list_nodes
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import clock_time, printable
+from sovctl.cli.words import clock_time, folded, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, EXIT_TRY_LATER, UsageError
 from sovctl.health.sweep import Assessed
@@ -94,7 +94,7 @@ def show(
         print_json(_SHOW_SCHEMA, {"nodes": [_node_record(item) for item in shown]})
         return EXIT_DONE
     for index, item in enumerate(shown):
-        print("\n" * bool(index) + "\n".join(printable(line) for line in _lines(item)))
+        print("\n" * bool(index) + "\n".join(_folded(line) for line in _lines(item)))
     return EXIT_DONE
 
 
@@ -118,7 +118,7 @@ def check(name: Names, as_json: Json = False) -> int:
     if as_json:
         print_json(_CHECK_SCHEMA, {"nodes": [_check_record(*item) for item in checked]})
     else:
-        print("\n".join(printable(line) for item in checked for line in _check_lines(*item)))
+        print("\n".join(_folded(line) for item in checked for line in _check_lines(*item)))
     states = {item.state for item in assessed.values()}
     if VerdictState.FAILED in states:
         return EXIT_NODE_FAILED
@@ -174,7 +174,7 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
         print_json("sovctl.history/1", {"node": name, "entries": entries, "problems": problems})
         return EXIT_DONE
     for entry in entries:
-        print(printable(_entry_line(entry)).rstrip())
+        print(_folded(_entry_line(entry).rstrip()))
     if not entries:
         print(f"nothing is recorded about {printable(name)}")
     for problem in problems:
@@ -269,6 +269,14 @@ def _journal_lines(shown: ShownNode) -> list[str]:
 
 def _entry_line(entry: dict[str, Any]) -> str:
     return f"{clock_time(seconds(entry, 'at'))}  {text(entry, 'kind'):<15} {_entry_words(entry)}"
+
+
+def _folded(line: str) -> str:
+    """What goes on begins below the words: of a `key: value`, of an entry behind its time, or a little in."""
+    indent = len(line) - len(line.lstrip())
+    if line[indent : indent + 1].isdigit():
+        return folded(printable(line), indent + 21)
+    return folded(printable(line), 14 if line[:14].rstrip().endswith(":") else indent + 4)
 
 
 def _entry_words(entry: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from sovctl.cli.listing_words import ListingWords
 from sovctl.cli.run_ls import list_runs, names_of, say_problem
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, folded, printable
 from sovctl.errors import EXIT_DONE
 from sovctl.ledger.incident import Incident
 from sovctl.ledger.report_json import incident_record
@@ -120,7 +120,7 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
         print_json("sovctl.run.why/1", _why_record(found, answer))
         return EXIT_DONE
     for line in answer.lines:
-        print(printable(line))
+        print(folded(printable(line), 2))
     if attempt is None:
         _say_other(found, runs.state_of(found, ports))
     return EXIT_DONE
@@ -141,7 +141,8 @@ def events(name: Run, as_json: Json = False) -> int:
         number = event.get("attempt")
         attempt = f"#{number}" if isinstance(number, int) else ""
         words = printable(event_words(event, wiring.fold_hostlist))
-        print(f"{at}  {attempt:<3} {printable(text(event, 'kind')):<17} {words}".rstrip())
+        line = f"{at}  {attempt:<3} {printable(text(event, 'kind')):<17} {words}".rstrip()
+        print(folded(line, 25))
     if not found.events:
         _say("Nothing is recorded yet: the run has not started.")
     return EXIT_DONE
@@ -277,7 +278,8 @@ def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -
     if progress:
         lines.append(("ranks", _ranks(progress)))
     for name, value in lines:
-        print(f"{name + ':':<13}{printable(value)}")
+        line = f"{name + ':':<13}{printable(value)}"
+        print(folded(line, 13) if name in ("state", "ranks") else line)
 
 
 def _ranks(progress: Sequence[Progress]) -> str:

@@ -13,7 +13,7 @@ from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, folded, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_TRY_LATER, UsageError
 from sovctl.operations import spares
@@ -203,21 +203,27 @@ def _spare_cells(node: SpareNode) -> tuple[str, ...]:
     return (node.name, node.state, free, jobs, users, node.word.verdict, tested)
 
 
+_HOURS_A_DAY = 24.0
+
+
 def _show_advice(advised: Advised) -> None:
     advice, seen = advised.advice, advised.observed
     rate = advice.rate
     repair = f"{seen.repair_hours:.3g} h of repair{' (assumed)' if advised.assumed_repair else ''}"
-    if advice.spares >= advised.nodes:
-        print(f"no number of spares is enough for {advised.nodes} nodes that fail so often and stay away so long")
+    if advice.spares >= advised.nodes and seen.node_hours < _HOURS_A_DAY * advised.nodes:
+        print(f"less than a day of {advised.nodes} nodes was seen yet, which is too little for an advice")
+    elif advice.spares >= advised.nodes:
+        print(f"no number of spares is enough for {advised.nodes} nodes that fail so often, for so long")
     else:
         for_nodes = f"{advice.spares} spares are enough for {advised.nodes} nodes"
         print(f"{for_nodes}, short at most {advice.wanted:.2%} of the time")
-    print(
-        f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}\n"
+    for line in (
+        f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}",
         f"  rate: {rate.value:.2f} failures per 1000 node-days, "
-        f"{rate.low:.2f} to {rate.high:.2f} with {rate.confidence:.0%} confidence\n"
-        f"  by the measured rate alone {advice.by_rate} would be enough; the advice holds at its upper end"
-    )
+        f"{rate.low:.2f} to {rate.high:.2f} with {rate.confidence:.0%} confidence",
+        f"  by the measured rate alone {advice.by_rate} would be enough; the advice holds at its upper end",
+    ):
+        print(folded(line, 4))
     table = text_table("SPARES", "SHORT", "BETWEEN", "AND")
     for item in advice.options:
         add_row(table, (str(item.spares), *(f"{value:.2%}" for value in (item.short, item.short_low, item.short_high))))

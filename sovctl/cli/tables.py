@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sovctl.cli.words import printable, terminal_width
+from sovctl.cli.words import output_width, printable
 from sovctl.errors import UsageError
 
 _GAP = 2
@@ -65,7 +65,7 @@ def add_row(table: Table, cells: Iterable[str]) -> None:
 
 def print_table(table: Table, *, header: bool = True) -> None:
     """Print it as wide as the terminal; in a pipe one line a row."""
-    for number, line in enumerate(render(table, _terminal_width(), header=header)):
+    for number, line in enumerate(render(table, output_width(), header=header)):
         print(_bold(line) if header and number == 0 else line)
 
 
@@ -137,12 +137,6 @@ def colours(stream: Any = None, *, plain: bool = False) -> bool:
 
 def _bold(line: str) -> str:
     return f"\x1b[1m{line}\x1b[0m" if colours() else line
-
-
-def _terminal_width() -> int | None:
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
-        return None
-    return terminal_width()
 
 
 # Folding

@@ -55,6 +55,27 @@ def terminal_width() -> int:
         return 80
 
 
+def output_width() -> int | None:
+    """Columns to print in; None in a pipe, where a line is a line."""
+    import os
+    import sys
+
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+        return None
+    return terminal_width()
+
+
+def folded(line: str, hang: int) -> str:
+    """A line of words as wide as the terminal, what goes on `hang` columns in. A path is never cut."""
+    width = output_width()
+    if width is None or len(line) <= width:
+        return line
+    import textwrap
+
+    parts = textwrap.wrap(line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts)
+
+
 def _hang(line: str) -> tuple[int, bool]:
     """Where the words of a line begin, and whether something stands before them."""
     import re

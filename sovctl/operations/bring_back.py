@@ -156,6 +156,8 @@ class BringBack:
     def requeue(self, *, exclude_reason: str) -> None:
         """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
         chosen = self._choose()
+        # The begin time is aligned with the scheduler's next pass: from here on, where slurmctld has just answered, its
+        # passes are counted.
         self.passes.look()
         self.journal.append("requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason)
         goal = Goal(self.restarts, frozenset(chosen.nodes))

@@ -59,8 +59,10 @@ class RunLooks:
         news = self._live.ports.site_wrote(self._live.here.running_on)
         if quiet is Quiet.NO:
             self._live.suspicion.clear()
-            if not news and now - self._live.watch.nodes_asked < self._calm_s():
-                return None
+        # A script that says nothing of itself may print seldom: that alone is no trouble.
+        trouble = news or quiet is Quiet.RANKS or self._live.suspicion.any
+        if not trouble and now - self._live.watch.nodes_asked < self._calm_s():
+            return None
         self._live.watch.nodes_asked = now
         patience = SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
         blame = blame_nodes(self._live.evidence(patience if quiet is not Quiet.NO else None))

@@ -61,8 +61,6 @@ class Recovery:
             None if free is None else free + len(back.nodes) - len(unfit & frozenset(back.nodes))
         )
         gone = self._live.silent()
-        # The begin time is aligned with the scheduler's next pass: from here on its passes are counted.
-        self._live.passes.look()
         # Whoever is blamed: a completing job waits for each of its nodes, for one that is silent until SlurmdTimeout.
         back.kill(child, [node for node in back.nodes if node in gone])
         if decision.action is Action.HOLD:

@@ -62,6 +62,15 @@ def test_slurmctld_is_asked_about_the_nodes_less_than_once_a_second_while_all_is
     ends(run, 0, after_s=100.0)
     run.attempt()
     assert 60 < len(asked) < 90
+    assert "scheduler_passes" not in run.slurm.requests
+
+
+def test_a_script_that_prints_seldom_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = Run(), count_looks(monkeypatch)
+    monkeypatch.setattr(Run, "size", lambda self, path: 7)
+    ends(run, 0, after_s=100.0)
+    run.attempt()
+    assert 60 < len(asked) < 90
 
 
 def test_a_slow_slurmctld_is_asked_less(monkeypatch: pytest.MonkeyPatch) -> None:
