@@ -33,6 +33,9 @@ _STUCK_S = 3.0
 _ASK_AGAIN_S = 10.0
 _MOST_BLAMED = 4096
 """Nodes that are remembered for one run, whatever it writes."""
+_UNSEEN_A_PASS = 3
+_FIRST = frozenset({"Resources", "QOSGrpNodeLimit"})
+"""Why a job waits that would be next but for its nodes."""
 _LOOKS_A_PASS = 10
 """Jobs that are asked about one by one in one pass."""
 
@@ -73,6 +76,8 @@ class RunTakeOver:
     """When it was last asked that a run's nodes be freed."""
     _blamed: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each (job, node) was last spoken against by the job's run."""
+    _restarted: dict[str, bool] = field(default_factory=dict)
+    """Whether a pending job that was not seen to run did so before."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
@@ -88,11 +93,21 @@ class RunTakeOver:
         return tuple(self._runs.values())
 
     def waiting(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
-        """Runs that held nodes a short while ago and wait for others, as the queue shows them."""
+        """Runs that lost their nodes and wait for others, as the queue shows them."""
         placed = {job_id for job_id, _ in self._places}
-        pending = [job for job in jobs if job.pending and not job.completing and job.job_id in placed]
-        mine = [job for job in pending if not job.reason.startswith("JobHeld")][:_LOOKS_A_PASS]
+        pending = [job for job in jobs if job.pending and not job.completing and not job.reason.startswith("JobHeld")]
+        self._look_at_unseen([job.job_id for job in pending if job.reason in _FIRST and job.job_id not in placed])
+        mine = [job for job in pending if job.job_id in placed or self._restarted.get(job.job_id)][:_LOOKS_A_PASS]
         return tuple(job for job in mine if self._is_run(job.job_id))
+
+    def _look_at_unseen(self, pending: Sequence[str]) -> None:
+        """Jobs that were not seen to run: the watch may have been away when they lost their nodes."""
+        self._restarted = {job_id: self._restarted[job_id] for job_id in pending if job_id in self._restarted}
+        for job_id in [job_id for job_id in pending if job_id not in self._restarted][:_UNSEEN_A_PASS]:
+            try:
+                self._restarted[job_id] = self.site.job(job_id).restarts > 0
+            except SovctlError:
+                return
 
     def nodes_of(self, job_id: str) -> frozenset[str]:
         """Nodes the job holds or held a short while ago."""

@@ -89,6 +89,8 @@ class LoopbackSshd:
         command.write_text(
             f"cd '{self.root}/nodes/'${{SSH_CONNECTION##* }} || exit 97\n"
             "[ -e answer ] && exec sh ./answer\n"
+            # A command that is the node's own.
+            "PATH=.:$PATH\n"
             'exec sh -c "$SSH_ORIGINAL_COMMAND"\n',
             "utf-8",
         )

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
+from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.journal import FileJournal
 from sovctl.lab import cluster, faults
 from sovctl.lab.gpus import update_state
 from sovctl.lab.processes import stop
@@ -34,15 +38,13 @@ class Site:
     env: dict[str, str]
 
     def sweep(self, *argv: str) -> dict[str, dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "sovctl", "sweep", "--json", *argv],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        return {node["node"]: node for node in json.loads(self.sovctl("sweep", "--json", *argv))["nodes"]}
+
+    def sovctl(self, *argv: str) -> str:
+        words = [sys.executable, "-P", "-m", "sovctl", *argv]
+        done = subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=240)
         assert done.stdout and "Traceback" not in done.stderr, done.stderr
-        return {node["node"]: node for node in json.loads(done.stdout)["nodes"]}
+        return done.stdout
 
     def forget(self, node: str) -> None:
         """No stored verdict: the sweep has to have the node look."""
@@ -50,23 +52,35 @@ class Site:
 
 
 @pytest.fixture
-def site(new_root: Callable[[], Path], attach_logs: Callable[[Path], None], tmp_path: Path) -> Iterator[Site]:
+def start(
+    new_root: Callable[[], Path], attach_logs: Callable[[Path], None], tmp_path: Path
+) -> Iterator[Callable[..., Site]]:
+    """Starts a cluster of three nodes behind sshd."""
     if shutil.which("slurmctld", path=cluster.SYSTEM_PATH) is None:
         pytest.skip("Slurm is not installed")
     root = new_root()
     attach_logs(root)
-    try:
-        lab = cluster.up(cluster.Request(root, nodes=3, gpus=2, overrides={"HealthCheckInterval": "0"}))
-        # The sweep is to find it, not the watcher.
-        stop([item for item in lab.processes if item.role.startswith("watcher:")])
-        with LoopbackSshd(tmp_path, lab.nodes) as sshd:
+    with ExitStack() as stack:
+        stack.callback(cluster.down, root)
+
+        def begin(**request: Any) -> Site:
+            overrides = {"HealthCheckInterval": "0"}
+            lab = cluster.up(cluster.Request(root, nodes=3, gpus=2, overrides=overrides, **request))
+            # The sweep is to find it, not the watcher.
+            stop([item for item in lab.processes if item.role.startswith("watcher:")])
+            sshd = stack.enter_context(LoopbackSshd(tmp_path, lab.nodes))
             made = Site(lab, _environment(lab, sshd))
             for node in lab.nodes:
                 # A watcher that was stopped before its first answer of NVML left `unknown` behind.
                 made.forget(node)
-            yield made
-    finally:
-        cluster.down(root)
+            return made
+
+        yield begin
+
+
+@pytest.fixture
+def site(start: Callable[..., Site]) -> Site:
+    return start()
 
 
 def _environment(lab: cluster.Lab, sshd: LoopbackSshd) -> dict[str, str]:
@@ -136,3 +150,47 @@ def test_faults_of_the_host_are_seen_by_a_look(site: Site) -> None:
         faults.heal(site.lab, node)
         site.forget(node)
     assert not any(node["findings"] for node in site.sweep().values())
+
+
+def test_spares_prove_that_they_compute_while_they_wait(start: Callable[..., Site]) -> None:
+    pytest.importorskip("torch")
+    site = start(accounting=True, preemption=True)
+    for node in site.lab.nodes:
+        # On a real node the command is in the PATH, and finds its settings.
+        path = Path(site.env["SOVCTL_SSH_CONFIG_FILE"]).parent / "nodes" / node
+        script = f'#!/bin/sh\n. ./environment\nexec {sys.executable} -P -m sovctl "$@"\n'
+        (path / "sovctl").write_text(script, "utf-8")
+        (path / "sovctl").chmod(0o755)
+    site.sovctl("spare", "set", "2")
+    busy, *idle = site.lab.nodes
+    runner = CommandRunner(site.lab.environment)
+    runner.run(["sbatch", "-w", busy, "--exclusive", "-o/dev/null", "--wrap", "sleep 600"], timeout_s=30)
+    slurm = cluster.slurm(site.lab.layout)
+    _await(lambda: not str(slurm.node(busy).state).startswith("IDLE"))
+
+    # In turn, each a real burn-in on the node, and never where somebody works.
+    tested = [json.loads(site.sovctl("spare", "test", "--json"))["tested"] for _ in idle]
+    assert [item["node"] for item in tested] == idle
+    assert {item["outcome"] for item in tested} == {"ok"}, tested
+    (status,) = json.loads(site.sovctl("spare", "status", "--json"))["partitions"]
+    assert {node["name"]: node["word"]["tested"] for node in status["pool"]} == dict.fromkeys(idle, "ok")
+
+    # A sweep does the same by itself where one is due, and none where all were tested a short while ago.
+    site.env["SOVCTL_SPARE_TEST_EVERY_S"] = "3600"
+    site.sweep("--act")
+    assert len(_tests(site)) == 2
+    site.env["SOVCTL_SPARE_TEST_EVERY_S"] = "0.001"
+    site.sweep("--act")
+    assert [event["node"] for event in _tests(site)] == [*idle, idle[0]]
+
+
+def _tests(site: Site) -> list[dict[str, Any]]:
+    events = FileJournal(site.lab.layout.journal_dir / "spare.jsonl").events()
+    return [event for event in events if event["kind"] == "spare-tested"]
+
+
+def _await(ready: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

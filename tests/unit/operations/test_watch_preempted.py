@@ -69,6 +69,19 @@ def test_a_job_that_may_not_have_been_preempted_for_a_run_is_left_to_slurm(why: 
     assert (site.site.did, site.ended) == ([], [])
 
 
+def test_a_watch_that_was_away_when_the_run_lost_its_nodes_ends_it_too() -> None:
+    site = waiting_run()
+    site.kept = None
+    site.start()
+    site.site.runs("5", "n009")
+    # Somebody's job that waits for its first start is asked about once.
+    site.site.waits("5")
+    site.site.records["5"] = replace(site.site.records["5"], restarts=0, reason="QOSGrpNodeLimit")
+    site.passes(25)
+    assert site.site.did == [("requeue", "9")]
+    assert site.ended == [("9", ("n003",))]
+
+
 @pytest.mark.parametrize("act", [True, False])
 def test_one_that_slurm_requeued_itself_is_ended_all_the_same_and_not_before_its_grace_time_is_over(act: bool) -> None:
     site = waiting_run(act=act)
