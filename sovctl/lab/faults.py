@@ -129,7 +129,9 @@ def rank_processes(layout: Layout, node: str) -> list[int]:
     for pid in members:
         env = processes.environment(pid)
         above = processes.parent(pid)
-        if "SLURM_STEP_ID" in env and above is not None and processes.command(above).startswith("slurmstepd: ["):
+        title = processes.command(above) if above is not None else ""
+        # The batch script has a step id too in 26.05; its step daemon is called `slurmstepd: [12.batch]`.
+        if "SLURM_STEP_ID" in env and title.startswith("slurmstepd: [") and ".batch]" not in title:
             tasks.append(pid)
     children: dict[int, list[int]] = {}
     for pid in members:
