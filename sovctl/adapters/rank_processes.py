@@ -291,7 +291,9 @@ def _rank(env: Mapping[str, str]) -> tuple[int | None, bool]:
     for name in ("RANK", "OMPI_COMM_WORLD_RANK"):
         if env.get(name, "").isdigit() and (name != "RANK" or "LOCAL_RANK" in env):
             return int(env[name]), True
-    if "SLURM_STEP_ID" in env and env.get("SLURM_PROCID", "").isdigit():
+    # 26.05 gives the batch script a step id too, one of Slurm's own: a name, or a number from its end of the range.
+    step = env.get("SLURM_STEP_ID", "")
+    if step.isdigit() and int(step) < 0xFFFFFF00 and env.get("SLURM_PROCID", "").isdigit():
         return int(env["SLURM_PROCID"]), False
     return None, False
 

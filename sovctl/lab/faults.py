@@ -129,7 +129,9 @@ def rank_processes(layout: Layout, node: str) -> list[int]:
     for pid in members:
         env = processes.environment(pid)
         above = processes.parent(pid)
-        if "SLURM_STEP_ID" in env and above is not None and processes.command(above).startswith("slurmstepd: ["):
+        title = processes.command(above) if above is not None else ""
+        # The batch script has a step id too in 26.05; its step daemon is called `slurmstepd: [12.batch]`.
+        if "SLURM_STEP_ID" in env and title.startswith("slurmstepd: [") and ".batch]" not in title:
             tasks.append(pid)
     children: dict[int, list[int]] = {}
     for pid in members:
@@ -201,11 +203,22 @@ def _node_dead(lab: cluster.Lab, node: str, _: int) -> str:
 
 
 def _signal_rank(lab: cluster.Lab, node: str, signum: signal.Signals) -> str:
-    ranks = rank_processes(lab.layout, node)
-    if not ranks:
-        raise SovctlError(f"no training process runs on {node}", hint="See what runs where: squeue -s")
-    os.kill(ranks[0], signum)
-    return f"sent {signum.name} to process {ranks[0]} on {node}"
+    """The innermost process of a shell script may last for a moment only: a zombie takes a signal without an error."""
+    deadline = time.monotonic() + _RANK_S
+    while time.monotonic() < deadline:
+        ranks = rank_processes(lab.layout, node)
+        if not ranks:
+            raise SovctlError(f"no training process runs on {node}", hint="See what runs where: squeue -s")
+        with suppress(ProcessLookupError):
+            os.kill(ranks[0], signum)
+            if signum is not signal.SIGSTOP or processes.stops(ranks[0], 0.5):
+                return f"sent {signum.name} to process {ranks[0]} on {node}"
+    raise SovctlError(
+        f"no training process of {node} could be stopped within {_RANK_S:g} s", hint="See what runs where: squeue -s"
+    )
+
+
+_RANK_S = 20.0
 
 
 def _gpu_slow(lab: cluster.Lab, node: str, gpu: int) -> str:

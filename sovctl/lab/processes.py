@@ -35,13 +35,28 @@ def mark(role: str, pid: int) -> ProcessMark:
 
 def start_ticks(pid: int) -> int | None:
     """When a process started; None when there is none with this id, or only a zombie."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] != "Z" else None
+
+
+def stops(pid: int, seconds: float) -> bool:
+    """Wait until a process that was sent SIGSTOP stands still; False when it ends instead, or does neither."""
+    deadline = time.monotonic() + seconds
+    while (fields := _stat(pid)) and fields[0] not in "ZX" and time.monotonic() < deadline:
+        if fields[0] == "T":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
-        return None
+        return []
     # The command name may hold blanks and parentheses; the fields after the last ')' cannot.
-    fields = text[text.rfind(")") + 2 :].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    return text[text.rfind(")") + 2 :].split()
 
 
 def stop(marks: Iterable[ProcessMark], *, term_s: float = 5.0) -> None:
@@ -101,11 +116,8 @@ def environment(pid: int) -> dict[str, str]:
 
 def parent(pid: int) -> int | None:
     """The parent's id."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return None
-    return int(text[text.rfind(")") + 2 :].split()[1])
+    fields = _stat(pid)
+    return int(fields[1]) if fields else None
 
 
 def command(pid: int) -> str:
