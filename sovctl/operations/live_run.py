@@ -331,6 +331,12 @@ class LiveRun:
         frozen = self.moving.frozen if self.moving is not None else frozenset()
         return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
 
+    def _lifeless(self, names: Sequence[str]) -> frozenset[str]:
+        try:
+            return self.ports.ping.lifeless(self.ports.cluster.nodes(names))
+        except SovctlError:
+            return frozenset(names)
+
     def bring_back(self) -> BringBack:
         """The way through the queue, for the allocation as it is now."""
         plan, ports = self.plan, self.ports
@@ -460,7 +466,7 @@ class LiveRun:
             progress_regex=plan.progress_regex,
             restart_stragglers=plan.restart_stragglers,
         )
-        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal)
+        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal, self._lifeless)
         return ProgressWatch(settings, outside, self.progress)
 
     def crash_look(self) -> CrashLook:

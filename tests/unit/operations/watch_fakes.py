@@ -237,6 +237,9 @@ class Watched:
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         return frozenset(node.name for node in nodes if node.name in self.silent_slurmds)
 
+    def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return self.silent(nodes)
+
     def look(self, nodes: Sequence[str]) -> Mapping[str, float]:
         now = self.clock.time
         for name in nodes:
