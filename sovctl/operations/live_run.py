@@ -307,6 +307,10 @@ class LiveRun:
         bad = blame_nodes([NodeEvidence(item, item.name in self.unanswered, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
 
+    def size_for(self, free: int | None, unfit: frozenset[str]) -> JobSize | None:
+        """What to ask Slurm for: no more than could be had now. `free`: nodes elsewhere, None: not known."""
+        return self.plan.job_size(None if free is None else free + len(frozenset(self.here.nodes) - unfit))
+
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
         """Nodes outside the job that it could get; None: not known."""
         excluded = [item.node for item in exclusions(self.ports.journal.events(), self.ports.clock.now())]

@@ -109,6 +109,7 @@ class ClusterWatch:
         self._runs.learn_runs(self._reads.jobs)
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
+        self._runs.let_spares_go()
         self._runs.free_stuck()
         if not self._deaths.asking:
             # Reading what runs say forks, which a process with threads at work should not.

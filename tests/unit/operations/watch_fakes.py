@@ -13,7 +13,7 @@ from run_fakes import FakeClock
 from sovctl.errors import JobNotFound, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.health.sweep import SweepPolicy
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
@@ -92,7 +92,12 @@ class FakeSite:
         self._change("drop", job_id, tuple(keep))
         self.records[job_id] = replace(self.records[job_id], nodes=tuple(keep))
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+    def update_pending(
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
+    ) -> None:
+        if size is not None:
+            self._change("size", job_id, size.nodes, size.tasks, size.cpus)
+            return
         assert exclude is not None
         if begin is None:
             self._change("pass", job_id, tuple(exclude))
