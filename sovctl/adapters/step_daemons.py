@@ -5,6 +5,7 @@ Title and environment of a process can be forged; a socket in slurmd's spool dir
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -32,6 +33,7 @@ class ProcStepDaemons:
         self._node = node
         self._spool = spool
         self._proc = proc
+        self._asked_at: dict[str, float] = {}
 
     def asked(self) -> tuple[str, ...]:
         """Jobs this node is to be freed from."""
@@ -48,10 +50,12 @@ class ProcStepDaemons:
             fresh = abs(time.time() - record["at"]) < _FRESH_S
             if fresh and isinstance(nodes, list) and self._node in nodes and path.stem == job_id:
                 found.append(path.stem)
+                self._asked_at[path.stem] = float(record["at"])
         return tuple(found)
 
     def childless(self, job_id: str) -> Mapping[int, str]:
-        """pid -> step, of the job's slurmstepds here that have no process below them."""
+        """pid -> step, of the job's slurmstepds here that have no process below them. One that is younger than the
+        request belongs to the job's next start: on a busy node it takes seconds to its first process."""
         sockets = self._sockets(job_id)
         if not sockets:
             return {}
@@ -92,7 +96,8 @@ class ProcStepDaemons:
             return {}
         for line in lines:
             columns = line.split(None, 7)
-            if len(columns) == 8 and columns[7].startswith(stem) and columns[6].isdigit():
+            mine = len(columns) == 8 and columns[7].startswith(stem) and columns[6].isdigit()
+            if mine and _made_at(columns[7]) < self._asked_at.get(job_id, math.inf):
                 found[int(columns[6])] = f"{job_id}.{columns[7].removeprefix(stem)}"
         return found
 
@@ -116,3 +121,11 @@ class ProcStepDaemons:
             return (self._proc / str(pid) / name).read_text("utf-8", "replace")
         except OSError:
             return ""
+
+
+def _made_at(path: str) -> float:
+    """When a socket was made; long ago where its file is gone."""
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return 0.0
