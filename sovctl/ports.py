@@ -673,6 +673,10 @@ class NodePing(Protocol):
         """Names of those that refuse or do not answer within the adapter's deadline; all are asked at once."""
         ...
 
+    def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        """Names of those that refuse, do not answer, or take a connection and do nothing with it for a while."""
+        ...
+
 
 class ChildProcess(Protocol):
     """The user's script while it runs."""

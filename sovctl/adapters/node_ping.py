@@ -14,8 +14,9 @@ from sovctl.model.node import NodeView
 class SlurmdPing:
     """ports.NodePing by TCP. A refused connection is an answer of the host: nobody listens there."""
 
-    def __init__(self, timeout_s: float = 1.0) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, timeout_s: float = 1.0, word_s: float = 3.0) -> None:
+        """`word_s`: how long a slurmd may take to notice that a connection was given up."""
+        self._timeout_s, self._word_s = timeout_s, word_s
 
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         """Names of the nodes whose slurmd took no connection."""
@@ -31,6 +32,43 @@ class SlurmdPing:
                 _close(key.fileobj)
             selector.close()
         return frozenset(silent)
+
+    def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        """Names of the nodes whose slurmd does not notice the end of a connection: the kernel of a node on which
+        everything stands still takes connections all the same."""
+        selector = selectors.DefaultSelector()
+        lifeless: set[str] = set()
+        try:
+            for node in nodes:
+                if not self._begin(selector, node):
+                    lifeless.add(node.name)
+            lifeless |= self._await_ends(selector)
+        finally:
+            for key in list(selector.get_map().values()):
+                _close(key.fileobj)
+            selector.close()
+        return frozenset(lifeless)
+
+    def _await_ends(self, selector: selectors.BaseSelector) -> set[str]:
+        lifeless: set[str] = set()
+        deadline = time.monotonic() + self._word_s
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return lifeless | {str(key.data) for key in selector.get_map().values()}
+            for key, events in selector.select(left):
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                refused = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+                if events & selectors.EVENT_WRITE and not refused:
+                    connection.shutdown(socket.SHUT_WR)
+                    selector.modify(connection, selectors.EVENT_READ, key.data)
+                    continue
+                if events & selectors.EVENT_WRITE:
+                    lifeless.add(str(key.data))
+                selector.unregister(connection)
+                connection.close()
+        return lifeless
 
     def _begin(self, selector: selectors.BaseSelector, node: NodeView) -> bool:
         try:

@@ -5,6 +5,7 @@ Title and environment of a process can be forged; a socket in slurmd's spool dir
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -56,10 +57,13 @@ class ProcStepDaemons:
         self._node = node
         self._spool = spool
         self._proc = proc
+        self._asked_at: dict[str, float] = {}
+        """When each job's node was asked to be freed, by the last look."""
 
     def asked(self) -> tuple[str, ...]:
         """Jobs this node is to be freed from."""
-        return tuple(job_id for job_id, _, end in self._requests() if not end)
+        self._asked_at = {job_id: at for job_id, at, end in self._requests() if not end}
+        return tuple(self._asked_at)
 
     def to_end(self) -> Mapping[str, float]:
         """Jobs whose steps of before the request are to be ended here."""
@@ -83,8 +87,9 @@ class ProcStepDaemons:
         return found
 
     def childless(self, job_id: str) -> Mapping[int, str]:
-        """pid -> step, of the job's slurmstepds here that have no process below them."""
-        daemons = self._daemons(job_id)
+        """pid -> step, of the job's slurmstepds here that have no process below them. One that is younger than the
+        request belongs to the job's next start: on a busy node it takes seconds to its first process."""
+        daemons = self._daemons(job_id, self._asked_at.get(job_id, math.inf))
         parents = set(self._parents().values()) if daemons else set()
         return {pid: step for pid, step in daemons.items() if pid not in parents}
 
@@ -116,9 +121,9 @@ class ProcStepDaemons:
         parents = self._parents() if chosen else {}
         return frozenset(pid for pid in parents if pid not in chosen and _below(pid, chosen, parents))
 
-    def _daemons(self, job_id: str) -> dict[int, str]:
+    def _daemons(self, job_id: str, made_before: float = math.inf) -> dict[int, str]:
         """pid -> step of the job's slurmstepds here."""
-        sockets = self._sockets(job_id)
+        sockets = self._sockets(job_id, made_before)
         found: dict[int, str] = {}
         for pid in self._pids() if sockets else ():
             if self._read(pid, "comm").strip() == "slurmstepd":
@@ -148,7 +153,7 @@ class ProcStepDaemons:
             os.close(handle)
         return True
 
-    def _sockets(self, job_id: str) -> dict[int, str]:
+    def _sockets(self, job_id: str, made_before: float) -> dict[int, str]:
         """Inode -> step of the sockets `SPOOL/NODE_JOB.STEP` (stepd_api.c, 22.05 to 26.05)."""
         stem = f"{self._spool()}/{self._node}_{job_id}."
         found = {}
@@ -158,7 +163,8 @@ class ProcStepDaemons:
             return {}
         for line in lines:
             columns = line.split(None, 7)
-            if len(columns) == 8 and columns[7].startswith(stem) and columns[6].isdigit():
+            mine = len(columns) == 8 and columns[7].startswith(stem) and columns[6].isdigit()
+            if mine and _made_at(columns[7]) < made_before:
                 step = columns[7].removeprefix(stem)
                 found[int(columns[6])] = f"{job_id}.{'batch' if step == _BATCH else step}"
         return found
@@ -194,3 +200,11 @@ class ProcStepDaemons:
             return path.read_text("utf-8", "replace")
         except OSError:
             return ""
+
+
+def _made_at(path: str) -> float:
+    """When a socket was made; long ago where its file is gone."""
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return 0.0

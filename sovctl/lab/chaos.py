@@ -220,7 +220,6 @@ class Chaos:
         self._scratch = os.geteuid() == 0
         self._report = Report(spec)
         self._broken: dict[str, float] = {}
-        self._broken_ever: set[str] = set()
         self._healed: set[str] = set()
         """Mended, and not yet heard of by Slurm."""
         self._repaired: dict[str, list[float]] = {}
@@ -395,7 +394,6 @@ class Chaos:
         if kind.breaks:
             self._healed.discard(node)
             self._broken[node] = at
-            self._broken_ever.add(node)
         return struck
 
     def _victim(self, blow: Blow, now: Attempt) -> str:
@@ -580,11 +578,15 @@ class Chaos:
             if before.stop is None or before.stop.culprit.value != "hardware":
                 continue
             for node in set(before.stop.blamed) & set(item.nodes):
-                blamed_at, started_at = before.stop.at or 0.0, item.started_at or 0.0
-                mended = any(blamed_at < at < started_at for at in self._repaired.get(node, ()))
-                if node in self._broken_ever and not mended:
+                if self._still_broken(node, before.stop.at or 0.0, item.started_at or 0.0):
                     return f"attempt {item.number} got {node}, blamed by attempt {before.number}"
         return ""
+
+    def _still_broken(self, node: str, blamed_at: float, started_at: float) -> bool:
+        """Whether what it was blamed for was not mended by then; one that was blamed though it was well is judged as
+        such."""
+        struck = [one.at for one in self._report.struck if one.node == node and one.kind.breaks and one.at <= blamed_at]
+        return bool(struck) and not any(max(struck) < at < started_at for at in self._repaired.get(node, ()))
 
     def _steps_lost(self, item: Attempt) -> int:
         """Saved steps come from the losses file: what the training itself had committed by then."""

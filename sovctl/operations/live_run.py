@@ -321,6 +321,10 @@ class LiveRun:
         bad = blame_nodes([NodeEvidence(item, item.name in self.unanswered, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
 
+    def size_for(self, free: int | None, unfit: frozenset[str]) -> JobSize | None:
+        """What to ask Slurm for: no more than could be had now. `free`: nodes elsewhere, None: not known."""
+        return self.plan.job_size(None if free is None else free + len(frozenset(self.here.nodes) - unfit))
+
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
         """Nodes outside the job that it could get; None: not known."""
         excluded = [item.node for item in exclusions(self.ports.journal.events(), self.ports.clock.now())]
@@ -344,6 +348,12 @@ class LiveRun:
         """Nodes whose part of the job cannot end by itself: no answer from slurmd, or everything on them stands."""
         frozen = self.moving.frozen if self.moving is not None else frozenset()
         return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
+
+    def _lifeless(self, names: Sequence[str]) -> frozenset[str]:
+        try:
+            return self.ports.ping.lifeless(self.ports.cluster.nodes(names))
+        except SovctlError:
+            return frozenset(names)
 
     def bring_back(self) -> BringBack:
         """The way through the queue, for the allocation as it is now."""
@@ -475,7 +485,7 @@ class LiveRun:
             progress_regex=plan.progress_regex,
             restart_stragglers=plan.restart_stragglers,
         )
-        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal)
+        outside = ProgressPorts(ports.files, ports.kept, ports.run_output, ports.looks, ports.journal, self._lifeless)
         return ProgressWatch(settings, outside, self.progress)
 
     def crash_look(self) -> CrashLook:

@@ -57,9 +57,7 @@ class Recovery:
             unfit = self._live.unfit(avoid)
             place = self._place(blame, decision, free, self._live.ask_job(), unfit)
         self._live.ports.signals.ignore_termination()
-        back.size = self._live.plan.job_size(
-            None if free is None else free + len(back.nodes) - len(unfit & frozenset(back.nodes))
-        )
+        back.size = self._live.size_for(free, unfit)
         gone = self._live.silent()
         # Whoever is blamed: a completing job waits for each of its nodes, for one that is silent until SlurmdTimeout.
         back.kill(child, [node for node in back.nodes if node in gone])

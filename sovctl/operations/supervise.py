@@ -274,7 +274,9 @@ class Supervisor:
         )
         self._live.append_end(self._live.attempt, blame, Decision(Action.REQUEUE, "the job was requeued"))
         child.wait(20.0)
-        self._live.bring_back().settle(told)
+        back = self._live.bring_back()
+        back.size = self._live.size_for(self._live.free_elsewhere(blame.nodes, job), self._live.unfit(set(blame.nodes)))
+        back.settle(told)
         return 0
 
     def _on_script_end(self, child: ChildProcess, status: int) -> int | None:

@@ -79,15 +79,13 @@ class TakeOver:
         began = float(last.get("at", 0.0))
         if end is not None and end.status in (0, FINISHED):
             return judge((), {}), end.status
-        question = Question(
-            began,
-            live.here.running_on,
-            nodes,
-            judge,
-            _PATIENCE_S,
-            _QUIET_S,
-            lambda: end is not None or not self._steps_on(),
-        )
+
+        def ranks_silent() -> bool:
+            return end is not None or not self._steps_on()
+
+        # Nobody is asked through a step of the job: those are about to be killed, and slurmstepd can stand a minute
+        # over a task that is killed while it starts.
+        question = Question(began, (), nodes, judge, _PATIENCE_S, _QUIET_S, ranks_silent)
         return self._with_step(settle(live, question)), end.status if end is not None else None
 
     def _steps_on(self) -> bool:

@@ -6,7 +6,7 @@ Asked once a turn by the supervisor and never waits: a look at the nodes goes on
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sovctl.errors import SovctlError
@@ -59,6 +59,8 @@ class ProgressPorts:
     output: RunOutput
     looks: JobLooks
     journal: Journal
+    lifeless: Callable[[Sequence[str]], Collection[str]] = frozenset
+    """Which of these nodes' slurmd do not even notice a connection; asked of nodes on which Slurm makes no step."""
 
 
 class ProgressWatch:
@@ -226,7 +228,7 @@ class ProgressWatch:
         self._tries += 1
         self._first_s = answer.first_s or self._first_s
         self._looks |= {look.node: look for look in answer.looks}
-        self._silent = tuple(name for name in self._settings.nodes if name not in self._looks)
+        self._silent = self._without_alive(tuple(name for name in self._settings.nodes if name not in self._looks))
         seen = Standstill(
             idle_s=self._pace.idle_s(now),
             patience_s=self._pace.patience_s(),
@@ -246,6 +248,15 @@ class ProgressWatch:
             return self._hung(found, seen, now)
         self._wait(found, now)
         return None
+
+    def _without_alive(self, silent: tuple[str, ...]) -> tuple[str, ...]:
+        """Without those that nobody could ask, because slurmctld gave them up on the word of another node of the tree
+        its questions go through, and whose slurmd lives."""
+        unasked = [name for name in silent if name in self._mute]
+        if not unasked or not self._looks:
+            return silent
+        gone = frozenset(self._ports.lifeless(unasked))
+        return tuple(name for name in silent if name not in self._mute or name in gone)
 
     def _wait(self, found: NotYet, now: float) -> None:
         if self._looks and self._silent:

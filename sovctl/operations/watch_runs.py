@@ -3,15 +3,17 @@ requeued them. What the run's own supervisor has arranged already stays."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sovctl.errors import SlurmUnreachable, SovctlError
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.watched_run import WatchedRun
+from sovctl.operations.allocation import free_nodes
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
@@ -31,6 +33,10 @@ _LATE_S = 1.0
 _STUCK_S = 3.0
 """A run that completes for longer has a node that somebody has to free."""
 _ASK_AGAIN_S = 10.0
+_FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN")
+"""Slurm's reasons of a job that waits for nodes."""
+_WAITS_S = 10.0
+"""How long a requeued run waits for its spares."""
 _MOST_BLAMED = 4096
 """Nodes that are remembered for one run, whatever it writes."""
 _UNSEEN_A_PASS = 3
@@ -78,6 +84,8 @@ class RunTakeOver:
     """When each (job, node) was last spoken against by the job's run."""
     _restarted: dict[str, bool] = field(default_factory=dict)
     """Whether a pending job that was not seen to run did so before."""
+    _waiting: dict[str, float] = field(default_factory=dict)
+    """Since when each job waits for nodes, or was last looked at for it."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
@@ -124,6 +132,8 @@ class RunTakeOver:
             if job.running:
                 self._not_requeued.discard(job.job_id)
                 self._places |= {(job.job_id, node): now for node in job.nodes}
+        waiting = (job.job_id for job in jobs if job.pending and job.reason.startswith(_FOR_NODES))
+        self._waiting = {job_id: self._waiting.get(job_id, now) for job_id in waiting}
         listed = {job.job_id for job in jobs}
         self._places = {place: seen for place, seen in self._places.items() if now - seen < _REMEMBER_S}
         self._not_requeued &= listed
@@ -230,6 +240,40 @@ class RunTakeOver:
             # The others come first the next time.
             self._orphans[job_id] = orphan
             self._bring_back(job_id, orphan)
+
+    def let_spares_go(self) -> None:
+        """A requeued run that waits for no more than its spares begins without them."""
+        now = self.clock.now()
+        for job_id, since in list(self._waiting.items())[:_LOOKS_A_PASS]:
+            if now - since < _WAITS_S:
+                continue
+            self._waiting[job_id] = now
+            said = self._scripts[job_id] if self._is_run(job_id) else None
+            if said is not None and said.size:
+                self._shrink(job_id, said.size)
+
+    def _shrink(self, job_id: str, size: int) -> None:
+        try:
+            job, nodes = self.site.job(job_id), self.site.nodes()
+        except SovctlError:
+            return
+        waits = job.pending and not job.held and job.restarts > 0 and job.reason.startswith(_FOR_NODES)
+        smaller = without_spares(job, size, nodes) if waits else None
+        if smaller is None:
+            return
+        words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
+        if not self.act:
+            self.voice.tell(f"observe:spares:{job_id}", f"would change {words}")
+            return
+        self.voice.write("spares-let-go", job_id=job_id, nodes=smaller.nodes)
+        try:
+            self.site.update_pending(job_id, exclude=None, begin=None, size=smaller)
+        except SlurmUnreachable:
+            raise
+        except SovctlError as error:
+            self.voice.say(f"could not change {words}: {error.message}")
+            return
+        self.voice.say(words)
 
     def _look_at_waiting(self, job_id: str) -> None:
         """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
@@ -354,6 +398,22 @@ class RunTakeOver:
 def down_names(nodes: Sequence[NodeView]) -> set[str]:
     """Nodes that Slurm has given up."""
     return {node.name for node in nodes if node.state.down}
+
+
+def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSize | None:
+    """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
+    those as well, or says too little of itself."""
+    asked, tasks, cpus = (_number(job.extra.get(key, "")) for key in ("TRES", "NumTasks", "NumCPUs"))
+    free = free_nodes(nodes, job.extra.get("Partition", ""), job.excluded)
+    if not size <= free < asked or tasks % asked or cpus % asked:
+        return None
+    return JobSize(free, tasks // asked * free, cpus // asked * free)
+
+
+def _number(text: str) -> int:
+    """`18`, or the nodes of `cpu=18,mem=1125G,node=18`."""
+    found = re.search(r"(?:^|,node=)(\d{1,9})(?:,|$)", text)
+    return int(found[1]) if found else 0
 
 
 def _lists(value: Any) -> list[tuple[str, list[str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.pool import PoolJob
 
@@ -24,4 +24,6 @@ class Site(Protocol):
     def put_first(self, job_id: str) -> None: ...
     def set_down(self, node: str, reason: str) -> None: ...
     def drop_nodes(self, job_id: str, keep: Sequence[str]) -> None: ...
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None: ...
+    def update_pending(
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
+    ) -> None: ...

@@ -161,6 +161,8 @@ class Supervised:
     """--run-dir; empty: none."""
     has_spares: bool = False
     """It can go on without a node."""
+    size: int = 0
+    """Nodes its script runs on, where the job may ask for spares beyond them; 0: every node it asks for."""
 
 
 def supervised(text: str) -> Supervised | None:
@@ -175,7 +177,13 @@ def supervised(text: str) -> Supervised | None:
     submitted = own.get("--submitted", "")
     if not re.fullmatch(r"[0-9]{1,12}", submitted):
         return None
-    return Supervised(int(submitted), own.get("--run-dir", ""), bool({"--spare-nodes", "--min-nodes"} & set(own)))
+    size = own.get("--nodes", "")
+    return Supervised(
+        int(submitted),
+        own.get("--run-dir", ""),
+        bool({"--spare-nodes", "--min-nodes"} & set(own)),
+        int(size) if re.fullmatch(r"[0-9]{1,6}", size) else 0,
+    )
 
 
 def _line(text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -45,6 +46,23 @@ def mute() -> Iterator[NodeView]:
 
 def test_who_answers_is_not_silent(listening: NodeView) -> None:
     assert SlurmdPing().silent([listening]) == frozenset()
+
+
+def test_a_slurmd_that_notices_a_connection_lives(refusing: NodeView, mute: NodeView) -> None:
+    """Nobody accepts on the second one, as where every process is stopped: its kernel alone takes the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0), backlog=8) as stopped:
+
+        def serve() -> None:
+            connection = server.accept()[0]
+            assert connection.recv(16) == b""
+            connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            nodes = [node("alive", server.getsockname()[1]), node("stopped", stopped.getsockname()[1]), refusing, mute]
+            assert SlurmdPing().silent(nodes[1:2]) == frozenset()
+            assert SlurmdPing(word_s=1.0).lifeless(nodes) == {"stopped", "refusing", "mute"}
+    assert SlurmdPing().lifeless([]) == frozenset()
 
 
 def test_a_refusal_is_known_at_once(refusing: NodeView) -> None:

@@ -69,6 +69,17 @@ def test_it_is_ended_only_while_it_still_waits(tmp_path: Path, start: Start) -> 
     assert works.poll() is None
 
 
+def test_a_step_of_the_jobs_next_start_is_none_that_was_asked_about(tmp_path: Path, start: Start) -> None:
+    """The job ended and began again within the life of the request; its first process is not there yet."""
+    here, before = daemons(tmp_path), start("n001_7.0")
+    ask_to_free(tmp_path / "stuck", "7", ["n001"])
+    starts = start("n001_7.1")
+    assert here.asked() == ("7",)
+    assert here.childless("7") == {before.pid: "7.0"}
+    assert not here.end(starts.pid, "7")
+    assert starts.poll() is None
+
+
 def test_only_fresh_requests_for_this_node_count(tmp_path: Path) -> None:
     here = daemons(tmp_path)
     assert here.asked() == ()

@@ -252,6 +252,9 @@ class Run:
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         return frozenset(node.name for node in nodes) & self.silent_slurmds
 
+    def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return self.silent(nodes)
+
     def begin(self) -> None:
         return
 

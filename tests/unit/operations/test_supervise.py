@@ -572,14 +572,6 @@ def test_a_node_that_was_cut_out_of_the_job_before_the_next_supervisor_came_is_b
     whole(run)
 
 
-def test_a_node_that_says_it_is_sick_is_blamed_by_the_next_supervisor() -> None:
-    run = Run()
-    run.nodes = Nodes(run, NodeLook("n001"), NodeLook("n002", findings=("XID79 GPU 5 fell off the bus",)))
-    killed(run, 20.0)
-    run.attempt()
-    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
-
-
 def test_a_slurmd_that_restarts_while_nobody_watches_the_ranks_is_no_dead_node() -> None:
     run = Run()
     killed(run, 20.0)

@@ -288,6 +288,38 @@ def test_a_run_that_lost_its_batch_host_keeps_nodes_enough_to_start_on() -> None
     assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
 
 
+WITH_SIZE = SPARED.replace("--name x", "--name x --nodes 8")
+
+
+@pytest.mark.parametrize(
+    ("broken", "script", "reason", "did"),
+    [
+        (3, WITH_SIZE, "ReqNodeNotAvail, UnavailableNodes:n[001-003]", [("size", "7", 9, 18, 36)]),
+        (4, WITH_SIZE, "Resources", [("size", "7", 8, 16, 32)]),
+        (5, WITH_SIZE, "Resources", []),
+        (2, WITH_SIZE, "Resources", []),
+        (3, SPARED, "Resources", []),
+        (3, WITH_SIZE, "Dependency", []),
+    ],
+)
+def test_a_requeued_run_does_not_wait_for_spares(broken: int, script: str, reason: str, did: list[Any]) -> None:
+    """It asks for ten nodes, and eight will do."""
+    site = Watched()
+    site.site.runs("7", "n012", script=script)
+    site.passes(1)
+    site.site.requeued("7", wait_s=2)
+    job = site.site.records["7"]
+    size = {"TRES": "cpu=20,mem=4G,node=10,billing=20", "NumTasks": "20", "NumCPUs": "40"}
+    site.site.records["7"] = replace(job, reason=reason, eligible_at=None, extra={**job.extra, **size})
+    for number, (name, view) in enumerate(list(site.site.machines.items())):
+        site.site.machines[name] = replace(view, state=NodeState("DOWN" if number < broken else "IDLE"))
+    site.site.changes += 1
+    site.passes(9)
+    assert site.site.did == []
+    site.passes(6)
+    assert site.site.did == did
+
+
 def test_what_a_user_excluded_is_not_given_up_for_a_dead_node() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002", "n003")

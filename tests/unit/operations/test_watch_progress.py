@@ -44,6 +44,7 @@ class World:
         self.ranks: dict[int, Progress] = {}
         self.lines: list[str] = []
         self.mute: set[str] = set()
+        self.lifeless: set[str] = set()
         self.checkpoint_changed = 0.0
         self.asked: list[tuple[str, ...]] = []
         self.answers: list[LookAnswer | Exception] = []
@@ -51,7 +52,7 @@ class World:
         self._ready = 0.0
         self.files: dict[str, bytes] = {}
         self.follower = ProgressFollower(self, self.journal, self.clock)  # type: ignore[arg-type]
-        ports = ProgressPorts(self, self, self, self, self.journal)  # type: ignore[arg-type]
+        ports = ProgressPorts(self, self, self, self, self.journal, self.lifeless.intersection)  # type: ignore[arg-type]
         wish = {"hang_timeout_s": 15.0, "well_after_s": math.inf, **settings}
         self.watch = ProgressWatch(ProgressSettings(NODES, "/checkpoints", **wish), ports, self.follower)
         self.follower.begin(0, 0)
@@ -176,9 +177,10 @@ def test_nodes_that_do_not_answer_are_asked_again_alone() -> None:
     assert world.watch.frozen == {"n003"}
 
 
-def test_a_node_that_does_not_answer_slurm_is_not_asked_and_counts_as_silent() -> None:
+def test_a_node_that_does_not_answer_slurm_is_not_asked_and_counts_as_silent_where_nothing_lives() -> None:
     world = World()
     world.mute = {"n003"}
+    world.lifeless |= {"n003"}
     world.answers = [answer_of("n001", "n002", "n004")]
     blame = world.run(40, lambda at: world.step(min(at, 5.0)))
     assert world.asked == [("n001", "n002", "n004")]
@@ -186,6 +188,17 @@ def test_a_node_that_does_not_answer_slurm_is_not_asked_and_counts_as_silent() -
     assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
     assert "NODE_FROZEN" in blame.evidence
     assert world.watch.frozen == {"n003"}
+
+
+def test_a_node_that_slurmctld_gave_up_on_anothers_word_is_not_blamed_for_it() -> None:
+    """Slurm's questions go through a tree: a frozen node takes those below it along."""
+    world = World()
+    world.mute = {"n001", "n003"}
+    world.lifeless |= {"n003"}
+    world.answers = [answer_of("n002", "n004")]
+    blame = world.run(40, lambda at: world.step(min(at, 5.0)))
+    assert blame is not None
+    assert (blame.culprit, blame.nodes) == (Culprit.HARDWARE, ("n003",))
 
 
 def test_a_controller_that_reaches_no_node_blames_nobody() -> None:

@@ -13,7 +13,7 @@ from run_fakes import FakeClock
 from sovctl.errors import JobNotFound, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.health.sweep import SweepPolicy
-from sovctl.model.job import JobView
+from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import PoolJob
 from sovctl.model.site_answer import SiteAnswer
@@ -111,7 +111,12 @@ class FakeSite:
         self._change("drop", job_id, tuple(keep))
         self.records[job_id] = replace(self.records[job_id], nodes=tuple(keep))
 
-    def update_pending(self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None) -> None:
+    def update_pending(
+        self, job_id: str, *, exclude: Sequence[str] | None, begin: int | None, size: JobSize | None = None
+    ) -> None:
+        if size is not None:
+            self._change("size", job_id, size.nodes, size.tasks, size.cpus)
+            return
         assert exclude is not None
         if begin is None:
             self._change("pass", job_id, tuple(exclude))
@@ -276,6 +281,9 @@ class Watched:
 
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         return frozenset(node.name for node in nodes if node.name in self.silent_slurmds)
+
+    def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        return self.silent(nodes)
 
     def look(self, nodes: Sequence[str]) -> Mapping[str, float]:
         now = self.clock.time

@@ -123,11 +123,11 @@ def test_a_pattern_that_cannot_work_is_refused(text: str) -> None:
 
 def test_a_catastrophic_pattern_is_given_up_and_costs_little() -> None:
     steps = OutputSteps(r"^(a|aa)+$(\d)")
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(50):
         steps.feed(["a" * 60 + "!"])
     assert steps.gave_up
-    assert time.monotonic() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert steps.feed(["step 20 loss 2.4"]), "the built-in patterns take over"
 
 

@@ -177,7 +177,7 @@ def test_what_a_batch_script_says_of_its_run_is_read_back(
     user = UserScript("train.sh", b"#!/bin/sh\n" + body.encode("utf-8", "replace"))
     text = batch_script(user, own, Launch("/venv/bin/python", "1", submitted), nodes=plan)
     said = supervised(text.decode("utf-8", "surrogateescape"))
-    assert said == Supervised(submitted, run_dir, bool(spares))
+    assert said == Supervised(submitted, run_dir, bool(spares), 2)
 
 
 @given(st.text())
