@@ -21,6 +21,7 @@ from typing import Any
 from sovctl.adapters.command import CommandRunner
 from sovctl.errors import CommandMissing, CommandTimeout, SovctlError
 from sovctl.model.rank_look import RankLook
+from sovctl.model.step_id import of_srun
 
 A_LOOK = "SOVCTL_LOOK"
 """In the environment of every look: several go on side by side in steps of their own, and none is a rank."""
@@ -291,9 +292,7 @@ def _rank(env: Mapping[str, str]) -> tuple[int | None, bool]:
     for name in ("RANK", "OMPI_COMM_WORLD_RANK"):
         if env.get(name, "").isdigit() and (name != "RANK" or "LOCAL_RANK" in env):
             return int(env[name]), True
-    # 26.05 gives the batch script a step id too, one of Slurm's own: a name, or a number from its end of the range.
-    step = env.get("SLURM_STEP_ID", "")
-    if step.isdigit() and int(step) < 0xFFFFFF00 and env.get("SLURM_PROCID", "").isdigit():
+    if of_srun(env) and env.get("SLURM_PROCID", "").isdigit():
         return int(env["SLURM_PROCID"]), False
     return None, False
 

@@ -21,6 +21,7 @@ from sovctl.isolation.slurm_client import COMMANDS, client_mounts, starter
 from sovctl.isolation.slurm_client import PATH as SLURM_PATH
 from sovctl.model.image import ImageKind, ImageReference, ImageSettings, Mount, ResolvedImage
 from sovctl.model.isolated import IsolatedStep, IsolatedTask, SlurmClient
+from sovctl.model.step_id import of_srun
 from sovctl.operations import images
 
 if TYPE_CHECKING:  # every rank pays for each import
@@ -151,7 +152,7 @@ class StepRunner:
         env = self._place.environment
         # SLURMD_NODENAME: several nodes of a cluster may be one machine.
         names = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME")
-        shared = "SLURM_JOB_ID" in env and "SLURM_STEP_ID" in env
+        shared = "SLURM_JOB_ID" in env and of_srun(env)
         where = [env.get(name, "") for name in names] if shared else [self._place.unique]
         options = self._options
         wanted = (

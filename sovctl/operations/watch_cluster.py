@@ -180,6 +180,7 @@ class ClusterWatch:
         record = self.ports.memory.load()
         if isinstance(record, Mapping) and record.get("schema") == SCHEMA:
             self._runs.restore(record)
+            self._preempted.restore(record)
         nodes = {node.name: node for node in self.ports.deaths.site.nodes()}
         for event in _open_intents(self.ports.journal.events()):
             kind, node = event["kind"].removesuffix("-intended"), str(event.get("node", ""))
@@ -218,7 +219,7 @@ class ClusterWatch:
             self._voice.write("dropped-from-job", node=node, job_id=job_id)
 
     def _remember(self) -> None:
-        record = {"schema": SCHEMA, **self._runs.record()}
+        record = {"schema": SCHEMA, **self._runs.record(), **self._preempted.record()}
         if record != self._remembered:
             try:
                 self.ports.memory.save(record)

@@ -9,6 +9,7 @@ there: slurmctld signals no step of a job that is on its way out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,22 @@ class PreemptedJobs:
         if isinstance(said, int) and isinstance(at, int | float):
             self._victims[str(event.get("job_id", ""))] = _Victim(str(event.get("run", "")), said, float(at))
 
+    def record(self) -> dict[str, Any]:
+        """For the memory file: who was told to leave. Once Slurm has requeued such a job nobody could see that."""
+        told = {
+            job_id: [item.run, item.preempted_at, None if math.isinf(item.over_at) else item.over_at]
+            for job_id, item in self._told.items()
+        }
+        return {"told": told}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Go on from a record; what is no such thing in it is left out."""
+        told = record.get("told")
+        for job_id, item in told.items() if isinstance(told, dict) else ():
+            match item:
+                case [str(run), int(preempted_at), (int() | float() | None) as over_at]:
+                    self._told[str(job_id)] = _Told(run, preempted_at, math.inf if over_at is None else over_at)
+
     def _find(self, waiting: Sequence[str]) -> None:
         known = {*self._told, *self._victims}
         preempted = [job_id for job_id in self.site.preempted(self.qos) if job_id not in known]
@@ -97,7 +114,7 @@ class PreemptedJobs:
             job = self._job(job_id)
             if job is not None and run is not None and job.preempted_at is not None and for_run(job, run):
                 grace_s = self.grace_s(self.qos)
-                over_at = float("inf") if grace_s is None else job.preempted_at + grace_s + _ROUNDED_S
+                over_at = math.inf if grace_s is None else job.preempted_at + grace_s + _ROUNDED_S
                 self._told[job_id] = _Told(run.job_id, job.preempted_at, over_at)
 
     def _await_end(self, job_id: str, told: _Told) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, SupportsFloat
 from sovctl.checkpoint.find import latest_complete
 from sovctl.errors import UsageError
 from sovctl.model.progress import FINISHED, STOPPED, Phase
+from sovctl.model.step_id import of_srun
 from sovctl.train.agreement import StopAgreement
 from sovctl.train.run_directory import RunDirectory
 from sovctl.train.side_groups import destroy_all
@@ -270,7 +271,7 @@ def _ranks(env: Mapping[str, str]) -> tuple[int, int, int]:
     """(rank, local rank, world size). The batch script itself is no step: one process there, whatever SLURM_NTASKS."""
     if "RANK" in env and "WORLD_SIZE" in env:
         return _count(env, "RANK", 0), _count(env, "LOCAL_RANK", 0), _count(env, "WORLD_SIZE", 1)
-    if "SLURM_PROCID" in env and ("SLURM_STEP_ID" in env or "SLURM_STEP_NUM_TASKS" in env):
+    if "SLURM_PROCID" in env and (of_srun(env) or "SLURM_STEP_NUM_TASKS" in env):
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
         return _count(env, "SLURM_PROCID", 0), _count(env, "SLURM_LOCALID", 0), _count(env, tasks, 1)
     return 0, 0, 1

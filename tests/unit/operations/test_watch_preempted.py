@@ -97,6 +97,27 @@ def test_one_that_slurm_requeued_itself_is_ended_all_the_same_and_not_before_its
     assert not act or site.of("end-asked")[0]["at"] > told + 20
 
 
+def test_a_watch_that_was_killed_still_knows_whom_slurm_told_to_leave() -> None:
+    site = waiting_run()
+    site.watch._preempted.grace_s = {"preemptible": 20}.get
+    site.passes(3)
+    # Slurm requeues it while no watch lives: its record then tells nothing of a grace time.
+    site.site.records["9"] = replace(site.site.records["9"], state="COMPLETING", preempted_at=None, ends_at=None)
+    site.start()
+    site.watch._preempted.grace_s = {"preemptible": 20}.get
+    site.passes(15)
+    assert site.ended == []
+    site.passes(6)
+    assert site.ended == [("9", ("n003",))]
+
+
+@pytest.mark.parametrize("told", [None, [], {"9": None}, {"9": ["7"]}, {"9": ["7", "x", 1]}, {"9": [7, 1, None, 2]}])
+def test_a_memory_that_was_tampered_with_is_no_memory(told: object) -> None:
+    site = waiting_run()
+    site.watch._preempted.restore({"told": told})
+    assert not site.watch._preempted.busy
+
+
 def test_one_that_leaves_by_itself_is_left_alone() -> None:
     site = waiting_run()
     site.passes(10)
