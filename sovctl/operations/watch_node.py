@@ -49,6 +49,9 @@ def watch_node(
 
 
 _NOT_READ_YET = GpuReading(blind="nvml: not read yet")
+_FRESH_S = 2.0
+"""A reading of NVML that failed the node is not used again when it is older: somebody may have mended the node and
+given it back since, and it would be drained for what is no longer so."""
 
 
 class _Watch:
@@ -75,6 +78,11 @@ class _Watch:
         self._report = report
         self._complain = complain
         self._reading = _NOT_READ_YET
+        self._read_at = 0.0
+        self._failed = False
+        """By the last verdict."""
+        self._held: HostReading | None = None
+        """A part of the host that waits for a fresh reading of NVML."""
         self._probing = False
         self._alive_due = self._nvml_due = ports.clock.now()
         self._retry_due: float | None = None
@@ -118,8 +126,9 @@ class _Watch:
             self._reading = GpuReading(gpus)
         except SovctlError as error:
             self._reading = GpuReading(blind=f"nvml: {error.message}")
-        self._probing = False
-        self._check()
+        self._probing, self._read_at = False, self._ports.clock.now()
+        held, self._held = self._held, None
+        self._check(held)
 
     def _probe_host(self, now: float) -> None:
         """One part of the host in the background, the next one next time."""
@@ -163,6 +172,10 @@ class _Watch:
             self._say("kernel-log", error.message)
 
     def _check(self, part: HostReading | None = None) -> None:
+        if self._doubtful():
+            # NVML is asked in the background and has a deadline of its own; the check follows its answer.
+            self._nvml_due, self._held, self._retry_due = self._ports.clock.now(), part or self._held, None
+            return
         try:
             outcome = check_node(self._ports, self._settings, self._reading, part)
         except SovctlError as error:
@@ -170,6 +183,7 @@ class _Watch:
             self._plan_retry(failed=True)
             return
         self._troubles.discard("check")
+        self._failed = outcome.verdict.state is VerdictState.FAILED
         for note in outcome.notes:
             self._say(note, note)
         gist = (outcome.verdict.state, outcome.verdict.findings, outcome.decision)
@@ -178,6 +192,10 @@ class _Watch:
             self._last = gist
             self._report(outcome)
         self._plan_retry(failed=self._settings.act and not outcome.settled)
+
+    def _doubtful(self) -> bool:
+        old = self._ports.clock.now() - self._read_at > _FRESH_S
+        return self._failed and bool(self._reading.gpus) and old
 
     def _plan_retry(self, *, failed: bool) -> None:
         """slurmctld may be down or the budget spent: the fault stays unread in the log, so looking again is enough."""

@@ -12,6 +12,7 @@ from sovctl.errors import SovctlError
 from sovctl.health.probes import DEFAULT_STATES, NOT_OF_THE_HOST, PROBES, source_groups
 from sovctl.model.host import HostFacts, Outcome, PortSample, SourceReading
 from sovctl.model.inventory import Inventory, inventory_record
+from sovctl.model.node import NodeState
 from sovctl.model.verdict import VerdictState
 from sovctl.operations.check_node import CheckOutcome
 from sovctl.operations.watch_node import WatchPace, watch_node
@@ -180,3 +181,39 @@ def test_a_part_that_hangs_delays_no_kernel_line(node: FakeNode) -> None:
     node.script = [(NOW + at, XID79) for at in (10.5,)]
     watch(node, 15, host, Records())
     assert host.asked and node.drains and node.drains[0][0] - NOW < 11.5
+
+
+class Mended(Host):
+    """Between two readings of NVML somebody mends the GPU and gives the node back; then a part of the host is asked."""
+
+    at = NOW + 39.0
+
+    def begin(self, sources: frozenset[str]) -> None:
+        super().begin(sources)
+        if self.node.time >= self.at and len(self.node.samples) == 7:
+            self.node.samples = FakeNode().samples
+            self.node.views[NODE] = replace(self.node.views[NODE], state=NodeState("IDLE"), reason="")
+
+
+def test_a_node_that_was_mended_and_given_back_is_not_drained_for_what_nvml_said_before(node: FakeNode) -> None:
+    node.samples = node.samples[:7]
+    outcomes, _ = watch(node, 120, Mended(node), expected_gpus=8)
+    assert [code for _, _, reason in node.drains for code in reason.split()[1:2]] == ["GPU_COUNT"]
+    assert node.drains[0][0] < Mended.at
+    assert [outcome.verdict.state for outcome in outcomes][-1] is VerdictState.HEALTHY
+
+
+def test_nor_for_a_kernel_line_that_says_nothing_of_it(node: FakeNode) -> None:
+    node.samples = node.samples[:7]
+    node.script = [(NOW + 45.0, XID45)]
+    watch(node, 120, Mended(node), expected_gpus=8)
+    assert len(node.drains) == 1
+
+
+def test_a_mended_node_that_fails_again_is_drained_again_within_a_second(node: FakeNode) -> None:
+    node.samples = node.samples[:7]
+    node.script = [(NOW + 45.3, XID79)]
+    watch(node, 120, Mended(node), expected_gpus=8)
+    (_, again) = node.drains
+    assert 45.3 <= again[0] - NOW < 46.3
+    assert " XID79 " in again[2]
