@@ -118,8 +118,12 @@ def _looked(done: Completed) -> dict[str, object]:
 
 @pytest.mark.parametrize("runtime", ["none", "builtin", "spank"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_step_opens_its_gpus_and_no_others(confined: cluster.Lab, user: str, runtime: str, count: int) -> None:
-    run = Training(confined, Path("/"), TrainingSpec(), user)
+def test_a_step_opens_its_gpus_and_no_others(
+    confined: cluster.Lab, user: str, runtime: str, count: int, eventually: Callable[..., object]
+) -> None:
+    run, slurm = Training(confined, Path("/"), TrainingSpec(), user), cluster.slurm(confined.layout)
+    # A job whose cgroup is made while that of the user's last one is taken away is killed with it (22.05).
+    eventually(lambda: str(slurm.node("n001").state) == "IDLE", "an idle node")
     # Another job has the first GPU, so that the second one's are not the first by chance.
     other = subprocess.Popen(
         [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],

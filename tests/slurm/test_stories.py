@@ -231,6 +231,9 @@ def test_slurmctld_away_while_training(
     """Nothing is wrong with the run: it neither stops nor moves because the controller is restarted."""
     lab = story_lab()
     run = start_run(lab, work_dir, user, spec=TOY)
+    # It saves its state every few seconds; killed before, it would come back with a job that has not started yet.
+    began, saved = run.events("attempt_started")[0]["at"], lab.layout.state_dir / "job_state"
+    run.wait("the job in slurmctld's saved state", lambda: saved.exists() and saved.stat().st_mtime > began, 30)
     controller = next(item for item in lab.processes if item.role == "slurmctld")
     os.kill(controller.pid, signal.SIGKILL)
     run.await_event("slurm_silent", seconds=60)

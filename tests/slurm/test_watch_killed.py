@@ -27,10 +27,6 @@ from tests.slurm.test_stories import nodes_of
 pytestmark = pytest.mark.slurm
 MORTAL = Path(__file__).with_name("mortal_watch.py")
 _STORY_S = 100.0
-STUBBORN = """#!/bin/bash
-#SBATCH --nodes=1 --exclusive --requeue
-srun bash -c 'trap "" TERM; while :; do sleep 1; done'
-"""
 
 
 class Lives(Site):
@@ -89,44 +85,14 @@ class Lives(Site):
 
 
 @pytest.fixture(scope="module")
-def site(new_root: Callable[[], Path], user: str) -> Iterator[Lives]:
-    request = cluster.Request(new_root(), nodes=8, gpus=2, out_limit_per_hour=20, accounting=True, preemption=True)
-    lab = cluster.up(request)
+def site(new_root: Callable[[], Path]) -> Iterator[Lives]:
+    lab = cluster.up(cluster.Request(new_root(), nodes=8, gpus=2, out_limit_per_hour=20))
     site = Lives(lab)
     site.stop("watch")
     try:
-        if user:
-            words = ["sacctmgr", "-i", "add", "user", user, "account=root"]
-            CommandRunner(lab.environment).run(words, timeout_s=30)
         yield site
     finally:
         cluster.down(lab.layout.root)
-
-
-def test_a_preempted_job_does_not_leave(site: Lives, work_dir: Path, user: str) -> None:
-    with site.lab.layout.site_config.open("a") as settings:
-        settings.write("\n[spare]\ngrace_s = 4.0\n")
-    runner = CommandRunner(site.lab.environment)
-    runner.run([sys.executable, "-P", "-m", "sovctl", "spare", "set", "2"], timeout_s=120)
-    run = sleeper(site, work_dir, user, "run", 6)
-    (work_dir / "stubborn.sh").write_text(STUBBORN)
-    words = ["sbatch", "--parsable", "-ppreemptible", "--qos=preemptible", "-o/dev/null", str(work_dir / "stubborn.sh")]
-    victims = [runner.run(words, timeout_s=30).stdout.strip() for _ in range(2)]
-    wait("the preemptible jobs to work", lambda: all(site.slurm.steps(job) for job in victims))
-    faults.inject(site.lab, "xid:79", nodes_of(run, 0)[1], 1)
-    wait("a job to be preempted", lambda: site.slurm.preempted("preemptible"))
-    (victim,) = site.slurm.preempted("preemptible")
-    told = site.slurm.job(victim).preempted_at
-    assert told is not None
-    site.until("the run to have its node", victim, lambda: _started(run, 1) and _quiet(site, "end-done", victim))
-    site.assert_every_intent_has_its_outcome("end", victim)
-    assert told + 4.0 < min(event["at"] for event in site.events("end-intended")), "not before its grace time is over"
-    back = site.slurm.job(victim)
-    assert (back.restarts, back.over, back.held) == (1, False, False)
-    assert all(site.slurm.job(job).running for job in victims if job != victim)
-    run.sovctl("run", "stop", run.job_id)
-    runner.run(["scancel", "-s", "KILL", *victims], timeout_s=30)
-    wait("an empty queue", lambda: not site.slurm.jobs())
 
 
 def test_a_batch_host_dies(site: Lives, work_dir: Path, user: str) -> None:
