@@ -125,7 +125,7 @@ class ClusterWatch:
         self._runs.learn_runs(self._reads.jobs)
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
-        self._runs.let_spares_go()
+        self._runs.let_go()
         self._runs.free_stuck()
         waiting = self._runs.waiting(self._reads.jobs)
         self._preempted.look([job.job_id for job in waiting])

@@ -18,7 +18,7 @@ from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
 from sovctl.recovery.attempts import names, seconds, text
-from sovctl.recovery.exclusion import Exclusion, choose
+from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
 from sovctl.submit.script import Supervised, supervised
 
 _REMEMBER_S = 900.0
@@ -241,39 +241,60 @@ class RunTakeOver:
             self._orphans[job_id] = orphan
             self._bring_back(job_id, orphan)
 
-    def let_spares_go(self) -> None:
-        """A requeued run that waits for no more than its spares begins without them."""
+    def let_go(self) -> None:
+        """A requeued run that waits for no more than its spares begins without them; one whose exclusions leave it too
+        few nodes, because others went out of service since, gives up the oldest."""
         now = self.clock.now()
         for job_id, since in list(self._waiting.items())[:_LOOKS_A_PASS]:
             if now - since < _WAITS_S:
                 continue
             self._waiting[job_id] = now
             said = self._scripts[job_id] if self._is_run(job_id) else None
-            if said is not None and said.size:
-                self._shrink(job_id, said.size)
+            if said is not None:
+                self._ask_for_less(job_id, said.size)
 
-    def _shrink(self, job_id: str, size: int) -> None:
+    def _ask_for_less(self, job_id: str, size: int) -> None:
         try:
             job, nodes = self.site.job(job_id), self.site.nodes()
         except SovctlError:
             return
-        waits = job.pending and not job.held and job.restarts > 0 and job.reason.startswith(_FOR_NODES)
-        smaller = without_spares(job, size, nodes) if waits else None
-        if smaller is None:
+        if not (job.pending and not job.held and job.restarts > 0 and job.reason.startswith(_FOR_NODES)):
             return
-        words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
+        smaller = without_spares(job, size, nodes) if size else None
+        if smaller is not None:
+            words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
+            self._change(words, lambda: self._shrink(job_id, smaller))
+            return
+        chosen = self._fewer_exclusions(job, nodes, size)
+        if chosen is not None:
+            words = f"job {job_id}: {', '.join(chosen.given_up)} no longer excluded, for too few nodes are left"
+            self._change(words, lambda: self._admit(job_id, chosen))
+
+    def _change(self, words: str, act: Callable[[], None]) -> None:
         if not self.act:
-            self.voice.tell(f"observe:spares:{job_id}", f"would change {words}")
+            self.voice.tell(f"observe:{words}", f"would change {words}")
             return
-        self.voice.write("spares-let-go", job_id=job_id, nodes=smaller.nodes)
         try:
-            self.site.update_pending(job_id, exclude=None, begin=None, size=smaller)
+            act()
         except SlurmUnreachable:
             raise
         except SovctlError as error:
             self.voice.say(f"could not change {words}: {error.message}")
             return
         self.voice.say(words)
+
+    def _shrink(self, job_id: str, smaller: JobSize) -> None:
+        self.voice.write("spares-let-go", job_id=job_id, nodes=smaller.nodes)
+        self.site.update_pending(job_id, exclude=None, begin=None, size=smaller)
+
+    def _admit(self, job_id: str, chosen: ExclusionList) -> None:
+        self.voice.write("exclusions-let-go", job_id=job_id, nodes=list(chosen.given_up))
+        self.site.update_pending(job_id, exclude=sorted(chosen.nodes), begin=None)
+
+    def _fewer_exclusions(self, job: JobView, nodes: Sequence[NodeView], size: int) -> ExclusionList | None:
+        """None: they are not what keeps it waiting."""
+        chosen = self._chosen(job, {}, nodes, size)
+        return chosen if chosen.given_up and set(chosen.nodes) < set(job.excluded) else None
 
     def _look_at_waiting(self, job_id: str) -> None:
         """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
@@ -341,16 +362,21 @@ class RunTakeOver:
         excluded stays."""
         if orphan.exclude <= set(job.excluded):
             return sorted(job.excluded)
-        now = self.clock.now()
+        lost = dict.fromkeys(orphan.exclude, self.clock.now())
+        return sorted(self._chosen(job, lost, self.site.nodes()).nodes)
+
+    def _chosen(
+        self, job: JobView, lost: Mapping[str, float], nodes: Sequence[NodeView], size: int = 0
+    ) -> ExclusionList:
+        """`lost`: nodes to exclude as well, and since when; `size`: nodes it needs, 0: as many as it asks for."""
         blamed = {node: self._blamed[(job.job_id, node)] for node in job.excluded if (job.job_id, node) in self._blamed}
-        blamed |= dict.fromkeys(orphan.exclude, now)
+        blamed |= lost
         wanted = sorted((Exclusion(node, since) for node, since in blamed.items()), key=lambda item: item.since)
         own = [node for node in job.excluded if node not in blamed]
-        needed = job.extra.get("NumNodes", "").partition("-")[0]
-        chosen = choose(
-            wanted, own, self.site.nodes(), job.extra.get("Partition", ""), int(needed) if needed.isdigit() else 0
+        asked = job.extra.get("NumNodes", "").partition("-")[0]
+        return choose(
+            wanted, own, nodes, job.extra.get("Partition", ""), size or (int(asked) if asked.isdigit() else 0)
         )
-        return sorted(chosen.nodes)
 
     def _ask_for_pass(self, job: JobView, now: float) -> None:
         """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""

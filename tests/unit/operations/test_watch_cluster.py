@@ -320,6 +320,43 @@ def test_a_requeued_run_does_not_wait_for_spares(broken: int, script: str, reaso
     assert site.site.did == did
 
 
+@pytest.mark.parametrize(
+    ("down", "reason", "act", "did"),
+    [
+        # Ten are needed of twelve; n002 was blamed first, n003 last.
+        (("n004",), "ReqNodeNotAvail, UnavailableNodes:n004", True, [("pass", "7", ("n003",))]),
+        (("n004",), "ReqNodeNotAvail, UnavailableNodes:n004", False, []),
+        # Busy nodes come free by themselves, and the node blamed last is never run on.
+        ((), "Resources", True, []),
+        (("n004", "n005"), "Resources", True, [("pass", "7", ("n003",))]),
+        (("n004",), "Dependency", True, []),
+    ],
+)
+def test_a_requeued_run_is_not_starved_by_its_exclusions(
+    down: tuple[str, ...], reason: str, act: bool, did: list[Any]
+) -> None:
+    site = Watched(act=act)
+    site.site.runs("7", "n001")
+    said = {"at": site.clock.time, "kind": "attempt_ended", "culprit": "hardware"}
+    site.words = {
+        "7": [{**said, "seq": 1, "blamed": ["n002"]}, {**said, "seq": 2, "at": said["at"] + 1, "blamed": ["n003"]}]
+    }
+    site.passes(8)
+    site.site.requeued("7", wait_s=2)
+    asks_for(site, "10", "n002", "n003")
+    site.site.records["7"] = replace(site.site.records["7"], reason=reason, eligible_at=None)
+    for name in down:
+        site.site.machines[name] = replace(site.site.machines[name], state=NodeState("IDLE", frozenset({"DRAIN"})))
+    site.site.changes += 1
+    site.passes(9)
+    assert site.site.did == []
+    site.passes(6)
+    assert [deed for deed in site.site.did if deed[0] != "down"] == did
+    assert bool(site.of("exclusions-let-go")) == bool(did)
+    told = [words for words in site.said if "no longer excluded" in words]
+    assert bool(told) == (bool(did) or not act)
+
+
 def test_what_a_user_excluded_is_not_given_up_for_a_dead_node() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002", "n003")
