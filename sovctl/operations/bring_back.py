@@ -179,10 +179,16 @@ class BringBack:
             self.requeue(exclude_reason="requeued from outside")
 
     def hold(self, why: str) -> None:
-        """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run."""
+        """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
+        exclusions and the size of a requeue: with those of its last start it might find too few nodes."""
         self.journal.append("hold_intent", attempt=self.attempt, why=why)
-        goal = Goal(self.restarts, None, hold=True)
-        if self._reach(goal) is Step.GONE:
+        fixed = self.shrunk and self._takes_no_terms()
+        goal = Goal(self.restarts, None if fixed else frozenset(self._choose().nodes), hold=True)
+        step = self._reach(goal)
+        if step is Step.DONE and not fixed:
+            # For its size too, which the look at a job does not compare.
+            self._set_terms(goal, None)
+        if step is Step.GONE:
             self._cancelled()
         else:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
@@ -226,7 +232,7 @@ class BringBack:
                 )
                 self._requeued, self._asked = self.clock.now(), 0.0
             elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
-                taken = self._set_terms(goal, self._provisional(job))
+                taken = self._set_terms(goal, None if goal.hold else self._provisional(job))
             else:
                 return Step.DONE if step is Step.SET_TERMS else step
             refused = 0 if taken else refused + 1

@@ -379,10 +379,11 @@ def test_runtimes_that_do_not_go(user: User, image: str, words: tuple[str, ...],
 def test_a_private_network_has_its_own_loopback_and_abstract_sockets(anyone: User, image: str) -> None:
     with socket.socket(socket.AF_UNIX) as outside:
         outside.bind(f"\0sovctl-test-{os.getpid()}")
-        look = "grep -c : /proc/net/dev; grep -c sovctl-test /proc/net/unix; true"
+        mine = f"grep -c '@sovctl-test-{os.getpid()}$' /proc/net/unix"
+        look = f"grep -c : /proc/net/dev; {mine}; true"
         private = _sh(anyone, image, look, "--private-network").split()
         assert private == ["1", "0"]
-        assert _sh(anyone, image, "grep -c sovctl-test /proc/net/unix").split() == ["1"]
+        assert _sh(anyone, image, mine).split() == ["1"]
 
 
 # What can be wrong

@@ -212,7 +212,7 @@ def test_slurmctld_dies_in_the_middle_of_a_recovery(
 ) -> None:
     lab = story_lab()
     # Slow steps: the ranks go on without a controller, and must not be done before it is back.
-    run = start_run(lab, work_dir, user, step_seconds=0.8)
+    run = start_run(lab, work_dir, user, step_seconds=1.5)
     victim = nodes_of(run, 0)[1]
     faults.inject(lab, "xid:79", victim, 5)
     run.await_event("attempt_ended")

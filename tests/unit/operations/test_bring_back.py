@@ -42,6 +42,17 @@ def test_the_begin_is_further_ahead_where_processes_wait_for_a_core() -> None:
     assert begin_after(1.0) + 1 <= begin_after(20.0) <= begin_after(1.0) + 5
 
 
+def test_a_held_job_keeps_off_the_blamed_node_when_it_is_let_go() -> None:
+    run = Run()
+    run.job.excluded = ("n004",)
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).hold("the same crash twice")
+    run.slurm.leave(run.job_id)
+    assert run.job.excluded == ("n002", "n004")
+    assert run.kinds[-2:] == ["hold_intent", "held"]
+    assert run.slurm.job(run.job_id).held
+
+
 def test_the_users_own_exclusions_are_kept() -> None:
     run = Run()
     run.job.excluded = ("n004",)
