@@ -74,14 +74,14 @@ def assert_survived(run: Training, victim: str, losses: dict[int, str], *, attem
     assert run.loss_curve() == losses
 
 
-def assert_ours(lab: cluster.Lab, victim: str, code: str) -> None:
+def assert_ours(lab: cluster.Lab, victim: str, *codes: str) -> None:
     """Exactly the bad node is out of service, with our reason."""
     for node in cluster.slurm(lab.layout).nodes():
         out = node.state.draining or node.state.down
         assert out == (node.name == victim), node
     reason = parse_reason(cluster.slurm(lab.layout).node(victim).reason)
     assert reason is not None
-    assert reason.code == code
+    assert reason.code in codes
 
 
 def test_xid_79(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dict[int, str]) -> None:
@@ -222,7 +222,8 @@ def test_slurmctld_dies_in_the_middle_of_a_recovery(
     run.await_event("slurm_silent", seconds=60)
     cluster.restart_slurmctld(lab)
     assert_survived(run, victim, undisturbed)
-    assert_ours(lab, victim, "XID79")
+    # It saves its state every few seconds. Where the drain is lost, the node is drained again for what NVML still says.
+    assert_ours(lab, victim, "XID79", "GPU_COUNT")
 
 
 def test_slurmctld_away_while_training(

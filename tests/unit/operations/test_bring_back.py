@@ -50,7 +50,7 @@ def test_a_held_job_keeps_off_the_blamed_node_when_it_is_let_go() -> None:
     run.slurm.leave(run.job_id)
     assert run.job.excluded == ("n002", "n004")
     assert run.kinds[-2:] == ["hold_intent", "held"]
-    assert run.slurm.job(run.job_id).held
+    assert run.slurm.job(run.job_id).priority == 0
 
 
 def test_the_users_own_exclusions_are_kept() -> None:
