@@ -375,13 +375,13 @@ def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
     for turn in range(len(blocks)):
         base = blocks[(first + turn) % len(blocks)]
         with ExitStack() as attempt:
-            if all(_claim(port, attempt) and _port_free(port) for port in range(base, base + count)):
+            if all(claim_port(port, attempt) and _port_free(port) for port in range(base, base + count)):
                 claims.push(attempt.pop_all())
                 return base
     raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
 
 
-def _claim(port: int, claims: ExitStack) -> bool:
+def claim_port(port: int, claims: ExitStack) -> bool:
     """Seconds pass until a daemon listens on its port. An abstract socket lives where ports do, in the network
     namespace, whoever starts the other lab and in whatever root directory."""
     mark = claims.enter_context(socket.socket(socket.AF_UNIX))

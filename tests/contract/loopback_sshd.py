@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from sovctl.lab.cluster import claim_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _PORTS_EACH = 16
@@ -29,7 +32,8 @@ class LoopbackSshd:
         self._certificate_for = certificate_for
         self.root = root
         self.names = tuple(names)
-        self.ports = dict(zip(self.names, _free_ports(len(names)), strict=True))
+        self._claims = ExitStack()
+        self.ports = dict(zip(self.names, _free_ports(len(names), self._claims), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> LoopbackSshd:
@@ -55,6 +59,7 @@ class LoopbackSshd:
             process.terminate()
         for process in self._processes:
             process.wait(10)
+        self._claims.close()
 
     def node(self, name: str) -> Path:
         """The directory that commands for this node run in."""
@@ -145,8 +150,9 @@ class LoopbackSshd:
                         raise AssertionError(f"sshd does not listen: {said}") from None
 
 
-def _free_ports(count: int) -> list[int]:
-    """Below the range from which Linux takes the ports of outgoing connections."""
+def _free_ports(count: int, claims: ExitStack) -> list[int]:
+    """Below the range from which Linux takes the ports of outgoing connections. They are claimed as those of labs are:
+    an sshd that finds one of its ports taken goes on with the others, and somebody else answers there."""
     first = 12000 + secrets.randbelow(60) * 100
     free: list[int] = []
     for port in range(first, 30000):
@@ -156,6 +162,8 @@ def _free_ports(count: int) -> list[int]:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if not claim_port(port, claims):
+            continue
         free.append(port)
         if len(free) == count:
             return free
