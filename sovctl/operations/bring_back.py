@@ -182,12 +182,9 @@ class BringBack:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
         exclusions and the size of a requeue: with those of its last start it might find too few nodes."""
         self.journal.append("hold_intent", attempt=self.attempt, why=why)
-        fixed = self.shrunk and self._takes_no_terms()
-        goal = Goal(self.restarts, None if fixed else frozenset(self._choose().nodes), hold=True)
-        step = self._reach(goal)
-        if step is Step.DONE and not fixed:
-            # For its size too, which the look at a job does not compare.
-            self._set_terms(goal, None)
+        step = self._reach(Goal(self.restarts, None, hold=True))
+        if step is Step.DONE and not (self.shrunk and self._takes_no_terms()):
+            self._set_terms(Goal(self.restarts, frozenset(self._choose().nodes)), None)
         if step is Step.GONE:
             self._cancelled()
         else:
@@ -232,7 +229,7 @@ class BringBack:
                 )
                 self._requeued, self._asked = self.clock.now(), 0.0
             elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
-                taken = self._set_terms(goal, None if goal.hold else self._provisional(job))
+                taken = self._set_terms(goal, self._provisional(job))
             else:
                 return Step.DONE if step is Step.SET_TERMS else step
             refused = 0 if taken else refused + 1
