@@ -182,15 +182,19 @@ class ProcStepDaemons:
 
     def _began(self, pid: int) -> float:
         """Seconds since the epoch; infinity: it is gone."""
-        fields = self._read(pid, "stat").rpartition(")")[2].split()
+        fields = self._fields(pid)
         boot = re.search(r"^btime (\d+)$", self._read_text(self._proc / "stat"), re.MULTILINE)
         if len(fields) < 20 or boot is None:
-            return float("inf")
+            return math.inf
         return int(boot[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
     def _parent(self, pid: int) -> int:
-        fields = self._read(pid, "stat").rpartition(")")[2].split()
+        fields = self._fields(pid)
         return int(fields[1]) if len(fields) > 1 else 0
+
+    def _fields(self, pid: int) -> list[str]:
+        """Of /proc/PID/stat, from the state on; empty: it is gone."""
+        return self._read(pid, "stat").rpartition(")")[2].split()
 
     def _read(self, pid: int, name: str) -> str:
         return self._read_text(self._proc / str(pid) / name)

@@ -57,6 +57,12 @@ def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str], 
     )
 
 
+def nodes_asked(job: JobView) -> int:
+    """The least number of nodes a job asks for (NumNodes of scontrol: `18`, or `16-18`); 0: it does not say."""
+    least = job.extra.get("NumNodes", "").partition("-")[0]
+    return int(least) if least.isdigit() else 0
+
+
 def preemptible_nodes(jobs: Sequence[PoolJob], qos: str) -> frozenset[str]:
     """Nodes on which nobody but jobs of this QOS is."""
     others = {node for job in jobs if job.holds_nodes and job.qos != qos for node in job.nodes}

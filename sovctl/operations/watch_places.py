@@ -14,6 +14,7 @@ from typing import Any
 
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
 from sovctl.model.job import JobView
+from sovctl.operations.allocation import nodes_asked
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock, PoolSite
@@ -100,7 +101,7 @@ class RunPlaces:
     def _make_room(self, job_id: str) -> None:
         job = self.site.job(job_id)
         partition = job.extra.get("Partition", "")
-        size = int(job.extra.get("NumNodes", "").partition("-")[0] or 0)
+        size = nodes_asked(job)
         if self.pool is None or not job.pending or not self._spares_of(job):
             return
         state, views = self.pool.pool(), self.pool.nodes()

@@ -13,7 +13,7 @@ from sovctl.errors import SlurmUnreachable, SovctlError
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.watched_run import WatchedRun
-from sovctl.operations.allocation import free_nodes
+from sovctl.operations.allocation import free_nodes, nodes_asked
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
@@ -80,8 +80,8 @@ class RunTakeOver:
     """Since when each job completes."""
     _freed: dict[str, float] = field(default_factory=dict)
     """When it was last asked that a run's nodes be freed."""
-    _blamed: dict[tuple[str, str], float] = field(default_factory=dict)
-    """When each (job, node) was last spoken against by the job's run."""
+    _blamed: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By job: when its run last spoke against each node."""
     _restarted: dict[str, bool] = field(default_factory=dict)
     """Whether a pending job that was not seen to run did so before."""
     _waiting: dict[str, float] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class RunTakeOver:
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
-        self._blamed = {place: at for place, at in self._blamed.items() if place[0] in kept}
+        self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
 
@@ -151,8 +151,9 @@ class RunTakeOver:
                 continue
             at = seconds(event, "at") or 0.0
             for node in (*names(event, "blamed"), *names(event, "suspects"), text(event, "node")):
-                if node and sum(job == job_id for job, _ in self._blamed) < _MOST_BLAMED:
-                    self._blamed[(job_id, node)] = at
+                blamed = self._blamed.setdefault(job_id, {})
+                if node and len(blamed) < _MOST_BLAMED:
+                    blamed[node] = at
 
     def free_stuck(self) -> None:
         """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
@@ -369,14 +370,11 @@ class RunTakeOver:
         self, job: JobView, lost: Mapping[str, float], nodes: Sequence[NodeView], size: int = 0
     ) -> ExclusionList:
         """`lost`: nodes to exclude as well, and since when; `size`: nodes it needs, 0: as many as it asks for."""
-        blamed = {node: self._blamed[(job.job_id, node)] for node in job.excluded if (job.job_id, node) in self._blamed}
-        blamed |= lost
+        said = self._blamed.get(job.job_id, {})
+        blamed = {node: said[node] for node in job.excluded if node in said} | dict(lost)
         wanted = sorted((Exclusion(node, since) for node, since in blamed.items()), key=lambda item: item.since)
         own = [node for node in job.excluded if node not in blamed]
-        asked = job.extra.get("NumNodes", "").partition("-")[0]
-        return choose(
-            wanted, own, nodes, job.extra.get("Partition", ""), size or (int(asked) if asked.isdigit() else 0)
-        )
+        return choose(wanted, own, nodes, job.extra.get("Partition", ""), size or nodes_asked(job))
 
     def _ask_for_pass(self, job: JobView, now: float) -> None:
         """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""
