@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,21 +138,27 @@ def test_a_healthy_suspect_is_cleared_where_only_the_site_can_write(site: Site, 
     run.sovctl("run", "stop", run.job_id)
 
 
-def test_a_job_that_one_node_keeps_from_ending_is_freed(site: Site) -> None:
-    site.restart_watch(SOVCTL_SWEEP_COMPLETING_S="5")
-    runner = CommandRunner(site.lab.environment)
-    job = runner.run(["sbatch", "--parsable", "-N1", "-o", "/dev/null", "--wrap", "sleep 1000"], timeout_s=30).stdout
-    job = job.strip()
+@contextmanager
+def kept_from_ending(site: Site) -> Iterator[tuple[str, str]]:
+    """A cancelled job, and its node, whose slurmd stands still."""
+    words = ["sbatch", "--parsable", "-N1", "-o", "/dev/null", "--wrap", "sleep 1000"]
+    job = CommandRunner(site.lab.environment).run(words, timeout_s=30).stdout.strip()
     (node,) = wait("the job to run", lambda: site.slurm.job(job).running and site.slurm.job(job).nodes)
     slurmd = [item.pid for item in site.lab.processes if item.role == f"slurmd:{node}"]
     for pid in slurmd:
         os.kill(pid, signal.SIGSTOP)
     try:
         site.slurm.cancel(job)
-        wait("the node to be set down", lambda: site.slurm.node(node).state.down, 90.0)
+        yield job, node
     finally:
         for pid in slurmd:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_job_that_one_node_keeps_from_ending_is_freed(site: Site) -> None:
+    site.restart_watch(SOVCTL_SWEEP_COMPLETING_S="5")
+    with kept_from_ending(site) as (job, node):
+        wait("the node to be set down", lambda: site.slurm.node(node).state.down, 90.0)
     reason = parse_reason(site.slurm.node(node).reason)
     assert reason is not None
     assert reason.code == "STUCK_COMPLETING"

@@ -7,7 +7,6 @@ which every effect of a story is the last one of some life.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pytest
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
-from tests.slurm.test_site import Site, sleeper, suspect, wait
+from tests.slurm.test_site import Site, kept_from_ending, sleeper, suspect, wait
 from tests.slurm.test_stories import nodes_of
 
 pytestmark = pytest.mark.slurm
@@ -124,20 +123,9 @@ def test_a_run_suspects_a_sick_node(site: Lives, work_dir: Path, user: str) -> N
 
 
 def test_a_node_keeps_a_job_from_ending(site: Lives) -> None:
-    runner = CommandRunner(site.lab.environment)
-    words = ["sbatch", "--parsable", "-N1", "-o", "/dev/null", "--wrap", "sleep 1000"]
-    job = runner.run(words, timeout_s=30).stdout.strip()
-    (node,) = wait("the job to run", lambda: site.slurm.job(job).running and site.slurm.job(job).nodes)
-    slurmd = [item.pid for item in site.lab.processes if item.role == f"slurmd:{node}"]
-    for pid in slurmd:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        site.slurm.cancel(job)
+    with kept_from_ending(site) as (job, node):
         over = lambda: site.slurm.node(node).state.down and _quiet(site, "down-done", node)  # noqa: E731
         site.until("the node to be set down", node, over, SOVCTL_SWEEP_COMPLETING_S="3")
-    finally:
-        for pid in slurmd:
-            os.kill(pid, signal.SIGCONT)
     site.assert_every_intent_has_its_outcome("down", node)
     assert site.told_slurm(f"update_node: node {node} state set to DOWN") == 1
     wait("the job to be over", lambda: not site.slurm.job(job).completing)
