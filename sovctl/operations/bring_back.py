@@ -17,12 +17,14 @@ from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
 from sovctl.recovery.requeue import (
+    KILL_WAIT_S,
     Goal,
     Step,
     begin_at,
     earliest_begin,
     epilog_estimate_s,
     exit_s,
+    kill_wait_s,
     leave_s,
     locked_after_shrink,
     next_step,
@@ -80,6 +82,7 @@ class BringBack:
     _record_s: float = 0.0
     """How long the last line of the record took: one more is to come."""
     _epilog: float = 0.0
+    _kill_wait: float = KILL_WAIT_S
     _requeued: float = 0.0
     _asked: float = 0.0
     """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
@@ -274,8 +277,11 @@ class BringBack:
             self._requeued_as(chosen, begin)
 
     def _too_late(self, begin: int) -> bool:
+        return self._earliest(exit_s(self.crowding())) > begin
+
+    def _earliest(self, leave_s: float) -> int:
         now = self.clock.now()
-        return earliest_begin(self._requeued or now, now, self._epilog, exit_s(self.crowding())) > begin
+        return earliest_begin(self._requeued or now, now, self._epilog, leave_s, self._kill_wait)
 
     def _begin(self, goal: Goal) -> int | None:
         """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.
@@ -301,13 +307,15 @@ class BringBack:
         """A begin time that a pass of the scheduler follows. `measured`: how long the other nodes took to end."""
         settings = self._patiently(self.cluster.settings)
         has_epilog = settings.get("Epilog", "") not in ("", "(null)")
-        self._epilog = epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
+        self._epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
+        self._kill_wait = kill_wait_s(settings)
         delay = sched_delay_s(settings.get("SchedulerParameters", ""))
-        deadline = self.clock.now() + delay + _TICK_S
+        # slurmd looks seldom when the job has been ending for 10 s: nothing is gained by leaving long before its look.
+        deadline = max(self.clock.now(), self._earliest(self._leave_s()) - delay) + delay + _TICK_S
         while True:
             self.passes.look()
             now = self.clock.now()
-            earliest = earliest_begin(self._requeued or now, now, epilog, self._leave_s())
+            earliest = self._earliest(self._leave_s())
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest

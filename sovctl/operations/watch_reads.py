@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from sovctl.model.job import JobView
@@ -29,6 +30,8 @@ class SlurmReads:
     read_at: float = -1e9
     _mark: tuple[int, ...] | None = None
     _not_before: float = field(default=-1e9)
+    _took_s: float = math.inf
+    """How long the last reading took."""
 
     def refresh(self, *, busy: bool) -> bool:
         """Read again where it is worth it; True when it was read. `busy`: something is going on that Slurm itself
@@ -42,7 +45,11 @@ class SlurmReads:
         ended = self.clock.now()
         share = _BLIND_SHARE if mark is None and not busy else _SHARE
         self.nodes, self.jobs, self.read_at, self._mark = nodes, jobs, now, mark
-        self._not_before = ended + (ended - now) * share
+        # One slow reading is a slurmctld that was just being restarted; resting for it would be blindness at the very
+        # moment at which runs need to be brought back. Two are a slurmctld with much to do.
+        took, before = ended - now, self._took_s
+        self._took_s = took
+        self._not_before = ended + min(took, before) * share
         return True
 
     def outdated(self) -> None:

@@ -80,8 +80,15 @@ _ENDING = {"TimeLimit": "TIMEOUT", "NodeDown": "NODE_FAIL", "DeadLine": "DEADLIN
 
 
 SLURMD_LOOKS_S = (0.02, 0.07, 0.17, 0.67)
-"""When slurmd looks whether a job it was told to end is gone, in seconds since it was told; every second after that
-(_pause_for_job_completion, 22.05 to 26.05)."""
+"""When slurmd looks whether a job it was told to end is gone, in seconds since it was told; ten times more a second
+apart, then every 10 s until KillWait is over (_pause_for_job_completion, 22.05 to 26.05)."""
+_SELDOM_AFTER_S = SLURMD_LOOKS_S[-1] + 10.0
+_SELDOM_S = 10.0
+
+
+KILL_WAIT_S = 30.0
+"""slurm.conf(5), KillWait; slurmd takes one below 5 s for 5 s."""
+_LEAST_KILL_WAIT_S = 5.0
 
 
 LEAVE_S = 0.1
@@ -100,10 +107,13 @@ def leave_s(orders_s: Sequence[float], crowding: float) -> float:
     return max(LEAVE_S * max(1.0, crowding), max(orders_s, default=0.0) + exit_s(crowding))
 
 
-def earliest_begin(requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S) -> int:
+def earliest_begin(
+    requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S, kill_wait_s: float = KILL_WAIT_S
+) -> int:
     """The first whole second at which the job may begin, if the supervisor leaves `leave_s` after `now`: it must be
     ahead when the last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when that was asked for."""
-    return math.floor(_slurmd_notices(requeued, now + leave_s) + _report_s(leave_s) + epilog_s) + 1
+    noticed = requeued + _slurmd_notices(now + leave_s - requeued, kill_wait_s)
+    return math.floor(noticed + _report_s(leave_s) + epilog_s) + 1
 
 
 def _report_s(leave_s: float) -> float:
@@ -123,13 +133,18 @@ def begin_at(earliest: int, last_pass: float | None, sched_delay_s: float) -> in
     return earliest
 
 
-def _slurmd_notices(requeued: float, gone: float) -> float:
-    """When the batch host's slurmd sees that the job is gone, if it is gone at `gone`."""
+def _slurmd_notices(gone: float, kill_wait_s: float) -> float:
+    """When the batch host's slurmd sees that the job is gone, if it is gone at `gone`; both in seconds since it was
+    told to end it."""
     for look in SLURMD_LOOKS_S:
-        if gone <= requeued + look:
-            return requeued + look
-    last = requeued + SLURMD_LOOKS_S[-1]
-    return last + math.ceil(gone - last)
+        if gone <= look:
+            return look
+    by_second = SLURMD_LOOKS_S[-1] + math.ceil(gone - SLURMD_LOOKS_S[-1])
+    # At the end of KillWait it looks once more, kills what is left, and begins anew.
+    last = max(kill_wait_s, _LEAST_KILL_WAIT_S) - 1.0 + SLURMD_LOOKS_S[-1]
+    if not _SELDOM_AFTER_S < gone <= last:
+        return by_second
+    return min(last, _SELDOM_AFTER_S + _SELDOM_S * math.ceil((gone - _SELDOM_AFTER_S) / _SELDOM_S))
 
 
 def sched_delay_s(scheduler_parameters: str) -> float:
@@ -145,6 +160,12 @@ def _seconds_in(parameters: str, name: str) -> float | None:
         if key.strip() == name and value.strip().isdigit():
             return float(value)
     return None
+
+
+def kill_wait_s(settings: Mapping[str, str]) -> float:
+    """KillWait as `scontrol show config` tells it ("30 sec"); 30 s where it does not."""
+    number = settings.get("KillWait", "").partition(" ")[0]
+    return float(number) if number.isdigit() else KILL_WAIT_S
 
 
 def _major(version: str) -> tuple[int, ...]:

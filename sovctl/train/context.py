@@ -261,8 +261,8 @@ def master_port(env: Mapping[str, str], attempt: int) -> int:
     """The TCP port of rank 0: another one for the next attempt, the next step and the next job."""
     if env.get("MASTER_PORT"):
         return _count(env, "MASTER_PORT", 0)
-    # The run's id holds cluster and second of submission: jobs of two clusters may meet on one machine, as in a lab.
-    run = env.get("SOVCTL_RUN_ID") or env.get("SLURM_JOB_ID", "")
+    # Jobs of two clusters may meet on one machine, as in a lab, even under one id: job 1 of the same second.
+    run = env.get("SOVCTL_RUN_DIR") or env.get("SOVCTL_RUN_ID") or env.get("SLURM_JOB_ID", "")
     name = f"{run}/{env.get('SLURM_STEP_ID', '')}/{attempt}"
     return _FIRST_PORT + zlib.crc32(name.encode("utf-8", "surrogateescape")) % _PORTS
 

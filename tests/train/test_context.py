@@ -114,6 +114,8 @@ def test_ports_of_attempts_steps_and_jobs_differ() -> None:
     assert master_port({**env, "SLURM_JOB_ID": "4712"}, 0) not in ports
     assert master_port({**env, "SLURM_STEP_ID": "1"}, 0) not in ports
     assert master_port({**env, "MASTER_PORT": "29500"}, 3) == 29500
+    one, other = ({**env, "SOVCTL_RUN_ID": "lab-1-9", "SOVCTL_RUN_DIR": f"/{name}/lab-1-9"} for name in ("a", "b"))
+    assert master_port(one, 0) != master_port(other, 0)
 
 
 @pytest.mark.parametrize("number", context_module.STOP_SIGNALS)

@@ -579,6 +579,25 @@ def test_the_larger_the_cluster_the_less_often_it_is_read() -> None:
     assert site.site.reads <= 12
 
 
+def test_one_reading_that_waited_for_slurmctld_does_not_blind_the_watch() -> None:
+    """scontrol waits by itself for a controller that is being restarted; runs have to be brought back right after."""
+    site = Watched()
+    site.passes(2)
+    read, waits = site.site.jobs, [12.0]
+
+    def waiting() -> Any:
+        site.clock.sleep(waits.pop() if waits else 0.0)
+        return read()
+
+    site.site.jobs = waiting  # type: ignore[method-assign]
+    site.site.changes += 1
+    site.passes(1)
+    before = site.site.reads
+    site.site.changes += 1
+    site.passes(1)
+    assert (waits, site.site.reads) == ([], before + 1)
+
+
 def test_a_slow_controller_is_told_only_once_that_a_node_is_down() -> None:
     site = Watched(limits=LOOSE)
     site.passes(2)

@@ -18,6 +18,7 @@ from sovctl.recovery.requeue import (
     ended_for_good,
     epilog_estimate_s,
     exit_s,
+    kill_wait_s,
     leave_s,
     next_step,
     own_delay_s,
@@ -101,8 +102,9 @@ def test_the_begin_is_ahead_even_after_the_epilog(requeued: float, later: float,
     now = requeued + later
     earliest = earliest_begin(requeued, now, epilog)
     assert earliest > now + epilog
-    # Not much later either: slurmd's look (a second at most), the epilog, and the next whole second.
-    assert earliest <= now + epilog + 1.0 + 0.1 + 0.15 + 1.0 + 1e-3
+    # Not much later either: slurmd's look, the epilog, and the next whole second.
+    look = 10.0 if later > 10.5 else 1.0
+    assert earliest <= now + epilog + look + 0.1 + 0.15 + 1.0 + 1e-3
 
 
 @given(seconds, st.floats(0, 60), st.floats(0, 60), st.floats(0, 30))
@@ -135,6 +137,31 @@ def test_slurmd_looks_at_its_own_times() -> None:
     assert earliest_begin(100.0, 100.05, 0.0) == 101
     # Gone just after the last early look: noticed a second later.
     assert earliest_begin(100.0, 100.6, 0.0) == 102
+
+
+@pytest.mark.parametrize(
+    ("gone", "kill_wait", "noticed"),
+    [
+        (10.5, 30.0, 110.67),
+        (10.7, 30.0, 120.67),
+        (20.6, 30.0, 120.67),
+        # It looks again when KillWait is over, and then as at first.
+        (20.7, 30.0, 129.67),
+        (30.0, 30.0, 130.67),
+        (10.7, 12.0, 111.67),
+        (10.7, 5.0, 111.67),
+        (20.7, 60.0, 130.67),
+    ],
+)
+def test_after_ten_seconds_slurmd_looks_seldom(gone: float, kill_wait: float, noticed: float) -> None:
+    """Measured on 22.05: gone 11.9 s after the requeue, noticed at 20.69 s."""
+    begin = earliest_begin(100.0, 100.0 + gone, 0.0, 0.0, kill_wait)
+    assert begin == math.floor(noticed + 0.15) + 1
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("30 sec", 30.0), ("120 sec", 120.0), ("", 30.0), ("INFINITE", 30.0)])
+def test_kill_wait(told: str, seconds: float) -> None:
+    assert kill_wait_s({"KillWait": told}) == seconds
 
 
 def test_where_leaving_takes_long_so_does_the_report_of_the_end() -> None:
