@@ -53,6 +53,15 @@ class ConfigError(UsageError):
         super().__init__(f"{source}: {problem}", hint=hint or "See what can be set: sovctl config show")
 
 
+_PACKAGES = {
+    "bwrap": "bubblewrap",
+    "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
+    "ch-run": "charliecloud",
+}
+"""Debian's packages, and other distributions', where the name is not the program's."""
+
+
 class CommandMissing(SovctlError):
     """A program that has to be there is not on PATH."""
 
@@ -61,7 +70,7 @@ class CommandMissing(SovctlError):
             f"{program} is not on PATH",
             hint="Run this where Slurm is installed, or try a cluster on this machine: sovctl lab up"
             if program in _SLURM_PROGRAMS
-            else f"Install the package that provides {program}.",
+            else f"Install {_PACKAGES.get(program, f'the package that provides {program}')}.",
         )
         self.program = program
 

@@ -16,7 +16,7 @@ from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.words import printable
 from sovctl.config import load_config
-from sovctl.errors import UsageError
+from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
 
 _EXAMPLES = """examples:
@@ -53,7 +53,20 @@ def run(argv: Sequence[str]) -> int:
     config = load_config()
     place = ExecPlace(dict(os.environ), os.getcwd(), f"{os.getpid()}-{os.urandom(8).hex()}")  # noqa: PTH109
     runner = StepRunner(options, wiring.exec_settings(config), place, wiring.exec_ports(config), _say)
-    return _as_it_ended(runner.run())
+    try:
+        status = runner.run()
+    except UsageError:
+        raise
+    except SovctlError as error:
+        error.message = _of_this_node(error.message)
+        raise
+    return _as_it_ended(status)
+
+
+def _of_this_node(words: str) -> str:
+    """A step's output is that of all its nodes; what one of them lacks is told with its name."""
+    node = os.environ.get("SLURMD_NODENAME", "")
+    return words if not node or node in words else f"{node}: {words}"
 
 
 def make_parser() -> argparse.ArgumentParser:

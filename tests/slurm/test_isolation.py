@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from image_registry import Registry, make_layout, missing_programs, push, registry
 
 from sovctl.lab import cluster
+from sovctl.lab.processes import stop
 from sovctl.lab.training import as_user
 
 _MISSING = missing_programs() + ([] if shutil.which("bwrap") else ["bubblewrap"])
@@ -93,6 +96,53 @@ def test_a_step_that_is_cancelled_leaves_nothing(steps: tuple[Steps, str], event
     assert out.count("saved") == 2  # each rank was told once
     eventually(lambda: user.left() == [], "nothing of the step is left")
     assert not any(node.state.draining for node in cluster.slurm(user.lab.layout).nodes())
+
+
+def _hide(lab: cluster.Lab, node: str, program: str, work: Path) -> None:
+    """Start a node's slurmd again where this program is not installed: in a mount namespace of its own."""
+    for name in ("upper", "work"):
+        (work / name).mkdir(parents=True)
+    layers = f"lowerdir=/usr/bin,upperdir={work}/upper,workdir={work}/work"
+    slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
+    script = f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/{program} && exec {slurmd}"
+    role = f"slurmd:{node}"
+    stop(item for item in lab.processes if item.role == role)
+    words = ["unshare", "--mount", "sh", "-c", script]
+    fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
+    cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))
+
+
+def _readable(layout: Path) -> Path:
+    """The same, for everybody."""
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    return layout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.parametrize("words", [("--image",), ("--isolate",)])
+def test_a_runtime_that_one_node_lacks_is_told_by_that_node(
+    words: tuple[str, ...],
+    story_lab: Callable[..., cluster.Lab],
+    work_dir: Path,
+    user: str,
+    tmp_path: Path,
+    eventually: Callable[..., Any],
+) -> None:
+    lab = story_lab(nodes=2, health=False)
+    _hide(lab, "n002", "bwrap", tmp_path / "hidden")
+    asked = Steps(lab, work_dir, user, "")
+    image = [f"oci:{_readable(make_layout(lab.layout.root.parent))}:1"] if words == ("--image",) else []
+    found = "srun -N2 -n2 sh -c 'command -v bwrap >/dev/null && echo $SLURMD_NODENAME'"
+    eventually(lambda: asked.run("sh", "-c", found).stdout == "n001\n", "n002 to run steps without bwrap")
+    done = asked.run("srun", "-N2", "-n2", "-l", *SOVCTL, "exec", *words, *image, "--", "sh", "-c", "echo ran; sleep 2")
+    assert done.stdout == "0: ran\n", done.stderr
+    told = [line for line in done.stderr.splitlines() if "bwrap" in line]
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("1: sovctl: n002: bwrap is not on PATH")
+    assert "Install bubblewrap" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert not any(node.state.draining or node.state.down for node in cluster.slurm(lab.layout).nodes())
 
 
 def test_the_doctor_proves_it_by_a_step(steps: tuple[Steps, str]) -> None:
