@@ -312,9 +312,12 @@ class JobControl(Protocol):
         """Ids of the job's steps, without the batch script's own."""
         ...
 
-    def kill_steps(self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+    def kill_steps(
+        self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True
+    ) -> None:
         """SIGKILL every step of the job but the batch script. No steps is no error. `lost_node`: one of their nodes is
-        gone; nobody waits for its report, and Slurm may keep the steps on its books until the job leaves its nodes."""
+        gone; nobody waits for its report, and Slurm may keep the steps on its books until the job leaves its nodes.
+        `looks`: also those that look at its nodes, which end by themselves."""
         ...
 
     def forbid_requeue(self, job_id: str) -> None:

@@ -19,6 +19,7 @@ from sovctl.adapters.command import Child, spawn
 from sovctl.adapters.rank_processes import A_LOOK
 from sovctl.errors import CommandMissing
 from sovctl.model.rank_look import NodeLook, parse_looks
+from sovctl.model.step_id import LOOK_STEP
 from sovctl.ports import LookAnswer
 
 _FIRST_S = 12.0
@@ -87,7 +88,7 @@ class SrunLook:
             *(self._srun, "--overlap", f"--jobid={self._job_id}", f"--nodelist={','.join(nodes)}"),
             *(f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpus-per-task=1"),
             *("--mem=0", "--cpu-bind=none", "--mpi=none", "--kill-on-bad-exit=0", "--no-kill", "--input=none"),
-            *("--immediate=5", "--quiet", "--job-name=sovctl-look", "--chdir=/"),
+            *("--immediate=5", "--quiet", f"--job-name={LOOK_STEP}", "--chdir=/"),
             *(self._python, "-P", "-m", "sovctl", "look", "--job", self._job_id),
             *("--since", f"{since:.3f}", "--stacks", "1" if stacks else "0"),
             *(() if gpus is None else ("--gpus", str(gpus))),

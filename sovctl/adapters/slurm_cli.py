@@ -21,6 +21,7 @@ from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, PoolJob
 from sovctl.model.site import Preemptable
+from sovctl.model.step_id import LOOK_STEP
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -151,14 +152,21 @@ class SlurmCli:
         listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
         return tuple(parse.parse_step_ids(listed.stdout))
 
-    def kill_steps(self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+    def kill_steps(
+        self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True
+    ) -> None:
         """SIGKILL every step but the batch script; where one of their nodes is gone, by Slurm's own
         SIG_ABORT. Never name the bare job id here: on a job that is being requeued, `scancel -s KILL JOBID` cancels the
         requeue (22.05).
 
         `patience_s`: so long the answers are waited for. scancel itself tells every node, and a slurmstepd whose
-        child in the step's tree is gone lets it wait for MessageTimeout (10 s, 22.05)."""
-        steps = self.steps(job_id)
+        child in the step's tree is gone lets it wait for MessageTimeout (10 s, 22.05).
+
+        `looks`: those of ours too. A slurmstepd that is told twice while it ends may join the wrong thread and wait
+        UnkillableStepTimeout (60 s) for itself, and then drain its node (step_terminate_monitor_stop, 22.05 to 25.05;
+        mended in 25.11). A look that was let go has been told by its srun."""
+        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i %j", about=job_id, check=False)
+        steps = [step for step, name in parse.parse_step_names(listed.stdout).items() if looks or name != LOOK_STEP]
         if not steps:
             return
         try:

@@ -436,6 +436,12 @@ def parse_step_ids(text: str, internal: Sequence[str] = (".batch", ".extern", ".
     return [step for step in ids if not step.endswith(tuple(internal))]
 
 
+def parse_step_names(text: str) -> dict[str, str]:
+    """`squeue -h -s -o "%i %j"`: the names of the steps srun started, by id."""
+    names = {step: name.strip() for step, _, name in (line.strip().partition(" ") for line in text.split("\n"))}
+    return {step: names[step] for step in parse_step_ids("\n".join(names))}
+
+
 def _own_id(record: dict[str, str]) -> str:
     """The id that names only this job: the bare id of the last task of an array would mean the whole array."""
     array, task = record.get("ArrayJobId"), record.get("ArrayTaskId", "")

@@ -42,6 +42,8 @@ _LINGER_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
 _STEPS_LOOK_S = 0.05
+_LOOKS_END_S = 4.0
+"""What is left so long after the kill is killed too: looks of an earlier life of the supervisor may be among it."""
 _ANSWERS_S = 1.5
 """So long the nodes of a step may take to say that they were told to end it, where one of them is dead."""
 _TICK_S = 1.2
@@ -100,7 +102,8 @@ class BringBack:
             self.drop(dead_nodes)
         lost = silent or bool(dead_nodes)
         patience_s = _ANSWERS_S if lost or self.lingering else None
-        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost))
+        # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
+        self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
         child.wait(1.0)
         child.kill_group()
@@ -149,11 +152,15 @@ class BringBack:
 
     def _await_no_steps(self, patience_s: float) -> frozenset[str]:
         """Wait for the end of every step but those known to linger; returns what is on the books then."""
-        deadline = self.clock.now() + patience_s
+        began, told = self.clock.now(), False
         while True:
             left = frozenset(self._patiently(lambda: self.jobs.steps(self.job_id)))
-            if left <= set(self.lingering) or self.clock.now() >= deadline:
+            waited = self.clock.now() - began
+            if left <= set(self.lingering) or waited >= patience_s:
                 return left
+            if not told and waited >= _LOOKS_END_S:
+                told = True
+                self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=_ANSWERS_S))
             self.clock.sleep(_STEPS_LOOK_S)
 
     def requeue(self, *, exclude_reason: str) -> None:

@@ -210,7 +210,9 @@ class FakeSlurm:
         self._answer(f"steps {job_id}")
         return tuple(f"{job_id}.{number}" for number in range(self._find(job_id).steps))
 
-    def kill_steps(self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+    def kill_steps(
+        self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True
+    ) -> None:
         self._answer(f"kill_steps {job_id}")
         self._find(job_id).steps = 0
 

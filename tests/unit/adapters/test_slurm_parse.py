@@ -334,6 +334,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
             assert parse.parse_node(record).port >= 0
     assert all(job.uid >= 0 for job in parse.parse_queue(text))
     assert "" not in parse.parse_step_ids(text)
+    assert "" not in parse.parse_step_names(text)
     parse.parse_config(text)
     passes = parse.parse_scheduler_passes(text)
     assert passes is None or passes >= 0
@@ -462,3 +463,8 @@ def test_a_newer_sacct_names_the_failed_node() -> None:
     columns = (*parse.ACCOUNT_COLUMNS[:-2], "FailedNode", *parse.ACCOUNT_COLUMNS[-2:])
     (job,) = parse.parse_accounting(accounted(*FIRST, TRES, "n[001-002]", "n002", "/w", "t"), "|", columns)
     assert (job.failed_node, job.name, job.work_dir) == ("n002", "t", "/w")
+
+
+def test_names_of_steps() -> None:
+    listed = "7.0 python -m a b\n7.1 sovctl-look\n7.batch batch\n7.extern extern\n7.2\n"
+    assert parse.parse_step_names(listed) == {"7.0": "python -m a b", "7.1": "sovctl-look", "7.2": ""}

@@ -839,7 +839,9 @@ def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
     ends(run, 1)
     kill = run.slurm.kill_steps
 
-    def cancelled_meanwhile(job_id: str, *, patience_s: float | None = None, lost_node: bool = False) -> None:
+    def cancelled_meanwhile(
+        job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True
+    ) -> None:
         kill(job_id)
         run.slurm.cancel(job_id)
 
