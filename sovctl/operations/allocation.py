@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -58,9 +59,22 @@ def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str], 
 
 
 def nodes_asked(job: JobView) -> int:
-    """The least number of nodes a job asks for (NumNodes of scontrol: `18`, or `16-18`); 0: it does not say."""
+    """The least number of nodes a job asks for (NumNodes of scontrol: `18`, or `16-18`); 0: it does not say.
+
+    The NumNodes of a job that was shrunk and requeued stays what it held last, whatever it asks for now (22.05).
+    """
     least = job.extra.get("NumNodes", "").partition("-")[0]
-    return int(least) if least.isdigit() else 0
+    return max(int(least) if least.isdigit() else 0, tres_nodes(job) if job.pending else 0)
+
+
+def tres_nodes(job: JobView) -> int:
+    """The nodes among the TRES a job asks for (`cpu=18,mem=1125G,node=18`); 0: it does not say."""
+    # 23.11 and newer tell apart what is asked for and what was given.
+    found = _NODE_TRES.search(job.extra.get("ReqTRES") or job.extra.get("TRES", ""))
+    return int(found[1]) if found else 0
+
+
+_NODE_TRES = re.compile(r"(?:^|,)node=(\d{1,9})(?:,|$)")
 
 
 def preemptible_nodes(jobs: Sequence[PoolJob], qos: str) -> frozenset[str]:

@@ -3,7 +3,6 @@ requeued them. What the run's own supervisor has arranged already stays."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from sovctl.errors import SlurmUnreachable, SovctlError
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.watched_run import WatchedRun
-from sovctl.operations.allocation import free_nodes, nodes_asked
+from sovctl.operations.allocation import free_nodes, nodes_asked, tres_nodes
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
@@ -33,7 +32,9 @@ _LATE_S = 1.0
 _STUCK_S = 3.0
 """A run that completes for longer has a node that somebody has to free."""
 _ASK_AGAIN_S = 10.0
-_FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN")
+_SET_ASIDE = "BadConstraints"
+"""Slurm's reason of a job that it holds because the cluster has too few nodes for it, those it excludes left out."""
+_FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN", _SET_ASIDE)
 """Slurm's reasons of a job that waits for nodes."""
 _WAITS_S = 10.0
 """How long a requeued run waits for its spares."""
@@ -259,17 +260,18 @@ class RunTakeOver:
             job, nodes = self.site.job(job_id), self.site.nodes()
         except SovctlError:
             return
-        if not (job.pending and not job.held and job.restarts > 0 and job.reason.startswith(_FOR_NODES)):
+        aside = job.reason == _SET_ASIDE
+        if not (job.pending and (aside or not job.held) and job.restarts > 0 and job.reason.startswith(_FOR_NODES)):
             return
         smaller = without_spares(job, size, nodes) if size else None
         if smaller is not None:
             words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
-            self._change(words, lambda: self._shrink(job_id, smaller))
+            self._change(words, lambda: self._shrink(job_id, smaller, aside))
             return
         chosen = self._fewer_exclusions(job, nodes, size)
         if chosen is not None:
             words = f"job {job_id}: {', '.join(chosen.given_up)} no longer excluded, for too few nodes are left"
-            self._change(words, lambda: self._admit(job_id, chosen))
+            self._change(words, lambda: self._admit(job_id, chosen, aside))
 
     def _change(self, words: str, act: Callable[[], None]) -> None:
         if not self.act:
@@ -284,13 +286,20 @@ class RunTakeOver:
             return
         self.voice.say(words)
 
-    def _shrink(self, job_id: str, smaller: JobSize) -> None:
+    def _shrink(self, job_id: str, smaller: JobSize, aside: bool) -> None:
         self.voice.write("spares-let-go", job_id=job_id, nodes=smaller.nodes)
         self.site.update_pending(job_id, exclude=None, begin=None, size=smaller)
+        self._release(job_id, aside)
 
-    def _admit(self, job_id: str, chosen: ExclusionList) -> None:
+    def _admit(self, job_id: str, chosen: ExclusionList, aside: bool) -> None:
         self.voice.write("exclusions-let-go", job_id=job_id, nodes=list(chosen.given_up))
         self.site.update_pending(job_id, exclude=sorted(chosen.nodes), begin=None)
+        self._release(job_id, aside)
+
+    def _release(self, job_id: str, aside: bool) -> None:
+        """What Slurm set aside stays so after its terms were changed, until it is released."""
+        if aside:
+            self.site.release(job_id)
 
     def _fewer_exclusions(self, job: JobView, nodes: Sequence[NodeView], size: int) -> ExclusionList | None:
         """None: they are not what keeps it waiting."""
@@ -427,7 +436,7 @@ def down_names(nodes: Sequence[NodeView]) -> set[str]:
 def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSize | None:
     """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
     those as well, or says too little of itself."""
-    asked, tasks, cpus = (_number(job.extra.get(key, "")) for key in ("TRES", "NumTasks", "NumCPUs"))
+    asked, tasks, cpus = tres_nodes(job), _number(job.extra.get("NumTasks", "")), _number(job.extra.get("NumCPUs", ""))
     free = free_nodes(nodes, job.extra.get("Partition", ""), job.excluded)
     if not size <= free < asked or tasks % asked or cpus % asked:
         return None
@@ -435,9 +444,7 @@ def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSiz
 
 
 def _number(text: str) -> int:
-    """`18`, or the nodes of `cpu=18,mem=1125G,node=18`."""
-    found = re.search(r"(?:^|,node=)(\d{1,9})(?:,|$)", text)
-    return int(found[1]) if found else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _lists(value: Any) -> list[tuple[str, list[str]]]:

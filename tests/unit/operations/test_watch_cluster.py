@@ -288,6 +288,52 @@ def test_a_run_that_lost_its_batch_host_keeps_nodes_enough_to_start_on() -> None
     assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
 
 
+@pytest.mark.parametrize("key", ["TRES", "ReqTRES"])
+def test_a_run_that_was_shrunk_asks_for_more_than_its_number_of_nodes_says(key: str) -> None:
+    """22.05 goes on to show the nodes that a requeued job held last."""
+    site = Watched()
+    site.site.runs("7", "n001", "n002", "n003")
+    asks_for(site, "3", "n004")
+    job = site.site.records["7"]
+    site.site.records["7"] = replace(job, extra={**job.extra, key: "cpu=11,mem=2750G,node=11,billing=11"})
+    site.words = {"7": [{"seq": 1, "at": "?", "kind": "attempt_ended", "culprit": "hardware", "blamed": ["n004"]}]}
+    site.passes(8)
+    site.kill_node("n002")
+    site.passes(16)
+    assert site.site.did == [("down", "n002"), ("terms", "7", ("n002",), 2)]
+
+
+def test_a_run_that_slurm_set_aside_is_let_go() -> None:
+    """Its exclusions leave it too few nodes: Slurm holds it (BadConstraints), and nobody else would ever release it."""
+    site = Watched()
+    site.site.runs("7", "n001")
+    said = {"seq": 1, "at": site.clock.time, "kind": "attempt_ended", "culprit": "hardware"}
+    site.words = {
+        "7": [{**said, "blamed": ["n002"]}, {**said, "seq": 2, "at": said["at"] + 1, "blamed": ["n003"]}],
+    }
+    site.passes(8)
+    site.site.requeued("7", wait_s=2)
+    asks_for(site, "11", "n002", "n003")
+    aside = replace(site.site.records["7"], reason="BadConstraints", priority=0, eligible_at=None)
+    site.site.records["7"] = aside
+    site.site.changes += 1
+    site.passes(16)
+    assert site.site.did == [("pass", "7", ("n003",)), ("release", "7")]
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin"])
+def test_a_run_that_a_person_holds_stays_held(reason: str) -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    site.passes(2)
+    site.site.requeued("7", wait_s=2)
+    asks_for(site, "12", "n002")
+    site.site.records["7"] = replace(site.site.records["7"], reason=reason, priority=0, eligible_at=None)
+    site.site.changes += 1
+    site.passes(16)
+    assert site.site.did == []
+
+
 WITH_SIZE = SPARED.replace("--name x", "--name x --nodes 8")
 
 

@@ -83,6 +83,10 @@ class FakeSite:
     def put_first(self, job_id: str) -> None:
         self._change("first", job_id)
 
+    def release(self, job_id: str) -> None:
+        self._change("release", job_id)
+        self.records[job_id] = replace(self.records[job_id], priority=1, reason="None")
+
     def batch_script(self, job_id: str) -> str:
         return self.scripts.get(job_id, "#!/bin/sh\n")
 
