@@ -235,6 +235,12 @@ def on_unforgiven(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def _after_another(one: Struck, during: Sequence[Struck]) -> bool:
+    """Whether something else had stopped the run already: that is what is to be named, and the recovery finds this."""
+    return any(other.at < one.at and other.kind.stops and not other.kind.stands_still for other in during)
+
+
+
 class Chaos:
     """One run and what happens to it. `say` gets one line for each thing done."""
 
@@ -650,7 +656,11 @@ class Chaos:
         if stop is None or stop.action == "finish":
             return
         during = [one for one in self._report.struck if self._met(one, item, since)]
-        struck = {one.node for one in during if one.kind.blames and not self._too_early(one, stop)}
+        struck = {
+            one.node
+            for one in during
+            if one.kind.blames and not self._too_early(one, stop) and not _after_another(one, during)
+        }
         broken = {one.node for one in self._report.struck if self._stood_broken(one, item)}
         self._report.judged += 1
         named = set(stop.blamed)

@@ -58,6 +58,9 @@ def judged(
         # Nobody can know of a hang before its patience is over.
         ([("rank-hang", "n2", 113.0), ("supervisor-killed", "n1", 119.0)], "unknown", []),
         ([("rank-hang", "n2", 113.0), ("supervisor-killed", "n1", 119.0)], "unknown", ["n2"]),
+        # The crash stopped it; the node died while its cause was looked for.
+        ([("rank-crash", "n2", 117.0), ("node-dead", "n3", 118.0)], "user-code", []),
+        ([("rank-crash", "n2", 117.0), ("node-dead", "n3", 118.0)], "hardware", ["n3"]),
     ],
 )
 def test_rightly_judged(struck: list[tuple[str, str, float]], culprit: str, blamed: list[str]) -> None:
@@ -73,6 +76,8 @@ def test_rightly_judged(struck: list[tuple[str, str, float]], culprit: str, blam
         ([("rank-crash", "n2", 119.0)], "hardware", ["n2"]),
         ([("node-dead", "n2", 118.0), ("supervisor-killed", "n1", 119.0)], "unknown", []),
         ([("rank-hang", "n2", 103.0)], "unknown", []),
+        ([("rank-crash", "n2", 117.0), ("node-dead", "n3", 118.0)], "hardware", ["n2"]),
+        ([("node-dead", "n2", 117.0), ("rank-crash", "n3", 118.0)], "user-code", []),
     ],
 )
 def test_misjudged(struck: list[tuple[str, str, float]], culprit: str, blamed: list[str]) -> None:
