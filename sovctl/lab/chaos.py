@@ -240,7 +240,6 @@ def _after_another(one: Struck, during: Sequence[Struck]) -> bool:
     return any(other.at < one.at and other.kind.stops and not other.kind.stands_still for other in during)
 
 
-
 class Chaos:
     """One run and what happens to it. `say` gets one line for each thing done."""
 
