@@ -46,6 +46,9 @@ _LOOKS_END_S = 4.0
 """What is left so long after the kill is killed too: looks of an earlier life of the supervisor may be among it."""
 _ANSWERS_S = 1.5
 """So long the nodes of a step may take to say that they were told to end it, where one of them is dead."""
+_MARGIN_S = 0.3
+_SELDOM_LOOK_S = 3.0
+"""slurmd's looks that are farther apart than this must not be missed."""
 _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
@@ -326,8 +329,13 @@ class BringBack:
             begin = begin_at(earliest, self.passes.last, delay)
             if begin is not None or not self.passes.sees or now > deadline:
                 return begin or earliest
-            if self.passes.last is not None and self.passes.last > self._asked:
-                # The pass that was asked for is over, and the one to wait for comes only when it is asked for.
+            if self._earliest(self._leave_s() + _MARGIN_S) > earliest + _SELDOM_LOOK_S:
+                # Better begin at the next backfill, or with the help of `sovctl watch`, than miss this look.
+                return earliest
+            over = self.passes.last is not None and self.passes.last > self._asked
+            if over and now >= earliest - delay:
+                # The pass that was asked for is over, and the one to wait for comes only when it is asked for: so late
+                # that the one after it comes when the job may begin.
                 self._set_terms(goal, self._provisional(job))
             self.clock.sleep(0.03)
 

@@ -353,3 +353,18 @@ def test_a_begin_time_that_a_slow_controller_took_too_late_is_given_again() -> N
     assert begin > run.clock.time, "the second it was first given is over"
     run.slurm.leave(run.job_id)
     assert run.await_start() < 15
+
+
+@pytest.mark.parametrize("others_s", [10.8, 11.5, 12.9, 14.0, 16.4, 18.0, 19.0])
+def test_a_seldom_look_of_slurmd_is_not_missed(others_s: float) -> None:
+    """The other nodes took longer than 10 s: slurmd looks 20.67 s after the requeue whether the supervisor has left,
+    and then not before KillWait."""
+    run = Run()
+    blamed(run, "n002")
+    run.slurm._epilog_s = others_s
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    look = NOW + 20.67
+    assert NOW + others_s < run.clock.time < look
+    begin = run.slurm.begins[-1]
+    assert begin is not None
+    assert look < begin < look + 2.5
