@@ -42,6 +42,8 @@ _LINGER_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
 _STEPS_LOOK_S = 0.05
+_ALL_ANSWER_S = 4.0
+"""The same where none is known to be dead: one that froze a moment ago keeps scancel for MessageTimeout (10 s)."""
 _LOOKS_END_S = 4.0
 """What is left so long after the kill is killed too: looks of an earlier life of the supervisor may be among it."""
 _ANSWERS_S = 1.5
@@ -104,7 +106,7 @@ class BringBack:
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
         lost = silent or bool(dead_nodes)
-        patience_s = _ANSWERS_S if lost or self.lingering else None
+        patience_s = _ANSWERS_S if lost or self.lingering else _ALL_ANSWER_S
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
