@@ -19,6 +19,7 @@
 
 #include "client.h"
 #include "contexts.h"
+#include "environment.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
@@ -36,10 +37,11 @@ static struct {
 	char why[512];
 	char cwd[PATH_MAX];
 	const request *asked;
+	const char *allow_env; /* of the site */
 	int image; /* the file; -1: none */
 	layer kept;
 	client client;
-} step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 } };
+} step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 }, .allow_env = "" };
 
 static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
 {
@@ -202,6 +204,7 @@ void step_user_init(spank_t spank, const settings *site)
 	record job;
 
 	step.asked = request_of_step(spank);
+	step.allow_env = site->allow_env;
 	if (step.asked->problem)
 		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
 	image_plan plan = { .wish = step.asked };
@@ -265,29 +268,36 @@ static void back_to_work(void)
 		_exit(FAILED);
 }
 
+static bool has_image(void)
+{
+	return step.asked && *step.asked->image;
+}
+
+/* Of an isolated step on the host's own root always: what the environment names there, the step no longer sees. */
+static bool wants_clean(void)
+{
+	return step.asked->clean_env || (step.isolated && !has_image());
+}
+
 static void clean_environment(spank_t spank)
 {
 	char **env = NULL;
-	char name[256];
 
 	if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
 		return;
 	/* Taking one out moves the rest; start over where it was. */
 	for (size_t i = 0; env && env[i];) {
-		size_t length = strcspn(env[i], "=");
+		const char *entry = env[i];
+		char *name = environment_keeps(entry, step.allow_env) ? NULL : strndup(entry, strcspn(entry, "="));
+		bool taken = name && spank_unsetenv(spank, name) == ESPANK_SUCCESS;
 
-		if (request_keeps_variable(env[i]) || length >= sizeof(name)) {
-			i++;
-			continue;
-		}
-		memcpy(name, env[i], length);
-		name[length] = '\0';
-		if (spank_unsetenv(spank, name) != ESPANK_SUCCESS)
-			i++;
-		if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
+		free(name);
+		if (taken && spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
 			return;
+		if (!taken || (env && env[i] == entry))
+			i++;
 	}
-	if (*step.asked->image)
+	if (has_image())
 		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
 }
 
@@ -305,7 +315,7 @@ static void find_slurm_first(spank_t spank)
 void step_task_user(spank_t spank)
 {
 	if (!step.status && step.asked) {
-		if (step.asked->clean_env)
+		if (wants_clean())
 			clean_environment(spank);
 		find_slurm_first(spank);
 		request_hand_on(spank, step.asked);

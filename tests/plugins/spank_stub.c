@@ -1,6 +1,6 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY | layer DIRECTORY NAME IMAGE
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY PATTERNS | variables | layer DIRECTORY NAME IMAGE
  *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "environment.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
@@ -131,8 +132,8 @@ static int show_settings(int argc, char *argv[])
 	settings site;
 
 	settings_parse(&site, argc - 3, argv + 3, argv[2]);
-	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nproblem %s\n", site.policy, site.state, site.gpus,
-	       site.image_owners, site.tmp_size, site.problem);
+	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nallow_env %s\nproblem %s\n", site.policy, site.state, site.gpus,
+	       site.image_owners, site.tmp_size, site.allow_env, site.problem);
 	for (size_t i = 0; i < site.n_keep; i++)
 		printf("keep %s\n", site.keep[i]);
 	return 0;
@@ -215,6 +216,16 @@ static int show_request(const char *what, const char *text)
 	return 0;
 }
 
+static int show_variables(void)
+{
+	for (size_t i = 0; environment_allowed[i]; i++)
+		puts(environment_allowed[i]);
+	puts("");
+	for (size_t i = 0; environment_secrets[i]; i++)
+		puts(environment_secrets[i]);
+	return 0;
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc > 2 && !strcmp(argv[1], "parse"))
@@ -235,8 +246,10 @@ int main(int argc, char *argv[])
 		return show_env_dir(argv);
 	if (argc > 1 && !strcmp(argv[1], "client"))
 		return show_client();
-	if (argc > 2 && !strcmp(argv[1], "keeps"))
-		return printf("%d\n", request_keeps_variable(argv[2])) < 0;
+	if (argc > 3 && !strcmp(argv[1], "keeps"))
+		return printf("%d\n", environment_keeps(argv[2], argv[3])) < 0;
+	if (argc > 1 && !strcmp(argv[1], "variables"))
+		return show_variables();
 	if (argc > 3 && !strcmp(argv[1], "record"))
 		return show_record(argc, argv);
 	if (argc > 2 && !strcmp(argv[1], "init")) {

@@ -111,7 +111,7 @@ def spank_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[
     root = new_root()
     attach_logs(root)
     # The lab lies under /var/tmp, which isolated steps do not see: its configuration and sockets are kept.
-    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia allow_env=SITE_*"
     stack = f"optional {plugin} {words}\noptional {plugin.parent}/other.so\n"
     beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
     lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
@@ -274,6 +274,21 @@ def test_exit_status_signals_and_terminals_pass(spank_lab: cluster.Lab, user: st
     run(spank_lab, user, "scancel", "--signal=USR1", "--name=trapped")
     assert "got" in step.communicate(timeout=30)[0]
     assert step.returncode == 5
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_isolated_step_has_a_clean_environment(
+    spank_lab: cluster.Lab, user: str, rules: Callable[[str], None], asked: bool
+) -> None:
+    rules("" if asked else "isolate everybody\n")
+    given = ("EVIL=1", "PYTHONPATH=/evil", "CUDA_LAUNCH_BLOCKING=1", "I_MPI_FABRICS=shm", "SITE_LR=2")
+    words = ("--sov-isolate",) if asked else ()
+    said = run(spank_lab, user, "env", *given, "srun", "-n1", *words, "env").stdout.splitlines()
+    assert {"CUDA_LAUNCH_BLOCKING=1", "I_MPI_FABRICS=shm", "SITE_LR=2"} <= set(said)
+    assert any(line.startswith("SLURM_JOB_ID=") for line in said)
+    assert not {"EVIL=1", "PYTHONPATH=/evil"} & set(said)
+    rules("")
+    assert "EVIL=1" in run(spank_lab, user, "env", *given, "srun", "-n1", "env").stdout.splitlines()
 
 
 def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -> None:
