@@ -20,14 +20,13 @@
 #include "client.h"
 #include "contexts.h"
 #include "environment.h"
+#include "exit_status.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
 #include "request.h"
 #include "sandbox.h"
 
-#define REFUSED 3
-#define FAILED 1
 #define BATCH_STEP 0xfffffffbU /* SLURM_BATCH_SCRIPT of slurm.h */
 
 static struct {
@@ -90,7 +89,7 @@ static void open_image(const settings *site, char path[IMAGE_MAX + 1])
 		return;
 	step.image = image_open(site, step.asked->image, path, &why);
 	if (step.image < 0)
-		refuse(FAILED, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
+		refuse(-step.image, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
 }
 
 /* The user's layer over the image that has just been opened; with the user's rights too. */
@@ -108,7 +107,7 @@ static void open_layer(spank_t spank, const settings *site, const char *image)
 	spank_getenv(spank, "XDG_DATA_HOME", data_home, sizeof(data_home));
 	if (!user || !settings_env_dir(site, directory, user->pw_name, data_home, home) ||
 	    !layer_identity(base, image, step.image)) {
-		refuse(FAILED, "--sov-env-name needs HOME to be a full path%s%s%s", "", "", "");
+		refuse(USAGE, "--sov-env-name needs HOME to be a full path%s%s%s", "", "", "");
 		return;
 	}
 	status = layer_open(&step.kept, directory, step.asked->env_name, base, image, problem);
@@ -164,10 +163,11 @@ static void isolate(const settings *site, const record *job, const image_plan *i
 	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL,
 			      .private_network = step.asked->private_network };
 	char problem[SANDBOX_PROBLEM] = "";
+	int status = sandbox_start(&step.box, &plan, problem);
 
-	step.isolated = sandbox_start(&step.box, &plan, problem);
-	if (!step.isolated)
-		refuse(FAILED, "this step cannot be isolated: %s%s%s", problem, "", "");
+	step.isolated = status == 0;
+	if (status)
+		refuse(status, "this step cannot be isolated: %s%s%s", problem, "", "");
 }
 
 /* The rest of what an image needs to know of the step. */
@@ -192,7 +192,7 @@ static void describe(spank_t spank, image_plan *plan, char home[SETTINGS_MAX_PAT
 		if (spank_getenv(spank, "HOME", home, SETTINGS_MAX_PATH) == ESPANK_SUCCESS && request_is_target(home))
 			plan->home = home;
 		else
-			refuse(FAILED, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
+			refuse(USAGE, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
 	}
 }
 
@@ -206,7 +206,7 @@ void step_user_init(spank_t spank, const settings *site)
 	step.asked = request_of_step(spank);
 	step.allow_env = site->allow_env;
 	if (step.asked->problem)
-		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
+		refuse(USAGE, "%s%s%s", step.asked->problem, "", "");
 	image_plan plan = { .wish = step.asked };
 	open_image(site, path);
 	if (!step.status)

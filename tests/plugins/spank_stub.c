@@ -1,7 +1,8 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
- * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
+ * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
  *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY PATTERNS | variables | layer DIRECTORY NAME IMAGE
- *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
+ *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] |
+ *        prolog JOB [WORD...] | epilog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -20,6 +21,7 @@
 #include "settings.h"
 
 extern int slurm_spank_init(spank_t, int, char **), slurm_spank_job_prolog(spank_t, int, char **),
+	slurm_spank_job_epilog(spank_t, int, char **),
 	slurm_spank_exit(spank_t, int, char **);
 
 static spank_context_t context = S_CTX_REMOTE;
@@ -101,6 +103,15 @@ static int parse(const char *path)
 	policy_parse(&rules, exact, size);
 	free(exact);
 	printf("%zu rules, %s, %s\n", rules.n_rules, rules.refuse_when_broken ? "refuse" : "accept", rules.problem);
+	return 0;
+}
+
+/* As a step reads it, which believes root's file only. */
+static int show_policy(const char *path)
+{
+	bool whole = policy_read(&rules, path);
+
+	printf("%d %zu rules, %s, %s\n", whole, rules.n_rules, rules.refuse_when_broken ? "refuse" : "accept", rules.problem);
 	return 0;
 }
 
@@ -256,6 +267,12 @@ int main(int argc, char *argv[])
 		context = (spank_context_t)atoi(argv[2]);
 		printf("init %d\n", slurm_spank_init(NULL, argc - 3, argv + 3));
 		return printf("exit %d\n", slurm_spank_exit(NULL, 0, NULL)) < 0;
+	}
+	if (argc > 2 && !strcmp(argv[1], "read"))
+		return show_policy(argv[2]);
+	if (argc > 2 && !strcmp(argv[1], "epilog")) {
+		job = (uint32_t)strtoul(argv[2], NULL, 10);
+		return printf("epilog %d\n", slurm_spank_job_epilog(NULL, argc - 3, argv + 3)) < 0;
 	}
 	if (argc > 2 && !strcmp(argv[1], "prolog")) {
 		job = (uint32_t)strtoul(argv[2], NULL, 10);

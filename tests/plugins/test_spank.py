@@ -110,6 +110,52 @@ def test_a_broken_file_has_no_rules_and_says_what_to_do(
     assert why in answer
 
 
+WHOLE = (1, "1 rules, accept, ")
+NOT_ROOTS = (0, "0 rules, refuse, line 0: it must be a file that only root can write")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's and of others")
+@pytest.mark.parametrize("through_link", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "owner", "found"),
+    [
+        (0o644, 0, WHOLE),
+        (0o600, 0, WHOLE),
+        (0o444, 0, WHOLE),
+        (0o666, 0, NOT_ROOTS),
+        (0o664, 0, NOT_ROOTS),
+        (0o646, 0, NOT_ROOTS),
+        (0o644, 1234, NOT_ROOTS),
+        (0o400, 1234, NOT_ROOTS),
+    ],
+)
+def test_a_step_believes_only_a_file_that_root_alone_can_write(
+    stub: Path, tmp_path: Path, mode: int, owner: int, found: tuple[int, str], through_link: bool
+) -> None:
+    """`on-broken accept` in a file of somebody else's counts for nothing either."""
+    path = tmp_path / "policy"
+    path.write_text("on-broken accept\nisolate everybody\n")
+    os.chown(path, owner, 0)
+    path.chmod(mode)
+    if through_link:  # what it leads to is judged
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    assert said(stub, "read", str(path)) == f"{found[0]} {found[1]}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's")
+def test_a_step_believes_nothing_that_is_no_file(stub: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o644)
+    (tmp_path / "directory").mkdir(mode=0o755)
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name in ("fifo", "directory"):
+        assert said(stub, "read", str(tmp_path / name)) == f"{NOT_ROOTS[0]} {NOT_ROOTS[1]}\n"
+    assert said(stub, "read", "/dev/null") == f"{NOT_ROOTS[0]} {NOT_ROOTS[1]}\n"
+    for path in (tmp_path / "round", tmp_path / ("x" * 300)):
+        assert said(stub, "read", str(path)) == "0 0 rules, refuse, line 0: the file cannot be opened\n"
+    assert said(stub, "read", str(tmp_path / "none")).startswith("1 0 rules, ")
+
+
 def test_an_endless_file_is_read_to_its_bound(stub: Path, tmp_path: Path) -> None:
     (tmp_path / "policy").write_text("on-broken accept\n" + "#\n" * 40000)
     assert "0 rules, accept, line 0: the file is too long" in said(stub, "parse", str(tmp_path / "policy"))
@@ -346,6 +392,41 @@ def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -
     assert said(stub, "prolog", "7", f"state={tmp_path}/s", env=env) == "prolog 0\n"
     assert (tmp_path / "s" / "7").read_text() == "partition=gpu\naccount=\ngpus=\n"
     assert "every rule holds for its steps" in said(stub, "prolog", "7", "state=/proc/nowhere", env=env)
+
+
+def test_an_epilog_removes_the_record_of_its_job_alone(stub: Path, tmp_path: Path) -> None:
+    for job in ("7", "8"):
+        said(stub, "prolog", job, f"state={tmp_path}/s")
+    assert said(stub, "epilog", "7", f"state={tmp_path}/s") == "epilog 0\n"
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["8"]
+
+
+@pytest.mark.parametrize(
+    "in_its_place", ["nothing", "a file", "a link", "a fifo", "others can write it", "a directory"]
+)
+def test_an_epilog_that_can_remove_nothing_is_no_failure_of_the_node(
+    stub: Path, tmp_path: Path, in_its_place: str
+) -> None:
+    """Whatever the clean-up meets: slurmd drains a node for an epilog that fails."""
+    state, aside = tmp_path / "s", tmp_path / "aside"
+    said(stub, "prolog", "7", f"state={state}")
+    if in_its_place == "others can write it":
+        state.chmod(0o777)
+    elif in_its_place == "a directory":  # of the record's name
+        (state / "7").unlink()
+        (state / "7" / "full").mkdir(parents=True)
+    else:
+        state.rename(aside)
+    if in_its_place == "a file":
+        state.write_text("")
+    elif in_its_place == "a link":
+        state.symlink_to(aside)
+    elif in_its_place == "a fifo":
+        os.mkfifo(state)
+    assert said(stub, "epilog", "7", f"state={state}") == "epilog 0\n"
+    left = aside if aside.exists() else state
+    assert [path.name for path in left.iterdir()] == ["7"]
+    assert said(stub, "epilog", "7", "state=/proc/self") == "epilog 0\n"
 
 
 def test_a_layer_is_made_locked_and_held_to_its_image(stub: Path, tmp_path: Path) -> None:
