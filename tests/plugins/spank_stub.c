@@ -1,6 +1,6 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY PATTERNS | variables | layer DIRECTORY NAME IMAGE
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY PATTERNS | variables | image FILE | layer DIRECTORY NAME IMAGE
  *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] |
  *        prolog JOB [WORD...] | epilog JOB [WORD...] */
 #include <slurm/spank.h>
@@ -14,6 +14,7 @@
 
 #include "client.h"
 #include "environment.h"
+#include "image.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
@@ -188,6 +189,23 @@ static int show_layer(char *argv[])
 	return 0;
 }
 
+/* Holds it open until its input ends. */
+static int show_image(const char *name)
+{
+	static char path[IMAGE_MAX + 1];
+	settings site;
+	const char *why = NULL;
+	int fd;
+
+	settings_parse(&site, 0, NULL, "");
+	fd = image_open(&site, name, path, &why);
+	printf("%d %s\n", fd < 0 ? -fd : 0, fd < 0 ? why : path);
+	fflush(stdout);
+	while (getchar() != EOF)
+		;
+	return 0;
+}
+
 static int show_env_dir(char *argv[])
 {
 	settings site;
@@ -253,6 +271,8 @@ int main(int argc, char *argv[])
 		return show_request(argv[2], argv[3]);
 	if (argc > 4 && !strcmp(argv[1], "layer"))
 		return show_layer(argv);
+	if (argc > 2 && !strcmp(argv[1], "image"))
+		return show_image(argv[2]);
 	if (argc > 5 && !strcmp(argv[1], "envdir"))
 		return show_env_dir(argv);
 	if (argc > 1 && !strcmp(argv[1], "client"))

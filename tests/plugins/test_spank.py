@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -451,6 +452,45 @@ def test_a_layer_is_made_locked_and_held_to_its_image(stub: Path, tmp_path: Path
     cached = tmp_path / "sha256-abc.sqsh"
     cached.write_text("")
     assert said(stub, "layer", str(place), "x", str(cached)).splitlines()[0] == "name 1 identity 1 sha256-abc"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_only_a_file_of_a_trusted_owner_is_an_image(stub: Path, tmp_path: Path) -> None:
+    image, link = tmp_path / "a.sqsh", tmp_path / "link.sqsh"
+    image.write_text("")
+    link.symlink_to(image)
+    os.mkfifo(tmp_path / "fifo")
+    assert said(stub, "image", str(image)) == said(stub, "image", str(link)) == f"0 {image}\n"
+    for name, status, why in (
+        ("none", 2, "No such file or directory"),
+        ("a.sqsh/x", 2, "Not a directory"),
+        ("fifo", 2, "it is no regular file"),
+        ("", 2, "it is no regular file"),
+    ):
+        assert said(stub, "image", f"{tmp_path}/{name}") == f"{status} {why}\n"
+    image.chmod(0o664)
+    assert said(stub, "image", str(image)) == "3 others than its owner can write it\n"
+    image.chmod(0o644)
+    os.chown(image, 1234, 0)
+    assert said(stub, "image", str(link)).startswith("3 it does not belong to an owner this site trusts")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's images are trusted")
+def test_an_image_is_locked_for_as_long_as_it_is_open(stub: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.sqsh"
+    image.write_text("")
+    with image.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        # Whoever can read it could keep the lock: that holds no step up.
+        assert said(stub, "image", str(image)).startswith("0 ")
+        fcntl.flock(other, fcntl.LOCK_UN)
+        user = subprocess.Popen([str(stub), "image", str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert user.stdout is not None
+        assert user.stdout.readline().startswith(b"0 ")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        user.communicate(timeout=30)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("part", ["", "/upper", "/work", "/base"])
