@@ -453,8 +453,13 @@ def test_a_clean_up_that_fails_costs_no_node(
 
 
 def test_a_step_of_two_nodes_has_two_sets_of_namespaces(spank_lab: cluster.Lab, user: str) -> None:
-    text = "echo $SLURMD_NODENAME $(readlink /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/pid)"
-    said = run(spank_lab, user, "srun", "-N2", "-n4", "--sov-isolate", "sh", "-c", text).stdout.splitlines()
+    meet = spank_lab.layout.root / "meet"  # seen by every step; all live when the first one looks at itself
+    meet.mkdir()
+    meet.chmod(0o777)
+    text = f"touch {meet}/$SLURM_PROCID; until [ $(ls {meet} | wc -l) = 4 ]; do sleep 0.05; done; "
+    text += "echo $SLURMD_NODENAME $(readlink /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/pid)"
+    words = ("-N2", "--ntasks-per-node=2", "--sov-isolate", "sh", "-c", text)
+    said = run(spank_lab, user, "srun", *words).stdout.splitlines()
     ranks = [line.split(maxsplit=1) for line in said]
     assert sorted(node for node, _ in ranks) == ["n001", "n001", "n002", "n002"]
     assert len({tuple(rank) for rank in ranks}) == 2  # shared on a node
