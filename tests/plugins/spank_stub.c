@@ -1,8 +1,9 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY PATTERNS | variables | image FILE | layer DIRECTORY NAME IMAGE
- *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] |
- *        prolog JOB [WORD...] | epilog JOB [WORD...] */
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps ENTRY PATTERNS
+ *        variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
+ *        record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
+ *        epilog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ extern int slurm_spank_init(spank_t, int, char **), slurm_spank_job_prolog(spank
 
 static spank_context_t context = S_CTX_REMOTE;
 static uint32_t job = 7;
+static const char *given, *given_value; /* the one option on the command line; NULL: hostile values of all */
 
 spank_context_t spank_context(void) { return context; }
 int spank_remote(spank_t sp) { (void)sp; return context == S_CTX_REMOTE; }
@@ -36,6 +38,11 @@ spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
 	static const char *const hostile[] = { NULL, "", "%s%n%n%n", "../../../etc/shadow", "a b\nc", "$(reboot)" };
 
 	(void)sp;
+	if (given) {
+		if (!strcmp(option->name, given))
+			option->cb(option->val, option->has_arg ? given_value : NULL, 1);
+		return ESPANK_SUCCESS;
+	}
 	printf("option %s %d\n", option->name, option->has_arg);
 	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
 		printf("callback %d\n", option->cb(option->val, hostile[i], context == S_CTX_REMOTE));
@@ -269,6 +276,12 @@ int main(int argc, char *argv[])
 		return printf("%d\n", number_listed(argv[2], (unsigned)strtoul(argv[3], NULL, 10))) < 0;
 	if (argc > 3 && !strcmp(argv[1], "request"))
 		return show_request(argv[2], argv[3]);
+	if (argc > 3 && !strcmp(argv[1], "asks")) {
+		given = argv[2];
+		given_value = argv[3];
+		request_register(NULL);
+		return printf("%d\n", request_of_step(NULL)->isolate) < 0;
+	}
 	if (argc > 4 && !strcmp(argv[1], "layer"))
 		return show_layer(argv);
 	if (argc > 2 && !strcmp(argv[1], "image"))

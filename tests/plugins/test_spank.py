@@ -362,6 +362,12 @@ def test_any_value_of_a_mount_is_plain_or_refused(stub: Path, text: str) -> None
             assert not re.search(r"/\.{1,2}(/| )", line)
 
 
+@pytest.mark.parametrize(("option", "isolates"), OPTIONS)
+def test_which_options_isolate(stub: Path, option: str, isolates: bool) -> None:
+    value = "none" if option == "sov-home" else "/a" if option in ("sov-image", "sov-mount") else "a"
+    assert said(stub, "asks", option, value) == f"{int(isolates)}\n"
+
+
 @pytest.mark.parametrize(("name", "kept"), VARIABLES)
 def test_a_clean_environment(stub: Path, name: str, kept: bool) -> None:
     assert said(stub, "keeps", f"{name}=1", "") == f"{int(kept)}\n"

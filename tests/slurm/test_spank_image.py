@@ -19,6 +19,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
+from tests.slurm.conftest import mounts
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount", "rm", "stat", "ln", "mkdir")
@@ -263,7 +264,7 @@ def test_bad_images_end_the_task_with_a_sentence_and_not_the_node(
 def test_kill_9_leaves_no_mount_and_no_loop_device(
     place: Path, image_lab: cluster.Lab, user: str, eventually: Callable[..., object]
 ) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(image_lab)
     step = subprocess.Popen(
         [*as_user(user), "srun", "-n2", f"--sov-image={place}/a.sqsh", "/bin/sh", "-c", "echo up; sleep 300"],
         env=image_lab.environment,
@@ -287,7 +288,7 @@ def test_kill_9_leaves_no_mount_and_no_loop_device(
     eventually(lambda: str(place) not in loops(), "the loop device to be free")
     step.kill()
     step.communicate()
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(image_lab) == before
 
 
 def test_cleaning_the_cache_leaves_the_image_of_a_step(

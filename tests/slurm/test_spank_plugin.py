@@ -17,7 +17,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user
+from tests.slurm.conftest import make_user, mounts
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -402,7 +402,7 @@ def test_hostile_values_of_the_variable_do_nothing(spank_lab: cluster.Lab, user:
 def test_kill_9_of_slurmstepd_leaves_nothing(
     spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]
 ) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(spank_lab)
     for _ in range(3):
         step = start(
             spank_lab, user, "srun", "-n2", "--sov-isolate", "sh", "-c", "setsid sleep 12321 & echo up; sleep 12321"
@@ -419,7 +419,7 @@ def test_kill_9_of_slurmstepd_leaves_nothing(
         run(spank_lab, user, "scancel", "--me" if user else "--user=root")
         step.kill()
         step.communicate()
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(spank_lab) == before
     assert in_service(spank_lab)
     eventually(lambda: not list((spank_lab.layout.root / "spank").glob("n*/*")), "the records to be gone", 60.0)
 
@@ -517,7 +517,7 @@ def test_images_of_pyxis_are_judged_in_every_step_of_a_job(
 
 
 def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(spank_lab)
     run(
         spank_lab,
         user,
@@ -529,5 +529,5 @@ def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually
         "for i in 1 2 3 4 5 6 7 8 9 10; do srun -n2 --sov-isolate sh -c 'sleep 12345 &' || exit 1; done",
     )
     eventually(lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12345", spank_lab), "an empty node")
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(spank_lab) == before
     assert in_service(spank_lab)
