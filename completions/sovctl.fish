@@ -86,7 +86,7 @@ complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l image -r
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l isolate -d 'The same without an image: private /tmp, /dev/shm and processes on...'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l mount -r -f -d 'Directory or file A of the host at B; repeatable; `--mount .` is the...'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l home -r -f -d 'Whether your home is there (with an image: none)'
-complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l clean-env -d 'Only variables of the allow-list'
+complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l clean-env -d 'Only variables of the allow-list; without an image always'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l writable -d 'The root can be written; gone with the step'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l env-name -r -f -d 'Your named layer over the image; keeps what is written'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l private-network -d 'No network but its own loopback'

@@ -34,10 +34,12 @@ local function described(options)
   add(os.getenv("PYXIS_CONTAINER_IMAGE"))
   local isolated
   if options.type == "sbatch" then
-    isolated = (plugin_option(options, "sovctl", "sov-isolate") or plugin_option(options, "sovctl", "sov-image")) ~= nil
+    isolated = policy.isolated(function(name)
+      return plugin_option(options, "sovctl", name)
+    end)
   end
   return {
-    -- The default partition is not known here; slurmctld knows it.
+    -- The default partition and account are not known here; slurmctld knows them.
     partitions = policy.list(of_job("SLURM_JOB_PARTITION") or text_of(options.partition)),
     accounts = policy.list(of_job("SLURM_JOB_ACCOUNT") or text_of(options.account)),
     images = images,

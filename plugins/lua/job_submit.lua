@@ -98,7 +98,9 @@ local function described(job, partitions)
   local options = spank_options(job)
   local isolated
   if job.script then
-    isolated = (options.sovctl_sov_isolate or options.sovctl_sov_image) ~= nil
+    isolated = policy.isolated(function(name)
+      return options["sovctl_" .. name:gsub("-", "_")]
+    end)
   end
   -- srun hands no options to slurmctld and salloc starts nothing by itself: the node looks at their steps.
   return {

@@ -8,6 +8,7 @@ local MAX_BYTES = 64 * 1024
 local MAX_RULES = 256
 local MAX_WORDS = 64 -- of a line, and of a list with commas
 local MAX_LINE = 4096
+local ISOLATING = { "sov-isolate", "sov-image", "sov-private-network" } -- each isolates; plugins/spank/request.c
 local KEYS = { partition = true, account = true }
 
 -- text -> words between blanks, or nil and a reason.
@@ -227,6 +228,16 @@ function policy.refusal(rules, job)
       return rule, "jobs here must be isolated; add --sov-isolate, or --sov-image with an image"
     end
   end
+end
+
+-- Whether one of the options that isolate was given. given(name): the option's value, or nil.
+function policy.isolated(given)
+  for _, name in ipairs(ISOLATING) do
+    if given(name) then
+      return true
+    end
+  end
+  return false
 end
 
 function policy.words(rule, why)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "exit_status.h"
 #include "rootfs.h"
 
 #define BASE "/tmp/.sovctl" /* /tmp is private by now; holds the layers until the old root is let go */
@@ -41,10 +43,11 @@ int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1],
 	struct stat about;
 	ssize_t length;
 	int fd = rootfs_open(AT_FDCWD, name, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	int status = USAGE;
 
 	*why = strerror(errno);
 	if (fd < 0)
-		return -1;
+		return -rootfs_open_status(errno);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	length = readlink(link, path, IMAGE_MAX);
 	*why = NULL;
@@ -52,15 +55,19 @@ int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1],
 		*why = "its real name is too long";
 	else if (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode))
 		*why = "it is no regular file";
-	else if (!trusted_owner(site, about.st_uid))
+	else
+		status = REFUSED;
+	if (!*why && !trusted_owner(site, about.st_uid))
 		*why = "it does not belong to an owner this site trusts with images (image_owners in plugstack.conf)";
-	else if (about.st_mode & 022 && strcmp(site->image_owners, "any") != 0)
+	else if (!*why && about.st_mode & 022 && strcmp(site->image_owners, "any") != 0)
 		*why = "others than its owner can write it";
 	path[length > 0 ? length : 0] = '\0';
 	if (*why) {
 		close(fd);
-		return -1;
+		return -status;
 	}
+	/* Not waited for: anybody who can read the file could keep its lock. gc has one only while it removes. */
+	(void)!flock(fd, LOCK_SH | LOCK_NB);
 	return fd;
 }
 
@@ -291,24 +298,34 @@ static bool make_private(entering *work, const char *place, bool (*private_mount
 	return done;
 }
 
-bool image_enter(const image_plan *plan, const settings *site, bool (*private_mount)(void *with, int target, const char *name),
-		 void *with, char *problem, size_t size)
+static bool enter(entering *work, const settings *site, bool (*private_mount)(void *with, int target, const char *name),
+		  void *with)
 {
-	entering work = { .plan = plan, .problem = problem, .size = size, .root = -1 };
+	const image_plan *plan = work->plan;
 
-	if (!mount_image(&work))
+	if (!mount_image(work))
 		return false;
-	if (!make_private(&work, "/tmp", private_mount, with) || !make_private(&work, "/var/tmp", private_mount, with))
+	if (!make_private(work, "/tmp", private_mount, with) || !make_private(work, "/var/tmp", private_mount, with))
 		return false;
-	if (plan->client && !make_private(&work, CLIENT_PLACE, private_mount, with))
+	if (plan->client && !make_private(work, CLIENT_PLACE, private_mount, with))
 		return false;
-	if (!fill(&work, site))
+	if (!fill(work, site))
 		return false;
-	if (!plan->wish->writable && !plan->kept && !rootfs_write_protect(work.root, 0))
-		return rootfs_failed(&work, "write-protect", "the image");
-	if (fchdir(work.root) != 0 || syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 ||
+	if (!plan->wish->writable && !plan->kept && !rootfs_write_protect(work->root, 0))
+		return rootfs_failed(work, "write-protect", "the image");
+	if (fchdir(work->root) != 0 || syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 ||
 	    chdir("/") != 0)
-		return rootfs_failed(&work, "make the root directory of", plan->wish->image);
-	close(work.root);
+		return rootfs_failed(work, "make the root directory of", plan->wish->image);
+	close(work->root);
 	return true;
+}
+
+bool image_enter(const image_plan *plan, const settings *site, bool (*private_mount)(void *with, int target, const char *name),
+		 void *with, char *problem, size_t size, int *status)
+{
+	entering work = { .plan = plan, .problem = problem, .size = size, .status = FAILED, .root = -1 };
+	bool done = enter(&work, site, private_mount, with);
+
+	*status = work.status;
+	return done;
 }

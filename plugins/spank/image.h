@@ -27,12 +27,13 @@ typedef struct {
 } image_plan;
 
 /* Opens an image with the rights the caller has now. Only a regular file of one of the trusted owners: the kernel will
- * parse it as root. `path`: its real name, which is the one to judge. -1 and `why` when it cannot be used. */
+ * parse it as root. `path`: its real name, which is the one to judge. When it cannot be used: `why`, and the exit status
+ * of the task with a minus. It is locked against `sovctl image gc` for as long as somebody has it open. */
 int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1], const char **why);
 
-/* Makes it the root directory of this process. False: `problem` says why. `private_mount(target_fd)` puts a fresh
+/* Makes it the root directory of this process. False: `problem` says why and `status` how the task ends. `private_mount(target_fd)` puts a fresh
  * private file system there. */
 bool image_enter(const image_plan *plan, const settings *site, bool (*private_mount)(void *with, int target, const char *name),
-		 void *with, char *problem, size_t size);
+		 void *with, char *problem, size_t size, int *status);
 
 #endif

@@ -11,8 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define REFUSED 3
-#define FAILED 1
+#include "exit_status.h"
+
 #define HANDOVER_MS 3000 /* the step before needs a moment to end after its last task */
 
 bool layer_is_name(const char *name)
@@ -138,7 +138,7 @@ static int take(layer *it, const char *name, const char *base, const char *image
 	if (it->dir < 0)
 		return failed(problem, REFUSED, "the environment", name, "it is not a directory of yours alone");
 	if (!lock(it->dir))
-		return failed(problem, LAYER_BUSY, "another step uses the environment", name,
+		return failed(problem, TRY_LATER, "another step uses the environment", name,
 			      "a layer that is written has one step at a time");
 	same = same_base(it->dir, base);
 	if (same < 0)

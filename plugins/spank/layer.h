@@ -12,7 +12,6 @@
 #define LAYER_NAME 64
 #define LAYER_PROBLEM 320
 #define LAYER_IDENTITY (IMAGE_MAX + 64)
-#define LAYER_BUSY 75 /* EXIT_TRY_LATER of sovctl */
 
 typedef struct {
 	int dir; /* of the layer; whoever has it open has the layer. -1: none */

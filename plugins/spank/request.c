@@ -227,24 +227,3 @@ void request_hand_on(spank_t spank, const request *all)
 		if (*values[i] && (variables[i].option != HOME || *all->image))
 			spank_setenv(spank, variables[i].name, values[i], 1);
 }
-
-bool request_keeps_variable(const char *entry)
-{
-	static const char *const names[] = { "PATH",	"HOME",	  "USER",	       "LOGNAME",
-					     "SHELL",	"LANG",	  "TERM",	       "TZ",
-					     "HOSTNAME", "OMP_NUM_THREADS", "MASTER_ADDR", "MASTER_PORT",
-					     "WORLD_SIZE", "RANK", "LOCAL_RANK", "GPU_DEVICE_ORDINAL" };
-	static const char *const prefixes[] = { "SLURM",   "SOVCTL_", "PMI",  "CUDA_VISIBLE", "NVIDIA_VISIBLE", "ROCR_VISIBLE",
-						"ZE_AFFINITY", "NCCL_", "UCX_", "OMPI_",	 "FI_",	      "MPI",
-						"LC_" };
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		size_t length = strlen(names[i]);
-		if (strncmp(entry, names[i], length) == 0 && entry[length] == '=')
-			return true;
-	}
-	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
-		if (strncmp(entry, prefixes[i], strlen(prefixes[i])) == 0)
-			return true;
-	return false;
-}

@@ -40,9 +40,6 @@ void request_hand_on(spank_t spank, const request *asked);
 /* Whether this may be covered by a mount: a full plain path, not in /proc, /sys or /dev. */
 bool request_is_target(const char *path);
 
-/* Whether a variable stays in a clean environment. */
-bool request_keeps_variable(const char *entry);
-
 /* Takes one value; NULL or what is wrong with it. Pure. */
 const char *request_take_image(request *into, const char *text);
 const char *request_take_mounts(request *into, const char *text);

@@ -14,6 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "exit_status.h"
+
 /* struct mount_attr of the kernel; glibc has it from 2.36 on, under the same names as linux/mount.h. */
 typedef struct {
 	uint64_t set, clear, propagation, userns_fd;
@@ -34,6 +36,11 @@ int rootfs_open(int dir, const char *path, uint64_t flags, uint64_t resolve)
 	struct open_how how = { .flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS };
 
 	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+int rootfs_open_status(int cause)
+{
+	return cause == ENOENT || cause == ENOTDIR || cause == EACCES || cause == ELOOP ? USAGE : FAILED;
 }
 
 static void effective(uint64_t wanted)
@@ -163,8 +170,10 @@ int rootfs_open_as_user(entering *work, const char *path)
 	if (seteuid(0) != 0 || setegid(own) != 0 || setgroups(0, NULL) != 0)
 		_exit(1);
 	errno = cause;
-	if (fd < 0)
+	if (fd < 0) {
+		work->status = rootfs_open_status(cause);
 		rootfs_failed(work, "open as you", path);
+	}
 	return fd;
 }
 

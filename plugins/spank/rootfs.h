@@ -12,6 +12,7 @@ typedef struct {
 	const image_plan *plan;
 	char *problem;
 	size_t size;
+	int status; /* with which the task ends if this fails */
 	int root;
 	bool owned; /* what is made in it belongs to the user */
 } entering;
@@ -32,6 +33,9 @@ bool rootfs_write_protect(int fd, unsigned flags);
 bool rootfs_bind_fd(entering *work, int source, const char *target, bool read_only);
 bool rootfs_bind(entering *work, const char *source, const char *target, bool read_only, bool needed);
 bool rootfs_bind_for_user(entering *work, const char *source, const char *target, bool read_only);
+
+/* How a task ends that names a path which cannot be opened: a wrong name is its own fault, a broken server is not. */
+int rootfs_open_status(int cause);
 
 /* With the user's rights: nothing is shown to a user that this user could not walk to. */
 int rootfs_open_as_user(entering *work, const char *path);

@@ -21,6 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "exit_status.h"
+
 #define SETUP_MS 30000
 #define BY_PIDFD ((idtype_t)3) /* P_PIDFD, which glibc names from 2.36 on */
 static const char READY[] = "ready";
@@ -31,6 +33,7 @@ typedef struct {
 	const sandbox_plan *plan;
 	int keep[SETTINGS_MAX_PATHS];
 	char problem[SANDBOX_PROBLEM];
+	int status; /* with which the task ends if this fails */
 } building;
 
 static bool failed(building *work, const char *what, const char *on)
@@ -215,7 +218,8 @@ static bool build(building *work)
 			close(work->keep[i]);
 	}
 	return !work->plan->image ||
-	       image_enter(work->plan->image, site, cover_fd, work, work->problem, sizeof(work->problem));
+	       image_enter(work->plan->image, site, cover_fd, work, work->problem, sizeof(work->problem),
+			   &work->status);
 }
 
 /* Whatever slurmstepd has open must not live on here: srun would wait for its pipes to close. */
@@ -250,7 +254,7 @@ static _Noreturn void hold(int lifeline)
 
 static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 {
-	static building work;
+	static building work = { .status = FAILED };
 	sigset_t all;
 
 	sigfillset(&all);
@@ -259,22 +263,23 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	prctl(PR_SET_NAME, "sovctl-holder", 0, 0, 0);
 	setsid();
-	/* The lock of a layer lives as long as whoever may write to it. */
+	/* The locks of image and layer live as long as the step. */
 	int keep[] = { report, lifeline, plan->image ? plan->image->file : -1,
 		       plan->image && plan->image->kept ? plan->image->kept->dir : -1 };
 	close_all_but(keep, 4);
 	work.plan = plan;
 	umask(0);
 	if (chdir("/") != 0 || !build(&work)) {
-		ssize_t ignored = write(report, work.problem, strlen(work.problem));
+		char said[SANDBOX_PROBLEM + 1];
+		int length = snprintf(said, sizeof(said), "%c%s", work.status, work.problem);
+		ssize_t ignored = write(report, said, (size_t)length);
+
 		(void)ignored;
-		_exit(1);
+		_exit(FAILED);
 	}
 	if (write(report, READY, sizeof(READY) - 1) < 0)
 		_exit(1);
 	close(report);
-	if (plan->image)
-		close(plan->image->file);
 	/* Opening files as the user took it back: the kernel forgets it when the effective user changes. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	hold(lifeline);
@@ -289,7 +294,8 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-static bool await_ready(int report, char problem[SANDBOX_PROBLEM])
+/* What the holder says: that it is ready, or a byte with the exit status and what failed. */
+static int await_ready(int report, char problem[SANDBOX_PROBLEM])
 {
 	struct pollfd line = { .fd = report, .events = POLLIN };
 	ssize_t got = -1;
@@ -302,10 +308,15 @@ static bool await_ready(int report, char problem[SANDBOX_PROBLEM])
 		got = read(report, problem, SANDBOX_PROBLEM - 1);
 	problem[got > 0 ? got : 0] = '\0';
 	if (strcmp(problem, READY) == 0)
-		return true;
-	if (got <= 0)
-		snprintf(problem, SANDBOX_PROBLEM, ready == 0 ? "setting up takes too long" : "setting up ended early");
-	return false;
+		return 0;
+	if (got > 1) {
+		int status = problem[0];
+
+		memmove(problem, problem + 1, (size_t)got);
+		return status;
+	}
+	snprintf(problem, SANDBOX_PROBLEM, ready == 0 ? "setting up takes too long" : "setting up ended early");
+	return FAILED;
 }
 
 static int open_ns(pid_t pid, const char *name)
@@ -332,11 +343,11 @@ static bool fork_holder(sandbox *box, const sandbox_plan *plan, int report, int 
 	return box->holder >= 0;
 }
 
-bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_PROBLEM])
+int sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_PROBLEM])
 {
 	static const sandbox none = SANDBOX_NONE;
 	int report[2] = { -1, -1 }, lifeline[2] = { -1, -1 };
-	bool ready = false;
+	int status = FAILED;
 	pid_t pid = -1;
 
 	*box = none;
@@ -345,9 +356,9 @@ bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_
 		snprintf(problem, SANDBOX_PROBLEM, "cannot make private namespaces: %s", strerror(errno));
 	} else {
 		close_fd(&report[1]);
-		ready = await_ready(report[0], problem);
+		status = await_ready(report[0], problem);
 	}
-	if (ready) {
+	if (status == 0) {
 		box->lifeline = lifeline[1];
 		lifeline[1] = -1;
 		box->mounts = open_ns(pid, "mnt");
@@ -355,16 +366,16 @@ bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_
 		box->network = plan->private_network ? open_ns(pid, "net") : -1;
 		if (box->mounts < 0 || box->ipc < 0 || (plan->private_network && box->network < 0)) {
 			snprintf(problem, SANDBOX_PROBLEM, "cannot join the private namespaces: %s", strerror(errno));
-			ready = false;
+			status = FAILED;
 		}
 	}
 	close_fd(&report[0]);
 	close_fd(&report[1]);
 	close_fd(&lifeline[0]);
 	close_fd(&lifeline[1]);
-	if (!ready)
+	if (status)
 		sandbox_end(box);
-	return ready;
+	return status;
 }
 
 void sandbox_return(sandbox *box)

@@ -29,9 +29,9 @@ typedef struct {
 
 #define SANDBOX_NONE { .holder = -1, .lifeline = -1, .own_processes = -1, .mounts = -1, .ipc = -1, .network = -1 }
 
-/* As root. True: children of this thread are born inside, until sandbox_return. False: `problem` says why and nothing
- * is left behind. */
-bool sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_PROBLEM]);
+/* As root. 0: children of this thread are born inside, until sandbox_return. Else the exit status of the task: `problem`
+ * says why and nothing is left behind. */
+int sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_PROBLEM]);
 
 /* Children of this thread are born outside again. Threads can be started again too. */
 void sandbox_return(sandbox *box);

@@ -59,6 +59,18 @@ static bool set_owners(char out[64], const char *text)
 	return true;
 }
 
+/* Patterns with commas. A part that cannot be a name or a pattern of one spoils all of it. */
+static bool set_patterns(char out[SETTINGS_MAX_PATH], const char *text)
+{
+	if (!*text || strlen(text) >= SETTINGS_MAX_PATH)
+		return false;
+	for (const char *at = text; *at; at++)
+		if (!isalnum((unsigned char)*at) && !strchr("_*,", *at))
+			return false;
+	strcpy(out, text);
+	return true;
+}
+
 static bool take(settings *out, const char *word, const char *node)
 {
 	if (strncmp(word, "policy=", 7) == 0)
@@ -73,6 +85,8 @@ static bool take(settings *out, const char *word, const char *node)
 		return set_size(out->tmp_size, word + 9);
 	if (strncmp(word, "image_owners=", 13) == 0)
 		return set_owners(out->image_owners, word + 13);
+	if (strncmp(word, "allow_env=", 10) == 0)
+		return set_patterns(out->allow_env, word + 10);
 	if (strncmp(word, "keep=", 5) == 0 && out->n_keep < SETTINGS_MAX_PATHS) {
 		if (!set_path(out->keep[out->n_keep], word + 5, node))
 			return false;

@@ -15,6 +15,7 @@ typedef struct {
 	char image_owners[64]; /* numbers of users whose image files root mounts; "any" */
 	char env_dir[SETTINGS_MAX_PATH]; /* of named layers, "%u" in it is the user; empty: below the user's home */
 	char tmp_size[16];	      /* of each private file system, as tmpfs takes it */
+	char allow_env[SETTINGS_MAX_PATH]; /* patterns of variables that a clean environment keeps too */
 	char keep[SETTINGS_MAX_PATHS][SETTINGS_MAX_PATH];
 	size_t n_keep;
 	char problem[SETTINGS_MAX_PATH + 64];

@@ -19,14 +19,14 @@
 
 #include "client.h"
 #include "contexts.h"
+#include "environment.h"
+#include "exit_status.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
 #include "request.h"
 #include "sandbox.h"
 
-#define REFUSED 3
-#define FAILED 1
 #define BATCH_STEP 0xfffffffbU /* SLURM_BATCH_SCRIPT of slurm.h */
 
 static struct {
@@ -36,10 +36,11 @@ static struct {
 	char why[512];
 	char cwd[PATH_MAX];
 	const request *asked;
+	const char *allow_env; /* of the site */
 	int image; /* the file; -1: none */
 	layer kept;
 	client client;
-} step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 } };
+} step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 }, .allow_env = "" };
 
 static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
 {
@@ -88,7 +89,7 @@ static void open_image(const settings *site, char path[IMAGE_MAX + 1])
 		return;
 	step.image = image_open(site, step.asked->image, path, &why);
 	if (step.image < 0)
-		refuse(FAILED, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
+		refuse(-step.image, "cannot use the image %.200s: %s%s", step.asked->image, why, "");
 }
 
 /* The user's layer over the image that has just been opened; with the user's rights too. */
@@ -106,7 +107,7 @@ static void open_layer(spank_t spank, const settings *site, const char *image)
 	spank_getenv(spank, "XDG_DATA_HOME", data_home, sizeof(data_home));
 	if (!user || !settings_env_dir(site, directory, user->pw_name, data_home, home) ||
 	    !layer_identity(base, image, step.image)) {
-		refuse(FAILED, "--sov-env-name needs HOME to be a full path%s%s%s", "", "", "");
+		refuse(USAGE, "--sov-env-name needs HOME to be a full path%s%s%s", "", "", "");
 		return;
 	}
 	status = layer_open(&step.kept, directory, step.asked->env_name, base, image, problem);
@@ -162,10 +163,11 @@ static void isolate(const settings *site, const record *job, const image_plan *i
 	sandbox_plan plan = { .site = site, .gpus = job->gpus, .image = step.image >= 0 ? image : NULL,
 			      .private_network = step.asked->private_network };
 	char problem[SANDBOX_PROBLEM] = "";
+	int status = sandbox_start(&step.box, &plan, problem);
 
-	step.isolated = sandbox_start(&step.box, &plan, problem);
-	if (!step.isolated)
-		refuse(FAILED, "this step cannot be isolated: %s%s%s", problem, "", "");
+	step.isolated = status == 0;
+	if (status)
+		refuse(status, "this step cannot be isolated: %s%s%s", problem, "", "");
 }
 
 /* The rest of what an image needs to know of the step. */
@@ -190,7 +192,7 @@ static void describe(spank_t spank, image_plan *plan, char home[SETTINGS_MAX_PAT
 		if (spank_getenv(spank, "HOME", home, SETTINGS_MAX_PATH) == ESPANK_SUCCESS && request_is_target(home))
 			plan->home = home;
 		else
-			refuse(FAILED, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
+			refuse(USAGE, "--sov-home=mount needs HOME to be a full path%s%s%s", "", "", "");
 	}
 }
 
@@ -202,8 +204,9 @@ void step_user_init(spank_t spank, const settings *site)
 	record job;
 
 	step.asked = request_of_step(spank);
+	step.allow_env = site->allow_env;
 	if (step.asked->problem)
-		refuse(FAILED, "%s%s%s", step.asked->problem, "", "");
+		refuse(USAGE, "%s%s%s", step.asked->problem, "", "");
 	image_plan plan = { .wish = step.asked };
 	open_image(site, path);
 	if (!step.status)
@@ -265,29 +268,36 @@ static void back_to_work(void)
 		_exit(FAILED);
 }
 
+static bool has_image(void)
+{
+	return step.asked && *step.asked->image;
+}
+
+/* Of an isolated step on the host's own root always: what the environment names there, the step no longer sees. */
+static bool wants_clean(void)
+{
+	return step.asked->clean_env || (step.isolated && !has_image());
+}
+
 static void clean_environment(spank_t spank)
 {
 	char **env = NULL;
-	char name[256];
 
 	if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
 		return;
 	/* Taking one out moves the rest; start over where it was. */
 	for (size_t i = 0; env && env[i];) {
-		size_t length = strcspn(env[i], "=");
+		const char *entry = env[i];
+		char *name = environment_keeps(entry, step.allow_env) ? NULL : strndup(entry, strcspn(entry, "="));
+		bool taken = name && spank_unsetenv(spank, name) == ESPANK_SUCCESS;
 
-		if (request_keeps_variable(env[i]) || length >= sizeof(name)) {
-			i++;
-			continue;
-		}
-		memcpy(name, env[i], length);
-		name[length] = '\0';
-		if (spank_unsetenv(spank, name) != ESPANK_SUCCESS)
-			i++;
-		if (spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
+		free(name);
+		if (taken && spank_get_item(spank, S_JOB_ENV, &env) != ESPANK_SUCCESS)
 			return;
+		if (!taken || (env && env[i] == entry))
+			i++;
 	}
-	if (*step.asked->image)
+	if (has_image())
 		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
 }
 
@@ -305,7 +315,7 @@ static void find_slurm_first(spank_t spank)
 void step_task_user(spank_t spank)
 {
 	if (!step.status && step.asked) {
-		if (step.asked->clean_env)
+		if (wants_clean())
 			clean_environment(spank);
 		find_slurm_first(spank);
 		request_hand_on(spank, step.asked);

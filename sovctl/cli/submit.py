@@ -60,7 +60,7 @@ Isolation, also on #SOVCTL lines:
   --isolate                The same without an image: private /tmp, /dev/shm and processes on the host's own root.
   --mount A:B[:ro]         Directory or file A of the host at B; repeatable; `--mount .` is the working directory.
   --home none|mount        Whether your home is there (with an image: none).
-  --clean-env              Only variables of the allow-list.
+  --clean-env              Only variables of the allow-list; without an image always.
   --writable               The root can be written; gone with the step.
   --env-name NAME          Your named layer over the image; keeps what is written.
   --private-network        No network but its own loopback.

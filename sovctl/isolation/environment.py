@@ -7,11 +7,15 @@ from fnmatch import fnmatchcase
 
 ALLOWED = (
     *("SLURM_*", "SLURMD_NODENAME", "SBATCH_*", "SOVCTL_*", "PMI_*", "PMI2_*", "PMIX_*", "OMPI_*", "PRTE_*", "I_MPI_*"),
+    *("MPI_*", "MPICH_*", "MPIR_*"),
     *("NCCL_*", "RCCL_*", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "ZE_*", "UCX_*", "FI_*", "GLOO_*", "TORCH_*"),
     *("PYTORCH_*", "OMP_*", "MKL_*", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"),
-    *("GPU_DEVICE_ORDINAL", "TERM", "LANG", "LC_*", "TZ", "COLUMNS", "LINES", "USER", "LOGNAME"),
+    *("GPU_DEVICE_ORDINAL", "TERM", "LANG", "LC_*", "TZ", "COLUMNS", "LINES", "USER", "LOGNAME", "HOSTNAME"),
 )
-"""What passes with a clean environment: the scheduler, the launchers, the communication libraries, the terminal."""
+"""What passes with a clean environment: the scheduler, the launchers, the communication libraries, the terminal.
+
+The SPANK plugin has the same list (plugins/spank/environment.c), and `SECRETS` too.
+"""
 
 OF_THE_HOST = (
     *("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "LD_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),

@@ -35,6 +35,7 @@ class Inside:
     digest: str = ""
     """What the name of the image meant when the run was submitted; empty: it was not asked then."""
     clean_env: bool = False
+    """Without an image the environment is clean in any case."""
     writable: bool = False
     private_network: bool = False
     slurm_client: bool = False
@@ -151,7 +152,7 @@ def all_mounts(inside: Inside, own: Sequence[str]) -> list[str]:
 def _spank(inside: Inside, image: str, own: Sequence[str]) -> Mapping[str, str]:
     flags = {
         "ISOLATE": True,
-        "CLEAN_ENV": inside.clean_env,
+        "CLEAN_ENV": inside.clean_env or not inside.image,  # as with the built-in runtime
         "WRITABLE": inside.writable,
         "PRIVATE_NETWORK": inside.private_network,
         "SLURM_CLIENT": inside.slurm_client,

@@ -1,7 +1,9 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
- * usage: stub parse FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home|env-name TEXT | keeps ENTRY | layer DIRECTORY NAME IMAGE
- *        envdir WORD USER DATA_HOME HOME | client | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...] */
+ * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps ENTRY PATTERNS
+ *        variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
+ *        record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
+ *        epilog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -12,6 +14,8 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "environment.h"
+#include "image.h"
 #include "layer.h"
 #include "policy.h"
 #include "record.h"
@@ -19,10 +23,12 @@
 #include "settings.h"
 
 extern int slurm_spank_init(spank_t, int, char **), slurm_spank_job_prolog(spank_t, int, char **),
+	slurm_spank_job_epilog(spank_t, int, char **),
 	slurm_spank_exit(spank_t, int, char **);
 
 static spank_context_t context = S_CTX_REMOTE;
 static uint32_t job = 7;
+static const char *given, *given_value; /* the one option on the command line; NULL: hostile values of all */
 
 spank_context_t spank_context(void) { return context; }
 int spank_remote(spank_t sp) { (void)sp; return context == S_CTX_REMOTE; }
@@ -32,6 +38,11 @@ spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
 	static const char *const hostile[] = { NULL, "", "%s%n%n%n", "../../../etc/shadow", "a b\nc", "$(reboot)" };
 
 	(void)sp;
+	if (given) {
+		if (!strcmp(option->name, given))
+			option->cb(option->val, option->has_arg ? given_value : NULL, 1);
+		return ESPANK_SUCCESS;
+	}
 	printf("option %s %d\n", option->name, option->has_arg);
 	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
 		printf("callback %d\n", option->cb(option->val, hostile[i], context == S_CTX_REMOTE));
@@ -103,6 +114,15 @@ static int parse(const char *path)
 	return 0;
 }
 
+/* As a step reads it, which believes root's file only. */
+static int show_policy(const char *path)
+{
+	bool whole = policy_read(&rules, path);
+
+	printf("%d %zu rules, %s, %s\n", whole, rules.n_rules, rules.refuse_when_broken ? "refuse" : "accept", rules.problem);
+	return 0;
+}
+
 static int judge(char *argv[])
 {
 	policy_place place = { strcmp(argv[3], "-") ? argv[3] : NULL, strcmp(argv[4], "-") ? argv[4] : NULL };
@@ -131,8 +151,8 @@ static int show_settings(int argc, char *argv[])
 	settings site;
 
 	settings_parse(&site, argc - 3, argv + 3, argv[2]);
-	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nproblem %s\n", site.policy, site.state, site.gpus,
-	       site.image_owners, site.tmp_size, site.problem);
+	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nallow_env %s\nproblem %s\n", site.policy, site.state, site.gpus,
+	       site.image_owners, site.tmp_size, site.allow_env, site.problem);
 	for (size_t i = 0; i < site.n_keep; i++)
 		printf("keep %s\n", site.keep[i]);
 	return 0;
@@ -176,6 +196,23 @@ static int show_layer(char *argv[])
 	return 0;
 }
 
+/* Holds it open until its input ends. */
+static int show_image(const char *name)
+{
+	static char path[IMAGE_MAX + 1];
+	settings site;
+	const char *why = NULL;
+	int fd;
+
+	settings_parse(&site, 0, NULL, "");
+	fd = image_open(&site, name, path, &why);
+	printf("%d %s\n", fd < 0 ? -fd : 0, fd < 0 ? why : path);
+	fflush(stdout);
+	while (getchar() != EOF)
+		;
+	return 0;
+}
+
 static int show_env_dir(char *argv[])
 {
 	settings site;
@@ -215,6 +252,16 @@ static int show_request(const char *what, const char *text)
 	return 0;
 }
 
+static int show_variables(void)
+{
+	for (size_t i = 0; environment_allowed[i]; i++)
+		puts(environment_allowed[i]);
+	puts("");
+	for (size_t i = 0; environment_secrets[i]; i++)
+		puts(environment_secrets[i]);
+	return 0;
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc > 2 && !strcmp(argv[1], "parse"))
@@ -229,20 +276,36 @@ int main(int argc, char *argv[])
 		return printf("%d\n", number_listed(argv[2], (unsigned)strtoul(argv[3], NULL, 10))) < 0;
 	if (argc > 3 && !strcmp(argv[1], "request"))
 		return show_request(argv[2], argv[3]);
+	if (argc > 3 && !strcmp(argv[1], "asks")) {
+		given = argv[2];
+		given_value = argv[3];
+		request_register(NULL);
+		return printf("%d\n", request_of_step(NULL)->isolate) < 0;
+	}
 	if (argc > 4 && !strcmp(argv[1], "layer"))
 		return show_layer(argv);
+	if (argc > 2 && !strcmp(argv[1], "image"))
+		return show_image(argv[2]);
 	if (argc > 5 && !strcmp(argv[1], "envdir"))
 		return show_env_dir(argv);
 	if (argc > 1 && !strcmp(argv[1], "client"))
 		return show_client();
-	if (argc > 2 && !strcmp(argv[1], "keeps"))
-		return printf("%d\n", request_keeps_variable(argv[2])) < 0;
+	if (argc > 3 && !strcmp(argv[1], "keeps"))
+		return printf("%d\n", environment_keeps(argv[2], argv[3])) < 0;
+	if (argc > 1 && !strcmp(argv[1], "variables"))
+		return show_variables();
 	if (argc > 3 && !strcmp(argv[1], "record"))
 		return show_record(argc, argv);
 	if (argc > 2 && !strcmp(argv[1], "init")) {
 		context = (spank_context_t)atoi(argv[2]);
 		printf("init %d\n", slurm_spank_init(NULL, argc - 3, argv + 3));
 		return printf("exit %d\n", slurm_spank_exit(NULL, 0, NULL)) < 0;
+	}
+	if (argc > 2 && !strcmp(argv[1], "read"))
+		return show_policy(argv[2]);
+	if (argc > 2 && !strcmp(argv[1], "epilog")) {
+		job = (uint32_t)strtoul(argv[2], NULL, 10);
+		return printf("epilog %d\n", slurm_spank_job_epilog(NULL, argc - 3, argv + 3)) < 0;
 	}
 	if (argc > 2 && !strcmp(argv[1], "prolog")) {
 		job = (uint32_t)strtoul(argv[2], NULL, 10);

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from policy_cases import BROKEN, IMAGES, ISOLATED, RULES
+from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES
 
 from sovctl.submit.options import OwnOptions
 from sovctl.submit.script import Launch, batch_script, wrapped
@@ -26,6 +26,7 @@ REFUSED = 2002
 MANAGED = batch_script(wrapped("true"), OwnOptions(), Launch("/opt/my python", "0.1", 1)).decode()
 PARTITIONS = {"main": {"flag_default": 1}, "gpu": {"flag_default": 0}}
 ISOLATE = "_SLURM_SPANK_OPTION_sovctl_sov_isolate="
+PYXIS = "_SLURM_SPANK_OPTION_pyxis_container_image"
 
 
 def lua(value: object) -> str:
@@ -247,6 +248,46 @@ def test_cli_filter_gives_the_same_answer(site: Path) -> None:
     assert [answer["status"] for answer in given_answers] == [-1, 0, 0, -1, 0, 0, 0]
     (theirs,) = answers(site, "job_submit.lua", [submit(**{**BATCH, "partition": "gpu"})])
     assert given_answers[0]["error"] == theirs["user"]
+
+
+def of_filter(job: dict[str, Any]) -> dict[str, Any]:
+    """What sbatch tells cli_filter of a job that slurmctld is told of so."""
+    spank: dict[str, dict[str, str]] = {}
+    for entry in job.get("spank_job_env", ()):
+        plugin, _, option = entry.removeprefix("_SLURM_SPANK_OPTION_").partition("=")[0].partition("_")
+        spank.setdefault(plugin, {})[option.replace("_", "-")] = entry.partition("=")[2] or "set"
+    told = {name: job[name] for name in ("partition", "account", "container") if name in job}
+    return asked(type="sbatch", spank=spank, **told)
+
+
+def _spank(option: str) -> str:
+    value = "/shared/images/a.sqsh" if option == "sov-image" else "x"
+    return f"_SLURM_SPANK_OPTION_sovctl_{option.replace('-', '_')}={value}"
+
+
+SAME = [
+    *[({**PLAIN, "container": image}, allowed) for image, allowed in IMAGES],
+    *[({**PLAIN, "spank_job_env": [ISOLATE, f"{PYXIS}={image}"]}, allowed) for image, allowed in IMAGES],
+    *[({**BATCH, "partition": partition, "account": account}, not rule) for partition, account, rule in ISOLATED],
+    *[({**BATCH, "partition": "gpu", "spank_job_env": [_spank(option)]}, isolates) for option, isolates in OPTIONS],
+]
+
+
+def test_cli_filter_says_of_every_case_what_slurmctld_says(site: Path) -> None:
+    early = answers(site, "cli_filter.lua", [of_filter(job) for job, _ in SAME])
+    late = answers(site, "job_submit.lua", [submit(**job) for job, _ in SAME])
+    for (job, taken), first, second in zip(SAME, early, late, strict=True):
+        assert (first["status"] == 0, second["status"] == 0) == (taken, taken), job
+        assert first["error"] == second["user"], job
+
+
+def test_cli_filter_does_not_know_the_defaults_that_slurmctld_knows(site: Path) -> None:
+    (site / "sovctl-policy.conf").write_text("isolate all-main partition=main\nisolate guests account=guests\n")
+    for told in ({}, {"partition": "other", "default_account": "guests"}):
+        job = {**BATCH, **told}
+        (early,) = answers(site, "cli_filter.lua", [of_filter(job)])
+        (late,) = answers(site, "job_submit.lua", [submit(**job)])
+        assert (early["status"], late["status"]) == (0, REFUSED)
 
 
 def test_cli_filter_goes_by_the_job_inside_a_job(site: Path) -> None:

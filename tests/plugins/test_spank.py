@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from policy_cases import BROKEN, IMAGES, ISOLATED, RULES
+from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
+
+from sovctl.isolation.environment import ALLOWED, SECRETS
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 STUB = Path(__file__).parent / "spank_stub.c"
@@ -63,6 +66,11 @@ def test_it_builds_without_a_warning_for_a_release(headers: str, tmp_path: Path)
     assert re.search("GNU_RELRO", sections)
     assert re.search("BIND_NOW", sections)
     assert not re.search("TEXTREL|RWE", sections)
+    wanted = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(tmp_path / "sovctl_spank.so")], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"\b__stack_chk_fail\b", wanted)
+    assert re.search(r"\b__\w+_chk\b", wanted)  # FORTIFY: calls whose bounds libc checks
     exported = {line.split()[-1] for line in names.splitlines()}
     assert {"plugin_name", "plugin_type", "plugin_version", "slurm_spank_init"} <= exported
     assert all(name.startswith(("plugin_", "slurm_spank_", "spank_plugin_version")) for name in exported)
@@ -101,6 +109,52 @@ def test_a_broken_file_has_no_rules_and_says_what_to_do(
     if "\0" not in text:  # what follows a NUL byte is not looked at
         assert answer.startswith(f"0 rules, {word}, ")
     assert why in answer
+
+
+WHOLE = (1, "1 rules, accept, ")
+NOT_ROOTS = (0, "0 rules, refuse, line 0: it must be a file that only root can write")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's and of others")
+@pytest.mark.parametrize("through_link", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "owner", "found"),
+    [
+        (0o644, 0, WHOLE),
+        (0o600, 0, WHOLE),
+        (0o444, 0, WHOLE),
+        (0o666, 0, NOT_ROOTS),
+        (0o664, 0, NOT_ROOTS),
+        (0o646, 0, NOT_ROOTS),
+        (0o644, 1234, NOT_ROOTS),
+        (0o400, 1234, NOT_ROOTS),
+    ],
+)
+def test_a_step_believes_only_a_file_that_root_alone_can_write(
+    stub: Path, tmp_path: Path, mode: int, owner: int, found: tuple[int, str], through_link: bool
+) -> None:
+    """`on-broken accept` in a file of somebody else's counts for nothing either."""
+    path = tmp_path / "policy"
+    path.write_text("on-broken accept\nisolate everybody\n")
+    os.chown(path, owner, 0)
+    path.chmod(mode)
+    if through_link:  # what it leads to is judged
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    assert said(stub, "read", str(path)) == f"{found[0]} {found[1]}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's")
+def test_a_step_believes_nothing_that_is_no_file(stub: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o644)
+    (tmp_path / "directory").mkdir(mode=0o755)
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name in ("fifo", "directory"):
+        assert said(stub, "read", str(tmp_path / name)) == f"{NOT_ROOTS[0]} {NOT_ROOTS[1]}\n"
+    assert said(stub, "read", "/dev/null") == f"{NOT_ROOTS[0]} {NOT_ROOTS[1]}\n"
+    for path in (tmp_path / "round", tmp_path / ("x" * 300)):
+        assert said(stub, "read", str(path)) == "0 0 rules, refuse, line 0: the file cannot be opened\n"
+    assert said(stub, "read", str(tmp_path / "none")).startswith("1 0 rules, ")
 
 
 def test_an_endless_file_is_read_to_its_bound(stub: Path, tmp_path: Path) -> None:
@@ -155,6 +209,7 @@ def test_settings_of_plugstack(stub: Path) -> None:
         "gpus=/dev/nvidia",
         "tmp_size=20g",
         "image_owners=0,1000-1010",
+        "allow_env=HF_*,WANDB_PROJECT",
         "keep=/tmp/a",
         "keep=/tmp/%n",
     ]
@@ -164,6 +219,7 @@ def test_settings_of_plugstack(stub: Path) -> None:
         "gpus /dev/nvidia",
         "image_owners 0,1000-1010",
         "tmp_size 20g",
+        "allow_env HF_*,WANDB_PROJECT",
         "problem ",
         "keep /tmp/a",
         "keep /tmp/n001",
@@ -183,20 +239,24 @@ def test_settings_of_plugstack(stub: Path) -> None:
         "image_owners=",
         "image_owners=root",
         "image_owners=" + "1," * 50,
+        "allow_env=",
+        "allow_env=[A-Z]*",
+        "allow_env=" + "A," * 600,
         "keep=/" + "x" * 5000,
         "policy=/a\nb",
     ],
 )
 def test_a_bad_word_in_plugstack_changes_nothing(stub: Path, word: str) -> None:
     lines = said(stub, "settings", "n001", word).split("\n")
-    assert lines[:5] == [
+    assert lines[:6] == [
         "policy /etc/slurm/sovctl-policy.conf",
         "state /run/sovctl/spank",
         "gpus /dev/nvidia",
         "image_owners 0",
         "tmp_size 50%",
+        "allow_env ",
     ]
-    assert lines[5].startswith("problem cannot use ")
+    assert lines[6].startswith("problem cannot use ")
 
 
 def test_more_paths_than_there_is_room_for(stub: Path) -> None:
@@ -245,7 +305,8 @@ def test_init_never_fails_and_takes_hostile_values(stub: Path, context: int) -> 
     answer = said(stub, "init", str(context), "nonsense", "%s%n", env={"SLURMD_NODENAME": "%n%n%s"})
     assert "init 0\n" in answer
     assert "exit 0\n" in answer
-    assert ("option sov-isolate 0\n" in answer) == (context in (1, 2, 3))
+    options = re.findall(r"option (\S+) ", answer)
+    assert sorted(options) == (sorted(name for name, _ in OPTIONS) if context in (1, 2, 3) else [])
     callbacks = re.findall(r"callback (.*)", answer)
     # A step keeps a bad value to itself until a task can say it; srun, sbatch and salloc refuse it.
     assert (set(callbacks) - {"0"} == set()) == (context not in (1, 3))
@@ -301,23 +362,36 @@ def test_any_value_of_a_mount_is_plain_or_refused(stub: Path, text: str) -> None
             assert not re.search(r"/\.{1,2}(/| )", line)
 
 
+@pytest.mark.parametrize(("option", "isolates"), OPTIONS)
+def test_which_options_isolate(stub: Path, option: str, isolates: bool) -> None:
+    value = "none" if option == "sov-home" else "/a" if option in ("sov-image", "sov-mount") else "a"
+    assert said(stub, "asks", option, value) == f"{int(isolates)}\n"
+
+
+@pytest.mark.parametrize(("name", "kept"), VARIABLES)
+def test_a_clean_environment(stub: Path, name: str, kept: bool) -> None:
+    assert said(stub, "keeps", f"{name}=1", "") == f"{int(kept)}\n"
+
+
+def test_a_clean_environment_is_the_same_in_both_runtimes(stub: Path) -> None:
+    assert said(stub, "variables").splitlines() == [*ALLOWED, "", *SECRETS]
+
+
 @pytest.mark.parametrize(
-    ("entry", "kept"),
+    ("entry", "more", "kept"),
     [
-        ("PATH=/bin", 1),
-        ("SLURM_JOB_ID=1", 1),
-        ("NCCL_DEBUG=INFO", 1),
-        ("CUDA_VISIBLE_DEVICES=0", 1),
-        ("PATHX=1", 0),
-        ("LD_PRELOAD=/evil.so", 0),
-        ("PYTHONPATH=/x", 0),
-        ("AWS_SECRET=1", 0),
-        ("", 0),
-        ("=", 0),
+        ("HF_HOME=/x", "HF_*,WANDB_PROJECT", 1),
+        ("WANDB_PROJECT=a=b", "HF_*,WANDB_PROJECT", 1),
+        ("WANDB_API_KEY=1", "HF_*,WANDB_PROJECT", 0),
+        ("SLURM_JWT=1", "SLURM_JWT", 1),  # the site says so
+        ("EVIL=1", ",,", 0),
+        ("", "*", 0),
+        ("=", "*", 0),
+        ("=x", "*", 0),
     ],
 )
-def test_a_clean_environment(stub: Path, entry: str, kept: int) -> None:
-    assert said(stub, "keeps", entry) == f"{kept}\n"
+def test_what_the_site_lets_pass(stub: Path, entry: str, more: str, kept: int) -> None:
+    assert said(stub, "keeps", entry, more) == f"{kept}\n"
 
 
 def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -> None:
@@ -325,6 +399,41 @@ def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -
     assert said(stub, "prolog", "7", f"state={tmp_path}/s", env=env) == "prolog 0\n"
     assert (tmp_path / "s" / "7").read_text() == "partition=gpu\naccount=\ngpus=\n"
     assert "every rule holds for its steps" in said(stub, "prolog", "7", "state=/proc/nowhere", env=env)
+
+
+def test_an_epilog_removes_the_record_of_its_job_alone(stub: Path, tmp_path: Path) -> None:
+    for job in ("7", "8"):
+        said(stub, "prolog", job, f"state={tmp_path}/s")
+    assert said(stub, "epilog", "7", f"state={tmp_path}/s") == "epilog 0\n"
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["8"]
+
+
+@pytest.mark.parametrize(
+    "in_its_place", ["nothing", "a file", "a link", "a fifo", "others can write it", "a directory"]
+)
+def test_an_epilog_that_can_remove_nothing_is_no_failure_of_the_node(
+    stub: Path, tmp_path: Path, in_its_place: str
+) -> None:
+    """Whatever the clean-up meets: slurmd drains a node for an epilog that fails."""
+    state, aside = tmp_path / "s", tmp_path / "aside"
+    said(stub, "prolog", "7", f"state={state}")
+    if in_its_place == "others can write it":
+        state.chmod(0o777)
+    elif in_its_place == "a directory":  # of the record's name
+        (state / "7").unlink()
+        (state / "7" / "full").mkdir(parents=True)
+    else:
+        state.rename(aside)
+    if in_its_place == "a file":
+        state.write_text("")
+    elif in_its_place == "a link":
+        state.symlink_to(aside)
+    elif in_its_place == "a fifo":
+        os.mkfifo(state)
+    assert said(stub, "epilog", "7", f"state={state}") == "epilog 0\n"
+    left = aside if aside.exists() else state
+    assert [path.name for path in left.iterdir()] == ["7"]
+    assert said(stub, "epilog", "7", "state=/proc/self") == "epilog 0\n"
 
 
 def test_a_layer_is_made_locked_and_held_to_its_image(stub: Path, tmp_path: Path) -> None:
@@ -349,6 +458,45 @@ def test_a_layer_is_made_locked_and_held_to_its_image(stub: Path, tmp_path: Path
     cached = tmp_path / "sha256-abc.sqsh"
     cached.write_text("")
     assert said(stub, "layer", str(place), "x", str(cached)).splitlines()[0] == "name 1 identity 1 sha256-abc"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_only_a_file_of_a_trusted_owner_is_an_image(stub: Path, tmp_path: Path) -> None:
+    image, link = tmp_path / "a.sqsh", tmp_path / "link.sqsh"
+    image.write_text("")
+    link.symlink_to(image)
+    os.mkfifo(tmp_path / "fifo")
+    assert said(stub, "image", str(image)) == said(stub, "image", str(link)) == f"0 {image}\n"
+    for name, status, why in (
+        ("none", 2, "No such file or directory"),
+        ("a.sqsh/x", 2, "Not a directory"),
+        ("fifo", 2, "it is no regular file"),
+        ("", 2, "it is no regular file"),
+    ):
+        assert said(stub, "image", f"{tmp_path}/{name}") == f"{status} {why}\n"
+    image.chmod(0o664)
+    assert said(stub, "image", str(image)) == "3 others than its owner can write it\n"
+    image.chmod(0o644)
+    os.chown(image, 1234, 0)
+    assert said(stub, "image", str(link)).startswith("3 it does not belong to an owner this site trusts")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's images are trusted")
+def test_an_image_is_locked_for_as_long_as_it_is_open(stub: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.sqsh"
+    image.write_text("")
+    with image.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        # Whoever can read it could keep the lock: that holds no step up.
+        assert said(stub, "image", str(image)).startswith("0 ")
+        fcntl.flock(other, fcntl.LOCK_UN)
+        user = subprocess.Popen([str(stub), "image", str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert user.stdout is not None
+        assert user.stdout.readline().startswith(b"0 ")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        user.communicate(timeout=30)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("part", ["", "/upper", "/work", "/base"])

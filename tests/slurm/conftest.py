@@ -114,3 +114,9 @@ def start_script(lab: cluster.Lab, work_dir: Path, user: str, text: str, *sbatch
     said = run.sovctl("submit", "--parsable", f"--chdir={work_dir}", *sbatch, str(work_dir / "own.sbatch"))
     run.job_id = said.stdout.strip()
     return run
+
+
+def mounts(lab: cluster.Lab) -> list[str]:
+    """What is mounted on this machine, but for what other labs mount meanwhile."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line for line in lines if "/lab/" not in line or str(lab.layout.root) in line]

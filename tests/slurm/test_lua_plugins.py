@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pwd
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -152,3 +155,42 @@ def test_options_of_the_spank_plugin_are_seen(as_user: Training, spank: Path | N
         said = as_user.command(command, "-pgpu", "-n1", "--sov-image=/elsewhere/a.sqsh", "true", check=False)
         assert said.status != 0
         assert "refused by rule site-images" in said.stderr
+
+
+_MANAGED = """#!/bin/bash
+inside='echo $SOVCTL_ATTEMPT $0 $(grep -c NoNewPrivs:.1 /proc/self/status) $(readlink /proc/self/ns/mnt)'
+sh -c "$inside" script >>"$SOVCTL_RUN_DIR/seen"
+srun -n1 sh -c "$inside" step >>"$SOVCTL_RUN_DIR/seen"
+[ "$SOVCTL_ATTEMPT" != 0 ]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can isolate its steps")
+@pytest.mark.parametrize("runtime", ["spank", "bubblewrap"])
+def test_a_run_where_jobs_must_be_isolated(
+    as_user: Training, spank: Path | None, runtime: str, user: str, eventually: Callable[..., object]
+) -> None:
+    """The rule holds for the supervisor and the script too, and both do their work inside."""
+    if spank is None:
+        pytest.skip("libslurm-dev is not installed")
+    with tempfile.TemporaryDirectory(dir="/opt") as name:  # /tmp and /var/tmp are private inside
+        work = Path(name)
+        if user:
+            os.chown(work, pwd.getpwnam(user).pw_uid, -1)
+        script = work / "train.sbatch"
+        script.write_text(_MANAGED)
+        run = Training(as_user.lab, work, TrainingSpec(), user)
+        words = ("--parsable", f"--chdir={work}", "-pgpu", "-n1", "--isolate", f"--runtime={runtime}", str(script))
+        refused = run.sovctl("submit", *words, check=False)
+        assert refused.status != 0
+        assert "refused by rule clean-gpu: jobs here must be isolated; add --sov-isolate" in refused.stderr
+        run.sovctl("submit", "--sov-isolate", *words)
+        events = work / ".sovctl" / "runs"
+        read = lambda: "".join(path.read_text() for path in events.glob("*/events.jsonl"))  # noqa: E731
+        eventually(lambda: "run_ended" in read(), "its end", 90.0)
+        assert json.loads(read().splitlines()[-1])["outcome"] == "finished"
+        (seen,) = events.glob("*/seen")
+        lines = [line.split() for line in seen.read_text().splitlines()]
+    assert [line[:3] for line in lines] == [[a, who, "1"] for a in "01" for who in ("script", "step")]
+    for script_line, step_line in (lines[:2], lines[2:]):
+        assert len({script_line[3], step_line[3], os.readlink("/proc/self/ns/mnt")}) == 3

@@ -19,6 +19,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
+from tests.slurm.conftest import mounts
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount", "rm", "stat", "ln", "mkdir")
@@ -172,7 +173,7 @@ def test_mounts_are_opened_with_the_rights_of_the_user(place: Path, srun: Srun) 
         assert "Read-only file system" in refused.stdout
         missing = srun(image, f"--sov-mount={name}/gone:/x", "true", check=False)
         assert f"cannot open as you {name}/gone: No such file or directory" in missing.stderr
-        assert missing.status == 1
+        assert missing.status == 2
         magic = srun(image, "--sov-mount=/proc/self/root:/x", "true", check=False)
         assert "Too many levels of symbolic links" in magic.stderr
 
@@ -191,7 +192,7 @@ def test_home_is_seen_when_asked_for(place: Path, user: str, srun: Srun) -> None
         srun(image, "--sov-home=mount", f"touch {home}/made", env=env)
         assert (Path(home) / "made").exists()
         for bad in ("relative", "/proc/self", "/a/../b"):
-            assert srun(image, "--sov-home=mount", "true", env=(f"HOME={bad}",), check=False).status == 1
+            assert srun(image, "--sov-home=mount", "true", env=(f"HOME={bad}",), check=False).status == 2
 
 
 def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
@@ -238,22 +239,22 @@ def test_bad_images_end_the_task_with_a_sentence_and_not_the_node(
     shutil.copy(place / "a.sqsh", place / "private.sqsh")
     (place / "private.sqsh").chmod(0o600)
     os.mkfifo(place / "fifo", 0o644)
-    for name, words in {
-        "short.sqsh": "cannot mount (is it a whole squashfs file?)",
-        "empty.sqsh": "cannot",
-        "text.sqsh": "cannot mount (is it a whole squashfs file?)",
-        "theirs.sqsh": "it does not belong to an owner this site trusts",
-        "open.sqsh": "others than its owner can write it",
-        "private.sqsh": "Permission denied",
-        "fifo": "it is no regular file",
-        "rootfs": "it is no regular file",
-        "gone.sqsh": "No such file or directory",
+    for name, (status, words) in {
+        "short.sqsh": (1, "cannot mount (is it a whole squashfs file?)"),
+        "empty.sqsh": (1, "cannot"),
+        "text.sqsh": (1, "cannot mount (is it a whole squashfs file?)"),
+        "theirs.sqsh": (3, "it does not belong to an owner this site trusts"),
+        "open.sqsh": (3, "others than its owner can write it"),
+        "private.sqsh": (2, "Permission denied"),
+        "fifo": (2, "it is no regular file"),
+        "rootfs": (2, "it is no regular file"),
+        "gone.sqsh": (2, "No such file or directory"),
     }.items():
         said = srun(f"--sov-image={place}/{name}", "echo ran", check=False)
-        assert (said.status, said.stdout) == (1, ""), name
+        assert (said.status, said.stdout) == (status, ""), name
         assert words in said.stderr, name
     needs = srun("--sov-mount=/opt", "true", check=False)
-    assert "need --sov-image" in needs.stderr
+    assert (needs.status, "need --sov-image" in needs.stderr) == (2, True)
     for bad in ("a.sqsh", "/a/../b", "$(reboot)", "%s%n"):
         assert "sovctl: --sov-image takes the full path" in srun(f"--sov-image={bad}", "true", check=False).stderr
     assert in_service(image_lab)
@@ -263,7 +264,7 @@ def test_bad_images_end_the_task_with_a_sentence_and_not_the_node(
 def test_kill_9_leaves_no_mount_and_no_loop_device(
     place: Path, image_lab: cluster.Lab, user: str, eventually: Callable[..., object]
 ) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(image_lab)
     step = subprocess.Popen(
         [*as_user(user), "srun", "-n2", f"--sov-image={place}/a.sqsh", "/bin/sh", "-c", "echo up; sleep 300"],
         env=image_lab.environment,
@@ -287,7 +288,39 @@ def test_kill_9_leaves_no_mount_and_no_loop_device(
     eventually(lambda: str(place) not in loops(), "the loop device to be free")
     step.kill()
     step.communicate()
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(image_lab) == before
+
+
+def test_cleaning_the_cache_leaves_the_image_of_a_step(
+    place: Path, image_lab: cluster.Lab, user: str, eventually: Callable[..., object]
+) -> None:
+    cache = place / "cache"
+    cache.mkdir()
+    image = cache / f"sha256-{'0' * 64}.sqsh"
+    shutil.copy(place / "a.sqsh", image)
+
+    def cleaned() -> list[str]:
+        """With root's rights, as a site's timer does it."""
+        words = ("image", "gc", "--keep", "0", "--unused-days", "0", "--json")
+        command = ("env", f"SOVCTL_ISOLATION_CACHE_DIR={cache}", sys.executable, "-P", "-m", "sovctl", *words)
+        said = Training(image_lab, Path("/"), TrainingSpec()).command(*command)
+        return [one["path"] for one in json.loads(said.stdout)["removed"]]
+
+    step = subprocess.Popen(
+        [*as_user(user), "srun", "-n2", f"--sov-image={image}", "/bin/sh", "-c", "echo up; read line; cat /etc/image"],
+        env=image_lab.environment,
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert step.stdout is not None
+    assert [step.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+    assert cleaned() == []
+    assert image.exists()
+    assert step.communicate("go\n" * 2, timeout=30)[0] == "from the image\n" * 2
+    eventually(lambda: cleaned() == [str(image)], "the lock to be gone with the step")
+    assert not image.exists()
 
 
 def test_a_run_tells_the_plugin_by_its_variables(

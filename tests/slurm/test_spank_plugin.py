@@ -17,7 +17,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user
+from tests.slurm.conftest import make_user, mounts
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -111,10 +111,10 @@ def spank_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[
     root = new_root()
     attach_logs(root)
     # The lab lies under /var/tmp, which isolated steps do not see: its configuration and sockets are kept.
-    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia allow_env=SITE_*"
     stack = f"optional {plugin} {words}\noptional {plugin.parent}/other.so\n"
     beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
-    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
+    lab = cluster.up(cluster.Request(root, nodes=2, gpus=2, health=False, beside=beside))
     try:
         Training(lab, root, TrainingSpec()).command("scontrol", "create", "PartitionName=gpu", "Nodes=ALL")
         yield lab
@@ -145,6 +145,7 @@ def start(lab: cluster.Lab, user: str, *argv: str) -> subprocess.Popen[str]:
         [*as_user(user), *argv],
         env=lab.environment,
         cwd="/",
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -172,8 +173,8 @@ def pids(name: str, lab: cluster.Lab) -> list[int]:
 
 
 def in_service(lab: cluster.Lab) -> bool:
-    (node,) = cluster.slurm(lab.layout).nodes()
-    return not re.search("DRAIN|DOWN|FAIL", str(node.state)) and not node.reason
+    nodes = cluster.slurm(lab.layout).nodes()
+    return not any(re.search("DRAIN|DOWN|FAIL", str(node.state)) or node.reason for node in nodes)
 
 
 @pytest.mark.parametrize("command", ["srun", "sbatch", "salloc"])
@@ -276,6 +277,21 @@ def test_exit_status_signals_and_terminals_pass(spank_lab: cluster.Lab, user: st
     assert step.returncode == 5
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_isolated_step_has_a_clean_environment(
+    spank_lab: cluster.Lab, user: str, rules: Callable[[str], None], asked: bool
+) -> None:
+    rules("" if asked else "isolate everybody\n")
+    given = ("EVIL=1", "PYTHONPATH=/evil", "CUDA_LAUNCH_BLOCKING=1", "I_MPI_FABRICS=shm", "SITE_LR=2")
+    words = ("--sov-isolate",) if asked else ()
+    said = run(spank_lab, user, "env", *given, "srun", "-n1", *words, "env").stdout.splitlines()
+    assert {"CUDA_LAUNCH_BLOCKING=1", "I_MPI_FABRICS=shm", "SITE_LR=2"} <= set(said)
+    assert any(line.startswith("SLURM_JOB_ID=") for line in said)
+    assert not {"EVIL=1", "PYTHONPATH=/evil"} & set(said)
+    rules("")
+    assert "EVIL=1" in run(spank_lab, user, "env", *given, "srun", "-n1", "env").stdout.splitlines()
+
+
 def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -> None:
     said = run(spank_lab, user, "srun", "-n1", "--sov-isolate", "--chdir=/var/tmp", "pwd")
     assert said.stdout == "/var/tmp\n"
@@ -289,7 +305,7 @@ def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -
 
 def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str) -> None:
     gpus = str(spank_lab.layout.device_dir / "n001" / "nvidia")
-    srun = ("srun", "-n1", "--gres=gpu:1", "--sov-isolate", "python3", "-c")
+    srun = ("srun", "-n1", "-wn001", "--gres=gpu:1", "--sov-isolate", "python3", "-c")
     first = start(spank_lab, user, *srun, HOLD)
     try:
         assert first.stdout is not None
@@ -386,7 +402,7 @@ def test_hostile_values_of_the_variable_do_nothing(spank_lab: cluster.Lab, user:
 def test_kill_9_of_slurmstepd_leaves_nothing(
     spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]
 ) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(spank_lab)
     for _ in range(3):
         step = start(
             spank_lab, user, "srun", "-n2", "--sov-isolate", "sh", "-c", "setsid sleep 12321 & echo up; sleep 12321"
@@ -403,13 +419,105 @@ def test_kill_9_of_slurmstepd_leaves_nothing(
         run(spank_lab, user, "scancel", "--me" if user else "--user=root")
         step.kill()
         step.communicate()
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(spank_lab) == before
     assert in_service(spank_lab)
-    eventually(lambda: not list((spank_lab.layout.root / "spank" / "n001").iterdir()), "the records to be gone", 60.0)
+    eventually(lambda: not list((spank_lab.layout.root / "spank").glob("n*/*")), "the records to be gone", 60.0)
+
+
+def test_a_clean_up_that_fails_costs_no_node(
+    spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]
+) -> None:
+    state, slurm = spank_lab.layout.root / "spank" / "n001", cluster.slurm(spank_lab.layout)
+    aside = state.with_name("aside")
+    job = start(spank_lab, user, "srun", "-n1", "-wn001", "--sov-isolate", "sh", "-c", "echo up; read line; echo end")
+    assert job.stdout is not None
+    while "up" not in job.stdout.readline():
+        assert job.poll() is None
+    (record,) = state.iterdir()
+    state.rename(aside)
+    state.write_text("in the way")
+    try:
+        assert job.stdin is not None
+        assert "end" in job.communicate("go\n", timeout=30)[0]
+        eventually(lambda: str(slurm.node("n001").state) == "IDLE", "the epilog to be over", 60.0)
+        assert in_service(spank_lab)
+        assert (aside / record.name).exists()  # it could not be removed
+        # Neither does a prolog that can keep no record: then every rule holds.
+        assert run(spank_lab, user, "srun", "-n1", "-wn001", "echo", "ran").stdout == "ran\n"
+        eventually(lambda: str(slurm.node("n001").state) == "IDLE", "the next epilog to be over", 60.0)
+        assert in_service(spank_lab)
+    finally:
+        state.unlink()
+        aside.rename(state)
+        (state / record.name).unlink()
+
+
+def test_a_step_of_two_nodes_has_two_sets_of_namespaces(spank_lab: cluster.Lab, user: str) -> None:
+    meet = spank_lab.layout.root / "meet"  # seen by every step; all live when the first one looks at itself
+    meet.mkdir()
+    meet.chmod(0o777)
+    text = f"touch {meet}/$SLURM_PROCID; until [ $(ls {meet} | wc -l) = 4 ]; do sleep 0.05; done; "
+    text += "echo $SLURMD_NODENAME $(readlink /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/pid)"
+    words = ("-N2", "--ntasks-per-node=2", "--sov-isolate", "sh", "-c", text)
+    said = run(spank_lab, user, "srun", *words).stdout.splitlines()
+    ranks = [line.split(maxsplit=1) for line in said]
+    assert sorted(node for node, _ in ranks) == ["n001", "n001", "n002", "n002"]
+    assert len({tuple(rank) for rank in ranks}) == 2  # shared on a node
+    assert len({spaces for _, spaces in ranks}) == 2  # and not between them, though both are this machine
+    for kind in ("mnt", "ipc", "pid"):
+        assert os.readlink(f"/proc/self/ns/{kind}") not in " ".join(said)
+
+
+def test_the_steps_of_an_isolated_allocation_are_isolated(spank_lab: cluster.Lab, user: str) -> None:
+    look = ("readlink", "/proc/self/ns/mnt")
+    host = os.readlink("/proc/self/ns/mnt")
+    # The shell of salloc runs where it was typed; what it starts with srun does not.
+    text = f"{' '.join(look)}; srun -n1 {' '.join(look)}; EVIL=1 srun -n1 env"
+    for words in (("--sov-isolate",), ("--sov-private-network",)):
+        lines = run(spank_lab, user, "salloc", "-Q", "-n1", *words, "sh", "-c", text).stdout.splitlines()
+        assert lines[0] == host
+        assert lines[1].startswith("mnt:")
+        assert lines[1] != host
+        assert "EVIL=1" not in lines
+    plain = run(spank_lab, user, "salloc", "-Q", "-n1", "srun", "-n1", *look).stdout.strip()
+    assert plain == host
+
+
+@pytest.mark.parametrize("how", ["salloc", "sbatch"])
+def test_images_of_pyxis_are_judged_in_every_step_of_a_job(
+    spank_lab: cluster.Lab, user: str, rules: Callable[[str], None], how: str, work_dir: Path
+) -> None:
+    rules("images only-ours partition=gpu registry.site/**\n")
+    text = "; ".join(
+        f"{variable} SLURM_JOB_PARTITION=main srun -n1 {option} echo ran; echo $?"
+        for variable, option in (
+            ("", ""),
+            ("PYXIS_CONTAINER_IMAGE=evil", ""),
+            ("PYXIS_CONTAINER_IMAGE=registry.site#a", ""),
+            ("", "--container-image=evil"),
+            ("", "--container-image=docker://registry.site#a"),
+            ("PYXIS_CONTAINER_IMAGE=evil", "--container-image=registry.site#a"),
+        )
+    )
+    if how == "salloc":
+        said = run(spank_lab, user, "salloc", "-Q", "-n1", "-pgpu", "sh", "-c", text).stdout
+    else:
+        script = work_dir / "s.sh"
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        words = ("--wait", "-n1", "-pgpu", "--chdir=/", f"--output={work_dir}/out", f"--error={work_dir}/err")
+        run(spank_lab, user, "sbatch", *words, str(script))
+        said = (work_dir / "out").read_text()
+        # The option of the batch script itself, and of the allocation.
+        refused = run(spank_lab, user, "sbatch", *words, "--container-image=evil", str(script), check=False)
+        assert refused.status == 3
+        assert "refused by rule only-ours: the image evil is not allowed" in (work_dir / "err").read_text()
+        assert (work_dir / "out").read_text() == ""
+    assert said.split() == ["ran", "0", "3", "ran", "0", "3", "ran", "0", "3"]
+    assert in_service(spank_lab)
 
 
 def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually: Callable[..., object]) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+    before = mounts(spank_lab)
     run(
         spank_lab,
         user,
@@ -421,5 +529,5 @@ def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually
         "for i in 1 2 3 4 5 6 7 8 9 10; do srun -n2 --sov-isolate sh -c 'sleep 12345 &' || exit 1; done",
     )
     eventually(lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12345", spank_lab), "an empty node")
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert mounts(spank_lab) == before
     assert in_service(spank_lab)

@@ -106,6 +106,9 @@ def test_the_variables_of_the_runtimes() -> None:
         "SOVCTL_SPANK_MOUNT": "/data:/data:ro,/src,/run1:/run1",
         "SOVCTL_SPANK_HOME": "mount",
     }
+    without_image = variables(Inside(runtime="spank"), "", ["/run1"])
+    assert without_image == {"SOVCTL_SPANK_ISOLATE": "1", "SOVCTL_SPANK_CLEAN_ENV": "1"}
+    assert "SOVCTL_SPANK_CLEAN_ENV" not in variables(Inside("x", runtime="spank"), "/c/i.sqsh", ())
     kept = variables(Inside("x", runtime="spank", env_name="tools", slurm_client=True), "/c/i.sqsh", ())
     assert (kept["SOVCTL_SPANK_ENV_NAME"], kept["SOVCTL_SPANK_SLURM_CLIENT"]) == ("tools", "1")
     assert variables(Inside("x", ("/src",), runtime="pyxis"), "/c/i.sqsh", ["/run1"]) == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from policy_cases import VARIABLES
 
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
 from sovctl.isolation.cache import check_room, check_squashfs, digest_of, file_name, plan_cleaning
@@ -128,6 +129,12 @@ def test_the_site_lets_more_pass_and_the_hosts_root_keeps_its_path() -> None:
     inner = inner_environment(JOB, (), clean=True, home="/h", extra_allowed=["MY_*"], host_root=True)
     assert (inner["MY_LR"], inner["PATH"]) == ("0.1", "/host/bin")
     assert outside_allow_list(inner, ["MY_*"]) == []
+
+
+@pytest.mark.parametrize(("name", "kept"), VARIABLES)
+def test_what_a_clean_environment_keeps(name: str, kept: bool) -> None:
+    inner = inner_environment({name: "1"}, (), clean=True, home="/h", host_root=True)
+    assert (name in inner) is kept
 
 
 @given(st.dictionaries(st.text(st.sampled_from("ABLD_SH"), min_size=1), st.text()))

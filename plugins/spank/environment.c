@@ -1,0 +1,64 @@
+#define _GNU_SOURCE
+#include "environment.h"
+
+#include <fnmatch.h>
+#include <stddef.h>
+#include <string.h>
+
+#define LONGEST 256 /* of a name; Slurm's own end far below, and what is longer is not kept */
+
+const char *const environment_allowed[] = {
+	"SLURM_*",     "SLURMD_NODENAME", "SBATCH_*", "SOVCTL_*",    "PMI_*",	    "PMI2_*",	   "PMIX_*",
+	"OMPI_*",      "PRTE_*",	  "I_MPI_*",  "MPI_*",	     "MPICH_*",	    "MPIR_*",	   "NCCL_*",
+	"RCCL_*",      "CUDA_*",	  "NVIDIA_*", "ROCR_*",	     "HIP_*",	    "ZE_*",	   "UCX_*",
+	"FI_*",	       "GLOO_*",	  "TORCH_*",  "PYTORCH_*",   "OMP_*",	    "MKL_*",	   "MASTER_ADDR",
+	"MASTER_PORT", "WORLD_SIZE",	  "RANK",     "LOCAL_RANK",  "NODE_RANK",   "GPU_DEVICE_ORDINAL",
+	"TERM",	       "LANG",		  "LC_*",     "TZ",	     "COLUMNS",	    "LINES",	   "USER",
+	"LOGNAME",     "HOSTNAME",	  NULL,
+};
+
+const char *const environment_secrets[] = { "SLURM_JWT", "SSH_*", "KRB5CCNAME", "GPG_*", "SUDO_*", "*_TOKEN_FILE", NULL };
+
+/* The built-in runtime sets these two itself. */
+static const char *const own[] = { "PATH", "HOME", NULL };
+
+static bool matches(const char *const patterns[], const char *name)
+{
+	for (size_t i = 0; patterns[i]; i++)
+		if (fnmatch(patterns[i], name, 0) == 0)
+			return true;
+	return false;
+}
+
+static bool site_allows(const char *list, const char *name)
+{
+	char pattern[LONGEST];
+
+	while (*list) {
+		size_t length = strcspn(list, ",");
+
+		if (length < sizeof(pattern)) {
+			memcpy(pattern, list, length);
+			pattern[length] = '\0';
+			if (fnmatch(pattern, name, 0) == 0)
+				return true;
+		}
+		list += length + (list[length] != '\0');
+	}
+	return false;
+}
+
+bool environment_keeps(const char *entry, const char *more)
+{
+	size_t length = strcspn(entry, "=");
+	char name[LONGEST];
+
+	if (length == 0 || length >= sizeof(name))
+		return false;
+	memcpy(name, entry, length);
+	name[length] = '\0';
+	/* What the site names goes before the secrets, as it does in the built-in runtime. */
+	if (site_allows(more, name))
+		return true;
+	return !matches(environment_secrets, name) && (matches(environment_allowed, name) || matches(own, name));
+}
