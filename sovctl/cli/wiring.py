@@ -842,12 +842,12 @@ def image_ports(config: Config) -> ImagePorts:
     from sovctl.adapters.image_cache import ImageCache
     from sovctl.adapters.image_tools import ImageTools
     from sovctl.adapters.node_roots import NodeRoots
-    from sovctl.isolation.cache import digest_of, file_name
+    from sovctl.isolation.cache import architecture, digest_of, file_name
     from sovctl.operations.images import ImagePorts
 
-    chosen = config.isolation
-    cache = ImageCache(image_cache_dir(config), file_name, digest_of)
-    tools = ImageTools(CommandRunner(), chosen.plain_http.split(), chosen.pull_timeout_s)
+    chosen, own = config.isolation, architecture(os.uname().machine)
+    cache = ImageCache(image_cache_dir(config), partial(file_name, of=own), digest_of)
+    tools = ImageTools(CommandRunner(), own, chosen.plain_http.split(), chosen.pull_timeout_s)
     return ImagePorts(tools, cache, SystemClock(), NodeRoots(Path(chosen.node_dir)))
 
 

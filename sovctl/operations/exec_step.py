@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sovctl.errors import UsageError
+from sovctl.errors import SovctlError, UsageError
 from sovctl.isolation import proof
 from sovctl.isolation.cache import check_squashfs
 from sovctl.isolation.devices import step_gpus, visible_devices
@@ -279,7 +279,13 @@ class StepRunner:
 
     def _fixed(self, reference: ImageReference, digest: str) -> ResolvedImage:
         if reference.kind is not ImageKind.REGISTRY:
-            return ResolvedImage(reference, digest)
+            found = images.resolve(reference, self._ports.images, self._settings.allow_images)
+            if found.digest != digest:
+                raise SovctlError(
+                    f"{reference.text} means another image by now, not the one that the run began with ({digest[:19]})",
+                    hint="Put that back under its name, or submit the run anew.",
+                )
+            return found
         text = f"{reference.registry}/{reference.repository}@{digest}"
         return images.resolve(parse_reference(text), self._ports.images, self._settings.allow_images)
 

@@ -12,7 +12,6 @@ from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, Slu
 from sovctl.isolation.inside import Inside, absolute_mount, check, starts_steps
 from sovctl.isolation.reference import parse_reference
 from sovctl.isolation.runtimes import BUILT_IN
-from sovctl.model.image import ImageKind
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
@@ -272,10 +271,7 @@ def _full_name(image: str, work_dir: str) -> str:
     """The same name from wherever it is read; the whole of it for a file, since the nodes do not know our directory."""
     if not image:
         return ""
-    reference = parse_reference(image, work_dir)
-    if reference.kind is ImageKind.OCI_LAYOUT:
-        return f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
-    return reference.canonical
+    return parse_reference(image, work_dir).canonical
 
 
 def _absolute(own: OwnOptions, work_dir: Path) -> OwnOptions:

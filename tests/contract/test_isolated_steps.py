@@ -238,6 +238,28 @@ def test_a_run_keeps_the_image_that_its_first_step_resolved(user: User, place: P
     assert "does not answer" in gone.stderr
 
 
+def test_a_run_knows_a_layouts_tags_apart_and_refuses_one_that_moved(user: User, place: Path) -> None:
+    layout, other = make_layout(place, "tagged"), make_layout(place, "elsewhere")
+    run_dir = user.home.parent / "run-of-layout"
+    run_dir.mkdir()
+    os.chown(run_dir, user.uid, user.uid)
+    in_run = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home.parent / "layouts"), "SOVCTL_RUN_DIR": str(run_dir)}
+
+    def tag(source: Path, name: str) -> None:
+        subprocess.run(["skopeo", "copy", "-q", f"oci:{source}:1", f"oci:{layout}:{name}"], check=True, timeout=60)
+        subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+
+    tag(other, "2")
+    assert _sh(user, f"oci:{layout}:1", "cat /etc/marker", **in_run) == "tagged\n"
+    assert _sh(user, f"oci:{layout}:2", "cat /etc/marker", **in_run) == "elsewhere\n"
+    tag(other, "1")
+    assert _sh(user, f"oci:{layout}:1", "cat /etc/marker", **in_run) == "tagged\n"  # it is in the cache
+    shutil.rmtree(user.home.parent / "layouts")
+    gone = user.run("--image", f"oci:{layout}:1", "--", "true", **in_run)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "means another image by now" in gone.stderr
+
+
 def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path) -> None:
     (whole,) = (place / "cache").glob("*.sqsh")
     header = bytearray(8192)
