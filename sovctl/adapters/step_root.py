@@ -81,7 +81,8 @@ class StepRoot:
             raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check the path.") from error
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.utime(descriptor)
+            # Only when it was read: by the time of its change a run knows an image that is a file again.
+            os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
         return descriptor
 
     def _private_base(self) -> None:

@@ -257,10 +257,11 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.run_files import RunDirectory
+    from sovctl.model.image import ImageOfRun
     from sovctl.operations.image_of_run import ImagePlaces, RunImage
 
     def fetch(inside: Inside, own: str) -> tuple[str, str]:
-        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(inside.digest)
+        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(ImageOfRun(inside.digest, inside.stamp))
 
     config = load_config()
     bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)

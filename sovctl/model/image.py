@@ -79,6 +79,15 @@ class ResolvedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageOfRun:
+    """The bytes that a run began with."""
+
+    digest: str = ""
+    stamp: str = ""
+    """Of a file: size and time of its last change, which are cheap to compare; a digest of some GiB is not."""
+
+
+@dataclass(frozen=True, slots=True)
 class CachedImage:
     """One image of the cache."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -19,6 +20,10 @@ from pathlib import Path
 
 import pytest
 from image_registry import make_layout, missing_programs, push, registry
+
+from sovctl.adapters.isolation_host import IsolationHost
+from sovctl.adapters.node_roots import NodeRoots
+from sovctl.model.image import ImageOfRun
 
 ROOT = Path(__file__).parents[2]
 NOBODY, OTHER = 65534, 65533
@@ -260,6 +265,33 @@ def test_a_run_knows_a_layouts_tags_apart_and_refuses_one_that_moved(user: User,
     assert "means another image by now" in gone.stderr
 
 
+def test_a_file_that_was_replaced_is_not_the_image_of_the_run(user: User, image: str, place: Path) -> None:
+    (whole,) = (place / "cache").glob("*.sqsh")
+    run_dir, link, file = (user.home.parent / name for name in ("run-of-file", "current.sqsh", "v1.sqsh"))
+    run_dir.mkdir()
+    os.chown(run_dir, user.uid, user.uid)
+    shutil.copy(whole, file)
+    file.chmod(0o644)
+    link.symlink_to(file)
+    digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    host = IsolationHost(NodeRoots(place))
+    host.record(str(run_dir), str(link), ImageOfRun(digest, host.stamp(str(file))))
+    in_run = {"SOVCTL_RUN_DIR": str(run_dir)}
+    before = file.stat().st_mtime_ns
+    assert _sh(user, str(link), "cat /etc/marker", **in_run) == "busybox\n"
+    assert file.stat().st_mtime_ns == before
+    os.utime(file)  # the same bytes
+    assert _sh(user, str(link), "cat /etc/marker", **in_run) == "busybox\n"
+    other = file.with_name("v2.sqsh")
+    other.write_bytes(whole.read_bytes() + bytes(4096))
+    link.unlink()
+    link.symlink_to(other)
+    done = user.run("--image", str(link), "--", "cat", "/etc/marker", **in_run)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{link} means another image by now" in done.stderr
+    assert _sh(user, str(link), "cat /etc/marker") == "busybox\n"  # outside of the run
+
+
 def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path) -> None:
     (whole,) = (place / "cache").glob("*.sqsh")
     header = bytearray(8192)
@@ -298,6 +330,9 @@ def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, i
     exported = str(anyone.home / "tools.sqsh")
     assert _sh(anyone, exported, "cat /opt/tool") == "1\n"
     assert anyone.run("--image", exported, "--", "cat", "/etc/marker").returncode == 1
+    assert _sh(anyone, exported, "touch /again", "--env-name", "over-a-file") == ""
+    assert _sh(anyone, exported, "ls /again", "--env-name", "over-a-file") == "/again\n"
+    assert _image_command(anyone, "env", "rm", "over-a-file").returncode == 0
     other = make_layout(place, f"other{anyone.uid}")
     subprocess.run(["chmod", "-R", "a+rX", str(other)], check=True)
     own_cache = {"SOVCTL_ISOLATION_CACHE_DIR": str(anyone.home / "cache")}
