@@ -19,7 +19,7 @@ from sovctl.recovery.hang import parse_timeout
 from sovctl.recovery.lead import lead_warning, save_seconds
 from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
-from sovctl.submit.nodes import node_plan
+from sovctl.submit.nodes import check_layer, node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
 from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
 
@@ -118,6 +118,7 @@ def prepare(
     # Of `-- COMMAND` the script is ours; what it starts stands in the arguments.
     command = " ".join(arguments[:1]).encode("utf-8", "replace") if line.is_command else script.text
     inside = _inside(own, command, runtime, str(work_dir))
+    check_layer(inside.env_name if inside else "", nodes, chosen)
     if inside is not None and inside.image and not chosen.test_only:
         found = resolve(inside)
         inside = replace(inside, digest=found.digest, stamp=found.stamp)
