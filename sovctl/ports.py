@@ -911,6 +911,14 @@ class IsolationHost(Protocol):
         """Take away what `lookout` laid."""
         ...
 
+    def keep(self, squashfs: str) -> None:
+        """Have the cache not remove it while this process, or one forked from it, lives. Raises SovctlError."""
+        ...
+
+    def keep_on(self) -> None:
+        """What is kept stays so for the program that this process becomes."""
+        ...
+
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory of this node, unpacked once. Raises SovctlError."""
         ...

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +100,23 @@ class IsolationHost:
         """Take the decoys away; works from inside the step too."""
         if self._decoys is not None:
             self._decoys.remove()
+
+    def keep(self, squashfs: str) -> None:
+        """Have the cache not remove it while this process, or one forked from it, lives; and mark it used."""
+        try:
+            lock = os.open(squashfs, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SovctlError(f"cannot read the image {squashfs}: {error.strerror}", hint="Check the path.") from error
+        self._locks.append(lock)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # Only when it was read: by the time of its change a run knows an image that is a file again.
+            os.utime(lock, ns=(time.time_ns(), os.fstat(lock).st_mtime_ns))
+
+    def keep_on(self) -> None:
+        """The locks stay with the program that this process is about to become."""
+        for lock in self._locks:
+            os.set_inheritable(lock, True)
 
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory; locked for as long as this process, or one forked from it, lives."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sovctl.adapters.known_names import KnownNames
+    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
@@ -254,7 +255,6 @@ def _site_wrote(config: Config) -> Callable[[Sequence[str]], bool]:
 
 
 def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
-    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.run_files import RunDirectory
     from sovctl.model.image import ImageOfRun
@@ -264,7 +264,7 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
         return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(ImageOfRun(inside.digest, inside.stamp))
 
     config = load_config()
-    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    bundles = OciBundles(bundle_roots(config), _say)
     user = (os.geteuid(), os.getegid())
     places = ImagePlaces(
         fetch, RunDirectory(run_dir).put_before, bundles, step_command(config, here=False).offers, user
@@ -275,13 +275,12 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
 def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
     """What each runtime made of a tiny image."""
     from sovctl.adapters.command import CommandRunner
-    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.tiny_image import TinyImage
     from sovctl.operations.prove_runtimes import prove_runtimes
 
     tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
-    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    bundles = OciBundles(bundle_roots(config), _say)
     step = step_command(config, here=here)
     return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()))
 
@@ -849,7 +848,14 @@ def image_ports(config: Config) -> ImagePorts:
     chosen, own = config.isolation, architecture(os.uname().machine)
     cache = ImageCache(image_cache_dir(config), partial(file_name, of=own), digest_of)
     tools = ImageTools(CommandRunner(), own, chosen.plain_http.split(), chosen.pull_timeout_s)
-    return ImagePorts(tools, cache, SystemClock(), NodeRoots(Path(chosen.node_dir)))
+    return ImagePorts(tools, cache, SystemClock(), (NodeRoots(Path(chosen.node_dir)), bundle_roots(config)))
+
+
+def bundle_roots(config: Config) -> NodeRoots:
+    """Images unpacked where every node sees them."""
+    from sovctl.adapters.node_roots import NodeRoots
+
+    return NodeRoots(image_cache_dir(config) / "unpacked")
 
 
 def image_cache_dir(config: Config) -> Path:

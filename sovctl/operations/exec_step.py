@@ -138,6 +138,7 @@ class StepRunner:
         if not self._seen_inside(step, task.work_dir):
             task = replace(task, work_dir=task.fallback_dir)
         call = RUNTIMES[options.runtime](step, task, self._place.environment)
+        self._ports.host.keep_on()
         self._ports.become(call.argv, call.environment)
         return 0
 
@@ -189,6 +190,8 @@ class StepRunner:
             if self._options.env_name:
                 base = self._ports.host.identity(squashfs or directory)
                 layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
+        if squashfs:
+            self._ports.host.keep(squashfs)
         if squashfs and not self._mountable(squashfs):
             self._unpacked = True
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0

@@ -59,7 +59,7 @@ def image(layout: Path, served: Registry) -> str:
 @pytest.fixture
 def ports(tmp_path: Path, served: Registry) -> ImagePorts:
     tools = ImageTools(CommandRunner(), OWN, [served.address], timeout_s=60)
-    return ImagePorts(tools, ImageCache(tmp_path / "cache", NAME, digest_of), SystemClock(), NodeRoots(tmp_path))
+    return ImagePorts(tools, ImageCache(tmp_path / "cache", NAME, digest_of), SystemClock(), (NodeRoots(tmp_path),))
 
 
 def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:

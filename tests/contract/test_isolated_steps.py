@@ -215,6 +215,29 @@ def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eve
     assert running.returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("start", "needs"),
+    [
+        (b"#!/bin/bash\n", "/bin/bash"),
+        (b"#! /usr/bin/python3 -u\nprint()\n", "/usr/bin/python3"),
+        (b"", r"/lib\S*/ld-linux\S*"),
+    ],
+)
+def test_a_program_says_what_runs_it_where_that_is_not_there(
+    user: User, image: str, place: Path, start: bytes, needs: str
+) -> None:
+    program = place / "train"
+    program.write_bytes(start or Path("/usr/bin/true").read_bytes())
+    program.chmod(0o755)
+    for name in ("train", "/bin/train"):
+        done = user.run("--image", image, "--mount", f"{program}:/bin/train:ro", "--", name)
+        assert done.returncode == 126
+        (said,) = (line for line in done.stderr.splitlines() if "unpacking" not in line)
+        assert re.fullmatch(f"sovctl: {name} needs {needs}, which the image has not", said)
+    missing = user.run("--image", image, "--", "train")
+    assert (missing.returncode, missing.stderr) == (127, "sovctl: there is no program train in the image\n")
+
+
 # Which image
 
 
@@ -415,6 +438,41 @@ def test_apptainer_runs_the_same_image(user: User, place: Path) -> None:
     assert [path.name for path in data.iterdir()] == ["file"]
     written = user.run(*words, "--writable", "--", "sh", "-c", "touch /new && ls /new", **own)
     assert (written.returncode, written.stdout) == (0, "/new\n"), written.stderr
+
+
+@pytest.mark.parametrize(
+    ("runtime", "program"),
+    [("bubblewrap", "bwrap"), ("charliecloud", "ch-run"), ("apptainer", "apptainer"), ("podman", "podman")],
+)
+def test_cleaning_removes_nothing_of_a_running_step(
+    user: User, place: Path, runtime: str, program: str, eventually: Callable[..., object]
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"not installed: {program}")
+    layout = _with_places(place, f"used-by-{runtime}")
+    own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home / f"cache-{runtime}"), "USER": "u"}
+    words = ("--image", f"oci:{layout}:1", "--runtime", runtime)
+
+    def clean() -> list[str]:
+        argv = [*user.argv()[:-1], "image", "gc", "--keep", "0"]
+        done = subprocess.run(argv, env=user.env(**own), cwd="/", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if "sovctl-" in line or f"cache-{runtime}" in line]
+
+    step = user.start(*words, "--", "sh", "-c", "echo up; sleep 60", **own)
+    try:
+        assert step.stdout is not None
+        assert step.stdout.readline() == "up\n"
+        clean()  # what steps of other tests left unpacked
+        before = {*(user.home / f"cache-{runtime}").iterdir(), *user.home.parent.glob("sovctl-*/*")}
+        assert clean() == []
+        assert before == {*(user.home / f"cache-{runtime}").iterdir(), *user.home.parent.glob("sovctl-*/*")}
+    finally:
+        step.kill()
+        step.communicate(timeout=30)
+    gone: list[str] = []
+    eventually(lambda: gone.extend(clean()) or any(".sqsh" in line for line in gone), "the image is free again")
+    eventually(lambda: clean() == [] and not list(user.home.parent.glob("sovctl-*/*")), "what was unpacked is gone")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,12 @@ class Steps:
         self.work_dir = work_dir
         self._become = as_user(user) if user else []
         settings = {"SOVCTL_ISOLATION_PLAIN_HTTP": address, "SOVCTL_ISOLATION_NODE_DIR": str(work_dir)}
-        self.env = {**os.environ, **lab.environment, "HOME": str(work_dir), "XDG_CACHE_HOME": str(work_dir), **settings}
+        self.env = {
+            **os.environ,
+            **lab.environment,
+            "HOME": str(work_dir),
+            "XDG_CACHE_HOME": f"{work_dir}/.cache",
+        } | settings
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         words = [*self._become, *argv]
@@ -154,14 +159,14 @@ def test_a_run_keeps_its_image_when_the_tag_moves(
 
 
 def test_a_squashfs_that_was_replaced_ends_the_next_attempt(
-    steps: tuple[Steps, str], tmp_path: Path, eventually: Callable[..., Any]
+    steps: tuple[Steps, str], new_root: Callable[[], Path], eventually: Callable[..., Any]
 ) -> None:
     user, image = steps
-    own = user.work_dir / "train.sqsh"
+    own = new_root().parent / "train.sqsh"
     shutil.copy(user.run(*SOVCTL, "image", "prefetch", image).stdout.strip(), own)
     script = user.work_dir / "train.sbatch"
     script.write_text(_RUN.replace("--nodes=2", "--nodes=1"))
-    said = user.run(*SOVCTL, "submit", "--parsable", "--image", "./train.sqsh", str(script))
+    said = user.run(*SOVCTL, "submit", "--parsable", "--image", str(own), str(script))
     assert said.returncode == 0, said.stderr
     job = said.stdout.strip()
     runs = user.work_dir / ".sovctl" / "runs"
@@ -169,7 +174,7 @@ def test_a_squashfs_that_was_replaced_ends_the_next_attempt(
     (run_dir,) = runs.glob(f"*-{job}-*")
     record = json.loads((run_dir / "run.json").read_text())["image"]
     assert record["digest"] == f"sha256:{hashlib.sha256(own.read_bytes()).hexdigest()}"
-    other = user.work_dir / "other.sqsh"
+    other = own.with_name("other.sqsh")
     other.write_bytes(own.read_bytes() + bytes(4096))
     other.rename(own)
     (run_dir / "go").touch()
