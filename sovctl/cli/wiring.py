@@ -267,9 +267,31 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
     bundles = OciBundles(bundle_roots(config), _say)
     user = (os.geteuid(), os.getegid())
     places = ImagePlaces(
-        fetch, RunDirectory(run_dir).put_before, bundles, step_command(config, here=False).offers, user
+        fetch,
+        RunDirectory(run_dir).put_before,
+        bundles,
+        step_command(config, here=False).offers,
+        check_plugin_owner,
+        user,
     )
     return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def check_plugin_owner(path: str) -> None:
+    """Raises RefusedError where the SPANK plugin of this machine would not mount this image."""
+    from sovctl.adapters.plugstack import plugin_lines
+    from sovctl.isolation.plugin_owners import check_owner, image_owners
+
+    place = Path(path)
+    owner = place.stat().st_uid if place.exists() else os.geteuid()  # who loads it will own it
+    check_owner(image_owners(plugin_lines()), owner, path)
+
+
+def cached_image(config: Config, digest: str) -> str:
+    """Path of an image in the cache; of one that is not there yet, of the cache."""
+    cache = image_ports(config).cache
+    found = cache.find(digest)
+    return found.path if found else f"{cache.where()}/..."
 
 
 def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
