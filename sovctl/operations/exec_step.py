@@ -234,6 +234,8 @@ class StepRunner:
         if submitted.digest and self._run_dir and not self._recorded().digest:
             self._ports.host.record(self._run_dir, self._name(), submitted)
         squashfs, directory, _, _ = self._image(reference)
+        if squashfs:  # for as long as the supervisor lives: the plugins that mount it hold no lock
+            self._ports.host.keep(squashfs)
         return squashfs or directory, self._digest
 
     def resolve(self) -> ImageOfRun:

@@ -20,9 +20,12 @@ from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.image_cache import ImageCache
 from sovctl.adapters.image_tools import ImageTools
 from sovctl.adapters.node_roots import NodeRoots
+from sovctl.cli import wiring
 from sovctl.cli.main import run as sovctl
+from sovctl.config import load_config
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
 from sovctl.isolation.cache import architecture, digest_of, file_name
+from sovctl.isolation.inside import Inside
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.image import ImageSettings
 from sovctl.operations import images
@@ -244,6 +247,19 @@ def test_cleaning_leaves_what_a_step_uses(image: str, ports: ImagePorts, eventua
     assert ports.cache.find(got.digest)
     assert [one.path for one in images.clean(ports, keep_bytes=0, unused_s=0, act=True).removed] == [got.path]
     assert _names(ports) == []
+
+
+def test_cleaning_leaves_the_image_of_a_run_whose_plugin_locks_nothing(
+    image: str, served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOVCTL_ISOLATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SOVCTL_ISOLATION_NODE_DIR", str(tmp_path))
+    monkeypatch.setenv("SOVCTL_ISOLATION_PLAIN_HTTP", served.address)
+    supervisor = wiring.image_runner(load_config(), Inside(image, runtime="spank"), {})
+    path, _ = supervisor.fetch()
+    assert sovctl(["image", "gc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == []
+    assert Path(path).exists()
 
 
 def test_what_a_node_unpacked_is_there_once_and_can_be_removed(
