@@ -683,6 +683,141 @@ def test_two_users_on_one_node_cannot_touch_each_other(user: User, image: str, p
         victim.communicate(timeout=30)
 
 
+@pytest.fixture
+def secret(user: User) -> Iterator[Path]:
+    """A directory of the first user with a file that nobody else may read, beside one that everybody may."""
+    (user.home / "private").write_text("secret\n")
+    public = user.home.parent.parent / "public"
+    public.mkdir()
+    (public / "file").write_text("seen\n")
+    public.chmod(0o755)
+    for path in (user.home / "private", public, public / "file"):
+        os.chown(path, user.uid, user.uid)
+    (user.home / "private").chmod(0o600)
+    yield user.home
+    shutil.rmtree(public)
+    (user.home / "private").unlink()
+
+
+def _did_nothing(done: subprocess.CompletedProcess[str], secret: Path) -> None:
+    assert "secret" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in secret.iterdir() if path.name != ".local") == ["private"]
+    assert [path.name for path in (secret.parent.parent / "public").iterdir()] == ["file"]
+
+
+def test_links_into_anothers_place_show_and_change_nothing(user: User, image: str, place: Path, secret: Path) -> None:
+    other = _user(place, OTHER)
+    link = other.home / "link"
+    for target in (secret, secret / "private", f"/proc/{os.getpid()}/cwd", link):
+        link.symlink_to(target)
+        os.chown(link, other.uid, other.uid, follow_symlinks=False)
+        done = other.run("--image", image, "--mount", f"{link}:/x", "--", "sh", "-c", "cat /x /x/private; touch /x/new")
+        assert done.returncode == 2, done.stderr
+        assert "there is nothing to mount at" in done.stderr
+        _did_nothing(done, secret)
+        link.unlink()
+    link.symlink_to(place / "public")
+    done = other.run("--image", image, "--mount", f"{link}:/x", "--", "sh", "-c", "cat /x/file; touch /x/new")
+    assert done.stdout == "seen\n"
+    _did_nothing(done, secret)
+    link.unlink()
+
+
+@pytest.mark.parametrize("part", ["", "upper", "work"])
+@pytest.mark.parametrize("kind", ["secret", "public"])
+def test_a_layer_of_links_writes_nowhere_else(
+    user: User, image: str, place: Path, secret: Path, part: str, kind: str
+) -> None:
+    other = _user(place, OTHER)
+    layer = other.home / ".local" / "share" / "sovctl" / "env" / "evil"
+    (layer if part else layer.parent).mkdir(parents=True)
+    (layer / part if part else layer).symlink_to(secret if kind == "secret" else place / "public")
+    try:
+        for path in (layer, *layer.parents):
+            os.chown(path, other.uid, other.uid, follow_symlinks=False)
+            if part or path != layer:
+                path.chmod(0o700)
+            if path == other.home:
+                break
+        words = ("--image", image, "--env-name", "evil", "--", "sh", "-c", "echo x >/new; echo x >/file; cat /private")
+        done = other.run(*words)
+        assert done.returncode != 0
+        _did_nothing(done, secret)
+    finally:
+        shutil.rmtree(other.home / ".local")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_layers_in_a_directory_that_somebody_else_may_change_are_refused(
+    user: User, image: str, place: Path, mode: int
+) -> None:
+    trap = place / f"trap-{mode:o}"
+    trap.mkdir()
+    os.chown(trap, OTHER if mode == 0o700 else user.uid, user.uid)
+    trap.chmod(mode | 0o055)
+    done = user.run("--image", image, "--env-name", "x", "--", "true", SOVCTL_ISOLATION_ENV_DIR=str(trap))
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert str(trap) in done.stderr
+    assert list(trap.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SOVCTL_RUN_DIR", "SOVCTL_CHECKPOINT_DIR"])
+@pytest.mark.parametrize(
+    "value",
+    ["SECRET", "SECRET/private", "/proc/1/root", "/dev/shm", "/etc/shadow", "/a\nb", "/x:/etc", "/.."],
+)
+def test_a_hostile_directory_of_a_run_shows_nothing(
+    user: User, image: str, place: Path, secret: Path, name: str, value: str
+) -> None:
+    other = _user(place, OTHER)
+    hostile = value.replace("SECRET", str(secret))
+    script = 'cat "$0" "$0/private" "$0/shadow" /etc/shadow; touch "$0/new"'
+    done = other.run("--image", image, "--", "sh", "-c", script, hostile, **{name: hostile})
+    assert "root:" not in done.stdout
+    _did_nothing(done, secret)
+    assert done.returncode in (1, 2, 3)
+
+
+_LISTEN = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.bind(chr(0) + sys.argv[1])
+    sock.listen()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+_CONNECT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    print(sock.connect_ex(chr(0) + sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("words", "reached"), [((), True), (("--private-network",), False)])
+def test_an_abstract_socket_is_out_of_another_users_reach(
+    user: User, place: Path, words: tuple[str, ...], reached: bool
+) -> None:
+    other, name = _user(place, OTHER), f"sovctl-test-{os.getpid()}"
+    argv = user.argv("--isolate", *words, "--", "/usr/bin/python3", "-c", _LISTEN, name)
+    pipe = subprocess.PIPE
+    owner = subprocess.Popen(argv, env=user.env(), cwd="/", stdin=pipe, stdout=pipe, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "up\n"
+        ask = ("/usr/bin/python3", "-c", _CONNECT, name)
+        from_step = other.run("--isolate", "--", *ask)
+        from_node = subprocess.run(
+            ["setpriv", "--reuid", str(OTHER), "--clear-groups", *ask], capture_output=True, text=True, timeout=60
+        )
+        for said in (from_step, from_node):
+            assert (said.stdout == "0\n") is reached, said.stderr
+            assert said.stdout.strip().isdigit()
+        assert other.run("--isolate", "--private-network", "--", *ask).stdout != "0\n"
+    finally:
+        owner.communicate(timeout=30)
+
+
 _ATTACK = """
 import ctypes, json, os, socket, sys
 got = []
