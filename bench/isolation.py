@@ -1,6 +1,6 @@
 """What isolation costs: the start of a step beside plain srun and other runtimes, and what random kills leave behind.
 
-make bench NAME=isolation
+make bench NAME=isolation      (BENCH_KILLS=20 for fewer kills)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,7 +27,7 @@ from sovctl.lab import cluster
 from sovctl.lab.training import as_user
 
 RUNS = 15
-KILLS = 200
+KILLS = int(os.environ.get("BENCH_KILLS", "200"))
 USER = "sovctl-test"
 OWN = ("plain", "image", "isolate")
 END = "sovctl-end-of-step"
@@ -73,15 +74,31 @@ class Bench:
         self.runner.run([*become, "srun", "-N1", "-n1", *words], timeout_s=60)
         return (time.perf_counter() - began) * 1000
 
-    def left(self) -> int:
-        """Processes, mounts and loop devices of isolated steps."""
-        found = 0
+    def processes(self, word: str) -> list[int]:
+        """Those of this bench's steps with this word in their command line."""
+        found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().decode("utf-8", "replace")
             except OSError:
                 continue
-            found += END in words and str(self.place) in words
+            if word in words and str(self.place) in words:
+                found.append(int(path.parent.name))
+        return found
+
+    def names(self) -> set[str]:
+        """Files and directories of the user where steps could leave some, and all of the node's own directory."""
+        owner = self.root.stat().st_uid if not self.user else _uid(self.user)
+        found = {str(path) for path in (self.place / "node").glob("*/*")}
+        for place in ("/tmp", "/var/tmp", "/dev/shm"):
+            for path in Path(place).iterdir():
+                with suppress(OSError):
+                    found |= {str(path)} if path.lstat().st_uid == owner and path != self.place else set()
+        return found
+
+    def left(self) -> int:
+        """Processes, mounts and loop devices of isolated steps."""
+        found = len(self.processes(END))
         found += Path("/proc/self/mountinfo").read_text().count(str(self.place / "cache"))
         loops = self.runner.run(["losetup", "-n", "-O", "BACK-FILE"], timeout_s=10).stdout
         return found + loops.count(str(self.place))
@@ -135,29 +152,49 @@ def start_figures(bench: Bench) -> list[Figure]:
     return figures + [figure(f"added by {name}", added[name], "ms") for name in others]
 
 
-def leftover_figure(bench: Bench) -> Figure:
-    """Start, kill something at random after a random time, count what is left when all was killed."""
+def leftover_figures(bench: Bench) -> list[Figure]:
+    """Start steps of two ranks by srun, kill some of each after a random time, and count what is left."""
     chance = random.Random(7)
     become = bench.become()
-    seen = 0
+    env = {**os.environ, **bench.env}
+    bench.step(bench.sovctl, "exec", "--image", bench.image, "--", "true")  # what a node unpacks once is to stay
+    before, seen = bench.names(), 0
     for number in range(KILLS):
-        env = {**os.environ, **bench.env, "SLURM_JOB_ID": str(number + 1), "SLURM_STEP_ID": "0"}
-        argv = [*become, bench.sovctl, "exec", "--image", bench.image, "--", "sleep", "60"]
-        null = subprocess.DEVNULL
-        ranks = [subprocess.Popen(argv, env=env, cwd="/", stdout=null, stderr=null) for _ in range(2)]
-        time.sleep(chance.uniform(0.0, 0.6))
+        job, null = f"kill-{number}", subprocess.DEVNULL
+        words = [bench.sovctl, "exec", "--image", bench.image, "--", "sleep", "60"]
+        argv = [*become, "srun", "-J", job, "-N1", "-n2", *words]
+        srun = subprocess.Popen(argv, env=env, cwd="/", stdin=null, stdout=null, stderr=null)
+        time.sleep(chance.uniform(0.0, 1.0))
         seen = max(seen, bench.left())
-        for rank in chance.sample(ranks, 2):
-            rank.send_signal(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-        for rank in ranks:
-            rank.kill()
-            rank.wait(30)
+        there = bench.processes("")
+        for victim in chance.sample(there, min(2, len(there))):
+            with suppress(ProcessLookupError):
+                os.kill(victim, chance.choice((signal.SIGKILL, signal.SIGTERM)))
+        bench.runner.run(["scancel", f"--name={job}"], timeout_s=30, check=False)
+        try:
+            srun.wait(30)
+        except subprocess.TimeoutExpired:  # it asked for its job after scancel did
+            bench.runner.run(["scancel", f"--name={job}"], timeout_s=30)
+            srun.kill()
+            srun.wait(30)
     if not seen:
         raise SovctlError("no isolated step was seen while it ran: what is left would not be seen either")
-    deadline = time.monotonic() + 20
-    while bench.left() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30
+    while (bench.left() or bench.names() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return figure(f"left behind after {KILLS} starts and random kills", [float(bench.left())], "", target=0)
+    new = sorted(bench.names() - before)
+    print("\n".join(f"left behind: {name}" for name in new), file=sys.stderr, end="\n" if new else "")
+    after = f"after {KILLS} steps and random kills"
+    return [
+        figure(f"processes, mounts and loop devices left {after}", [float(bench.left())], "", target=0),
+        figure(f"files and directories left {after}", [float(len(new))], "", target=0),
+    ]
+
+
+def _uid(user: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(user).pw_uid
 
 
 def _known(user: str) -> bool:
@@ -178,7 +215,7 @@ def main() -> None:
         lab = cluster.up(cluster.Request(Path(name) / "lab", nodes=1, health=False))
         try:
             bench = Bench(lab, Path(name))
-            figures = [*start_figures(bench), leftover_figure(bench)]
+            figures = [*start_figures(bench), *leftover_figures(bench)]
         finally:
             cluster.down(lab.layout.root)
     publish("isolation", figures, {"cores": os.cpu_count(), "lab": "1 node", "user": bench.user or "root"})

@@ -15,7 +15,7 @@ from sovctl.model.burn_in import BurnInRun, BurnInSpec
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
-from sovctl.model.image import CachedImage, ImageReference, ImageSettings, ResolvedImage
+from sovctl.model.image import CachedImage, ImageOfRun, ImageReference, ImageSettings, ResolvedImage
 from sovctl.model.isolated import EnvLayer, HostSlurm, IsolatedStep, IsolatedTask
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
@@ -914,16 +914,28 @@ class IsolationHost(Protocol):
         """Take away what `lookout` laid."""
         ...
 
+    def keep(self, squashfs: str) -> None:
+        """Have the cache not remove it while this process, or one forked from it, lives. Raises SovctlError."""
+        ...
+
+    def keep_on(self) -> None:
+        """What is kept stays so for the program that this process becomes."""
+        ...
+
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory of this node, unpacked once. Raises SovctlError."""
         ...
 
-    def recorded(self, run_dir: str, name: str) -> str:
-        """The digest that a run uses for an image's name; empty: none yet."""
+    def stamp(self, path: str) -> str:
+        """Size and time of the last change of a file. Raises SovctlError."""
         ...
 
-    def record(self, run_dir: str, name: str, digest: str) -> str:
-        """Write it down, unless another was faster; the digest that counts."""
+    def recorded(self, run_dir: str, name: str) -> ImageOfRun:
+        """What a run uses for an image's name; without a digest: nothing yet."""
+        ...
+
+    def record(self, run_dir: str, name: str, image: ImageOfRun) -> ImageOfRun:
+        """Write it down, unless another was faster; what counts."""
         ...
 
 

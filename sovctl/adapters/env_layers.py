@@ -42,8 +42,10 @@ class EnvLayers:
         """
         place = self._place(name)
         try:
-            for path in (self._directory, place, place / "upper", place / "work"):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_directory()
+            for path in (place, place / "upper", place / "work"):
+                path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SovctlError(
                 f"cannot make the environment {place}: {error.strerror}", hint="Check the directory."
@@ -124,6 +126,16 @@ class EnvLayers:
             raise UsageError(f"there is no environment {name}", hint="List them: sovctl image env ls")
         self._check_owner(place)
         return place
+
+    def _check_directory(self) -> None:
+        """Who may change the directory could put another of the user's in a layer's place."""
+        status = self._directory.stat()
+        safe = not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX
+        if status.st_uid not in (0, os.geteuid()) or not safe:
+            raise RefusedError(
+                f"others can change {self._directory}, where your named layers are to be",
+                hint=f"Check it: ls -ld {self._directory}   (isolation.env_dir)",
+            )
 
     def _check_owner(self, place: Path) -> None:
         status = os.lstat(place)

@@ -1,4 +1,4 @@
-"""The directory that holds the images: `sha256-<hex>.sqsh`, beside each a `.json` that says what it is.
+"""The directory that holds the images: `sha256-<hex>-<architecture>.sqsh`, beside each a `.json` that says what it is.
 
 Who starts a step from an image holds a shared lock on the squashfs for as long as the step lives, on whatever node;
 who removes one must get the exclusive lock first. Locks end with their processes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import stat
@@ -28,7 +27,6 @@ from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSett
 _ASK_S = 60.0
 _SAY_EVERY_S = 2.0
 _JSON_BYTES = 8 * 2**20
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
 _UNREACHABLE = re.compile(
     r"connection refused|no such host|i/o timeout|connection reset|network is unreachable|no route to host"
     r"|TLS handshake timeout|server misbehaving|unexpected EOF|50[0234] |too ?many ?requests|EOF$",
@@ -45,9 +43,15 @@ _FULL = re.compile(r"no space left|quota exceeded", re.IGNORECASE)
 class ImageTools:
     """Implements `ports.ImageTools`."""
 
-    def __init__(self, runner: CommandRunner, plain_http: Sequence[str] = (), timeout_s: float = 3600.0) -> None:
-        """`plain_http`: registries (host:port) without TLS. `timeout_s`: of loading or packing one image."""
+    def __init__(
+        self, runner: CommandRunner, architecture: str, plain_http: Sequence[str] = (), timeout_s: float = 3600.0
+    ) -> None:
+        """`architecture`: of this machine, in OCI's words. `plain_http`: registries (host:port) without TLS.
+
+        `timeout_s`: of loading or packing one image.
+        """
         self._runner = runner
+        self._architecture = architecture
         self._plain_http = frozenset(plain_http)
         self._timeout_s = timeout_s
 
@@ -58,8 +62,7 @@ class ImageTools:
         if not Path(reference.path).exists():
             raise UsageError(f"there is no image {reference.path}", hint="Check the path; it must be seen from here.")
         if _is_layout(reference):
-            descriptor = _layout_manifest(Path(reference.path), reference.tag)
-            return ResolvedImage(reference, descriptor["digest"], _tree_bytes(Path(reference.path)))
+            return self._resolve_in_layout(reference)
         if reference.kind is ImageKind.DIRECTORY:
             return ResolvedImage(reference, "")
         return ResolvedImage(reference, _file_digest(Path(reference.path)), Path(reference.path).stat().st_size)
@@ -88,13 +91,30 @@ class ImageTools:
         digest = f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}"
         if reference.digest and reference.digest != digest:
             raise _corrupt(reference, f"asked for {reference.digest}, got {digest}")
-        manifest = _json(raw, reference.canonical)
+        manifest, chosen = _json(raw, reference.canonical), ""
         if "manifests" in manifest:
-            chosen = _of_this_machine(manifest["manifests"], reference)
+            chosen = self._of_this_machine(manifest, reference)
             named = f"{reference.registry}/{reference.repository}@{chosen}"
             manifest = _json(self._inspect(reference, named), named)
         size = sum(int(layer.get("size", 0)) for layer in manifest.get("layers", ()))
-        return ResolvedImage(reference, digest, size)
+        return ResolvedImage(reference, digest, size, chosen)
+
+    def _resolve_in_layout(self, reference: ImageReference) -> ResolvedImage:
+        layout = Path(reference.path)
+        digest = str(_layout_manifest(layout, reference.tag)["digest"])
+        manifest = _read_json(_blob(layout, digest))
+        chosen = self._of_this_machine(manifest, reference) if "manifests" in manifest else ""
+        return ResolvedImage(reference, digest, _tree_bytes(layout), chosen)
+
+    def _of_this_machine(self, index: dict[str, Any], reference: ImageReference) -> str:
+        found = index["manifests"]
+        for one in found if isinstance(found, list) else ():
+            of = one.get("platform") or {}
+            if of.get("os", "linux") == "linux" and of.get("architecture") == self._architecture:
+                return str(one["digest"])
+        raise SovctlError(
+            f"image {reference.canonical} has nothing for linux/{self._architecture}", hint="Name another image."
+        )
 
     def _inspect(self, reference: ImageReference, name: str) -> str:
         argv = ("skopeo", "inspect", "--raw", *self._tls(reference, ""), f"docker://{name}")
@@ -106,7 +126,7 @@ class ImageTools:
     def _load(self, image: ResolvedImage, layout: Path, progress: Callable[[str], None]) -> None:
         reference = image.reference
         if reference.kind is ImageKind.REGISTRY:
-            source = f"docker://{reference.registry}/{reference.repository}@{image.digest}"
+            source = f"docker://{reference.registry}/{reference.repository}@{image.manifest or image.digest}"
         else:
             source = f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
         total = image.compressed_bytes
@@ -114,8 +134,15 @@ class ImageTools:
         def say() -> None:
             progress(f"loading {_mib(_tree_bytes(layout))} of {_mib(total)} MiB")
 
-        argv = ("skopeo", "copy", *self._tls(reference, "src-"), source, f"oci:{layout}:image")
+        of = f"--override-arch={self._architecture}"
+        argv = ("skopeo", of, "copy", *self._tls(reference, "src-"), source, f"oci:{layout}:image")
         self._run(image, argv, layout.parent, say)
+        if reference.kind is not ImageKind.REGISTRY:
+            # A layout is read by its tag, which may have moved since. A registry is asked by digest and skopeo checks
+            # the answer; what it writes has another digest where the registry has a manifest of Docker's.
+            copied = str(_layout_manifest(layout, "image")["digest"])
+            if copied != (image.manifest or image.digest):
+                raise _corrupt(reference, f"its name means {copied} by now")
 
     def _tls(self, reference: ImageReference, prefix: str) -> tuple[str, ...]:
         return (f"--{prefix}tls-verify=false",) if reference.registry in self._plain_http else ()
@@ -203,15 +230,6 @@ def _json(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def _of_this_machine(manifests: object, reference: ImageReference) -> str:
-    wanted = _MACHINES.get(platform.machine(), platform.machine())
-    for one in manifests if isinstance(manifests, list) else ():
-        of = one.get("platform") or {}
-        if of.get("os", "linux") == "linux" and of.get("architecture") == wanted:
-            return str(one["digest"])
-    raise SovctlError(f"image {reference.canonical} has nothing for linux/{wanted}", hint="Name another image.")
-
-
 def _is_layout(reference: ImageReference) -> bool:
     if reference.kind is ImageKind.OCI_LAYOUT:
         return True
@@ -228,12 +246,18 @@ def _layout_manifest(layout: Path, tag: str) -> dict[str, Any]:
     return dict(chosen[0])
 
 
+def _blob(layout: Path, digest: str) -> Path:
+    name = digest.removeprefix("sha256:")
+    if len(name) != 64 or set(name) - set("0123456789abcdef"):
+        raise SovctlError(f"the OCI layout {layout} names something by {digest!r}", hint="Is it whole?")
+    return layout / "blobs" / "sha256" / name
+
+
 def _image_settings(layout: Path) -> ImageSettings:
     """Environment, working directory and command, from the configuration in a layout."""
     descriptor = _layout_manifest(layout, "image")
-    blobs = layout / "blobs" / "sha256"
-    manifest = _read_json(blobs / descriptor["digest"].removeprefix("sha256:"))
-    config = _read_json(blobs / manifest["config"]["digest"].removeprefix("sha256:")).get("config") or {}
+    manifest = _read_json(_blob(layout, str(descriptor["digest"])))
+    config = _read_json(_blob(layout, str(manifest["config"]["digest"]))).get("config") or {}
     pairs = (text.partition("=") for text in config.get("Env") or ())
     return ImageSettings(
         env=tuple((name, value) for name, _, value in pairs),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,6 +30,9 @@ _PASSED_ON = (
 _COMM_OF_SLURM = "slurmstepd"
 _MOST_DESCRIPTORS = 1 << 20
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
+_START_BYTES, _LINE_BYTES = 4096, 256
+"""Of a program: where linkers put the name of its loader; what the kernel reads of a line after `#!`."""
+_LOADER = re.compile(rb"\0(/[\w./-]*/ld[\w.-]*)\0")
 
 
 class IsolatedSteps:
@@ -171,12 +175,34 @@ def _become_task(task: IsolatedTask, last_capability: int, mask: Iterable[int]) 
             os._exit(0)
         os.execvpe(task.command[0], list(task.command), task.environment)
     except FileNotFoundError:
-        status = _NOT_FOUND
-        _say(f"sovctl: there is no program {task.command[0]} in the image")
+        # The kernel says the same of a program that is not there and of one whose interpreter is not.
+        missing = _interpreter_of(task.command[0], task.environment.get("PATH", ""))
+        status = _NOT_RUNNABLE if missing else _NOT_FOUND
+        lacks = f"{task.command[0]} needs {missing}, which the image has not"
+        _say(f"sovctl: {lacks if missing else f'there is no program {task.command[0]} in the image'}")
     except OSError as error:
         _say(f"sovctl: cannot run {task.command[0]} in the image: {error.strerror}")
     finally:
         os._exit(status)
+
+
+def _interpreter_of(program: str, path: str) -> str:
+    """What a program that is there is run by: after `#!`, or the loader of one linked to libraries; empty: unknown."""
+    for place in [program] if "/" in program else [f"{folder or '.'}/{program}" for folder in path.split(":")]:
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            start = os.read(descriptor, _START_BYTES)
+        except OSError:  # a directory
+            continue
+        finally:
+            os.close(descriptor)
+        line = start.partition(b"\n")[0][:_LINE_BYTES]
+        words = line[2:].split() if line.startswith(b"#!") else _LOADER.findall(start)[:1]
+        return words[0].decode("utf-8", "replace") if words else ""
+    return ""
 
 
 def _change_directory(task: IsolatedTask) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovctl.adapters.node_roots import NodeRoots
 from sovctl.adapters.step_root import can_mount, make_place
 from sovctl.errors import SovctlError
+from sovctl.model.image import ImageOfRun
 
 if TYPE_CHECKING:
     from sovctl.adapters.inside_view import Decoys
@@ -97,28 +101,58 @@ class IsolationHost:
         if self._decoys is not None:
             self._decoys.remove()
 
+    def keep(self, squashfs: str) -> None:
+        """Have the cache not remove it while this process, or one forked from it, lives; and mark it used."""
+        try:
+            lock = os.open(squashfs, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SovctlError(f"cannot read the image {squashfs}: {error.strerror}", hint="Check the path.") from error
+        self._locks.append(lock)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # Only when it was read: by the time of its change a run knows an image that is a file again.
+            os.utime(lock, ns=(time.time_ns(), os.fstat(lock).st_mtime_ns))
+
+    def keep_on(self) -> None:
+        """The locks stay with the program that this process is about to become."""
+        for lock in self._locks:
+            os.set_inheritable(lock, True)
+
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory; locked for as long as this process, or one forked from it, lives."""
         path, lock = self._roots.unpacked(squashfs, offset, say)
         self._locks.append(lock)
         return path
 
-    def recorded(self, run_dir: str, name: str) -> str:
-        """The digest that the run uses for this name."""
+    def stamp(self, path: str) -> str:
+        """Asked of the open file: NFS tells of a name what it was up to a minute ago."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check the path.") from error
+        try:
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
+    def recorded(self, run_dir: str, name: str) -> ImageOfRun:
+        """What the run uses for this name."""
         try:
             with _record_file(run_dir, name).open("rb") as file:
                 value = json.loads(file.read(_RECORD_BYTES))
-            return str(value["digest"])
+            return ImageOfRun(str(value["digest"]), str(value.get("stamp", "")))
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return ImageOfRun()
 
-    def record(self, run_dir: str, name: str, digest: str) -> str:
+    def record(self, run_dir: str, name: str, image: ImageOfRun) -> ImageOfRun:
         """Whoever links its record first decides for the run."""
         path = _record_file(run_dir, name)
         staged = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            staged.write_text(json.dumps({"schema": "sovctl.run-image/1", "name": name, "digest": digest}), "utf-8")
+            known = {"digest": image.digest} | ({"stamp": image.stamp} if image.stamp else {})
+            staged.write_text(json.dumps({"schema": "sovctl.run-image/1", "name": name, **known}), "utf-8")
             os.link(staged, path)
         except FileExistsError:
             pass
@@ -128,7 +162,8 @@ class IsolationHost:
             ) from error
         finally:
             staged.unlink(missing_ok=True)
-        return self.recorded(run_dir, name) or digest
+        found = self.recorded(run_dir, name)
+        return found if found.digest else image
 
 
 def _record_file(run_dir: str, name: str) -> Path:

@@ -63,6 +63,7 @@ class NodeRoots:
         except OSError:
             return False
         else:
+            _remove(Path(path).with_suffix(".new"))  # of a process that was killed while it unpacked
             _remove(Path(path))
             lock_path.unlink(missing_ok=True)
             return True

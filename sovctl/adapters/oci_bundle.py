@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sovctl.adapters.node_roots import NodeRoots
+from sovctl.adapters.plugstack import beside_slurm_conf
 from sovctl.adapters.run_files import write_atomically
 from sovctl.errors import SovctlError
 
@@ -42,9 +43,10 @@ class OciBundles:
 
     def make(self, run_dir: str, image: str, config: Mapping[str, Any]) -> str:
         """`<run_dir>/bundle`; the image in it stays unpacked for as long as this process lives."""
-        if not any(self.is_file(place) for place in _oci_conf()):
+        places = beside_slurm_conf("oci.conf")
+        if not any(self.is_file(place) for place in places):
             raise SovctlError(
-                f"there is no {_oci_conf()[0]}: Slurm would run the steps outside of the image without a word",
+                f"there is no {places[0]}: Slurm would run the steps outside of the image without a word",
                 hint="The administrator configures containers in oci.conf. Or use --runtime bubblewrap.",
             )
         root = image
@@ -60,15 +62,6 @@ class OciBundles:
         except OSError as error:
             raise SovctlError(f"cannot make {bundle}: {error.strerror}", hint="Is its disk full?") from error
         return str(bundle)
-
-
-def _oci_conf() -> tuple[Path, ...]:
-    """Beside slurm.conf; of a node without configuration of its own, where slurmd keeps what it was sent."""
-    named = os.environ.get("SLURM_CONF")
-    return ((Path(named).with_name("oci.conf"),) if named else ()) + (
-        Path("/etc/slurm/oci.conf"),
-        Path("/run/slurm/conf/oci.conf"),
-    )
 
 
 def _copy_of_names(source: Path, target: Path) -> None:

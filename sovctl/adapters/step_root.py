@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -43,7 +42,6 @@ class StepRoot:
 
         `ready_made`: the directories a step needs in its root. Raises SovctlError in words.
         """
-        image = self._lock_image()
         by_kernel = bool(self._step.squashfs) and os.geteuid() == 0
         if by_kernel:
             linux.unshare(linux.CLONE_NEWNS)
@@ -67,22 +65,7 @@ class StepRoot:
             linux.mount(self._step.directory, str(lower), flags=linux.MS_BIND | linux.MS_REC)
         elif not by_kernel:
             self._mount_by_fuse(lower)
-        del image  # the descriptor stays open: the lock is held for as long as the holder lives
         return self._layered(lower, upper, work, root, ready_made())
-
-    def _lock_image(self) -> int:
-        """Keep the cache from removing the image, and mark it used."""
-        path = self._step.squashfs
-        if not path:
-            return -1
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check the path.") from error
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.utime(descriptor)
-        return descriptor
 
     def _private_base(self) -> None:
         linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)

@@ -16,7 +16,8 @@ from sovctl.cli import wiring
 from sovctl.cli.words import fitted, printable, terminal_width
 from sovctl.config import Config, load_config
 from sovctl.errors import CommandMissing, SbatchRefusal
-from sovctl.isolation.inside import Inside
+from sovctl.isolation.inside import SPANK, Inside
+from sovctl.model.image import ImageOfRun
 from sovctl.operations import submit as operation
 from sovctl.operations.submit import Prepared, Submitted
 from sovctl.ports import SubmitOutcome
@@ -112,7 +113,7 @@ def _submit(line: SubmitLine) -> int:
         preemptible_partition=wiring.preemptible_partition,
         may_expedite=wiring.may_expedite,
         runtime=config.isolation.runtime,
-        resolve=lambda inside: _digest(inside, config),
+        resolve=lambda inside: _resolved(inside, config),
     )
     advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
     insists = operation.lemon_advice(prepared, wiring.lemons, wiring.expand_hostlist)
@@ -126,13 +127,16 @@ def _submit(line: SubmitLine) -> int:
     return status
 
 
-def _digest(inside: Inside, config: Config) -> str:
+def _resolved(inside: Inside, config: Config) -> ImageOfRun:
     """Asked now, so that a wrong name is known at once. Where this machine cannot ask, the first attempt does."""
     try:
-        return wiring.image_runner(config, inside, {}).resolve().digest
+        found = wiring.image_runner(config, inside, {}).resolve()
     except CommandMissing as error:
         _say(f"sovctl: {printable(error.message)}; the image is looked up when the run starts")
-        return ""
+        return ImageOfRun()
+    if inside.runtime == SPANK and found.digest:
+        wiring.check_plugin_owner(inside.image if found.stamp else wiring.cached_image(config, found.digest))
+    return found
 
 
 def _show(prepared: Prepared) -> int:

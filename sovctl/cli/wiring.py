@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sovctl.adapters.known_names import KnownNames
+    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
@@ -254,33 +255,54 @@ def _site_wrote(config: Config) -> Callable[[Sequence[str]], bool]:
 
 
 def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
-    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.run_files import RunDirectory
+    from sovctl.model.image import ImageOfRun
     from sovctl.operations.image_of_run import ImagePlaces, RunImage
 
     def fetch(inside: Inside, own: str) -> tuple[str, str]:
-        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(inside.digest)
+        return image_runner(config, inside, {"SOVCTL_RUN_DIR": own}).fetch(ImageOfRun(inside.digest, inside.stamp))
 
     config = load_config()
-    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    bundles = OciBundles(bundle_roots(config), _say)
     user = (os.geteuid(), os.getegid())
     places = ImagePlaces(
-        fetch, RunDirectory(run_dir).put_before, bundles, step_command(config, here=False).offers, user
+        fetch,
+        RunDirectory(run_dir).put_before,
+        bundles,
+        step_command(config, here=False).offers,
+        check_plugin_owner,
+        user,
     )
     return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def check_plugin_owner(path: str) -> None:
+    """Raises RefusedError where the SPANK plugin of this machine would not mount this image."""
+    from sovctl.adapters.plugstack import plugin_lines
+    from sovctl.isolation.plugin_owners import check_owner, image_owners
+
+    place = Path(path)
+    owner = place.stat().st_uid if place.exists() else os.geteuid()  # who loads it will own it
+    check_owner(image_owners(plugin_lines()), owner, path)
+
+
+def cached_image(config: Config, digest: str) -> str:
+    """Path of an image in the cache; of one that is not there yet, of the cache."""
+    cache = image_ports(config).cache
+    found = cache.find(digest)
+    return found.path if found else f"{cache.where()}/..."
 
 
 def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
     """What each runtime made of a tiny image."""
     from sovctl.adapters.command import CommandRunner
-    from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.tiny_image import TinyImage
     from sovctl.operations.prove_runtimes import prove_runtimes
 
     tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
-    bundles = OciBundles(NodeRoots(image_cache_dir(config) / "unpacked"), _say)
+    bundles = OciBundles(bundle_roots(config), _say)
     step = step_command(config, here=here)
     return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()))
 
@@ -842,13 +864,20 @@ def image_ports(config: Config) -> ImagePorts:
     from sovctl.adapters.image_cache import ImageCache
     from sovctl.adapters.image_tools import ImageTools
     from sovctl.adapters.node_roots import NodeRoots
-    from sovctl.isolation.cache import digest_of, file_name
+    from sovctl.isolation.cache import architecture, digest_of, file_name
     from sovctl.operations.images import ImagePorts
 
-    chosen = config.isolation
-    cache = ImageCache(image_cache_dir(config), file_name, digest_of)
-    tools = ImageTools(CommandRunner(), chosen.plain_http.split(), chosen.pull_timeout_s)
-    return ImagePorts(tools, cache, SystemClock(), NodeRoots(Path(chosen.node_dir)))
+    chosen, own = config.isolation, architecture(os.uname().machine)
+    cache = ImageCache(image_cache_dir(config), partial(file_name, of=own), digest_of)
+    tools = ImageTools(CommandRunner(), own, chosen.plain_http.split(), chosen.pull_timeout_s)
+    return ImagePorts(tools, cache, SystemClock(), (NodeRoots(Path(chosen.node_dir)), bundle_roots(config)))
+
+
+def bundle_roots(config: Config) -> NodeRoots:
+    """Images unpacked where every node sees them."""
+    from sovctl.adapters.node_roots import NodeRoots
+
+    return NodeRoots(image_cache_dir(config) / "unpacked")
 
 
 def image_cache_dir(config: Config) -> Path:

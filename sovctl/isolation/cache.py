@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,23 +12,33 @@ from sovctl.model.image import CachedImage
 
 _SUPERBLOCK_BYTES = 96
 _MAGIC = b"hsqs"
+_FILE_NAME = re.compile(r"sha256-([0-9a-f]{64})-[a-z0-9_]+\.sqsh")
 # Layers, what they unpack to, and the squashfs of that lie side by side until the image is ready: with gzip at 3 to 1,
 # 1 + 3 + 1 times the layers.
 _ROOM_FACTOR = 5.0
 _ROOM_BYTES = 64 * 2**20
 
 
-def file_name(digest: str) -> str:
-    """Name of an image in the cache: `sha256-<hex>.sqsh`."""
-    return digest.replace(":", "-") + ".sqsh"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def architecture(machine: str) -> str:
+    """What OCI calls a machine (`uname -m`)."""
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def file_name(digest: str, of: str) -> str:
+    """Name of an image in the cache: `sha256-<hex>-<architecture>.sqsh`.
+
+    One digest may name an image for several architectures, and one cache may serve nodes of several.
+    """
+    return f"{digest.replace(':', '-')}-{of}.sqsh"
 
 
 def digest_of(name: str) -> str | None:
     """The digest in a name made by `file_name`; None for any other name."""
-    algorithm, _, rest = name.removesuffix(".sqsh").partition("-")
-    if not name.endswith(".sqsh") or algorithm != "sha256" or len(rest) != 64 or set(rest) - set("0123456789abcdef"):
-        return None
-    return f"{algorithm}:{rest}"
+    found = _FILE_NAME.fullmatch(name)
+    return f"sha256:{found[1]}" if found else None
 
 
 def check_room(compressed_bytes: int, free_bytes: int, where: str) -> None:

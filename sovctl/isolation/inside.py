@@ -34,6 +34,8 @@ class Inside:
     runtime: str = BUILT_IN
     digest: str = ""
     """What the name of the image meant when the run was submitted; empty: it was not asked then."""
+    stamp: str = ""
+    """Of an image that is a file: its size and the time of its last change when the run was submitted."""
     clean_env: bool = False
     """Without an image the environment is clean in any case."""
     writable: bool = False
@@ -57,7 +59,7 @@ class Inside:
     def told(self) -> str:
         """All of it as one word for the batch script; `heard` reads it."""
         words = list(self.exec_words())
-        words += [f"--digest={self.digest}"] if self.digest else []
+        words += [f"--{name}={value}" for name in ("digest", "stamp") if (value := getattr(self, name))]
         return shlex.join([*words, *(["--whole-script"] if self.whole_script else [])])
 
 

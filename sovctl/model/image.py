@@ -35,7 +35,12 @@ class ImageReference:
 
     @property
     def canonical(self) -> str:
-        """One spelling for all that mean the same: `registry/repository:tag` (or `@digest`), or the path."""
+        """One spelling for all that mean the same: `registry/repository:tag` (or `@digest`), or the path.
+
+        Of an OCI layout `oci:DIR:TAG`: it may hold several images.
+        """
+        if self.kind is ImageKind.OCI_LAYOUT:
+            return f"oci:{self.path}" + (f":{self.tag}" if self.tag else "")
         if self.kind is not ImageKind.REGISTRY:
             return self.path
         return f"{self.registry}/{self.repository}" + (f"@{self.digest}" if self.digest else f":{self.tag}")
@@ -69,6 +74,17 @@ class ResolvedImage:
     """`sha256:...`; of a registry the manifest's, of a file the file's; empty: a directory, which nothing fixes."""
     compressed_bytes: int = 0
     """Sum of the layers, where a registry or layout tells."""
+    manifest: str = ""
+    """Digest of the manifest for this machine, where `digest` names an index of several; empty: `digest` itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOfRun:
+    """The bytes that a run began with."""
+
+    digest: str = ""
+    stamp: str = ""
+    """Of a file: size and time of its last change, which are cheap to compare; a digest of some GiB is not."""
 
 
 @dataclass(frozen=True, slots=True)

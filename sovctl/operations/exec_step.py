@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sovctl.errors import UsageError
+from sovctl.errors import SovctlError, UsageError
 from sovctl.isolation import proof
 from sovctl.isolation.cache import check_squashfs
 from sovctl.isolation.devices import step_gpus, visible_devices
@@ -19,7 +19,7 @@ from sovctl.isolation.runtimes import BUILT_IN, NEEDS_DIRECTORY, RUNTIMES
 from sovctl.isolation.sif import squashfs_offset
 from sovctl.isolation.slurm_client import COMMANDS, client_mounts, starter
 from sovctl.isolation.slurm_client import PATH as SLURM_PATH
-from sovctl.model.image import ImageKind, ImageReference, ImageSettings, Mount, ResolvedImage
+from sovctl.model.image import ImageKind, ImageOfRun, ImageReference, ImageSettings, Mount, ResolvedImage
 from sovctl.model.isolated import IsolatedStep, IsolatedTask, SlurmClient
 from sovctl.model.step_id import of_srun
 from sovctl.operations import images
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # every rank pays for each import
     from sovctl.operations.images import ImagePorts
     from sovctl.ports import EnvLayers, IsolatedSteps, IsolationHost
 
+_FILES = (ImageKind.SQUASHFS, ImageKind.SIF)
 _OWN_DIRECTORIES = ("SOVCTL_RUN_DIR", "SOVCTL_CHECKPOINT_DIR")
 """A run's heartbeat and checkpoints work inside as they do outside."""
 
@@ -137,6 +138,7 @@ class StepRunner:
         if not self._seen_inside(step, task.work_dir):
             task = replace(task, work_dir=task.fallback_dir)
         call = RUNTIMES[options.runtime](step, task, self._place.environment)
+        self._ports.host.keep_on()
         self._ports.become(call.argv, call.environment)
         return 0
 
@@ -188,6 +190,8 @@ class StepRunner:
             if self._options.env_name:
                 base = self._ports.host.identity(squashfs or directory)
                 layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
+        if squashfs:
+            self._ports.host.keep(squashfs)
         if squashfs and not self._mountable(squashfs):
             self._unpacked = True
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
@@ -220,26 +224,28 @@ class StepRunner:
             return False
         return self._ports.host.can_mount(squashfs)
 
-    def fetch(self, digest: str = "") -> tuple[str, str]:
+    def fetch(self, submitted: ImageOfRun = ImageOfRun()) -> tuple[str, str]:
         """Path of the image and the digest that the run uses; loaded now if it was not. Raises SovctlError.
 
-        `digest`: what the name meant when the run was submitted. The answer is empty where nothing fixes the content:
-        a file or a directory that is used where it is.
+        `submitted`: what the name meant when the run was submitted. The digest is empty of a directory that is used
+        where it is: nothing fixes its content.
         """
         reference = self._reference()
-        run_dir = self._place.environment.get("SOVCTL_RUN_DIR", "")
-        if digest and run_dir and not self._ports.host.recorded(run_dir, reference.canonical):
-            self._ports.host.record(run_dir, reference.canonical, digest)
+        if submitted.digest and self._run_dir and not self._recorded().digest:
+            self._ports.host.record(self._run_dir, self._name(), submitted)
         squashfs, directory, _, _ = self._image(reference)
+        if squashfs:  # for as long as the supervisor lives: the plugins that mount it hold no lock
+            self._ports.host.keep(squashfs)
         return squashfs or directory, self._digest
 
-    def resolve(self) -> ResolvedImage:
-        """What the name means now, without loading it; for a file or directory that it is there. Raises SovctlError."""
+    def resolve(self) -> ImageOfRun:
+        """What the name means now, without loading it; for a directory that it is there. Raises SovctlError."""
         reference = self._reference()
-        if reference.kind in (ImageKind.SQUASHFS, ImageKind.SIF):
-            self._image(reference)
-            return ResolvedImage(reference, "")
-        return self._resolved(reference)
+        if reference.kind not in _FILES:
+            return ImageOfRun(self._resolved(reference).digest)
+        self._image(reference)
+        stamp = self._ports.host.stamp(reference.path)  # before the bytes: what changes meanwhile is found changed
+        return ImageOfRun(self._ports.images.tools.resolve(reference).digest, stamp)
 
     def export(self, target: str) -> None:
         """Write the image with its named layer to `target`. Raises SovctlError."""
@@ -248,7 +254,8 @@ class StepRunner:
 
     def _image(self, reference: ImageReference) -> tuple[str, str, int, ImageSettings]:
         """Path of the squashfs or of the directory, bytes before the squashfs, and what the image says of itself."""
-        if reference.kind in (ImageKind.SQUASHFS, ImageKind.SIF):
+        if reference.kind in _FILES:
+            self._check_same(reference)
             header, size = self._ports.host.header(reference.path)
             offset = squashfs_offset(header, reference.path) if reference.kind is ImageKind.SIF else 0
             check_squashfs(header[offset:] or header, size - offset, reference.path)
@@ -263,23 +270,48 @@ class StepRunner:
         check_squashfs(header, size, cached.path)
         return cached.path, "", 0, cached.settings
 
+    @property
+    def _run_dir(self) -> str:
+        return self._place.environment.get("SOVCTL_RUN_DIR", "")
+
+    def _name(self) -> str:
+        """As the user wrote it: a link that leads elsewhere by now is another image too."""
+        return parse_reference(self._options.image, self._place.work_dir).canonical
+
+    def _recorded(self) -> ImageOfRun:
+        return self._ports.host.recorded(self._run_dir, self._name()) if self._run_dir else ImageOfRun()
+
+    def _check_same(self, reference: ImageReference) -> None:
+        """Raises SovctlError where the file is not the one that the run was submitted with.
+
+        Its bytes are read only where size or time differ: each node may have a copy of its own.
+        """
+        known = self._recorded()
+        self._digest = known.digest
+        if not known.digest or known.stamp == self._ports.host.stamp(reference.path):
+            return
+        if self._ports.images.tools.resolve(reference).digest != known.digest:
+            raise _other_by_now(reference, known.digest)
+
     def _resolved(self, reference: ImageReference) -> ResolvedImage:
         """In a run: what the run's first step resolved, whatever the name means by now."""
-        run_dir = self._place.environment.get("SOVCTL_RUN_DIR", "")
-        known = self._ports.host.recorded(run_dir, reference.canonical) if run_dir else ""
+        known = self._recorded().digest
         if known and self._ports.images.cache.find(known):
             return ResolvedImage(reference, known)
         if known:
             return self._fixed(reference, known)
         found = images.resolve(reference, self._ports.images, self._settings.allow_images)
-        if not run_dir or not found.digest:
+        if not self._run_dir or not found.digest:
             return found
-        digest = self._ports.host.record(run_dir, reference.canonical, found.digest)
+        digest = self._ports.host.record(self._run_dir, self._name(), ImageOfRun(found.digest)).digest
         return found if digest == found.digest else self._fixed(reference, digest)
 
     def _fixed(self, reference: ImageReference, digest: str) -> ResolvedImage:
         if reference.kind is not ImageKind.REGISTRY:
-            return ResolvedImage(reference, digest)
+            found = images.resolve(reference, self._ports.images, self._settings.allow_images)
+            if found.digest != digest:
+                raise _other_by_now(reference, digest)
+            return found
         text = f"{reference.registry}/{reference.repository}@{digest}"
         return images.resolve(parse_reference(text), self._ports.images, self._settings.allow_images)
 
@@ -330,6 +362,13 @@ class StepRunner:
         own = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
         about = {"schema": proof.SCHEMA, "own_environment": [name for name, _ in settings.env]}
         return self._ports.host.lookout(about, inner, own)
+
+
+def _other_by_now(reference: ImageReference, digest: str) -> SovctlError:
+    return SovctlError(
+        f"{reference.text} means another image by now, not the one that the run began with ({digest[:19]})",
+        hint="Put that back under its name, or submit the run anew.",
+    )
 
 
 def words_of(text: str) -> tuple[str, ...]:

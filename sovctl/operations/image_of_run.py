@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
-from sovctl.isolation.inside import BY_VARIABLES, OCI, PLUGIN_OPTION, Inside, variables
+from sovctl.isolation.inside import BY_VARIABLES, OCI, PLUGIN_OPTION, SPANK, Inside, variables
 from sovctl.isolation.oci import bundle_config
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class ImagePlaces:
     bundles: Bundles
     srun_offers: Callable[[str], bool] = lambda _option: True
     """Whether srun here knows an option."""
+    check_owner: Callable[[str], None] = lambda _path: None
+    """Raises RefusedError where the SPANK plugin would not mount this image."""
     user: tuple[int, int] = (0, 0)
     """User and group id."""
 
@@ -53,6 +55,8 @@ class RunImage:
         if not self._inside.image:
             return ""
         self._path, digest = self._places.fetch(self._inside, self._run_dir)
+        if self._inside.runtime == SPANK:
+            self._places.check_owner(self._path)
         return digest
 
     def enter(

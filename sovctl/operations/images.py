@@ -24,7 +24,8 @@ class ImagePorts:
     tools: ImageTools
     cache: ImageCache
     clock: Clock
-    unpacked: UnpackedImages
+    unpacked: Sequence[UnpackedImages]
+    """On this node, and beside the cache for Slurm's own containers."""
 
 
 def resolve(reference: ImageReference, ports: ImagePorts, allowed: Sequence[str]) -> ResolvedImage:
@@ -72,10 +73,11 @@ class Cleaned:
 def clean(ports: ImagePorts, *, keep_bytes: int, unused_s: float, act: bool) -> Cleaned:
     """Remove what was used least recently, what broken pulls left, and what this node unpacked; nothing in use."""
     plan = plan_cleaning(ports.cache.entries(), keep_bytes, ports.clock.now() - unused_s)
-    leftovers, unpacked = ports.cache.leftovers(), ports.unpacked.unused(ports.clock.now() - unused_s)
+    leftovers, since = ports.cache.leftovers(), ports.clock.now() - unused_s
+    unpacked = [(roots, path) for roots in ports.unpacked for path in roots.unused(since)]
     if not act:
-        return Cleaned(plan, (), (*leftovers, *unpacked))
+        return Cleaned(plan, (), (*leftovers, *(path for _, path in unpacked)))
     removed = tuple(image for image in plan.remove if ports.cache.remove(image))
     gone = [path for path in leftovers if ports.cache.remove_leftover(path)]
-    gone += [path for path in unpacked if ports.unpacked.remove(path)]
+    gone += [path for roots, path in unpacked if roots.remove(path)]
     return Cleaned(plan, removed, tuple(gone))

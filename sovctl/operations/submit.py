@@ -12,14 +12,14 @@ from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, Slu
 from sovctl.isolation.inside import Inside, absolute_mount, check, starts_steps
 from sovctl.isolation.reference import parse_reference
 from sovctl.isolation.runtimes import BUILT_IN
-from sovctl.model.image import ImageKind
+from sovctl.model.image import ImageOfRun
 from sovctl.model.submitted import SubmittedRun
 from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
 from sovctl.recovery.lead import lead_warning, save_seconds
 from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
-from sovctl.submit.nodes import node_plan
+from sovctl.submit.nodes import check_layer, node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
 from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
 
@@ -55,6 +55,8 @@ class Prepared:
             return ""
         place = f"in {self.inside.image}" if self.inside.image else "isolated"
         fixed = f" ({self.inside.digest[:19]})" if self.inside.digest else ""
+        if self.inside.image.startswith("/") and not fixed and not self.choices.test_only:
+            fixed = " (a directory: nothing keeps its content the same over the attempts)"
         who = "the script runs" if self.inside.whole_script else "what the script starts with srun runs"
         return f"{who} {place}{fixed}"
 
@@ -96,13 +98,13 @@ def prepare(
     preemptible_partition: Callable[[], str] = lambda: "",
     may_expedite: Callable[[], bool] = lambda: False,
     runtime: str = BUILT_IN,
-    resolve: Callable[[Inside], str] = lambda _inside: "",
+    resolve: Callable[[Inside], ImageOfRun] = lambda _inside: ImageOfRun(),
 ) -> Prepared:
     """Read the script and decide what goes to sbatch. Touches nothing.
 
     `preemptible_partition`: where preemptible jobs go, if the cluster has it; asked only with --preemptible.
     `may_expedite`: whether this cluster takes --requeue=expedite; asked only where the user left it open.
-    `runtime`: the site's, for images; `resolve`: the digest that the image's name means now, empty where none fixes it.
+    `runtime`: the site's, for images; `resolve`: what the image's name means now.
     """
     script = _user_script(line, files, cwd)
     said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
@@ -116,8 +118,10 @@ def prepare(
     # Of `-- COMMAND` the script is ours; what it starts stands in the arguments.
     command = " ".join(arguments[:1]).encode("utf-8", "replace") if line.is_command else script.text
     inside = _inside(own, command, runtime, str(work_dir))
+    check_layer(inside.env_name if inside else "", nodes, chosen)
     if inside is not None and inside.image and not chosen.test_only:
-        inside = replace(inside, digest=resolve(inside))
+        found = resolve(inside)
+        inside = replace(inside, digest=found.digest, stamp=found.stamp)
     expedite = chosen.requeue is None and chosen.clusters is None and may_expedite()
     class_ = _preemptible(chosen, preemptible_qos, preemptible_partition) if own.preemptible else ()
     return Prepared(
@@ -272,10 +276,7 @@ def _full_name(image: str, work_dir: str) -> str:
     """The same name from wherever it is read; the whole of it for a file, since the nodes do not know our directory."""
     if not image:
         return ""
-    reference = parse_reference(image, work_dir)
-    if reference.kind is ImageKind.OCI_LAYOUT:
-        return f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
-    return reference.canonical
+    return parse_reference(image, work_dir).canonical
 
 
 def _absolute(own: OwnOptions, work_dir: Path) -> OwnOptions:

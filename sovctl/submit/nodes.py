@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sovctl.errors import UsageError
@@ -9,6 +10,8 @@ from sovctl.submit.options import Choices, OwnOptions
 
 MOST_NODES = 100_000
 """More than any cluster has; a slip of the finger, not a wish."""
+_LEAST = re.compile(r"([0-9]{1,9})([kKmM]?)")
+_FACTORS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,17 @@ class NodePlan:
     def words(self) -> tuple[str, ...]:
         """Options for sbatch. Not a range: with one task a node, Slurm takes the least of it (22.05 to 26.05)."""
         return (f"--nodes={self.size + self.spares}",) if self.spares else ()
+
+
+def check_layer(env_name: str, plan: NodePlan, chosen: Choices) -> None:
+    """Raises UsageError where several nodes are asked for: a named layer has one node at a time."""
+    found = _LEAST.match(chosen.nodes or "")
+    nodes = plan.size or (int(found[1]) * _FACTORS[found[2].lower()] if found else 1)
+    if env_name and nodes > 1:
+        raise UsageError(
+            f"--env-name {env_name} is for one node at a time, and this run asks for {nodes}",
+            hint=f"Make an image of it for all: sovctl image env export {env_name} {env_name}.sqsh",
+        )
 
 
 def node_plan(own: OwnOptions, chosen: Choices) -> NodePlan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import socket
 import subprocess
@@ -112,10 +114,29 @@ def make_layout(place: Path, name: str = "busybox", files: dict[str, str] | None
     return layout
 
 
+def make_index(place: Path, name: str, *architectures: str) -> Path:
+    """An OCI layout `place/name` whose `name:1` is an index of one image for each architecture, told by /etc/marker."""
+    layout, manifests = place / name, []
+    for of in architectures:
+        single = make_layout(place, f"{name}-{of}", {"etc/marker": f"{of}\n"})
+        _umoci("config", "--image", f"{single}:1", "--architecture", of)
+        found = json.loads((single / "index.json").read_text())["manifests"][0]
+        manifests.append({**found, "annotations": {}, "platform": {"os": "linux", "architecture": of}})
+        shutil.copytree(single, layout, dirs_exist_ok=True)
+    kind = "application/vnd.oci.image.index.v1+json"
+    text = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (layout / "blobs" / "sha256" / digest).write_bytes(text)
+    named = {"org.opencontainers.image.ref.name": "1"}
+    entry = {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(text), "annotations": named}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return layout
+
+
 def push(layout: Path, registry: Registry, name: str) -> str:
     """Put the image `1` of a layout into the registry; returns its full name."""
     target = f"{registry.address}/{name}"
-    argv = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{target}"]
+    argv = ["skopeo", "copy", "-q", "--all", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{target}"]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
     return target
 

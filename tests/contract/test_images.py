@@ -9,24 +9,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
-from image_registry import Registry, make_layout, missing_programs, push, registry
+from image_registry import Registry, make_index, make_layout, missing_programs, push, registry
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.image_cache import ImageCache
 from sovctl.adapters.image_tools import ImageTools
 from sovctl.adapters.node_roots import NodeRoots
+from sovctl.cli import wiring
 from sovctl.cli.main import run as sovctl
+from sovctl.config import load_config
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
-from sovctl.isolation.cache import digest_of, file_name
+from sovctl.isolation.cache import architecture, digest_of, file_name
+from sovctl.isolation.inside import Inside
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.image import ImageSettings
 from sovctl.operations import images
 from sovctl.operations.images import ImagePorts
 
+OWN = architecture(os.uname().machine)
+NAME = partial(file_name, of=OWN)
 pytestmark = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())} (make test-packages)"
 )
@@ -55,8 +61,8 @@ def image(layout: Path, served: Registry) -> str:
 
 @pytest.fixture
 def ports(tmp_path: Path, served: Registry) -> ImagePorts:
-    tools = ImageTools(CommandRunner(), [served.address], timeout_s=60)
-    return ImagePorts(tools, ImageCache(tmp_path / "cache", file_name, digest_of), SystemClock(), NodeRoots(tmp_path))
+    tools = ImageTools(CommandRunner(), OWN, [served.address], timeout_s=60)
+    return ImagePorts(tools, ImageCache(tmp_path / "cache", NAME, digest_of), SystemClock(), (NodeRoots(tmp_path),))
 
 
 def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:
@@ -80,12 +86,12 @@ def test_a_name_is_resolved_to_a_digest_and_loaded_once(image: str, ports: Image
     resolved = _resolved(image, ports)
     got = images.prefetch(resolved, ports, said.append)
     assert got.digest == resolved.digest
-    assert (Path(got.path).name, got.reference) == (file_name(resolved.digest), image)
+    assert (Path(got.path).name, got.reference) == (NAME(resolved.digest), image)
     assert ("FROM_IMAGE", "yes") in got.settings.env
     assert got.settings.work_dir == "/opt/work"
     assert _unpacked(got.path, "etc/marker") == "busybox\n"
     assert _unpacked(got.path, "etc/secret") == "of the image\n"  # mode 000 in the image
-    assert _names(ports) == [file_name(resolved.digest).replace("sqsh", "json"), file_name(resolved.digest)]
+    assert _names(ports) == [NAME(resolved.digest).replace("sqsh", "json"), NAME(resolved.digest)]
     assert said
     again: list[str] = []
     assert images.prefetch(resolved, ports, again.append).path == got.path
@@ -111,7 +117,7 @@ def test_one_puller_and_the_others_wait(image: str, ports: ImagePorts) -> None:
 
 def test_the_squashfs_has_the_same_bytes_whoever_packs_it(image: str, ports: ImagePorts, tmp_path: Path) -> None:
     resolved = _resolved(image, ports)
-    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", file_name, digest_of), ports.clock, ports.unpacked)
+    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", NAME, digest_of), ports.clock, ports.unpacked)
     first, second = (images.prefetch(resolved, one, _silent) for one in (ports, other))
     assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
 
@@ -122,6 +128,49 @@ def test_a_layout_needs_no_registry(layout: Path, ports: ImagePorts) -> None:
     assert _unpacked(images.prefetch(by_name, ports, _silent).path, "etc/marker") == "busybox\n"
     with pytest.raises(UsageError, match="holds 0 images named 2"):
         _resolved(f"oci:{layout}:2", ports)
+
+
+def test_a_layout_whose_tag_moved_is_not_taken_for_what_it_was(place: Path, ports: ImagePorts) -> None:
+    mine, other = make_layout(place, "mine"), make_layout(place, "other")
+    resolved = _resolved(f"oci:{mine}:1", ports)
+    argv = ["skopeo", "copy", "-q", f"oci:{other}:1", f"oci:{mine}:1"]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    assert _resolved(f"oci:{mine}:1", ports).digest != resolved.digest
+    with pytest.raises(SovctlError, match="is not what its digest says"):
+        images.prefetch(resolved, ports, _silent)
+    assert ports.cache.find(resolved.digest) is None
+    assert ports.cache.entries() == ()
+
+
+@pytest.mark.parametrize("where", ["registry", "layout"])
+def test_each_architecture_has_its_own_image_in_a_shared_cache(
+    where: str, place: Path, served: Registry, ports: ImagePorts, tmp_path: Path
+) -> None:
+    both = make_index(place, f"both-{where}", "amd64", "arm64")
+    name = push(both, served, "team/both:1") if where == "registry" else f"oci:{both}:1"
+    cache = Path(ports.cache.where())
+    nodes = {
+        of: ImagePorts(
+            ImageTools(CommandRunner(), of, [served.address], timeout_s=60),
+            ImageCache(cache, partial(file_name, of=of), digest_of),
+            ports.clock,
+            ports.unpacked,
+        )
+        for of in ("amd64", "arm64", "s390x")
+    }
+    got = {of: images.prefetch(_resolved(name, nodes[of]), nodes[of], _silent) for of in ("arm64", "amd64")}
+    assert got["amd64"].digest == got["arm64"].digest
+    assert {of: _unpacked(one.path, "etc/marker") for of, one in got.items()} == {
+        "amd64": "amd64\n",
+        "arm64": "arm64\n",
+    }
+    for of, one in got.items():
+        found = nodes[of].cache.find(one.digest)
+        assert found is not None
+        assert found.path == one.path
+    assert len(nodes["amd64"].cache.entries()) == 2  # gc on any node sees both
+    with pytest.raises(SovctlError, match="has nothing for linux/s390x"):
+        _resolved(name, nodes["s390x"])
 
 
 def test_a_pull_goes_on_where_it_was_broken_off(image: str, ports: ImagePorts, served: Registry) -> None:
@@ -161,13 +210,15 @@ def test_what_a_registry_can_refuse(image: str, ports: ImagePorts, served: Regis
     assert unknown.value.exit_code == 1
     with pytest.raises(SovctlError, match="there is no image"):
         _resolved(f"{served.address}/team/busybox@sha256:{'0' * 64}", ports)
-    dead = ImagePorts(ImageTools(CommandRunner(), ["127.0.0.1:1"]), ports.cache, ports.clock, ports.unpacked)
+    dead = ImagePorts(ImageTools(CommandRunner(), OWN, ["127.0.0.1:1"]), ports.cache, ports.clock, ports.unpacked)
     with pytest.raises(TryLaterError, match=r"127\.0\.0\.1:1 does not answer"):
         _resolved("127.0.0.1:1/team/busybox:1", dead)
     # bcrypt of "secret"; nobody logs in
     line = "ann:$2y$05$h9FQWs8Gj5mQCxuqDPmNYuM0jYpYJ8yGm2xM0m2y0fYwS0Q7m7XbK"
     with registry(tmp_path / "closed", htpasswd=line) as closed:
-        asking = ImagePorts(ImageTools(CommandRunner(), [closed.address]), ports.cache, ports.clock, ports.unpacked)
+        asking = ImagePorts(
+            ImageTools(CommandRunner(), OWN, [closed.address]), ports.cache, ports.clock, ports.unpacked
+        )
         with pytest.raises(RefusedError, match="does not let you have"):
             _resolved(f"{closed.address}/team/busybox:1", asking)
 
@@ -177,9 +228,7 @@ def test_no_room_is_said_before_the_first_byte(image: str, ports: ImagePorts) ->
         def free_bytes(self) -> int:
             return 1000
 
-    full = ImagePorts(
-        ports.tools, FullCache(Path(ports.cache.where()), file_name, digest_of), ports.clock, ports.unpacked
-    )
+    full = ImagePorts(ports.tools, FullCache(Path(ports.cache.where()), NAME, digest_of), ports.clock, ports.unpacked)
     said: list[str] = []
     with pytest.raises(TryLaterError, match="there is no room for the image"):
         images.prefetch(_resolved(image, ports), full, said.append)
@@ -198,6 +247,19 @@ def test_cleaning_leaves_what_a_step_uses(image: str, ports: ImagePorts, eventua
     assert ports.cache.find(got.digest)
     assert [one.path for one in images.clean(ports, keep_bytes=0, unused_s=0, act=True).removed] == [got.path]
     assert _names(ports) == []
+
+
+def test_cleaning_leaves_the_image_of_a_run_whose_plugin_locks_nothing(
+    image: str, served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOVCTL_ISOLATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SOVCTL_ISOLATION_NODE_DIR", str(tmp_path))
+    monkeypatch.setenv("SOVCTL_ISOLATION_PLAIN_HTTP", served.address)
+    supervisor = wiring.image_runner(load_config(), Inside(image, runtime="spank"), {})
+    path, _ = supervisor.fetch()
+    assert sovctl(["image", "gc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == []
+    assert Path(path).exists()
 
 
 def test_what_a_node_unpacked_is_there_once_and_can_be_removed(

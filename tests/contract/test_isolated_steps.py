@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -19,6 +20,10 @@ from pathlib import Path
 
 import pytest
 from image_registry import make_layout, missing_programs, push, registry
+
+from sovctl.adapters.isolation_host import IsolationHost
+from sovctl.adapters.node_roots import NodeRoots
+from sovctl.model.image import ImageOfRun
 
 ROOT = Path(__file__).parents[2]
 NOBODY, OTHER = 65534, 65533
@@ -210,6 +215,29 @@ def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eve
     assert running.returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("start", "needs"),
+    [
+        (b"#!/bin/bash\n", "/bin/bash"),
+        (b"#! /usr/bin/python3 -u\nprint()\n", "/usr/bin/python3"),
+        (b"", r"/lib\S*/ld-linux\S*"),
+    ],
+)
+def test_a_program_says_what_runs_it_where_that_is_not_there(
+    user: User, image: str, place: Path, start: bytes, needs: str
+) -> None:
+    program = place / "train"
+    program.write_bytes(start or Path("/usr/bin/true").read_bytes())
+    program.chmod(0o755)
+    for name in ("train", "/bin/train"):
+        done = user.run("--image", image, "--mount", f"{program}:/bin/train:ro", "--", name)
+        assert done.returncode == 126
+        (said,) = (line for line in done.stderr.splitlines() if "unpacking" not in line)
+        assert re.fullmatch(f"sovctl: {name} needs {needs}, which the image has not", said)
+    missing = user.run("--image", image, "--", "train")
+    assert (missing.returncode, missing.stderr) == (127, "sovctl: there is no program train in the image\n")
+
+
 # Which image
 
 
@@ -236,6 +264,55 @@ def test_a_run_keeps_the_image_that_its_first_step_resolved(user: User, place: P
     gone = user.run("--image", name, "--", "true", **settings)
     assert gone.returncode == 75
     assert "does not answer" in gone.stderr
+
+
+def test_a_run_knows_a_layouts_tags_apart_and_refuses_one_that_moved(user: User, place: Path) -> None:
+    layout, other = make_layout(place, "tagged"), make_layout(place, "elsewhere")
+    run_dir = user.home.parent / "run-of-layout"
+    run_dir.mkdir()
+    os.chown(run_dir, user.uid, user.uid)
+    in_run = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home.parent / "layouts"), "SOVCTL_RUN_DIR": str(run_dir)}
+
+    def tag(source: Path, name: str) -> None:
+        subprocess.run(["skopeo", "copy", "-q", f"oci:{source}:1", f"oci:{layout}:{name}"], check=True, timeout=60)
+        subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+
+    tag(other, "2")
+    assert _sh(user, f"oci:{layout}:1", "cat /etc/marker", **in_run) == "tagged\n"
+    assert _sh(user, f"oci:{layout}:2", "cat /etc/marker", **in_run) == "elsewhere\n"
+    tag(other, "1")
+    assert _sh(user, f"oci:{layout}:1", "cat /etc/marker", **in_run) == "tagged\n"  # it is in the cache
+    shutil.rmtree(user.home.parent / "layouts")
+    gone = user.run("--image", f"oci:{layout}:1", "--", "true", **in_run)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "means another image by now" in gone.stderr
+
+
+def test_a_file_that_was_replaced_is_not_the_image_of_the_run(user: User, image: str, place: Path) -> None:
+    (whole,) = (place / "cache").glob("*.sqsh")
+    run_dir, link, file = (user.home.parent / name for name in ("run-of-file", "current.sqsh", "v1.sqsh"))
+    run_dir.mkdir()
+    os.chown(run_dir, user.uid, user.uid)
+    shutil.copy(whole, file)
+    file.chmod(0o644)
+    link.symlink_to(file)
+    digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    host = IsolationHost(NodeRoots(place))
+    host.record(str(run_dir), str(link), ImageOfRun(digest, host.stamp(str(file))))
+    in_run = {"SOVCTL_RUN_DIR": str(run_dir)}
+    before = file.stat().st_mtime_ns
+    assert _sh(user, str(link), "cat /etc/marker", **in_run) == "busybox\n"
+    assert file.stat().st_mtime_ns == before
+    os.utime(file)  # the same bytes
+    assert _sh(user, str(link), "cat /etc/marker", **in_run) == "busybox\n"
+    other = file.with_name("v2.sqsh")
+    other.write_bytes(whole.read_bytes() + bytes(4096))
+    link.unlink()
+    link.symlink_to(other)
+    done = user.run("--image", str(link), "--", "cat", "/etc/marker", **in_run)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{link} means another image by now" in done.stderr
+    assert _sh(user, str(link), "cat /etc/marker") == "busybox\n"  # outside of the run
 
 
 def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path) -> None:
@@ -276,6 +353,9 @@ def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, i
     exported = str(anyone.home / "tools.sqsh")
     assert _sh(anyone, exported, "cat /opt/tool") == "1\n"
     assert anyone.run("--image", exported, "--", "cat", "/etc/marker").returncode == 1
+    assert _sh(anyone, exported, "touch /again", "--env-name", "over-a-file") == ""
+    assert _sh(anyone, exported, "ls /again", "--env-name", "over-a-file") == "/again\n"
+    assert _image_command(anyone, "env", "rm", "over-a-file").returncode == 0
     other = make_layout(place, f"other{anyone.uid}")
     subprocess.run(["chmod", "-R", "a+rX", str(other)], check=True)
     own_cache = {"SOVCTL_ISOLATION_CACHE_DIR": str(anyone.home / "cache")}
@@ -358,6 +438,41 @@ def test_apptainer_runs_the_same_image(user: User, place: Path) -> None:
     assert [path.name for path in data.iterdir()] == ["file"]
     written = user.run(*words, "--writable", "--", "sh", "-c", "touch /new && ls /new", **own)
     assert (written.returncode, written.stdout) == (0, "/new\n"), written.stderr
+
+
+@pytest.mark.parametrize(
+    ("runtime", "program"),
+    [("bubblewrap", "bwrap"), ("charliecloud", "ch-run"), ("apptainer", "apptainer"), ("podman", "podman")],
+)
+def test_cleaning_removes_nothing_of_a_running_step(
+    user: User, place: Path, runtime: str, program: str, eventually: Callable[..., object]
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"not installed: {program}")
+    layout = _with_places(place, f"used-by-{runtime}")
+    own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home / f"cache-{runtime}"), "USER": "u"}
+    words = ("--image", f"oci:{layout}:1", "--runtime", runtime)
+
+    def clean() -> list[str]:
+        argv = [*user.argv()[:-1], "image", "gc", "--keep", "0"]
+        done = subprocess.run(argv, env=user.env(**own), cwd="/", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if "sovctl-" in line or f"cache-{runtime}" in line]
+
+    step = user.start(*words, "--", "sh", "-c", "echo up; sleep 60", **own)
+    try:
+        assert step.stdout is not None
+        assert step.stdout.readline() == "up\n"
+        clean()  # what steps of other tests left unpacked
+        before = {*(user.home / f"cache-{runtime}").iterdir(), *user.home.parent.glob("sovctl-*/*")}
+        assert clean() == []
+        assert before == {*(user.home / f"cache-{runtime}").iterdir(), *user.home.parent.glob("sovctl-*/*")}
+    finally:
+        step.kill()
+        step.communicate(timeout=30)
+    gone: list[str] = []
+    eventually(lambda: gone.extend(clean()) or any(".sqsh" in line for line in gone), "the image is free again")
+    eventually(lambda: clean() == [] and not list(user.home.parent.glob("sovctl-*/*")), "what was unpacked is gone")
 
 
 @pytest.mark.parametrize(
@@ -566,6 +681,141 @@ def test_two_users_on_one_node_cannot_touch_each_other(user: User, image: str, p
     finally:
         victim.kill()
         victim.communicate(timeout=30)
+
+
+@pytest.fixture
+def secret(user: User) -> Iterator[Path]:
+    """A directory of the first user with a file that nobody else may read, beside one that everybody may."""
+    (user.home / "private").write_text("secret\n")
+    public = user.home.parent.parent / "public"
+    public.mkdir()
+    (public / "file").write_text("seen\n")
+    public.chmod(0o755)
+    for path in (user.home / "private", public, public / "file"):
+        os.chown(path, user.uid, user.uid)
+    (user.home / "private").chmod(0o600)
+    yield user.home
+    shutil.rmtree(public)
+    (user.home / "private").unlink()
+
+
+def _did_nothing(done: subprocess.CompletedProcess[str], secret: Path) -> None:
+    assert "secret" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in secret.iterdir() if path.name != ".local") == ["private"]
+    assert [path.name for path in (secret.parent.parent / "public").iterdir()] == ["file"]
+
+
+def test_links_into_anothers_place_show_and_change_nothing(user: User, image: str, place: Path, secret: Path) -> None:
+    other = _user(place, OTHER)
+    link = other.home / "link"
+    for target in (secret, secret / "private", f"/proc/{os.getpid()}/cwd", link):
+        link.symlink_to(target)
+        os.chown(link, other.uid, other.uid, follow_symlinks=False)
+        done = other.run("--image", image, "--mount", f"{link}:/x", "--", "sh", "-c", "cat /x /x/private; touch /x/new")
+        assert done.returncode == 2, done.stderr
+        assert "there is nothing to mount at" in done.stderr
+        _did_nothing(done, secret)
+        link.unlink()
+    link.symlink_to(place / "public")
+    done = other.run("--image", image, "--mount", f"{link}:/x", "--", "sh", "-c", "cat /x/file; touch /x/new")
+    assert done.stdout == "seen\n"
+    _did_nothing(done, secret)
+    link.unlink()
+
+
+@pytest.mark.parametrize("part", ["", "upper", "work"])
+@pytest.mark.parametrize("kind", ["secret", "public"])
+def test_a_layer_of_links_writes_nowhere_else(
+    user: User, image: str, place: Path, secret: Path, part: str, kind: str
+) -> None:
+    other = _user(place, OTHER)
+    layer = other.home / ".local" / "share" / "sovctl" / "env" / "evil"
+    (layer if part else layer.parent).mkdir(parents=True)
+    (layer / part if part else layer).symlink_to(secret if kind == "secret" else place / "public")
+    try:
+        for path in (layer, *layer.parents):
+            os.chown(path, other.uid, other.uid, follow_symlinks=False)
+            if part or path != layer:
+                path.chmod(0o700)
+            if path == other.home:
+                break
+        words = ("--image", image, "--env-name", "evil", "--", "sh", "-c", "echo x >/new; echo x >/file; cat /private")
+        done = other.run(*words)
+        assert done.returncode != 0
+        _did_nothing(done, secret)
+    finally:
+        shutil.rmtree(other.home / ".local")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_layers_in_a_directory_that_somebody_else_may_change_are_refused(
+    user: User, image: str, place: Path, mode: int
+) -> None:
+    trap = place / f"trap-{mode:o}"
+    trap.mkdir()
+    os.chown(trap, OTHER if mode == 0o700 else user.uid, user.uid)
+    trap.chmod(mode | 0o055)
+    done = user.run("--image", image, "--env-name", "x", "--", "true", SOVCTL_ISOLATION_ENV_DIR=str(trap))
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert str(trap) in done.stderr
+    assert list(trap.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SOVCTL_RUN_DIR", "SOVCTL_CHECKPOINT_DIR"])
+@pytest.mark.parametrize(
+    "value",
+    ["SECRET", "SECRET/private", "/proc/1/root", "/dev/shm", "/etc/shadow", "/a\nb", "/x:/etc", "/.."],
+)
+def test_a_hostile_directory_of_a_run_shows_nothing(
+    user: User, image: str, place: Path, secret: Path, name: str, value: str
+) -> None:
+    other = _user(place, OTHER)
+    hostile = value.replace("SECRET", str(secret))
+    script = 'cat "$0" "$0/private" "$0/shadow" /etc/shadow; touch "$0/new"'
+    done = other.run("--image", image, "--", "sh", "-c", script, hostile, **{name: hostile})
+    assert "root:" not in done.stdout
+    _did_nothing(done, secret)
+    assert done.returncode in (1, 2, 3)
+
+
+_LISTEN = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.bind(chr(0) + sys.argv[1])
+    sock.listen()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+_CONNECT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    print(sock.connect_ex(chr(0) + sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("words", "reached"), [((), True), (("--private-network",), False)])
+def test_an_abstract_socket_is_out_of_another_users_reach(
+    user: User, place: Path, words: tuple[str, ...], reached: bool
+) -> None:
+    other, name = _user(place, OTHER), f"sovctl-test-{os.getpid()}"
+    argv = user.argv("--isolate", *words, "--", "/usr/bin/python3", "-c", _LISTEN, name)
+    pipe = subprocess.PIPE
+    owner = subprocess.Popen(argv, env=user.env(), cwd="/", stdin=pipe, stdout=pipe, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "up\n"
+        ask = ("/usr/bin/python3", "-c", _CONNECT, name)
+        from_step = other.run("--isolate", "--", *ask)
+        from_node = subprocess.run(
+            ["setpriv", "--reuid", str(OTHER), "--clear-groups", *ask], capture_output=True, text=True, timeout=60
+        )
+        for said in (from_step, from_node):
+            assert (said.stdout == "0\n") is reached, said.stderr
+            assert said.stdout.strip().isdigit()
+        assert other.run("--isolate", "--private-network", "--", *ask).stdout != "0\n"
+    finally:
+        owner.communicate(timeout=30)
 
 
 _ATTACK = """

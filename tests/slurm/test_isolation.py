@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -36,7 +37,12 @@ class Steps:
         self.work_dir = work_dir
         self._become = as_user(user) if user else []
         settings = {"SOVCTL_ISOLATION_PLAIN_HTTP": address, "SOVCTL_ISOLATION_NODE_DIR": str(work_dir)}
-        self.env = {**os.environ, **lab.environment, "HOME": str(work_dir), "XDG_CACHE_HOME": str(work_dir), **settings}
+        self.env = {
+            **os.environ,
+            **lab.environment,
+            "HOME": str(work_dir),
+            "XDG_CACHE_HOME": f"{work_dir}/.cache",
+        } | settings
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         words = [*self._become, *argv]
@@ -200,6 +206,31 @@ def test_a_run_keeps_its_image_when_the_tag_moves(
     ready = [event["digest"] for event in events if event["kind"] == "image_ready"]
     assert ready == [record["digest"], record["digest"]]
     assert events[-1]["outcome"] == "finished"
+
+
+def test_a_squashfs_that_was_replaced_ends_the_next_attempt(
+    steps: tuple[Steps, str], new_root: Callable[[], Path], eventually: Callable[..., Any]
+) -> None:
+    user, image = steps
+    own = new_root().parent / "train.sqsh"
+    shutil.copy(user.run(*SOVCTL, "image", "prefetch", image).stdout.strip(), own)
+    script = user.work_dir / "train.sbatch"
+    script.write_text(_RUN.replace("--nodes=2", "--nodes=1"))
+    said = user.run(*SOVCTL, "submit", "--parsable", "--image", str(own), str(script))
+    assert said.returncode == 0, said.stderr
+    job = said.stdout.strip()
+    runs = user.work_dir / ".sovctl" / "runs"
+    eventually(lambda: list(runs.glob(f"*-{job}-*/waiting")), "the first attempt waits")
+    (run_dir,) = runs.glob(f"*-{job}-*")
+    record = json.loads((run_dir / "run.json").read_text())["image"]
+    assert record["digest"] == f"sha256:{hashlib.sha256(own.read_bytes()).hexdigest()}"
+    other = own.with_name("other.sqsh")
+    other.write_bytes(own.read_bytes() + bytes(4096))
+    other.rename(own)
+    (run_dir / "go").touch()
+    eventually(lambda: "means another image by now" in _events(user, job), "the second attempt is refused")
+    assert [path.name for path in run_dir.glob("seen-*")] == ["seen-0-0"]
+    assert user.run("scancel", job).returncode == 0
 
 
 def test_a_script_without_steps_runs_inside_as_a_whole(

@@ -17,6 +17,7 @@ _inside = st.builds(
     env_name=st.sampled_from(["", "tools"]),
     runtime=st.sampled_from(KNOWN),
     digest=st.sampled_from(["", "sha256:" + "0" * 64]),
+    stamp=st.sampled_from(["", "20480-1700000000000000000"]),
     clean_env=st.booleans(),
     writable=st.booleans(),
     private_network=st.booleans(),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from policy_cases import VARIABLES
 
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
-from sovctl.isolation.cache import check_room, check_squashfs, digest_of, file_name, plan_cleaning
+from sovctl.isolation.cache import architecture, check_room, check_squashfs, digest_of, file_name, plan_cleaning
 from sovctl.isolation.environment import inner_environment, outside_allow_list
 from sovctl.isolation.mounts import check_sources, parse_mount, parse_mounts
 from sovctl.isolation.policy import check_image
@@ -174,7 +174,8 @@ def test_cleaning_never_takes_one_in_use_or_lately_used(
 
 def test_names_of_files_are_those_of_digests_only() -> None:
     digest = "sha256:" + "0f" * 32
-    assert digest_of(file_name(digest)) == digest
+    assert digest_of(file_name(digest, "amd64")) == digest
+    assert file_name(digest, architecture("aarch64")) != file_name(digest, architecture("x86_64"))
     for name in ("sha256-zz.sqsh", "sha256-" + "0f" * 32, "../x.sqsh", "md5-" + "0f" * 32 + ".sqsh"):
         assert digest_of(name) is None
 

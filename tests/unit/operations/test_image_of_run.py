@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sovctl.errors import SovctlError, UsageError
+from sovctl.errors import RefusedError, SovctlError, UsageError
 from sovctl.isolation.inside import Inside
+from sovctl.isolation.plugin_owners import check_owner, image_owners
 from sovctl.operations.image_of_run import ImagePlaces, RunImage
 
 ENV = {"PATH": "/usr/bin:/bin", "SOVCTL_RUN_DIR": "/runs/1", "SOVCTL_CHECKPOINT_DIR": "/gone", "HOME": "/home/u"}
@@ -23,6 +24,7 @@ class Places:
     def __init__(self, front: str = "/runs/1/attempts/0/bin", offers: bool = True) -> None:
         self.front = front
         self.offers = offers
+        self.owners: str | None = None
         self.programs: dict[str, str] = {}
         self.configs: list[Mapping[str, Any]] = []
 
@@ -37,12 +39,18 @@ class Places:
         self.configs.append(config)
         return f"{run_dir}/bundle"
 
+    def check_owner(self, path: str) -> None:
+        check_owner(self.owners, 7, path)
+
     def of(self, inside: Inside) -> RunImage:
         def fetch(_inside: Inside, _run_dir: str) -> tuple[str, str]:
             return "/cache/i.sqsh", "sha256:1"
 
         return RunImage(
-            inside, "/runs/1", ME, ImagePlaces(fetch, self.put_before, self, lambda _option: self.offers, (7, 8))
+            inside,
+            "/runs/1",
+            ME,
+            ImagePlaces(fetch, self.put_before, self, lambda _option: self.offers, self.check_owner, (7, 8)),
         )
 
 
@@ -106,3 +114,29 @@ def test_a_mount_that_this_runtime_cannot_name_is_refused() -> None:
     image.prepare()
     with pytest.raises(UsageError, match="commas"):
         image.enter(["/s"], ENV, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "owners", "goes"),
+    [
+        ([], None, True),
+        (["optional other.so image_owners=1"], None, True),
+        (["# optional sovctl_spank.so", "required /usr/lib/slurm/sovctl_spank.so"], "0", False),
+        (["optional sovctl_spank.so proctrack=x image_owners=0,7"], "0,7", True),
+        (["optional sovctl_spank.so image_owners=0,77"], "0,77", False),
+        (["optional sovctl_spank.so image_owners=any"], "any", True),
+    ],
+)
+def test_an_image_that_the_plugin_would_not_mount_ends_before_the_script(
+    lines: list[str], owners: str | None, goes: bool
+) -> None:
+    assert image_owners(lines) == owners
+    places = Places()
+    places.owners = owners
+    places.of(Inside("x")).prepare()  # the built-in runtime asks nobody
+    if goes:
+        assert places.of(Inside("x", runtime="spank")).prepare() == "sha256:1"
+        return
+    with pytest.raises(RefusedError, match=f"mounts no image of user 7 .*image_owners={owners}") as refused:
+        places.of(Inside("x", runtime="spank")).prepare()
+    assert "prefetch" in refused.value.hint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sovctl.errors import UsageError
-from sovctl.submit.nodes import NodePlan, node_plan
+from sovctl.submit.nodes import NodePlan, check_layer, node_plan
 from sovctl.submit.options import Choices, OwnOptions
 
 
@@ -41,3 +41,19 @@ def test_a_total_does_not_say_what_a_node_gets(total: str) -> None:
 def test_fewer_cannot_be_more() -> None:
     with pytest.raises(UsageError, match="--min-nodes=5 is more than the 4 nodes"):
         node_plan(OwnOptions(min_nodes=5), Choices(nodes="4"))
+
+
+@pytest.mark.parametrize(("nodes", "seen"), [("2", 2), ("4-8", 4), ("1k", 1024), ("2-2", 2)])
+def test_a_named_layer_has_one_node(nodes: str, seen: int) -> None:
+    with pytest.raises(
+        UsageError, match=f"--env-name tools is for one node at a time, and this run asks for {seen}$"
+    ) as e:
+        check_layer("tools", NodePlan(), Choices(nodes=nodes))
+    assert "sovctl image env export tools tools.sqsh" in e.value.hint
+    check_layer("", NodePlan(), Choices(nodes=nodes))
+
+
+@pytest.mark.parametrize("nodes", [None, "", "1", "1-4", "-3", "x"])
+def test_a_named_layer_is_let_through_where_one_node_will_do(nodes: str | None) -> None:
+    check_layer("tools", NodePlan(), Choices(nodes=nodes))
+    check_layer("tools", NodePlan(size=1, spares=2), Choices(nodes="1"))
