@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import stat
@@ -9,15 +10,18 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import sovctl
 from sovctl.adapters.verdict_file import read_trusted, replace_json
 from sovctl.errors import SovctlError
+from sovctl.model.site import HookProgram
 
 RECORD = "var/lib/sovctl/site.json"
 _LARGEST = 16 * 1024 * 1024
+_LARGEST_SCRIPT = 256 * 1024
+_MOST_LINKS = 40
 
 
 class SiteFileUnusable(SovctlError):
@@ -120,12 +124,57 @@ class SiteFiles:
         wants = tuple((self._root / "etc/systemd/system").glob("*.wants"))
         return tuple(name for name in names if any((directory / name).is_symlink() for directory in wants))
 
+    def resolved(self, paths: Iterable[str]) -> dict[str, str]:
+        """Each with every link followed, as the machine that boots from the root follows them."""
+        return {path: self._resolved(path) for path in paths}
+
+    def programs(self, values: Iterable[str]) -> tuple[HookProgram, ...]:
+        """What these paths and patterns name, as slurmd takes them."""
+        found = {}
+        for value in values:
+            matches = [value]
+            if by_pattern := glob.has_magic(value):
+                matches = ["/" + name for name in sorted(glob.glob(value.lstrip("/"), root_dir=self._root))]  # noqa: PTH207
+            for path in matches:
+                target = self._resolved(path)
+                found[path] = HookProgram(path, target, by_pattern, self._script(target))
+        return tuple(found.values())
+
+    def _resolved(self, path: str) -> str:
+        """An absolute link stays below the root, which `Path.resolve` would leave."""
+        done, left = PurePosixPath("/"), list(PurePosixPath("/", path).parts[1:])
+        links = 0
+        while left and links <= _MOST_LINKS:
+            part = left.pop(0)
+            if part == "..":
+                done = done.parent
+                continue
+            try:
+                aim = PurePosixPath(os.readlink(self._place(str(done / part))))
+            except OSError:  # no link, or not there
+                done /= part
+                continue
+            links += 1
+            left = [*aim.parts, *left]
+            if aim.is_absolute():
+                done, left = PurePosixPath("/"), left[1:]
+        return str(done.joinpath(*left))
+
+    def _script(self, path: str) -> str:
+        with suppress(OSError), os.fdopen(self._open(path), "rb") as stream:
+            if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and (data := stream.read(_LARGEST_SCRIPT))[:2] == b"#!":
+                return data.decode("utf-8", "replace")
+        return ""
+
+    def _open(self, path: str) -> int:
+        return os.open(self._place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
     def _place(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
     def _digest(self, path: str) -> str | None:
         try:
-            descriptor = os.open(self._place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = self._open(path)
         except FileNotFoundError:
             return None
         except OSError:
