@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import stat
-import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -47,7 +47,7 @@ class SiteFiles:
                 return (base / name).read_bytes()
         raise SovctlError(
             f"this sovctl came without plugins/{name}",
-            hint="Install the whole package: pip install --force-reinstall sovctl",
+            hint="Install the whole package, in a checkout: pip install --force-reinstall .",
         )
 
     def outside(self, path: str) -> bytes:
@@ -55,11 +55,9 @@ class SiteFiles:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise SovctlError(
-                f"cannot read {path}: {error.strerror}", hint="Build it: make -C plugins/spank"
-            ) from error
+            raise SovctlError(f"cannot read {path}: {error.strerror}", hint=_how_to_build()) from error
         if not data.startswith(b"\x7fELF"):
-            raise SovctlError(f"{path} is no shared object", hint="Build it: make -C plugins/spank")
+            raise SovctlError(f"{path} is no shared object", hint=_how_to_build())
         return data
 
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
@@ -194,7 +192,15 @@ class SiteFiles:
 
 
 def _plugin_dirs() -> tuple[Path, ...]:
-    """In a checkout, where pip puts them, where the Debian package has them."""
+    """In a checkout. Else `share` above the package, where every installer puts both below one directory: pip into a
+    virtual environment, /usr/local (Debian's Python as root), ~/.local (--user), --prefix or --target, and the Debian
+    package below /usr. Last where this Python would put them."""
     package = Path(sovctl.__file__).resolve().parent
-    shared = Path("share/sovctl/plugins")
-    return (package.parent / "plugins", Path(sys.prefix) / shared, Path("/usr") / shared)
+    schemes = {sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")}
+    roots = (*package.parents, *(Path(sysconfig.get_path("data", scheme)) for scheme in sorted(schemes)))
+    return (package.parent / "plugins", *(root / "share/sovctl/plugins" for root in roots))
+
+
+def _how_to_build() -> str:
+    sources = next((base for base in _plugin_dirs() if (base / "spank/Makefile").exists()), Path("plugins"))
+    return f"Build it: make -C {sources}/spank"
