@@ -60,6 +60,13 @@ class SiteFiles:
             raise SovctlError(f"{path} is no shared object", hint=_how_to_build())
         return data
 
+    def read(self, path: str, at_most: int = _LARGEST) -> bytes | None:
+        """What is there, of a plain file; a link in its place is not followed."""
+        with suppress(OSError), os.fdopen(self._open(path), "rb") as stream:
+            if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return stream.read(at_most)
+        return None
+
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
         """SHA-256 of each; None: nothing there; empty: a link, a directory, or not to be read."""
         return {path: self._digest(path) for path in paths}
@@ -159,10 +166,8 @@ class SiteFiles:
         return str(done.joinpath(*left))
 
     def _script(self, path: str) -> str:
-        with suppress(OSError), os.fdopen(self._open(path), "rb") as stream:
-            if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and (data := stream.read(_LARGEST_SCRIPT))[:2] == b"#!":
-                return data.decode("utf-8", "replace")
-        return ""
+        data = self.read(path, _LARGEST_SCRIPT)
+        return data.decode("utf-8", "replace") if data is not None and data[:2] == b"#!" else ""
 
     def _open(self, path: str) -> int:
         return os.open(self._place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from posixpath import basename
 from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import RefusedError, SovctlError
@@ -86,7 +87,7 @@ def install(
     pieces = pieces_for(roles, spank=bool(spank) or before.spank)
     files = []
     for piece in pieces:
-        data = _data(ports, piece, spank)
+        data = _data(ports, piece, spank, before.files)
         if data is not None:
             one = wanted(piece, data, places)
             files.append((one, hashlib.sha256(one.data).hexdigest()))
@@ -167,12 +168,20 @@ def installed(files: SiteFiles) -> Installed:
         return Installed(frozenset(), None, False, {}, ())
 
 
-def _data(ports: SitePorts, piece: Piece, spank: str) -> bytes | None:
+def _data(ports: SitePorts, piece: Piece, spank: str, before: Mapping[str, Record]) -> bytes | None:
     if piece.source == "toml":
         return ports.settings_file().encode()
     if piece.source == "spank":
-        return ports.files.outside(spank) if spank else None
+        return ports.files.outside(spank) if spank else _plugin_of(ports, piece, before)
     return ports.files.source(piece.source)
+
+
+def _plugin_of(ports: SitePorts, piece: Piece, before: Mapping[str, Record]) -> bytes | None:
+    """The plugin that an earlier install wrote, as it wrote it: plugstack.conf goes on naming one."""
+    for path, record in before.items():
+        if basename(path) == basename(piece.target) and (data := ports.files.read(path)) is not None:
+            return data if hashlib.sha256(data).hexdigest() in record.digests else None
+    return None
 
 
 def _settings(ports: SitePorts) -> tuple[Mapping[str, str], str]:

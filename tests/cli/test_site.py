@@ -163,6 +163,41 @@ def test_a_unit_that_systemd_starts_is_not_taken_away(root: Path) -> None:
     site(root, "uninstall", "--force")
 
 
+def test_a_plugin_that_was_built_is_put_in_place_and_named(root: Path, tmp_path: Path) -> None:
+    """And an install without --spank leaves it, as it leaves all that an earlier one wrote."""
+    built, plugin = tmp_path / "sovctl_spank.so", root / "opt/sov/libexec/sovctl/sovctl_spank.so"
+    built.write_bytes(b"\x7fELF built for this Slurm")
+    argv = ("install", "--role", "login", "--prefix", "/opt/sov")
+    lines = site(root, *argv, "--spank", str(built))["lines"]
+    assert plugin.read_bytes() == built.read_bytes()
+    conf = (root / "etc/slurm/plugstack.conf.d/sovctl.conf").read_text("utf-8")
+    assert [line.split()[:2] for line in conf.splitlines() if line and not line.startswith("#")] == [
+        ["optional", "/opt/sov/libexec/sovctl/sovctl_spank.so"]
+    ]
+    assert ("plugstack.conf", "include /etc/slurm/plugstack.conf.d/*.conf") in {
+        (one["file"], one["line"]) for one in lines
+    }
+    assert deeds(site(root, *argv)) == {"unchanged"}
+    assert plugin.exists()
+    built.write_bytes(b"\x7fELF built for the next Slurm")
+    assert deeds(site(root, *argv, "--spank", str(built))) == {"unchanged", "update"}
+    assert plugin.read_bytes() == built.read_bytes()
+    site(root, "uninstall")
+    assert files(root) == set()
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "cannot read"), ("int main;", "is no shared object")])
+def test_a_file_that_is_no_plugin_is_refused_before_anything_is_written(
+    root: Path, tmp_path: Path, content: str | None, said: str
+) -> None:
+    built = tmp_path / "plugin.c"
+    if content is not None:
+        built.write_text(content, "ascii")
+    told = site(root, "install", "--role", "node", "--spank", str(built), status=1)["said"]
+    assert f"{said}" in told and str(built) in told and "make -C" in told
+    assert not root.exists()
+
+
 @pytest.mark.parametrize("argv", [("--role", "pilot"), (), ("--role", "node", "--prefix", "here")])
 def test_a_wrong_command_line_is_told(root: Path, argv: tuple[str, ...]) -> None:
     assert site(root, "install", *argv, status=2)["said"]

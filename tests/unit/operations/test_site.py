@@ -36,6 +36,9 @@ class Files:
     def outside(self, path: str) -> bytes:
         return b"\x7fELF"
 
+    def read(self, path: str) -> bytes | None:
+        return self.there.get(path)
+
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
         import hashlib
 
@@ -172,6 +175,26 @@ def test_an_install_elsewhere_leaves_the_old_hooks_while_slurm_uses_them(how: st
     files.links = {}
     uninstall(site(files), force=False, dry_run=False)
     assert files.there == {}
+
+
+@pytest.mark.parametrize("prefix", ["/usr/local", "/opt/sovctl"])
+def test_an_install_without_a_plugin_keeps_the_one_that_is_there(prefix: str) -> None:
+    """And takes it along to another prefix: plugstack.conf goes on naming one. One that was changed is not ours."""
+    files, places = Files(), replace(PLACES, prefix=prefix)
+
+    def again(spank: str = "") -> dict[str, str]:
+        done = install(site(files), places, frozenset({Role.LOGIN}), spank=spank, version="1", dry_run=False)
+        return {step.path: step.deed for step in done.steps}
+
+    old, new = "/usr/local/libexec/sovctl/sovctl_spank.so", f"{prefix}/libexec/sovctl/sovctl_spank.so"
+    install(site(files), PLACES, frozenset({Role.LOGIN}), spank="/built.so", version="1", dry_run=False)
+    assert again()[new] == ("unchanged" if old == new else "create")
+    assert [path for path in files.there if path.endswith(".so")] == [new]
+    files.there[new] = b"of the administrator"
+    assert again()[new] == "keep"
+    assert files.there[new] == b"of the administrator"
+    uninstall(site(files), force=False, dry_run=False)
+    assert list(files.there) == [new]
 
 
 def test_a_link_that_is_there_counts_as_set() -> None:
