@@ -465,7 +465,7 @@ complete -c sovctl -n '__sovctl_at sovctl site install' -l dry-run -d 'Show what
 complete -c sovctl -n '__sovctl_at sovctl site install' -l json -d 'One JSON object on stdout'
 complete -c sovctl -n '__sovctl_at sovctl site install' -s h -l help -d 'Show the help of this command'
 complete -c sovctl -n '__sovctl_at sovctl site uninstall' -l root -r -f -a '(__fish_complete_directories)' -d 'Stage it below DIR'
-complete -c sovctl -n '__sovctl_at sovctl site uninstall' -l force -d 'Also while Slurm or systemd still use it'
+complete -c sovctl -n '__sovctl_at sovctl site uninstall' -l force -d 'Also while Slurm or systemd may still use it'
 complete -c sovctl -n '__sovctl_at sovctl site uninstall' -l dry-run -d 'Show what would be done, do nothing'
 complete -c sovctl -n '__sovctl_at sovctl site uninstall' -l json -d 'One JSON object on stdout'
 complete -c sovctl -n '__sovctl_at sovctl site uninstall' -s h -l help -d 'Show the help of this command'

@@ -23,7 +23,7 @@ from sovctl.model.node import NodeView
 from sovctl.model.pool import Pool, PoolJob
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
-from sovctl.model.site import Preemptable
+from sovctl.model.site import HookProgram, Preemptable
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.submitted import SubmittedRun
 from sovctl.model.verdict import Verdict
@@ -390,6 +390,10 @@ class SiteFiles(Protocol):
 
     def source(self, name: str) -> bytes: ...
     def outside(self, path: str) -> bytes: ...
+    def read(self, path: str) -> bytes | None:
+        """None: no plain file there."""
+        ...
+
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
         """None: nothing there; empty: no plain file."""
         ...
@@ -404,6 +408,14 @@ class SiteFiles(Protocol):
     def save(self, record: Mapping[str, Any]) -> None: ...
     def forget(self) -> None: ...
     def enabled_units(self, names: Iterable[str]) -> tuple[str, ...]: ...
+    def resolved(self, paths: Iterable[str]) -> dict[str, str]:
+        """Each with every link followed; none has to be there."""
+        ...
+
+    def programs(self, values: Iterable[str]) -> tuple[HookProgram, ...]:
+        """What these paths and patterns (glob(7)) name here; a path without a pattern is named whether it is there or
+        not."""
+        ...
 
 
 class Accounting(Protocol):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import stat
-import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import sovctl
 from sovctl.adapters.verdict_file import read_trusted, replace_json
 from sovctl.errors import SovctlError
+from sovctl.model.site import HookProgram
 
 RECORD = "var/lib/sovctl/site.json"
 _LARGEST = 16 * 1024 * 1024
+_LARGEST_SCRIPT = 256 * 1024
+_MOST_LINKS = 40
 
 
 class SiteFileUnusable(SovctlError):
@@ -43,7 +47,7 @@ class SiteFiles:
                 return (base / name).read_bytes()
         raise SovctlError(
             f"this sovctl came without plugins/{name}",
-            hint="Install the whole package: pip install --force-reinstall sovctl",
+            hint="Install the whole package, in a checkout: pip install --force-reinstall .",
         )
 
     def outside(self, path: str) -> bytes:
@@ -51,12 +55,17 @@ class SiteFiles:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise SovctlError(
-                f"cannot read {path}: {error.strerror}", hint="Build it: make -C plugins/spank"
-            ) from error
+            raise SovctlError(f"cannot read {path}: {error.strerror}", hint=_how_to_build()) from error
         if not data.startswith(b"\x7fELF"):
-            raise SovctlError(f"{path} is no shared object", hint="Build it: make -C plugins/spank")
+            raise SovctlError(f"{path} is no shared object", hint=_how_to_build())
         return data
+
+    def read(self, path: str, at_most: int = _LARGEST) -> bytes | None:
+        """What is there, of a plain file; a link in its place is not followed."""
+        with suppress(OSError), os.fdopen(self._open(path), "rb") as stream:
+            if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return stream.read(at_most)
+        return None
 
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
         """SHA-256 of each; None: nothing there; empty: a link, a directory, or not to be read."""
@@ -120,12 +129,55 @@ class SiteFiles:
         wants = tuple((self._root / "etc/systemd/system").glob("*.wants"))
         return tuple(name for name in names if any((directory / name).is_symlink() for directory in wants))
 
+    def resolved(self, paths: Iterable[str]) -> dict[str, str]:
+        """Each with every link followed, as the machine that boots from the root follows them."""
+        return {path: self._resolved(path) for path in paths}
+
+    def programs(self, values: Iterable[str]) -> tuple[HookProgram, ...]:
+        """What these paths and patterns name, as slurmd takes them."""
+        found = {}
+        for value in values:
+            matches = [value]
+            if by_pattern := glob.has_magic(value):
+                matches = ["/" + name for name in sorted(glob.glob(value.lstrip("/"), root_dir=self._root))]  # noqa: PTH207
+            for path in matches:
+                target = self._resolved(path)
+                found[path] = HookProgram(path, target, by_pattern, self._script(target))
+        return tuple(found.values())
+
+    def _resolved(self, path: str) -> str:
+        """An absolute link stays below the root, which `Path.resolve` would leave."""
+        done, left = PurePosixPath("/"), list(PurePosixPath("/", path).parts[1:])
+        links = 0
+        while left and links <= _MOST_LINKS:
+            part = left.pop(0)
+            if part == "..":
+                done = done.parent
+                continue
+            try:
+                aim = PurePosixPath(os.readlink(self._place(str(done / part))))
+            except OSError:  # no link, or not there
+                done /= part
+                continue
+            links += 1
+            left = [*aim.parts, *left]
+            if aim.is_absolute():
+                done, left = PurePosixPath("/"), left[1:]
+        return str(done.joinpath(*left))
+
+    def _script(self, path: str) -> str:
+        data = self.read(path, _LARGEST_SCRIPT)
+        return data.decode("utf-8", "replace") if data is not None and data[:2] == b"#!" else ""
+
+    def _open(self, path: str) -> int:
+        return os.open(self._place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
     def _place(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
     def _digest(self, path: str) -> str | None:
         try:
-            descriptor = os.open(self._place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = self._open(path)
         except FileNotFoundError:
             return None
         except OSError:
@@ -145,7 +197,15 @@ class SiteFiles:
 
 
 def _plugin_dirs() -> tuple[Path, ...]:
-    """In a checkout, where pip puts them, where the Debian package has them."""
+    """In a checkout. Else `share` above the package, where every installer puts both below one directory: pip into a
+    virtual environment, /usr/local (Debian's Python as root), ~/.local (--user), --prefix or --target, and the Debian
+    package below /usr. Last where this Python would put them."""
     package = Path(sovctl.__file__).resolve().parent
-    shared = Path("share/sovctl/plugins")
-    return (package.parent / "plugins", Path(sys.prefix) / shared, Path("/usr") / shared)
+    schemes = {sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")}
+    roots = (*package.parents, *(Path(sysconfig.get_path("data", scheme)) for scheme in sorted(schemes)))
+    return (package.parent / "plugins", *(root / "share/sovctl/plugins" for root in roots))
+
+
+def _how_to_build() -> str:
+    sources = next((base for base in _plugin_dirs() if (base / "spank/Makefile").exists()), Path("plugins"))
+    return f"Build it: make -C {sources}/spank"

@@ -45,6 +45,9 @@ def everything(
     Shared directories are tried with scratch files that are gone afterwards: the cluster journal, and the current
     directory, where runs keep their record.
 
+    Each line is `pass`; `WARN`: it works, with something lost; `FAIL`: it does not work, or not safely; or `skip`: it
+    does not apply here or could not be asked, and the line says why.
+
     Example: sovctl doctor
     """
     if ctx.invoked_subcommand is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -80,21 +81,28 @@ def install(
 @app.command()
 def uninstall(
     root: _Root = Path("/"),
-    force: Annotated[bool, typer.Option("--force", help="Also while Slurm or systemd still use it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while Slurm or systemd may still use it.")] = False,
     dry_run: _DryRun = False,
     as_json: _Json = False,
 ) -> int:
     """Remove what `sovctl site install` wrote; what you changed stays, and is named.
 
+    Refused while slurm.conf, or a link in a directory that it names, leads to a hook, and when slurmctld does not
+    answer: Slurm drains a node whose prolog is not there.
+
     Example: sovctl site uninstall --dry-run
     """
     from sovctl.operations.site import uninstall as take
 
-    steps = take(wiring.site(root), force=force, dry_run=dry_run)
+    found = take(wiring.site(root), force=force, dry_run=dry_run)
     if as_json:
-        print_json(_CHANGE, {"dry_run": dry_run, "files": [_file(step) for step in steps]})
-    else:
-        _show_steps(steps, dry_run=dry_run)
+        files = [_file(step) for step in found.steps]
+        print_json(_CHANGE, {"dry_run": dry_run, "files": files, "links": list(found.links)})
+        return EXIT_DONE
+    _show_steps(found.steps, dry_run=dry_run)
+    if found.links:
+        print("\n# these links lead nowhere then; Slurm drains a node that meets one:")
+        print("\n".join(f"rm {shlex.quote(printable(link))}" for link in found.links))
     return EXIT_DONE
 
 

@@ -919,12 +919,14 @@ def site(root: Path) -> SitePorts:
     from sovctl.operations.site import SitePorts
     from sovctl.site.settings_file import settings_file
 
+    staged = root.resolve() != Path("/")
+
     def settings() -> Mapping[str, str]:
-        if root != Path("/"):
+        if staged:
             raise SovctlError(f"{root} is a staging directory")
         return slurm(_ASK_S).settings()
 
-    return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)))
+    return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)), staged)
 
 
 def site_places(prefix: str, conf_dir: str) -> Places:

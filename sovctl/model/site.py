@@ -69,6 +69,19 @@ class HookFile:
 
 
 @dataclass(frozen=True, slots=True)
+class HookProgram:
+    """A program that Slurm finds by the value of a setting such as Prolog."""
+
+    path: str
+    target: str
+    """What it comes down to when every link is followed; it need not be there."""
+    by_pattern: bool = False
+    """Named by a pattern such as `/etc/slurm/prolog.d/*`: without the file Slurm misses nothing."""
+    text: str = ""
+    """Of a script."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineView:
     """One machine as a process on it sees it."""
 

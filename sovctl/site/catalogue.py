@@ -54,7 +54,7 @@ class Wanted:
 
 _NODE, _CONTROLLER, _LOGIN = frozenset({Role.NODE}), frozenset({Role.CONTROLLER}), frozenset({Role.LOGIN})
 _ALL = frozenset(Role)
-_HOOKS = ("prolog", "epilog", "task_prolog", "health_check")
+HOOKS = ("prolog", "epilog", "task_prolog", "health_check")
 _UNITS = {
     "sovctl-health-watch.service": _NODE,
     "sovctl-watch.service": _CONTROLLER,
@@ -65,7 +65,7 @@ UNITS = tuple(_UNITS)
 UNIT_DIR = "/etc/systemd/system"
 
 PIECES: tuple[Piece, ...] = (
-    *(Piece(f"slurmd/{name}", f"{{prefix}}/libexec/sovctl/{name}", _NODE, 0o755) for name in _HOOKS),
+    *(Piece(f"slurmd/{name}", f"{{prefix}}/libexec/sovctl/{name}", _NODE, 0o755) for name in HOOKS),
     *(Piece(f"systemd/{name}", f"{UNIT_DIR}/{name}", roles) for name, roles in _UNITS.items()),
     Piece("lua/job_submit.lua", "{conf_dir}/job_submit.lua", _CONTROLLER),
     Piece("lua/cli_filter.lua", "{conf_dir}/cli_filter.lua", _LOGIN),
@@ -76,6 +76,11 @@ PIECES: tuple[Piece, ...] = (
     Piece("etc/default", "/etc/default/sovctl", _ALL, config=True),
     Piece("toml", "/etc/sovctl/sovctl.toml", _ALL, config=True),
 )
+
+
+def hook_path(places: Places, name: str) -> str:
+    """Where an install puts this program of HOOKS."""
+    return f"{places.prefix.rstrip('/')}/libexec/sovctl/{name}"
 
 
 def pieces_for(roles: Iterable[Role], *, spank: bool) -> tuple[Piece, ...]:

@@ -6,12 +6,13 @@ Slurm runs every program that a pattern such as `/etc/slurm/prolog.d/*` names (2
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from posixpath import basename
 
-from sovctl.site.catalogue import Places, Role
+from sovctl.site.catalogue import Places, Role, hook_path
+from sovctl.site.in_use import hook_dir
 from sovctl.site.judge_slurm import has, seconds, version_of, words
 
 
@@ -28,12 +29,19 @@ class ConfLine:
     """What to type on every node first."""
 
 
-def conf_lines(places: Places, roles: Collection[Role], settings: Mapping[str, str], *, spank: bool) -> list[ConfLine]:
-    """`settings`: as `scontrol show config` prints them; empty where it could not be asked."""
-    libexec = f"{places.prefix.rstrip('/')}/libexec/sovctl"
+def conf_lines(
+    places: Places,
+    roles: Collection[Role],
+    settings: Mapping[str, str],
+    *,
+    spank: bool,
+    linked: Collection[str] = (),
+) -> list[ConfLine]:
+    """`settings`: as `scontrol show config` prints them; empty where it could not be asked. `linked`: hooks of ours to
+    which what is set leads already, by a link."""
     lines: list[ConfLine] = []
     if Role.LOGIN not in roles or len(roles) > 1:
-        lines += _node_lines(libexec, places, settings)
+        lines += _node_lines(places, settings, linked)
     lines += _plugin_lines(settings)
     if spank:
         include = f"include {places.conf_dir.rstrip('/')}/plugstack.conf.d/*.conf"
@@ -45,15 +53,13 @@ def conf_lines(places: Places, roles: Collection[Role], settings: Mapping[str, s
     return lines
 
 
-def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> list[ConfLine]:
+def _node_lines(places: Places, settings: Mapping[str, str], linked: Collection[str]) -> list[ConfLine]:
     lines = [
-        _hook(
-            "Prolog", f"{libexec}/prolog", "a job never starts on a node that has explicitly failed", places, settings
-        ),
-        _hook("Epilog", f"{libexec}/epilog", "what a job left behind, and evidence for blame", places, settings),
+        _hook("Prolog", "a job never starts on a node that has explicitly failed", places, settings, linked),
+        _hook("Epilog", "what a job left behind, and evidence for blame", places, settings, linked),
     ]
     lines += _single(
-        "TaskProlog", f"{libexec}/task_prolog", "the line about a degraded node in the job's output", settings
+        "TaskProlog", hook_path(places, "task_prolog"), "the line about a degraded node in the job's output", settings
     )
     lines.append(
         _list(
@@ -66,7 +72,7 @@ def _node_lines(libexec: str, places: Places, settings: Mapping[str, str]) -> li
     lines.append(
         _list("SchedulerParameters", "nohold_on_prolog_fail", "a job that a sick node refused is not held", settings)
     )
-    own_check = f"{libexec}/health_check"
+    own_check = hook_path(places, "health_check")
     lines += _single("HealthCheckProgram", own_check, "a second pair of eyes, for a node whose watcher died", settings)
     lines += [
         _plain(
@@ -132,27 +138,34 @@ def _plugin_lines(settings: Mapping[str, str]) -> list[ConfLine]:
     return lines
 
 
-def _hook(key: str, program: str, reason: str, places: Places, settings: Mapping[str, str]) -> ConfLine:
-    if not has(settings, key):
+def _hook(key: str, reason: str, places: Places, settings: Mapping[str, str], linked: Collection[str]) -> ConfLine:
+    program = hook_path(places, key.lower())
+    said = [part.strip() for part in settings[key].split(",") if part.strip()] if has(settings, key) else []
+    old = [part for part in said if not _of_another_prefix(part, program)]
+    if not old:
         return ConfLine("slurm.conf", f"{key}={program}", reason)
-    old = [part.strip() for part in settings[key].split(",") if part.strip()]
     own = f"10-sovctl-{key.lower()}"
-    if any(part == program or basename(part) == own for part in old):
+    if program in linked or any(part == program or basename(part) == own for part in old):
         return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, there=True)
     pattern = next((part for part in old if "*" in part), "")
     if pattern and fnmatchcase(own, basename(pattern)):
-        link = f"ln -s {program} {pattern.rpartition('/')[0]}/{own}"
+        link = f"ln -sf {program} {pattern.rpartition('/')[0]}/{own}"
         return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, commands=(link,))
-    directory = f"{places.conf_dir.rstrip('/')}/{key.lower()}.d"
+    directory = hook_dir(places, key)
     links = [f"ln -s {part} {directory}/{50 + number}-{basename(part)}" for number, part in enumerate(old)]
-    commands = (f"mkdir -p {directory}", *links, f"ln -s {program} {directory}/{own}")
+    commands = (f"mkdir -p {directory}", *links, f"ln -sf {program} {directory}/{own}")
     return ConfLine("slurm.conf", f"{key}={directory}/*", f"{reason}; yours goes on", commands=commands)
+
+
+def _of_another_prefix(part: str, program: str) -> bool:
+    """Ours, from an install with another --prefix."""
+    return part != program and part.endswith(f"/libexec/sovctl/{basename(program)}")
 
 
 def _single(key: str, program: str, reason: str, settings: Mapping[str, str]) -> list[ConfLine]:
     """Slurm takes one program here, and the site may have one."""
     old = settings.get(key, "") if has(settings, key) else ""
-    if old in ("", program):
+    if old in ("", program) or _of_another_prefix(old, program):
         return [ConfLine("slurm.conf", f"{key}={program}", reason, there=old == program)]
     if key == "HealthCheckProgram":
         commands = (f"echo SOVCTL_OTHER_HEALTH_CHECK={old} >> /etc/default/sovctl",)
@@ -172,10 +185,3 @@ def _list(key: str, word: str, reason: str, settings: Mapping[str, str]) -> Conf
 def _plain(key: str, value: str, reason: str, settings: Mapping[str, str], *, there: bool) -> ConfLine:
     shown = settings.get(key, "").partition(" ")[0] if there else value
     return ConfLine("slurm.conf", f"{key}={shown}", reason, there=there)
-
-
-def named_in(settings: Mapping[str, str], paths: Iterable[str]) -> list[str]:
-    """Settings that still name one of our programs: slurmd drains a node whose prolog is not there."""
-    ours = set(paths)
-    keys = ("Prolog", "Epilog", "TaskProlog", "HealthCheckProgram")
-    return [key for key in keys if ours & {part.strip() for part in settings.get(key, "").split(",")}]

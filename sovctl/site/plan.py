@@ -5,8 +5,8 @@ A file that somebody changed is theirs: it is kept, and what would have replaced
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sovctl.site.catalogue import Wanted
@@ -95,6 +95,14 @@ def plan_uninstall(records: Mapping[str, Record], present: Mapping[str, str | No
         else:
             steps.append(Step(path, Deed.KEEP, "changed by you"))
     return tuple(steps)
+
+
+def holding(steps: Iterable[Step], held: Collection[str], why: str) -> tuple[Step, ...]:
+    """The same, but what Slurm still uses stays until an install that finds it unused."""
+    return tuple(
+        replace(step, deed=Deed.KEEP, why=why) if step.deed is Deed.REMOVE and step.path in held else step
+        for step in steps
+    )
 
 
 def records_before(steps: Iterable[Step], records: Mapping[str, Record]) -> dict[str, Record]:

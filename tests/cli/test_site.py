@@ -79,6 +79,80 @@ def test_what_an_administrator_changed_is_kept(root: Path) -> None:
     assert files(root) == {"/etc/slurm/job_submit.lua", "/etc/sovctl/sovctl.toml"}
 
 
+LINKS = ("/etc/slurm/epilog.d/10-sovctl-epilog", "/etc/slurm/prolog.d/10-sovctl-prolog")
+
+
+def link_hooks(root: Path, prefix: str) -> None:
+    """As `sovctl site lines` says it to who has hooks of their own."""
+    for link in LINKS:
+        place = root / link.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(f"{prefix}/libexec/sovctl/{link.rpartition('-')[2]}")
+
+
+def test_hooks_that_links_lead_to_are_not_taken_away(root: Path) -> None:
+    site(root, *BOTH)
+    link_hooks(root, "/usr/local")
+    before = files(root)
+    said = site(root, "uninstall", status=3)["said"]
+    assert files(root) == before
+    assert "Prolog (/etc/slurm/prolog.d/10-sovctl-prolog)" in said and f"rm {LINKS[1]}; rm {LINKS[0]}." in said
+    argv = [sys.executable, "-P", "-m", "sovctl", "site", "uninstall", "--force", "--root", str(root)]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert {f"rm {link}" for link in LINKS} <= set(told.splitlines())
+    assert files(root) == set(LINKS)
+
+
+def test_another_prefix_leaves_the_old_hooks_until_no_link_leads_to_them(root: Path) -> None:
+    site(root, *BOTH)
+    link_hooks(root, "/usr/local")
+    kept = {file["path"]: file["why"] for file in site(root, *BOTH, "--prefix", "/opt/sovctl")["files"] if file["why"]}
+    hooks = {f"/usr/local/libexec/sovctl/{name}" for name in ("prolog", "epilog")}
+    assert kept.keys() == hooks and "install again" in kept["/usr/local/libexec/sovctl/prolog"]
+    assert hooks < files(root) and "/usr/local/libexec/sovctl/task_prolog" not in files(root)
+    link_hooks(root, "/opt/sovctl")
+    gone = {file["path"] for file in site(root, *BOTH, "--prefix", "/opt/sovctl")["files"] if file["deed"] == "remove"}
+    assert gone == hooks and not hooks & files(root)
+    for link in LINKS:
+        (root / link.lstrip("/")).unlink()
+    site(root, "uninstall")
+    assert files(root) == set()
+
+
+PRERM = Path(__file__).parents[2] / "debian" / "sovctl.prerm"
+
+
+@pytest.mark.parametrize(
+    ("conf", "link", "script", "said"),
+    [
+        ("", "", "", ""),
+        ("Prolog=/site # /usr/libexec/sovctl/prolog", "", "#!/bin/sh\n# no /usr/libexec/sovctl/prolog\n", ""),
+        ("prolog = /usr/libexec/sovctl/prolog", "", "", "still names /usr/libexec/sovctl/prolog:"),
+        ("TaskProlog=/usr/libexec/sovctl/task_prolog", "", "", "still names /usr/libexec/sovctl/task_prolog:"),
+        ("HealthCheckProgram=/usr/libexec/sovctl/health_check", "", "", "still names /usr/libexec/sovctl/health"),
+        ("Prolog=/srv/prolog.d/*", "/srv/prolog.d/10-x", "", "rm /srv/prolog.d/10-x"),
+        ("", "/etc/slurm/prolog.d/10-sovctl-prolog", "", "rm /etc/slurm/prolog.d/10-sovctl-prolog"),
+        ("Epilog=/site", "", "#!/bin/sh\nexec /usr/libexec/sovctl/epilog\n", "scripts run them: /site"),
+    ],
+)
+def test_the_package_is_not_removed_while_slurm_uses_it(
+    tmp_path: Path, conf: str, link: str, script: str, said: str
+) -> None:
+    """dpkg tells the scripts of a package where the system is that it works on."""
+    (tmp_path / "etc/slurm").mkdir(parents=True)
+    (tmp_path / "etc/slurm/slurm.conf").write_text(f"ClusterName=c\n{conf}\n", "ascii")
+    (tmp_path / "site").write_text(script, "ascii")
+    if link:
+        (tmp_path / link[1:]).parent.mkdir(parents=True)
+        (tmp_path / link[1:]).symlink_to("/usr/libexec/sovctl/prolog")
+    env = {**os.environ, "DPKG_ROOT": str(tmp_path)}
+    for word in ("upgrade", "remove"):
+        done = subprocess.run(["/bin/sh", PRERM, word], capture_output=True, text=True, env=env, timeout=60)
+        assert (done.returncode, bool(done.stderr)) == ((1, True) if said and word == "remove" else (0, False))
+    assert said in done.stderr
+
+
 def test_a_unit_that_systemd_starts_is_not_taken_away(root: Path) -> None:
     site(root, *BOTH)
     wants = root / "etc/systemd/system/multi-user.target.wants"
@@ -87,6 +161,41 @@ def test_a_unit_that_systemd_starts_is_not_taken_away(root: Path) -> None:
     assert "systemctl disable --now sovctl-watch.service" in site(root, "uninstall", status=3)["said"]
     assert "/etc/systemd/system/sovctl-watch.service" in files(root)
     site(root, "uninstall", "--force")
+
+
+def test_a_plugin_that_was_built_is_put_in_place_and_named(root: Path, tmp_path: Path) -> None:
+    """And an install without --spank leaves it, as it leaves all that an earlier one wrote."""
+    built, plugin = tmp_path / "sovctl_spank.so", root / "opt/sov/libexec/sovctl/sovctl_spank.so"
+    built.write_bytes(b"\x7fELF built for this Slurm")
+    argv = ("install", "--role", "login", "--prefix", "/opt/sov")
+    lines = site(root, *argv, "--spank", str(built))["lines"]
+    assert plugin.read_bytes() == built.read_bytes()
+    conf = (root / "etc/slurm/plugstack.conf.d/sovctl.conf").read_text("utf-8")
+    assert [line.split()[:2] for line in conf.splitlines() if line and not line.startswith("#")] == [
+        ["optional", "/opt/sov/libexec/sovctl/sovctl_spank.so"]
+    ]
+    assert ("plugstack.conf", "include /etc/slurm/plugstack.conf.d/*.conf") in {
+        (one["file"], one["line"]) for one in lines
+    }
+    assert deeds(site(root, *argv)) == {"unchanged"}
+    assert plugin.exists()
+    built.write_bytes(b"\x7fELF built for the next Slurm")
+    assert deeds(site(root, *argv, "--spank", str(built))) == {"unchanged", "update"}
+    assert plugin.read_bytes() == built.read_bytes()
+    site(root, "uninstall")
+    assert files(root) == set()
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "cannot read"), ("int main;", "is no shared object")])
+def test_a_file_that_is_no_plugin_is_refused_before_anything_is_written(
+    root: Path, tmp_path: Path, content: str | None, said: str
+) -> None:
+    built = tmp_path / "plugin.c"
+    if content is not None:
+        built.write_text(content, "ascii")
+    told = site(root, "install", "--role", "node", "--spank", str(built), status=1)["said"]
+    assert f"{said}" in told and str(built) in told and "make -C" in told
+    assert not root.exists()
 
 
 @pytest.mark.parametrize("argv", [("--role", "pilot"), (), ("--role", "node", "--prefix", "here")])

@@ -131,8 +131,15 @@ def test_from_installation_to_purge(debian: Debian, tmp_path: Path) -> None:
     conf = debian.root / "etc/slurm/slurm.conf"
     conf.write_text(conf.read_text("ascii") + "Prolog=/usr/libexec/sovctl/prolog\n", "ascii")
     refused = debian.call("dpkg", "--remove", "sovctl")
-    assert refused.returncode != 0 and "still names programs of this package" in refused.stderr
+    assert refused.returncode != 0 and "slurm.conf still names /usr/libexec/sovctl/prolog" in refused.stderr
     conf.write_text(conf.read_text("ascii").replace("Prolog=", "#Prolog="), "ascii")
+    link = debian.root / "etc/slurm/prolog.d/10-sovctl-prolog"
+    link.parent.mkdir()
+    link.symlink_to("/usr/libexec/sovctl/prolog")
+    refused = debian.call("dpkg", "--remove", "sovctl")
+    assert refused.returncode != 0 and "rm /etc/slurm/prolog.d/10-sovctl-prolog" in refused.stderr
+    link.unlink()
+    link.parent.rmdir()
 
     debian.dpkg("--remove", "sovctl", "sovctl-py-spy", "sovctl-slurm-plugin")
     settings = {"/etc/default/sovctl", "/etc/logrotate.d/sovctl", "/etc/sovctl/sovctl.toml"}

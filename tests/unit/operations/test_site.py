@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 
 from sovctl.errors import RefusedError, SlurmUnreachable, SovctlError
 from sovctl.model.node import NodeState, NodeView
-from sovctl.model.site import MachineView, Preemptable
+from sovctl.model.site import HookProgram, MachineView, Preemptable
 from sovctl.operations.doctor import DoctorPorts, DoctorSettings, diagnose
 from sovctl.operations.site import SitePorts, install, status, uninstall
 from sovctl.ports import RemoteAnswer, SshFailure
@@ -20,10 +22,11 @@ PLACES = Places("/usr/local", "/etc/slurm", "/bin/sovctl", "/bin/python3")
 
 
 class Files:
-    """ports.SiteFiles in memory; `fail_at`: the write that fails."""
+    """ports.SiteFiles in memory; `fail_at`: the write that fails; `links`: of the administrator's, by directory."""
 
     def __init__(self) -> None:
         self.there: dict[str, bytes] = {}
+        self.links: dict[str, str] = {}
         self.record: Any = None
         self.fail_at = -1
 
@@ -32,6 +35,9 @@ class Files:
 
     def outside(self, path: str) -> bytes:
         return b"\x7fELF"
+
+    def read(self, path: str) -> bytes | None:
+        return self.there.get(path)
 
     def digests(self, paths: Iterable[str]) -> dict[str, str | None]:
         import hashlib
@@ -61,25 +67,144 @@ class Files:
     def enabled_units(self, names: Iterable[str]) -> tuple[str, ...]:
         return ()
 
+    def resolved(self, paths: Iterable[str]) -> dict[str, str]:
+        return {path: self.links.get(path, path) for path in paths}
+
+    def programs(self, values: Iterable[str]) -> tuple[HookProgram, ...]:
+        found = [HookProgram(value, self.links.get(value, value)) for value in values if "*" not in value]
+        for value in values:
+            found += [
+                HookProgram(path, aim, by_pattern=True) for path, aim in self.links.items() if fnmatchcase(path, value)
+            ]
+        return tuple(found)
+
 
 def site(files: Files, **settings: str) -> SitePorts:
     return SitePorts(files, lambda: settings, lambda: "[health]\nact = false\n")
+
+
+def silent(files: Files, *, staged: bool = False) -> SitePorts:
+    def settings() -> Mapping[str, str]:
+        raise SlurmUnreachable()
+
+    return SitePorts(files, settings, lambda: "", staged)
 
 
 def put(files: Files, *, dry_run: bool = False) -> None:
     install(site(files), PLACES, frozenset({Role.NODE}), spank="", version="1", dry_run=dry_run)
 
 
-def test_an_uninstall_that_would_drain_nodes_is_refused() -> None:
+PROLOG = "/usr/local/libexec/sovctl/prolog"
+LINK = "/etc/slurm/prolog.d/10-sovctl-prolog"
+
+
+@pytest.mark.parametrize(
+    ("settings", "link", "said"),
+    [
+        ({"Prolog": PROLOG}, "", f"still uses them: Prolog ({PROLOG})"),
+        ({"Prolog": "/etc/slurm/prolog.d/*"}, LINK, f"still uses them: Prolog ({LINK})"),
+        ({"Prolog": "/srv/hooks/[0-9]*"}, "/srv/hooks/10-x", "still uses them: Prolog (/srv/hooks/10-x)"),
+        ({}, LINK, f"still uses them: Prolog ({LINK})"),
+        ({"HealthCheckProgram": "/usr/local/libexec/sovctl/health_check"}, "", "still uses them: HealthCheckProgram"),
+    ],
+)
+def test_an_uninstall_that_would_drain_nodes_is_refused(settings: dict[str, str], link: str, said: str) -> None:
     files = Files()
     put(files)
+    files.links = {link: PROLOG} if link else {}
     before = dict(files.there)
-    in_use = site(files, Prolog="/usr/local/libexec/sovctl/prolog")
-    with pytest.raises(RefusedError, match="still names them: Prolog"):
+    in_use = site(files, **settings)
+    with pytest.raises(RefusedError) as refused:
         uninstall(in_use, force=False, dry_run=False)
-    assert files.there == before
-    uninstall(in_use, force=True, dry_run=False)
+    assert said in refused.value.message and files.there == before
+    assert not link or f"rm {link}" in refused.value.hint
+    forced = uninstall(in_use, force=True, dry_run=False)
+    assert forced.links == ((link,) if link else ())
     assert files.there == {} and files.record is None
+
+
+def test_where_slurm_is_silent_nothing_that_it_may_need_is_removed() -> None:
+    files = Files()
+    put(files)
+    with pytest.raises(RefusedError, match="slurmctld does not answer") as refused:
+        uninstall(silent(files), force=False, dry_run=False)
+    assert "--force" in refused.value.hint and PROLOG in files.there
+    uninstall(silent(files), force=True, dry_run=False)
+    assert files.there == {}
+    put(files)
+    uninstall(silent(files, staged=True), force=False, dry_run=False)
+    assert files.there == {}
+
+
+def test_what_slurm_never_starts_goes_also_where_slurm_is_silent() -> None:
+    """Hooks that the administrator changed stay anyway."""
+    files = Files()
+    put(files)
+    hooks = {path for path in files.there if "/libexec/" in path}
+    files.there |= dict.fromkeys(hooks, b"#!/bin/sh")
+    uninstall(silent(files), force=False, dry_run=False)
+    assert len(hooks) == 4 and set(files.there) == hooks
+
+
+@pytest.mark.parametrize("how", ["named", "linked", "silent"])
+def test_an_install_elsewhere_leaves_the_old_hooks_while_slurm_uses_them(how: str) -> None:
+    files = Files()
+    put(files)
+    elsewhere = replace(PLACES, prefix="/opt/sovctl")
+    files.links = {LINK: PROLOG} if how == "linked" else {}
+    settings = {"named": {"Prolog": PROLOG}, "linked": {"Prolog": "/etc/slurm/prolog.d/*"}}
+    ports = silent(files) if how == "silent" else site(files, **settings[how])
+
+    def again(ports: SitePorts) -> dict[str, tuple[str, str]]:
+        done = install(ports, elsewhere, frozenset({Role.NODE}), spank="", version="1", dry_run=False)
+        return {step.path: (step.deed, step.why) for step in done.steps}
+
+    steps = again(ports)
+    assert {PROLOG, "/opt/sovctl/libexec/sovctl/prolog"} <= files.there.keys()
+    assert (
+        steps[PROLOG][0] == "keep"
+        and ("slurmctld does not answer" if how == "silent" else "Prolog") in steps[PROLOG][1]
+    )
+    old_epilog = "/usr/local/libexec/sovctl/epilog"
+    assert (old_epilog in files.there) == (how == "silent")
+    # The administrator changes slurm.conf or the link, and does it again: now it goes, and nothing is unknown.
+    files.links = dict.fromkeys(files.links, "/opt/sovctl/libexec/sovctl/prolog")
+    free = site(files, Prolog=settings[how]["Prolog"] if how == "linked" else "/opt/sovctl/libexec/sovctl/prolog")
+    assert again(free)[PROLOG][0] == "remove"
+    assert PROLOG not in files.there and old_epilog not in files.there
+    files.links = {}
+    uninstall(site(files), force=False, dry_run=False)
+    assert files.there == {}
+
+
+@pytest.mark.parametrize("prefix", ["/usr/local", "/opt/sovctl"])
+def test_an_install_without_a_plugin_keeps_the_one_that_is_there(prefix: str) -> None:
+    """And takes it along to another prefix: plugstack.conf goes on naming one. One that was changed is not ours."""
+    files, places = Files(), replace(PLACES, prefix=prefix)
+
+    def again(spank: str = "") -> dict[str, str]:
+        done = install(site(files), places, frozenset({Role.LOGIN}), spank=spank, version="1", dry_run=False)
+        return {step.path: step.deed for step in done.steps}
+
+    old, new = "/usr/local/libexec/sovctl/sovctl_spank.so", f"{prefix}/libexec/sovctl/sovctl_spank.so"
+    install(site(files), PLACES, frozenset({Role.LOGIN}), spank="/built.so", version="1", dry_run=False)
+    assert again()[new] == ("unchanged" if old == new else "create")
+    assert [path for path in files.there if path.endswith(".so")] == [new]
+    files.there[new] = b"of the administrator"
+    assert again()[new] == "keep"
+    assert files.there[new] == b"of the administrator"
+    uninstall(site(files), force=False, dry_run=False)
+    assert list(files.there) == [new]
+
+
+def test_a_link_that_is_there_counts_as_set() -> None:
+    files = Files()
+    put(files)
+    ports = site(files, Prolog="/etc/slurm/prolog.d/*", Epilog="/site")
+    files.links = {LINK: PROLOG, "/etc/slurm/epilog.d/10-sovctl-epilog": "/usr/local/libexec/sovctl/epilog"}
+    lines = {line.line: line for line in status(ports, PLACES).lines}
+    assert lines["Prolog=/etc/slurm/prolog.d/*"].there
+    assert not lines["Epilog=/etc/slurm/epilog.d/*"].there
 
 
 @pytest.mark.parametrize("fail_at", range(8))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sovctl import config
 from sovctl.config import Config, load_config
 from sovctl.site.catalogue import Places, Role, Wanted, pieces_for, wanted
-from sovctl.site.conf_lines import conf_lines, named_in
+from sovctl.site.conf_lines import conf_lines
 from sovctl.site.plan import Deed, Record, plan_install, plan_uninstall, records_after, records_before
 from sovctl.site.settings_file import settings_file
 
@@ -160,10 +160,10 @@ def test_what_the_site_has_is_kept() -> None:
         (
             "mkdir -p /etc/slurm/prolog.d",
             "ln -s /etc/slurm/prolog.sh /etc/slurm/prolog.d/50-prolog.sh",
-            "ln -s /usr/local/libexec/sovctl/prolog /etc/slurm/prolog.d/10-sovctl-prolog",
+            "ln -sf /usr/local/libexec/sovctl/prolog /etc/slurm/prolog.d/10-sovctl-prolog",
         ),
     )
-    assert lines["Epilog"][2] == ("ln -s /usr/local/libexec/sovctl/epilog /etc/slurm/epilog.d/10-sovctl-epilog",)
+    assert lines["Epilog"][2] == ("ln -sf /usr/local/libexec/sovctl/epilog /etc/slurm/epilog.d/10-sovctl-epilog",)
     assert lines["SchedulerParameters"][0] == "SchedulerParameters=bf_continue,nohold_on_prolog_fail"
     assert lines["JobSubmitPlugins"][0] == "JobSubmitPlugins=all_partitions,lua"
     assert lines["HealthCheckProgram"][2] == ("echo SOVCTL_OTHER_HEALTH_CHECK=/usr/sbin/nhc >> /etc/default/sovctl",)
@@ -196,9 +196,22 @@ def test_a_slurm_that_limits_its_health_check_is_told_how_long(
     assert [item for item in found if item[0].startswith("HealthCheckTimeout=")] == ([line] if line else [])
 
 
-def test_hooks_in_use_are_seen() -> None:
-    settings = {"Prolog": "/a,/usr/local/libexec/sovctl/prolog", "Epilog": "/b"}
-    assert named_in(settings, ["/usr/local/libexec/sovctl/prolog", "/usr/local/libexec/sovctl/epilog"]) == ["Prolog"]
+def test_a_link_that_is_there_is_not_asked_for_again_and_an_old_prefix_is_replaced() -> None:
+    settings = {
+        "Prolog": "/etc/slurm/prolog.d/*",
+        "Epilog": "/opt/old/libexec/sovctl/epilog",
+        "TaskProlog": "/opt/old/libexec/sovctl/task_prolog",
+        "HealthCheckProgram": "/opt/old/libexec/sovctl/health_check",
+    }
+    program = "/usr/local/libexec/sovctl/prolog"
+    linked = {
+        line.line.partition("=")[0]: line for line in conf_lines(PLACES, ALL, settings, spank=True, linked=[program])
+    }
+    assert (linked["Prolog"].there, linked["Prolog"].commands) == (True, ())
+    lines = by_key(settings)
+    assert lines["Prolog"][2] == (f"ln -sf {program} /etc/slurm/prolog.d/10-sovctl-prolog",)
+    for key, name in (("Epilog", "epilog"), ("TaskProlog", "task_prolog"), ("HealthCheckProgram", "health_check")):
+        assert lines[key] == (f"{key}=/usr/local/libexec/sovctl/{name}", False, ())
 
 
 # sovctl.toml
