@@ -8,11 +8,10 @@ import importlib
 import io
 import json
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import documented
 import pytest
 
 import sovctl
@@ -101,19 +100,9 @@ def test_a_command_is_in_the_documentation(command: tuple[str, ...]) -> None:
     assert any(re.search(typed, _read(page)) for page in (ROOT / "README.md", *DOCS))
 
 
-def _typed_commands() -> Iterator[tuple[str, str]]:
-    for page in (ROOT / "README.md", *DOCS):
-        for block in re.findall(r"^```\w*\n(.*?)^```", _read(page), re.MULTILINE | re.DOTALL):
-            for line in block.splitlines():
-                found = re.match(r"\$ (sovctl .*)", line)
-                if found and found[1] != "sovctl run why":  # as the demo prints it, without a job id
-                    yield page.name, found[1]
-        yield from ((page.name, typed) for typed in re.findall(r"`(sovctl [^`]*)`", _read(page)))
-
-
-@pytest.mark.parametrize(("page", "typed"), sorted(set(_typed_commands())))
+@pytest.mark.parametrize(("page", "typed"), documented.lines("sovctl"))
 def test_a_command_in_the_documentation_can_be_typed(page: str, typed: str) -> None:
-    words = shlex.split(typed.partition(" | ")[0])[1:]
+    words = documented.words(typed)
     if words[0].startswith("--"):
         assert words[0] in main.usage()
         return
@@ -135,6 +124,25 @@ def test_a_command_in_the_documentation_can_be_typed(page: str, typed: str) -> N
     for word in ours:
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word.partition('=')[0])}(?![\w-])", text), f"{word} in {page}"
+
+
+MAKEFILE = _read(ROOT / "Makefile")
+READ_BY_MAKE = MAKEFILE + "".join(_read(path) for path in (ROOT / "scripts").glob("*.sh"))
+
+
+@pytest.mark.parametrize(("page", "typed"), documented.lines("make"))
+def test_what_make_is_asked_for_in_the_documentation_is_there(page: str, typed: str) -> None:
+    words = documented.words(typed)
+    if words[0] == "-C":
+        assert (ROOT / words[1] / "Makefile").exists(), page
+        return
+    targets = {
+        name for names in re.findall(r"^([a-z][a-z -]*):(?!=)", MAKEFILE, re.MULTILINE) for name in names.split()
+    }
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    assert {word for word in words if "=" not in word} <= targets, page
+    assert [name for name in given if not re.search(rf"\$[({{]?{name}\b", READ_BY_MAKE)] == []
+    assert [name for name in given.get("NAME", "").split() if not (ROOT / "bench" / f"{name}.py").exists()] == []
 
 
 # Links, files, blocks

@@ -75,6 +75,7 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_a_new_slice(
     first, second = run.events("attempt_started")
     asked = run.events("stop_asked")[0]
     assert asked["why"] == "time limit"
-    # A quarter of the slice before its end; the next one begins without Slurm's 121 s.
+    # A quarter of the slice before its end; the next one begins without Slurm's 121 s. On a busy machine the begin time
+    # is set further ahead, and the pass that takes the job is then backfill's, which comes every 30 s.
     assert 40 <= asked["at"] - first["at"] <= 60
-    assert second["at"] - asked["at"] < 30
+    assert second["at"] - asked["at"] < 90
