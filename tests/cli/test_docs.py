@@ -203,6 +203,53 @@ def test_a_decision_has_its_five_fields(entry: str) -> None:
     assert fields == ["Context", "Decision", "Rejected", "Consequence", "Revisit when"]
 
 
+SHARED_FIGURES = {
+    "memory of the watch": (r"`sovctl watch` at 64 nodes[^|]*\|[^|]*?(\d+) MB", r"\| `sovctl watch` \| (\d+) MB"),
+    "CPU of the watch": (
+        r"`sovctl watch` at 64 nodes[^|]*\| ([\d.]+) %",
+        r"\| `sovctl watch` \|[^|]*?([\d.]+) % of a core",
+    ),
+    "memory of a watcher": (
+        r"watcher's memory and CPU[^|]*\|[^|]*?(\d+) MB",
+        r"`sovctl health watch`, a node \| (\d+) MB",
+    ),
+    "CPU of a watcher": (
+        r"watcher's memory and CPU[^|]*\|[^|]*?([\d.]+) %",
+        r"`sovctl health watch`, a node \|[^|]*?([\d.]+) %",
+    ),
+    "a sweep": (r"`sovctl sweep`, 63 nodes[^|]*\| ([\d.]+) s", r"63 nodes took ([\d.]+) s"),
+    "runs back of twenty": (
+        r"20 faults within a minute[^|]*\| (\d+ of \d+) back",
+        r"20 faults in a minute[^|]*\| (\d+ of \d+) runs",
+    ),
+    "fault to the next step": (
+        r"20 faults within a minute[^|]*\|[^|]*?([\d.]+) s in the median",
+        r"fault to the next step, median[^|]*\| ([\d.]+) s",
+    ),
+    "the slowest of them": (
+        r"20 faults within a minute[^|]*\|[^|]*?slowest (\d+) s",
+        r"fault to the next step, median[^|]*\| [\d.]+ s; (\d+) s",
+    ),
+    "RPCs of a run": (
+        r"20 faults within a minute[^|]*\|[^|]*?([\d.]+) RPC a second a run",
+        r"RPCs in the steady state[^|]*\| ([\d.]+) a second a run",
+    ),
+    "a dead node without a spare": (
+        r"dead node in a job on more than six nodes[^|]*\|[^|]*\| (\d+) s",
+        r"\bneeds (\d+) s with them",
+    ),
+}
+"""What both pages tell -> where README.md has the figure, and where docs/administration.md."""
+
+
+@pytest.mark.parametrize("figure", SHARED_FIGURES)
+def test_a_figure_on_two_pages_is_the_same(figure: str) -> None:
+    pages = (ROOT / "README.md", ROOT / "docs" / "administration.md")
+    found = [re.findall(pattern, _read(page)) for pattern, page in zip(SHARED_FIGURES[figure], pages, strict=True)]
+    assert [len(values) for values in found] == [1, 1], found
+    assert found[0] == found[1]
+
+
 # Events
 
 
