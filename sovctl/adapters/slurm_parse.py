@@ -436,6 +436,11 @@ def parse_step_ids(text: str, internal: Sequence[str] = (".batch", ".extern", ".
     return [step for step in ids if not step.endswith(tuple(internal))]
 
 
+def parse_names(text: str) -> list[str]:
+    """Commands told to print one name a line and no heading: nodes, partitions, QOS, job ids."""
+    return [name for line in text.split("\n") if (name := line.strip())]
+
+
 def _own_id(record: dict[str, str]) -> str:
     """The id that names only this job: the bare id of the last task of an array would mean the whole array."""
     array, task = record.get("ArrayJobId"), record.get("ArrayTaskId", "")

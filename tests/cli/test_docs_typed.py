@@ -29,6 +29,9 @@ from pathlib import Path
 
 data = Path(sys.argv[0]).parent.parent / "slurm"
 program, words = Path(sys.argv[0]).name, " ".join(sys.argv[1:])
+if program not in ("squeue", "sacct", "sinfo") and "show" not in sys.argv:
+    with (data / "acts").open("a") as acts:
+        print(program, words, file=acts)
 FORMATS = {{{parse.POOL_FORMAT!r}: "squeue_pool", {parse.PREEMPTED_FORMAT!r}: "squeue_preempted"}}
 if program == "scontrol" and "show" in sys.argv:
     what, *name = sys.argv[sys.argv.index("show") + 1 :]
@@ -185,6 +188,7 @@ def test_a_line_of_the_documentation_does_what_it_says(
     said = capfd.readouterr()
     assert (done, words in said.err) == (status, True), said.err
     assert said.out or words
+    assert not (here / "slurm/acts").exists(), (here / "slurm/acts").read_text("utf-8")
 
 
 def test_every_exception_is_of_a_line_and_names_a_test() -> None:
