@@ -80,6 +80,6 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_a_new_slice(
     # A quarter of the slice before its end, by Slurm's clock: a supervisor may be long in starting.
     assert slice_.started_at is not None
     assert 40 <= asked["at"] - slice_.started_at <= 60
-    # The next one begins without Slurm's 121 s. On a busy machine the begin time is set further ahead, and the pass that
-    # takes the job is then backfill's, which comes every 30 s.
+    # The next one begins without Slurm's 121 s. On a busy machine the begin time is set further ahead, and the pass
+    # that takes the job is then backfill's, which comes every 30 s.
     assert second["at"] - asked["at"] < 90
