@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 PROMISED = Path(__file__).parent / "data" / "json_fields.json"
 """Schema -> each field that is always there -> its type, as printed by a version that somebody may read by now."""
-_LOCAL_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!\S*(?:Z|[+-]\d\d:?\d\d)\b)")
+_LOCAL_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!\S*(?:Z| UTC|[+-]\d\d:?\d\d)\b)")
 OTHERS_WORDS = frozenset({"reason", "evidence"})
 """Fields with what Slurm, the kernel or a person wrote, times included."""
 

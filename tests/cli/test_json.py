@@ -90,6 +90,7 @@ def test_fields_are_found_at_every_depth() -> None:
         ("2026-11-22T21:46:40", True),
         ("since 2026-11-22 21:46", True),
         ("2026-11-22T21:46:40Z", False),
+        ("seen at 2026-11-22 21:46:40 UTC)", False),
         ("2026-11-22T21:46:40+09:00", False),
         ("2026-11-22", False),
         ("261122-221440-n002-ab12", False),

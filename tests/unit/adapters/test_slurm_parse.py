@@ -132,7 +132,8 @@ def test_steps_without_the_batch_script(recorded: Recorded) -> None:
 
 
 def test_names_that_a_shell_completes(recorded: Recorded) -> None:
-    assert parse.parse_names(recorded("names_node")) == [f"n00{number}" for number in range(1, 9)]
+    # Each node once for each of its partitions.
+    assert parse.parse_names(recorded("names_node")) == [f"n00{number}" for number in range(1, 9) for _ in range(2)]
     assert sorted(parse.parse_names(recorded("names_partition"))) == ["main", "preemptible"]
     assert sorted(parse.parse_names(recorded("names_qos"))) == ["high", "normal"]
     # root's own: not job 1, which is alice's; an array by its tasks.
