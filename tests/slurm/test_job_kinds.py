@@ -71,7 +71,7 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_a_new_slice(
     lab = story_lab(health=False)
     run = start_script(lab, work_dir, user, SLICES)
     run.await_event("attempt_started")
-    (slice_,) = cluster.slurm(lab.layout).jobs()
+    slice_ = cluster.slurm(lab.layout).job(run.job_id)
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 2)
     second = run.events("attempt_started")[1]
