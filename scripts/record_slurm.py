@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sovctl.adapters import known_names
 from sovctl.adapters import slurm_parse as parse
 from sovctl.lab import cluster
 
@@ -77,6 +78,8 @@ class Recorder:
         self.note("qos", "sacctmgr", "-nP", "show", "qos", f"format={parse.QOS_FORMAT}")
         self.note("open_qos", *OPEN_QOS)
         self.note("accounting", *ACCOUNTING)
+        for kind, argv in known_names.COMMANDS.items():
+            self.note(f"names_{kind}", *argv)
         self.requeued()
 
     def jobs(self) -> None:

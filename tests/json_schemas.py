@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
+PROMISED = Path(__file__).parent / "data" / "json_fields.json"
+"""Schema -> each field that is always there -> its type, as printed by a version that somebody may read by now."""
+_LOCAL_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!\S*(?:Z| UTC|[+-]\d\d:?\d\d)\b)")
+OTHERS_WORDS = frozenset({"reason", "evidence"})
+"""Fields with what Slurm, the kernel or a person wrote, times included."""
 
 
 @functools.cache
@@ -33,7 +39,54 @@ def faults(text: str) -> list[str]:
     known = validator(name)
     if known is None:
         return [f"there is no docs/schemas/{name.replace('/', '-')}.json: write down what {name} has"]
-    return [f"{name} {error.json_path}: {error.message[:300]}" for error in known.iter_errors(record)]
+    return [
+        *(f"{name} {error.json_path}: {error.message[:300]}" for error in known.iter_errors(record)),
+        *(
+            f"{name} {place}: {text!r} is a time of no zone; seconds since the epoch are"
+            for place, text in _local(record)
+        ),
+    ]
+
+
+def _local(value: Any, place: str = "$") -> Iterator[tuple[str, str]]:
+    """Whatever looks like a time of this machine's zone, which its reader does not know."""
+    if isinstance(value, str) and _LOCAL_TIME.search(value):
+        yield place, value
+    for key, below in value.items() if isinstance(value, dict) else ():
+        if key not in OTHERS_WORDS:
+            yield from _local(below, f"{place}.{key}")
+    for number, below in enumerate(value if isinstance(value, list) else ()):
+        yield from _local(below, f"{place}[{number}]")
+
+
+def fields(schema: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """Path of every field that is always there, in the form `runs[].state.word` -> its type."""
+    found: dict[str, str] = {}
+    for name, below in schema.get("properties", {}).items():
+        here = f"{place}.{name}".lstrip(".")
+        if name in schema.get("required", ()):
+            kind = below.get("type", "const" if "const" in below else "any")
+            found[here] = kind if isinstance(kind, str) else "|".join(sorted(kind))
+            found |= fields(below, here)
+    if "items" in schema:
+        found |= fields(schema["items"], f"{place}[]")
+    if isinstance(schema.get("additionalProperties"), dict):
+        found |= fields(schema["additionalProperties"], f"{place}.*")
+    return found
+
+
+def described() -> dict[str, dict[str, str]]:
+    """Every schema of docs/schemas -> its fields."""
+    texts = [json.loads(path.read_text("utf-8")) for path in sorted(SCHEMAS.glob("*.json"))]
+    return {text["properties"]["schema"]["const"]: fields(text) for text in texts}
+
+
+def promise() -> None:
+    """Write down what is new in docs/schemas; nothing that was promised goes."""
+    kept = json.loads(PROMISED.read_text("utf-8")) if PROMISED.exists() else {}
+    now = described()
+    merged = {name: {**now.get(name, {}), **kept.get(name, {})} for name in sorted({*now, *kept})}
+    PROMISED.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def check(text: str) -> None:
@@ -76,3 +129,7 @@ def install() -> None:
         print(text, **kwargs)
 
     json_output.print = print_checked  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    promise()

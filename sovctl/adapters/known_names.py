@@ -13,7 +13,7 @@ from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.run_index import index_directory
 from sovctl.errors import SovctlError
 
-_COMMANDS: Mapping[str, Sequence[str]] = {
+COMMANDS: Mapping[str, Sequence[str]] = {
     "node": ("sinfo", "--noheader", "--Node", "--format=%N"),
     "partition": ("sinfo", "--noheader", "--all", "--format=%R"),
     "qos": ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos", "format=name"),
@@ -71,14 +71,18 @@ class KnownNames:
     def _asked(self) -> list[str]:
         if self._kind == "run":
             return [path.name.partition("-")[0] for path in _entries(index_directory(self._environ))]
-        program, *options = _COMMANDS[self._kind]
+        program, *options = COMMANDS[self._kind]
         if self._bin_dir:
             program = str(Path(self._bin_dir) / program)
         try:
             done = self._runner.run([program, *options], timeout_s=_TIMEOUT_S)
         except SovctlError:
             return []
-        return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        from sovctl.adapters.slurm_parse import (
+            parse_names,
+        )  # names that are kept need no parser, and TAB waits for each import
+
+        return parse_names(done.stdout)
 
     def _kept(self) -> list[str] | None:
         try:

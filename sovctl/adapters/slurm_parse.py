@@ -442,6 +442,11 @@ def parse_step_names(text: str) -> dict[str, str]:
     return {step: names[step] for step in parse_step_ids("\n".join(names))}
 
 
+def parse_names(text: str) -> list[str]:
+    """Commands told to print one name a line and no heading: nodes, partitions, QOS, job ids."""
+    return [name for line in text.split("\n") if (name := line.strip())]
+
+
 def _own_id(record: dict[str, str]) -> str:
     """The id that names only this job: the bare id of the last task of an array would mean the whole array."""
     array, task = record.get("ArrayJobId"), record.get("ArrayTaskId", "")

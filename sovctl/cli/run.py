@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,8 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
     """
     ports = wiring.run_ports()
     found = runs.find_run(name, ports, _here())
-    answer = runs.explain_run(found, Words(wiring.fold_hostlist), attempt)
+    # Nobody knows in which zone the JSON is read.
+    answer = runs.explain_run(found, Words(wiring.fold_hostlist, UTC if as_json else None), attempt)
     if as_json:
         print_json("sovctl.run.why/1", _why_record(found, answer))
         return EXIT_DONE

@@ -174,7 +174,7 @@ def _tell(outcome: SetOutcome, *, dry_run: bool) -> None:
         _say(words)
     if outcome.wait and not dry_run:
         _say(f"the rest goes with the same command later: sovctl spare set 0 --partition {outcome.partition}")
-    if outcome.done and not outcome.commands:
+    if not outcome.commands and (outcome.done or (dry_run and not outcome.blocked)):
         _say("everything is so already" if not outcome.left else "nothing else is left to undo")
     if outcome.keep:
         _say("slurmctld forgets these at its next start unless slurm.conf says them; put them there now:")

@@ -62,10 +62,10 @@ class Words:
     """None: the reader's own."""
 
     def time(self, at: float | None) -> str:
-        """`2026-11-22 22:14:43`."""
+        """`2026-11-22 22:14:43`; with the name of the zone where it is not the reader's own."""
         if at is None:
             return "a time not recorded"
-        return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(at, self.zone).strftime(f"%Y-%m-%d %H:%M:%S{' %Z' if self.zone else ''}")
 
 
 def why(

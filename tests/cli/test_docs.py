@@ -8,11 +8,10 @@ import importlib
 import io
 import json
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import documented
 import pytest
 
 import sovctl
@@ -101,19 +100,9 @@ def test_a_command_is_in_the_documentation(command: tuple[str, ...]) -> None:
     assert any(re.search(typed, _read(page)) for page in (ROOT / "README.md", *DOCS))
 
 
-def _typed_commands() -> Iterator[tuple[str, str]]:
-    for page in (ROOT / "README.md", *DOCS):
-        for block in re.findall(r"^```\w*\n(.*?)^```", _read(page), re.MULTILINE | re.DOTALL):
-            for line in block.splitlines():
-                found = re.match(r"\$ (sovctl .*)", line)
-                if found and found[1] != "sovctl run why":  # as the demo prints it, without a job id
-                    yield page.name, found[1]
-        yield from ((page.name, typed) for typed in re.findall(r"`(sovctl [^`]*)`", _read(page)))
-
-
-@pytest.mark.parametrize(("page", "typed"), sorted(set(_typed_commands())))
+@pytest.mark.parametrize(("page", "typed"), documented.lines("sovctl"))
 def test_a_command_in_the_documentation_can_be_typed(page: str, typed: str) -> None:
-    words = shlex.split(typed.partition(" | ")[0])[1:]
+    words = documented.words(typed)
     if words[0].startswith("--"):
         assert words[0] in main.usage()
         return
@@ -135,6 +124,25 @@ def test_a_command_in_the_documentation_can_be_typed(page: str, typed: str) -> N
     for word in ours:
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word.partition('=')[0])}(?![\w-])", text), f"{word} in {page}"
+
+
+MAKEFILE = _read(ROOT / "Makefile")
+READ_BY_MAKE = MAKEFILE + "".join(_read(path) for path in (ROOT / "scripts").glob("*.sh"))
+
+
+@pytest.mark.parametrize(("page", "typed"), documented.lines("make"))
+def test_what_make_is_asked_for_in_the_documentation_is_there(page: str, typed: str) -> None:
+    words = documented.words(typed)
+    if words[0] == "-C":
+        assert (ROOT / words[1] / "Makefile").exists(), page
+        return
+    targets = {
+        name for names in re.findall(r"^([a-z][a-z -]*):(?!=)", MAKEFILE, re.MULTILINE) for name in names.split()
+    }
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    assert {word for word in words if "=" not in word} <= targets, page
+    assert [name for name in given if not re.search(rf"\$[({{]?{name}\b", READ_BY_MAKE)] == []
+    assert [name for name in given.get("NAME", "").split() if not (ROOT / "bench" / f"{name}.py").exists()] == []
 
 
 # Links, files, blocks
@@ -193,6 +201,53 @@ def test_a_decision_has_its_five_fields(entry: str) -> None:
     text = re.split(rf"^## {entry}\. ", _read(ROOT / "docs" / "decisions.md"), flags=re.MULTILINE)[1].split("\n## ")[0]
     fields = re.findall(r"^- \*\*(.+?)\*\*: \S", text, re.MULTILINE)
     assert fields == ["Context", "Decision", "Rejected", "Consequence", "Revisit when"]
+
+
+SHARED_FIGURES = {
+    "memory of the watch": (r"`sovctl watch` at 64 nodes[^|]*\|[^|]*?(\d+) MB", r"\| `sovctl watch` \| (\d+) MB"),
+    "CPU of the watch": (
+        r"`sovctl watch` at 64 nodes[^|]*\| ([\d.]+) %",
+        r"\| `sovctl watch` \|[^|]*?([\d.]+) % of a core",
+    ),
+    "memory of a watcher": (
+        r"watcher's memory and CPU[^|]*\|[^|]*?(\d+) MB",
+        r"`sovctl health watch`, a node \| (\d+) MB",
+    ),
+    "CPU of a watcher": (
+        r"watcher's memory and CPU[^|]*\|[^|]*?([\d.]+) %",
+        r"`sovctl health watch`, a node \|[^|]*?([\d.]+) %",
+    ),
+    "a sweep": (r"`sovctl sweep`, 63 nodes[^|]*\| ([\d.]+) s", r"63 nodes took ([\d.]+) s"),
+    "runs back of twenty": (
+        r"20 faults within a minute[^|]*\| (\d+ of \d+) back",
+        r"20 faults in a minute[^|]*\| (\d+ of \d+) runs",
+    ),
+    "fault to the next step": (
+        r"20 faults within a minute[^|]*\|[^|]*?([\d.]+) s in the median",
+        r"fault to the next step, median[^|]*\| ([\d.]+) s",
+    ),
+    "the slowest of them": (
+        r"20 faults within a minute[^|]*\|[^|]*?slowest (\d+) s",
+        r"fault to the next step, median[^|]*\| [\d.]+ s; (\d+) s",
+    ),
+    "RPCs of a run": (
+        r"20 faults within a minute[^|]*\|[^|]*?([\d.]+) RPC a second a run",
+        r"RPCs in the steady state[^|]*\| ([\d.]+) a second a run",
+    ),
+    "a dead node without a spare": (
+        r"dead node in a job on more than six nodes[^|]*\|[^|]*\| (\d+) s",
+        r"\bneeds (\d+) s with them",
+    ),
+}
+"""What both pages tell -> where README.md has the figure, and where docs/administration.md."""
+
+
+@pytest.mark.parametrize("figure", SHARED_FIGURES)
+def test_a_figure_on_two_pages_is_the_same(figure: str) -> None:
+    pages = (ROOT / "README.md", ROOT / "docs" / "administration.md")
+    found = [re.findall(pattern, _read(page)) for pattern, page in zip(SHARED_FIGURES[figure], pages, strict=True)]
+    assert [len(values) for values in found] == [1, 1], found
+    assert found[0] == found[1]
 
 
 # Events

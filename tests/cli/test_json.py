@@ -53,6 +53,55 @@ def test_a_missing_field_is_found() -> None:
     assert "there is no docs/schemas" in json_schemas.faults('{"schema": "sovctl.nothing/1"}')[0]
 
 
+PROMISED: dict[str, dict[str, str]] = json.loads(json_schemas.PROMISED.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_field_goes_or_changes_its_type_only_with_a_new_version(name: str) -> None:
+    now = json_schemas.described()
+    what, _, version = name.rpartition("/")
+    if any(later.startswith(f"{what}/") and int(later.rpartition("/")[2]) > int(version) for later in now):
+        return
+    lost = {field: kind for field, kind in PROMISED[name].items() if now.get(name, {}).get(field) != kind}
+    assert lost == {}, f"whoever reads {name} counts on these; give it a new version"
+
+
+def test_every_field_is_promised() -> None:
+    new = {name: sorted(set(found) - set(PROMISED.get(name, {}))) for name, found in json_schemas.described().items()}
+    assert {name: found for name, found in new.items() if found} == {}, "type: python tests/json_schemas.py"
+
+
+def test_fields_are_found_at_every_depth() -> None:
+    row = {"properties": {"a": {"type": ["null", "string"]}, "b": {"type": "string"}}, "required": ["a"]}
+    table = {"type": "array", "items": {"type": "object", **row}}
+    by_name = {"type": "object", "additionalProperties": {"type": "object", **row}}
+    schema = {"properties": {"rows": table, "named": by_name, "own": row}, "required": ["rows", "named"]}
+    assert json_schemas.fields(schema) == {
+        "rows": "array",
+        "rows[].a": "null|string",
+        "named": "object",
+        "named.*.a": "null|string",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("2026-11-22T21:46:40", True),
+        ("since 2026-11-22 21:46", True),
+        ("2026-11-22T21:46:40Z", False),
+        ("seen at 2026-11-22 21:46:40 UTC)", False),
+        ("2026-11-22T21:46:40+09:00", False),
+        ("2026-11-22", False),
+        ("261122-221440-n002-ab12", False),
+    ],
+)
+def test_a_time_of_no_zone_is_refused(text: str, refused: bool) -> None:
+    record = {"schema": "sovctl.runs/1", "runs": [], "more": [{"at": text, "reason": text}]}
+    found = [fault for fault in json_schemas.faults(json.dumps(record)) if "a time of no zone" in fault]
+    assert [fault.split()[1] for fault in found] == (["$.more[0].at:"] if refused else [])
+
+
 def test_what_is_printed_in_any_test_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AssertionError, match="required property"):
         print_json("sovctl.runs/1", {})

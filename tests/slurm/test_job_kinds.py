@@ -70,11 +70,16 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_a_new_slice(
 ) -> None:
     lab = story_lab(health=False)
     run = start_script(lab, work_dir, user, SLICES)
+    run.await_event("attempt_started")
+    slice_ = cluster.slurm(lab.layout).job(run.job_id)
     assert run.await_end()["outcome"] == "finished"
     assert_record_whole(run, 2)
-    first, second = run.events("attempt_started")
+    second = run.events("attempt_started")[1]
     asked = run.events("stop_asked")[0]
     assert asked["why"] == "time limit"
-    # A quarter of the slice before its end; the next one begins without Slurm's 121 s.
-    assert 40 <= asked["at"] - first["at"] <= 60
-    assert second["at"] - asked["at"] < 30
+    # A quarter of the slice before its end, by Slurm's clock: a supervisor may be long in starting.
+    assert slice_.started_at is not None
+    assert 40 <= asked["at"] - slice_.started_at <= 60
+    # The next one begins without Slurm's 121 s. On a busy machine the begin time is set further ahead, and the pass
+    # that takes the job is then backfill's, which comes every 30 s.
+    assert second["at"] - asked["at"] < 90

@@ -131,6 +131,15 @@ def test_steps_without_the_batch_script(recorded: Recorded) -> None:
     assert parse.parse_step_ids(recorded("squeue_steps")) == ["1.0", "2.0"]
 
 
+def test_names_that_a_shell_completes(recorded: Recorded) -> None:
+    # Each node once for each of its partitions.
+    assert parse.parse_names(recorded("names_node")) == [f"n00{number}" for number in range(1, 9) for _ in range(2)]
+    assert sorted(parse.parse_names(recorded("names_partition"))) == ["main", "preemptible"]
+    assert sorted(parse.parse_names(recorded("names_qos"))) == ["high", "normal"]
+    # root's own: not job 1, which is alice's; an array by its tasks.
+    assert sorted(parse.parse_names(recorded("names_job"))) == ["2", "3_1", "3_2", "3_3", "5", "6"]
+
+
 def test_scheduler_passes_are_those_of_the_main_scheduler(recorded: Recorded) -> None:
     text = recorded("sdiag")
     main = text.index("Main schedule statistics")
@@ -335,6 +344,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     assert all(job.uid >= 0 for job in parse.parse_queue(text))
     assert "" not in parse.parse_step_ids(text)
     assert "" not in parse.parse_step_names(text)
+    assert not any(name.strip() != name or not name for name in parse.parse_names(text))
     parse.parse_config(text)
     passes = parse.parse_scheduler_passes(text)
     assert passes is None or passes >= 0

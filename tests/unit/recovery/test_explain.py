@@ -27,7 +27,7 @@ def test_a_recovery() -> None:
     answer = told(recovered())
     assert answer.story is Story.RECOVERED
     assert answer.lines == (
-        "n003 was blamed: XID79 GPU 5 at 0000:64:00 fell off the bus (seen at 2026-11-22 22:14:43)",
+        "n003 was blamed: XID79 GPU 5 at 0000:64:00 fell off the bus (seen at 2026-11-22 22:14:43 UTC)",
         "requeued without n003; ran again on n001,n002,n005,n006 3.9 s after the fault was seen,"
         " first step 7.0 s after it",
         "resumed from step 40 of checkpoint /w/ck/step-40; 7 steps repeated",
@@ -40,7 +40,7 @@ UNTROUBLED = {
     "running": (
         Record().started(0, 0).saved(9, 0, 20),
         Story.RUNNING,
-        "started on n001,n002,n003,n005 at 2026-11-22 22:13:20; no trouble is recorded since;"
+        "started on n001,n002,n003,n005 at 2026-11-22 22:13:20 UTC; no trouble is recorded since;"
         " its last checkpoint is of step 20",
     ),
     "finished": (
@@ -49,7 +49,7 @@ UNTROUBLED = {
         .ended(9, 0, "none", "the script finished", action="finish")
         .add(9, "run_ended", outcome="finished"),
         Story.FINISHED,
-        "finished at 2026-11-22 22:13:29 in 1 attempt",
+        "finished at 2026-11-22 22:13:29 UTC in 1 attempt",
     ),
 }
 
@@ -117,7 +117,7 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
         Story.HELD,
         (
             "ValueError: bad batch N",
-            "held since 2026-11-22 22:13:40, 2 attempts ended alike: the same crash at step 57 happened 2 times",
+            "held since 2026-11-22 22:13:40 UTC, 2 attempts ended alike: the same crash at step 57 happened 2 times",
             "kept: step 40 of checkpoint /w/ck/step-40; mend what the script runs, then type: sovctl run resume 34",
         ),
     ),
@@ -138,7 +138,7 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
         .add(9, "run_ended", outcome="cancelled"),
         Story.CANCELLED,
         (
-            "cancelled at 2026-11-22 22:13:29, at step 47",
+            "cancelled at 2026-11-22 22:13:29 UTC, at step 47",
             "not restarted: a cancelled run stays cancelled",
             "to go on: sovctl submit --checkpoint-dir=/w/ck SCRIPT",
         ),
@@ -147,7 +147,7 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
         _first().faulted(83, 0).add(90, "run_ended", outcome="cancelled", why="cancelled during recovery"),
         Story.CANCELLED,
         (
-            "cancelled at 2026-11-22 22:14:50, cancelled during recovery; before that: n003 was blamed: XID79",
+            "cancelled at 2026-11-22 22:14:50 UTC, cancelled during recovery; before that: n003 was blamed: XID79",
             "not restarted",
             "kept: step 40",
         ),
@@ -176,7 +176,11 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
     "preempted": (
         _first().ended(9, 0, "preempted", "the job was preempted", step=47, checkpoint_step=40),
         Story.RECOVERING,
-        ("the job was preempted (at 2026-11-22 22:13:29)", "it has not started again yet", "it had reached step 47"),
+        (
+            "the job was preempted (at 2026-11-22 22:13:29 UTC)",
+            "it has not started again yet",
+            "it had reached step 47",
+        ),
     ),
     "unknown": (
         _first().ended(9, 0, "unknown", "no node shows a fault").add(9, "requeue_intent", attempt=0),
@@ -188,8 +192,8 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
         Story.RECOVERED,
         (
             "n001 was blamed: NODE_DEAD slurmd does not answer and its ranks are silent"
-            " (when is not recorded, its last word came at 2026-11-22 22:14:20)",
-            "Slurm requeued it; ran again on n002,n003 at 2026-11-22 22:16:40",
+            " (when is not recorded, its last word came at 2026-11-22 22:14:20 UTC)",
+            "Slurm requeued it; ran again on n002,n003 at 2026-11-22 22:16:40 UTC",
             "how many steps were repeated is not recorded",
         ),
     ),
@@ -220,7 +224,11 @@ STORIES: dict[str, tuple[Record, Story, tuple[str, str, str]]] = {
         .ended(99, 1, "none", "the script finished", action="finish")
         .add(99, "run_ended", outcome="finished"),
         Story.FINISHED,
-        ("finished at 2026-11-22 22:14:59 in 2 attempts", "it stopped 1 time: attempt 0 by hardware (n003)", "7 steps"),
+        (
+            "finished at 2026-11-22 22:14:59 UTC in 2 attempts",
+            "it stopped 1 time: attempt 0 by hardware (n003)",
+            "7 steps",
+        ),
     ),
 }
 

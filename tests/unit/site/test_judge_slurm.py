@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,13 +14,37 @@ from sovctl.model.site import Preemptable, SlurmView
 from sovctl.site.judge_slurm import judge_slurm
 from sovctl.site.line import Line, State
 
-RECORDED = parse_config((Path(__file__).parents[2] / "data/slurm/22.05/show_config.txt").read_text("utf-8"))
-RECORDED |= {"PreemptType": "preempt/none", "PreemptMode": "OFF"}  # recorded with both on
+DATA = Path(__file__).parents[2] / "data/slurm"
+RECORDED = {
+    path.parent.name: {**parse_config(path.read_text("utf-8")), "PreemptType": "preempt/none", "PreemptMode": "OFF"}
+    for path in sorted(DATA.glob("*/show_config.txt"))
+}
+"""Release -> what its scontrol prints; recorded with preemption on."""
 
 
-def line(check: str, view: SlurmView | None = None, **settings: str) -> Line:
-    seen = view or SlurmView(settings={**RECORDED, **settings})
-    return next(one for one in judge_slurm(seen) if one.check == check)
+@pytest.fixture(params=RECORDED)
+def recorded(request: pytest.FixtureRequest) -> dict[str, str]:
+    return RECORDED[request.param]
+
+
+def line(check: str, settings: dict[str, str], **more: Any) -> Line:
+    return next(one for one in judge_slurm(SlurmView(settings=settings, **more)) if one.check == check)
+
+
+def test_every_release_is_judged_by_its_own_words(recorded: dict[str, str]) -> None:
+    """The lab's Slurm: everything that it prints is understood, and the same is found on each release."""
+    found = {one.check: one.state for one in judge_slurm(SlurmView(settings=recorded))}
+    newer = {"expedite"} if recorded["SLURM_VERSION"] >= "25.11" else set()
+    assert {check for check, state in found.items() if state is State.FAIL} == {"ConstrainDevices"}
+    assert {check for check, state in found.items() if state is State.WARN} == {
+        *newer,
+        "hooks",
+        "HealthCheck",
+        "job-submit",
+        "UnkillableStepTimeout",
+        "PreemptType",
+    }
+    assert found["slurm-version"] is State.PASS
 
 
 @pytest.mark.parametrize(
@@ -84,33 +109,35 @@ def line(check: str, view: SlurmView | None = None, **settings: str) -> Line:
         ("accounting", {"AccountingStorageType": "accounting_storage/none"}, "warn"),
     ],
 )
-def test_a_setting_is_judged(check: str, settings: dict[str, str], state: str) -> None:
-    found = line(check, **settings)
+def test_a_setting_is_judged(recorded: dict[str, str], check: str, settings: dict[str, str], state: str) -> None:
+    found = line(check, {**recorded, **settings})
     assert found.state == state
     assert bool(found.fix) == (found.state in (State.WARN, State.FAIL))
 
 
-def test_the_delay_is_the_one_of_this_site() -> None:
-    assert "120 s" in line("requeue_delay").seen
-    assert "300 s" in line("requeue_delay", AuthInfo="socket=/run/munge,cred_expire=300").seen
-    assert line("requeue_delay", SchedulerParameters="requeue_delay=0").seen == "0 s"
+def test_the_delay_is_the_one_of_this_site(recorded: dict[str, str]) -> None:
+    def seen(**settings: str) -> str:
+        return line("requeue_delay", {**recorded, **settings}).seen
+
+    assert "120 s" in seen()
+    assert "300 s" in seen(AuthInfo="socket=/run/munge,cred_expire=300")
+    assert seen(SchedulerParameters="requeue_delay=0") == "0 s"
 
 
-def test_grace_counts_only_where_jobs_are_preempted() -> None:
-    assert line("GraceTime").state is State.SKIP
+def test_grace_counts_only_where_jobs_are_preempted(recorded: dict[str, str]) -> None:
+    assert line("GraceTime", recorded).state is State.SKIP
     parts = parse_preemptable_partitions(
         "PartitionName=main GraceTime=0 PreemptMode=REQUEUE State=UP\nPartitionName=calm GraceTime=0 PreemptMode=OFF\n"
     )
     assert parts == (Preemptable("main", 0, "REQUEUE"), Preemptable("calm", 0, "OFF"))
-    by_part = SlurmView(settings={**RECORDED, "PreemptType": "preempt/partition_prio"}, partitions=parts)
-    assert "main 0 s" in line("GraceTime", by_part).seen and "calm" not in line("GraceTime", by_part).seen
+    seen = line("GraceTime", {**recorded, "PreemptType": "preempt/partition_prio"}, partitions=parts).seen
+    assert "main 0 s" in seen and "calm" not in seen
     qos = parse_preemptable_qos("normal|00:00:00|cluster\nlow|1-00:02:00|requeue\n")
     assert qos[1].grace_s == 86520
-    by_qos = {**RECORDED, "PreemptType": "preempt/qos"}
-    assert line("GraceTime", SlurmView(settings=by_qos, qos=qos)).state is State.PASS
-    inherited = SlurmView(settings={**by_qos, "PreemptMode": "REQUEUE"}, qos=qos)
-    assert line("GraceTime", inherited).state is State.WARN
-    assert line("GraceTime", SlurmView(settings=by_qos)).state is State.SKIP
+    by_qos = {**recorded, "PreemptType": "preempt/qos"}
+    assert line("GraceTime", by_qos, qos=qos).state is State.PASS
+    assert line("GraceTime", {**by_qos, "PreemptMode": "REQUEUE"}, qos=qos).state is State.WARN
+    assert line("GraceTime", by_qos).state is State.SKIP
 
 
 def test_without_slurm_or_an_answer_there_is_one_line() -> None:
@@ -120,7 +147,9 @@ def test_without_slurm_or_an_answer_there_is_one_line() -> None:
     assert (silent.state, silent.fix) == (State.FAIL, "wait")
 
 
-@given(st.dictionaries(st.sampled_from(sorted(RECORDED)), st.text(max_size=30)))
-def test_no_value_of_a_setting_breaks_it(settings: dict[str, str]) -> None:
-    for found in judge_slurm(SlurmView(settings={**RECORDED, **settings})):
+@given(st.sampled_from(sorted(RECORDED)), st.data())
+def test_no_value_of_a_setting_breaks_it(release: str, data: st.DataObject) -> None:
+    known = RECORDED[release]
+    settings = data.draw(st.dictionaries(st.sampled_from(sorted(known)), st.text(max_size=30)))
+    for found in judge_slurm(SlurmView(settings={**known, **settings})):
         assert found.seen

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl import config
+from sovctl.adapters.slurm_parse import parse_config
 from sovctl.config import Config, load_config
 from sovctl.site.catalogue import Places, Role, Wanted, pieces_for, wanted
 from sovctl.site.conf_lines import conf_lines
@@ -18,6 +19,11 @@ from sovctl.site.settings_file import settings_file
 
 PLACES = Places("/usr/local", "/etc/slurm", "/opt/bin/sovctl", "/opt/bin/python3")
 NODE = frozenset({Role.NODE})
+RECORDED = {
+    path.parent.name: parse_config(path.read_text("utf-8"))
+    for path in sorted((Path(__file__).parents[2] / "data/slurm").glob("*/show_config.txt"))
+}
+"""Release -> the settings that its scontrol prints."""
 ALL = frozenset(Role)
 
 
@@ -171,14 +177,23 @@ def test_what_the_site_has_is_kept() -> None:
     assert lines["SlurmctldParameters"][0] == "SlurmctldParameters=enable_expedited_requeue"
 
 
-def test_a_slurm_conf_that_follows_the_lines_has_them_all() -> None:
-    settings: dict[str, str] = {}
-    for line in conf_lines(PLACES, ALL, {}, spank=False):
-        key, _, value = line.line.partition("=")
-        settings[key] = value
+@pytest.mark.parametrize("before", [{}, *RECORDED.values()], ids=["nothing", *RECORDED])
+def test_a_slurm_conf_that_follows_the_lines_has_them_all(before: dict[str, str]) -> None:
+    asked = [line.line.partition("=") for line in conf_lines(PLACES, ALL, before, spank=False)]
+    settings = {**before, **{key: value for key, _, value in asked}}
     again = conf_lines(PLACES, ALL, settings, spank=False)
     assert [line.line for line in again if not line.there] == []
-    assert [line.line for line in again] == [f"{key}={value}" for key, value in settings.items()]
+    assert [line.line for line in again] == [f"{key}={value}" for key, _, value in asked]
+
+
+@pytest.mark.parametrize("release", RECORDED)
+def test_what_a_release_lacks_of_the_lines(release: str) -> None:
+    """A cluster that has set nothing: only what this release has is asked for."""
+    lines = by_key(RECORDED[release])
+    newest = {"SlurmctldParameters", "HealthCheckTimeout"} & set(lines)
+    assert newest == ({"SlurmctldParameters", "HealthCheckTimeout"} if release >= "25.11" else set())
+    assert [key for key, (_, there, _) in lines.items() if there] == []
+    assert {"Prolog", "Epilog", "HealthCheckProgram", "UnkillableStepTimeout", "JobSubmitPlugins"} <= set(lines)
 
 
 @pytest.mark.parametrize(
