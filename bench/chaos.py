@@ -11,6 +11,8 @@ import shutil
 import statistics
 import sys
 import tempfile
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,28 +22,35 @@ from sovctl.lab.chaos import Chaos, ChaosSpec, Report
 
 
 def figures(report: Report) -> list[Figure]:
-    """All figures of one run."""
-    back = report.back_s or [float("nan")]
+    """All figures of one run, also of one that ended early."""
+    back = report.back_s
+    times = {"median": statistics.median, "worst": max} if back else {}
     return [
         at_least("faults recovered from or correctly held", 100 * report.recovered_share, "%", target=100),
-        figure("restarts on a blamed node", [len(report.on_blamed)], "", target=0),
+        figure("restarts on a blamed node that was still broken", [len(report.on_blamed)], "", target=0),
+        figure("restarts on a blamed node that was not forgiven", [len(report.on_unforgiven)], ""),
         figure("steps lost beyond the last proven checkpoint", [report.steps_lost], "steps", target=0),
         at_least("losses bit-identical to an undisturbed run", float(report.identical), "", target=1),
         at_least("retry chains successful", 100 * report.chain_share, "%", target=95),
         at_least("right node blamed, or rightly nobody", 100 * report.blame_share, "%", target=95),
-        figure("fault to next training step, median", [statistics.median(back)], "s"),
-        figure("fault to next training step, worst", [max(back)], "s"),
+        *(figure(f"fault to next training step, {name}", [of(back)], "s") for name, of in times.items()),
     ]
 
 
 def tell(report: Report) -> None:
     """What went wrong, in words."""
-    for words in [report.lost, *report.on_blamed, *report.misjudged, *report.failed_chains]:
+    wrong = (report.on_blamed, report.on_unforgiven, report.misjudged, report.failed_chains)
+    for words in [report.lost, *(words for several in wrong for words in several)]:
         if words:
             print(words, file=sys.stderr)
 
 
-def main() -> None:
+def status(report: Report, found: Sequence[Figure]) -> int:
+    """1: a target was missed, or the run did not get to its end; 0: neither."""
+    return int(bool(report.lost) or any(item.met is False for item in found))
+
+
+def main() -> int:
     """One run, its figures, and a status that says whether every target was met."""
     seed = int(os.environ.get("BENCH_SEED") or random.SystemRandom().randrange(10**6))
     only = tuple(filter(None, os.environ.get("BENCH_KINDS", "").split(",")))
@@ -49,21 +58,32 @@ def main() -> None:
     print(f"seed {seed}, {spec.faults} faults, {spec.job_nodes} of {spec.nodes} nodes", file=sys.stderr)
     root = Path(tempfile.mkdtemp(prefix="sovchaos-", dir="/var/tmp"))
     root.chmod(0o755)
-    report = None
+    chaos = Chaos(spec, root / "lab", say=lambda words: print(words, file=sys.stderr, flush=True))
     try:
-        report = Chaos(spec, root / "lab", say=lambda words: print(words, file=sys.stderr, flush=True)).run(root)
-    finally:
-        if report is not None and report.lost:
-            print(f"the record of the lost run stays in {root}", file=sys.stderr)
-        else:
-            shutil.rmtree(root, ignore_errors=True)
+        chaos.run(root)
+    except (Exception, KeyboardInterrupt) as error:
+        traceback.print_exc()
+        chaos.report.lost = chaos.report.lost or f"ended early: {error!r}"
+    report = chaos.report
+    if report.lost:
+        print(f"the record of the lost run stays in {root}", file=sys.stderr)
+    else:
+        shutil.rmtree(root, ignore_errors=True)
     tell(report)
+    found = figures(report)
+    publish_all(report, found)
+    return status(report, found)
+
+
+def publish_all(report: Report, found: Sequence[Figure]) -> None:
+    """The figures, and the conditions under which they were taken."""
+    spec = report.spec
     kinds = sorted({item.kind.name for item in report.struck})
     publish(
         "chaos",
-        figures(report),
+        found,
         {
-            "seed": seed,
+            "seed": spec.seed,
             "faults": {kind: sum(item.kind.name == kind for item in report.struck) for kind in kinds},
             "during_recovery": sum(item.during_recovery for item in report.struck),
             "attempts": report.attempts,
@@ -82,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

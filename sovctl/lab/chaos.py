@@ -19,8 +19,9 @@ from sovctl.checkpoint.find import scan
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
+from sovctl.model.blame import Culprit
 from sovctl.model.checkpoint import CheckpointState
-from sovctl.recovery.attempts import Attempt, Stop, attempts
+from sovctl.recovery.attempts import Attempt, Stop, attempts, names, number
 
 T = TypeVar("T")
 _WATCHED_S = 5.0
@@ -34,6 +35,11 @@ _DEADLINE_S = 240.0
 """A run that is not back by then is lost: longer than every wait of Slurm's but SlurmdTimeout (300 s)."""
 _MORE_STEPS = 30
 """Steps after the last fault."""
+_MENDED_LATELY_S = 10.0
+"""A node that was mended less than this before a stop may still be named for what it had: the judgement rests on
+evidence that is some seconds old."""
+_ACCUSES = frozenset({Culprit.HARDWARE, Culprit.FABRIC, Culprit.STORAGE})
+"""Culprits that are not nobody, with or without a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,9 @@ class Report:
     attempts: int = 0
     on_blamed: list[str] = field(default_factory=list)
     """Attempts that got a node that had been blamed and not repaired."""
+    on_unforgiven: list[str] = field(default_factory=list)
+    """Attempts that got a node that the run's own journal still spoke against, whether or not anything was wrong with
+    it: one that was mended, or was blamed though it was well, counts too."""
     steps_lost: int = 0
     """Beyond the last checkpoint that was proven when the attempt began."""
     misjudged: list[str] = field(default_factory=list)
@@ -191,7 +200,8 @@ class Report:
     @property
     def recovered_share(self) -> float:
         good = sum(not item.problem for item in self.struck)
-        return good / (self.spec.faults - len(self.impossible))
+        possible = self.spec.faults - len(self.impossible)
+        return good / possible if possible else 0.0
 
     @property
     def chain_share(self) -> float:
@@ -204,6 +214,25 @@ class Report:
 
 def _pick(items: Sequence[T], share: float) -> T:
     return items[int(share * len(items))]
+
+
+def on_unforgiven(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Attempts that got a node that an earlier one was ended for by hardware, and that the journal never forgave."""
+    against: dict[str, int] = {}
+    found = []
+    for event in events:
+        if event["kind"] == "attempt_started":
+            found += [
+                f"attempt {number(event)} got {node}, blamed by attempt {against[node]} and not forgiven"
+                for node in names(event, "nodes")
+                if node in against
+            ]
+        elif event["kind"] == "attempt_ended" and event.get("culprit") == Culprit.HARDWARE:
+            against |= {node: number(event) or 0 for node in names(event, "blamed")}
+        elif event["kind"] == "forgiven":
+            for node in names(event, "nodes"):
+                against.pop(node, None)
+    return found
 
 
 class Chaos:
@@ -251,13 +280,24 @@ class Chaos:
         except SovctlError as error:
             self._report.lost = error.message
             self._say(f"LOST: {error.message}")
+        except BaseException as error:
+            self._report.lost = f"ended early: {error!r}"
+            raise
         finally:
-            self._judge()
-            # What its daemons said about a run that was lost stays for whoever looks for the reason.
-            cluster.down(self._root, keep=bool(self._report.lost))
+            self._report.seconds = time.monotonic() - began
+            try:
+                self._judge()
+            finally:
+                # What its daemons said about a run that was lost stays for whoever looks for the reason.
+                cluster.down(self._root, keep=bool(self._report.lost))
         if not self._report.lost:
             self._compare(work_dir / "undisturbed")
         self._report.seconds = time.monotonic() - began
+        return self._report
+
+    @property
+    def report(self) -> Report:
+        """What was measured so far: all there is when `run` raises."""
         return self._report
 
     @property
@@ -372,10 +412,14 @@ class Chaos:
     def _judge_blames(self) -> None:
         """The stops that were not judged yet; what was misjudged is said at once."""
         known = len(self._report.misjudged)
+        since = 0.0
         for item in attempts(self._training.events()):
-            if item.number > self._judged_to and item.stop is not None:
+            if item.stop is None:
+                continue
+            if item.number > self._judged_to:
                 self._judged_to = item.number
-                self._judge_blame(item)
+                self._judge_blame(item, since)
+            since = item.stop.at or since
         for words in self._report.misjudged[known:]:
             self._say(f"    misjudged: {words}")
 
@@ -568,6 +612,7 @@ class Chaos:
         made = attempts(self._training.events())
         self._report.attempts = len(made)
         self._report.on_blamed = [words for item in made if (words := self._on_blamed(item, made))]
+        self._report.on_unforgiven = on_unforgiven(self._training.events())
         self._report.steps_lost = sum(self._steps_lost(item) for item in made)
         self._judge_blames()
         self._judge_chains(made)
@@ -598,24 +643,43 @@ class Chaos:
         ]
         return max(0, max(saved, default=0) - (item.resume_step or 0))
 
-    def _judge_blame(self, item: Attempt) -> None:
-        """The nodes named at the end of an attempt against those that were struck in it."""
-        if item.stop is None:
+    def _judge_blame(self, item: Attempt, since: float = 0.0) -> None:
+        """The nodes named at the end of an attempt against those that were struck in it; nobody, where none was.
+        `since`: when the attempt before it stopped."""
+        stop = item.stop
+        if stop is None or stop.action == "finish":
             return
-        during = [one for one in self._report.struck if one.attempt == item.number and one.at <= (item.stop.at or 0.0)]
-        if not during:
-            return
-        struck = {one.node for one in during if one.kind.blames and not self._too_early(one, item.stop)}
-        late = {one.node for one in self._report.struck if one.kind.blames and one.at <= (item.stop.at or 0.0)}
+        during = [one for one in self._report.struck if self._met(one, item, since)]
+        struck = {one.node for one in during if one.kind.blames and not self._too_early(one, stop)}
+        broken = {one.node for one in self._report.struck if self._stood_broken(one, item)}
         self._report.judged += 1
-        named = set(item.stop.blamed)
+        named = set(stop.blamed)
         # Of two at once it is enough to name one: the other is named, or is out of service, before the next attempt.
-        if (struck and not named) or not named <= late:
-            happened = ", ".join(f"{one.kind.name} on {one.node}" for one in during)
+        if (struck and not named) or not named <= broken or (not during and not named and stop.culprit in _ACCUSES):
+            happened = ", ".join(f"{one.kind.name} on {one.node}" for one in during) or "no fault"
             self._report.misjudged.append(
                 f"attempt {item.number}: {happened}; named {sorted(named) or 'nobody'} "
-                f"({item.stop.culprit.value}: {item.stop.evidence})"
+                f"({stop.culprit.value}: {stop.evidence})"
             )
+
+    def _met(self, one: Struck, item: Attempt, since: float) -> bool:
+        """Whether an attempt had to do with a fault: it ran then, or it got the node that was struck before it began
+        and after the attempt before it had stopped."""
+        if item.stop is None or one.at > (item.stop.at or 0.0):
+            return False
+        return one.attempt == item.number or (
+            one.attempt < item.number and one.at > since and one.kind.breaks and one.node in item.nodes
+        )
+
+    def _stood_broken(self, one: Struck, item: Attempt) -> bool:
+        """Whether a node may rightly be named for a fault at the end of an attempt."""
+        at = (item.stop.at or 0.0) if item.stop is not None else 0.0
+        if not one.kind.blames or one.at > at:
+            return False
+        if not one.kind.breaks:
+            # What was stopped or killed is a process: it is gone with its attempt.
+            return one.attempt == item.number
+        return not any(one.at < mended < at - _MENDED_LATELY_S for mended in self._repaired.get(one.node, ()))
 
     def _too_early(self, one: Struck, stop: Stop) -> bool:
         """Something else stopped the run before anybody could know that a rank or a node stood still."""
