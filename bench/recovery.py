@@ -281,6 +281,8 @@ class HangSize:
     start_s: float
     """So long its ranks may take until their first step."""
     faults: tuple[str, ...]
+    stacks: bool = True
+    """Ask for the stacks of all ranks before: sixty at once are more than one machine answers in time."""
 
     @property
     def ranks(self) -> int:
@@ -288,7 +290,7 @@ class HangSize:
 
 
 SMALL_HANG = HangSize(8, 4, 4, 0.2, 120, ("rank-hang", "rank-hang", "rank-hang", "node-frozen"))
-LARGE_HANG = HangSize(64, 60, 1, 1.0, 240, ("rank-hang",))
+LARGE_HANG = HangSize(64, 60, 1, 1.0, 240, ("rank-hang",), stacks=False)
 LARGE_HANG_WANTED = bool(os.environ.get("BENCH_LARGE_HANG"))
 
 
@@ -302,14 +304,15 @@ def hang(size: HangSize) -> list[Figure]:
         try:
             for fault in size.faults:
                 took, after = hang_once(lab, Path(name), size, fault)
-                stacks.append(took)
+                stacks += [took] if took is not None else []
                 decided.setdefault(fault, []).append(after)
         finally:
             cluster.down(lab.layout.root)
     words = {"rank-hang": "a stopped rank", "node-frozen": "a frozen node"}
     where = f"{size.ranks} ranks on {size.job_nodes} nodes"
+    asked = stacks and [figure(f"stacks of {where}, srun and Python included", stacks, "s", target=5.0)]
     return [
-        figure(f"stacks of {where}, srun and Python included", stacks, "s", target=5.0),
+        *asked,
         *(
             figure(f"hang decided after its timeout, {words[fault]}, {where}", found, "s", target=10.0)
             for fault, found in decided.items()
@@ -317,8 +320,8 @@ def hang(size: HangSize) -> list[Figure]:
     ]
 
 
-def hang_once(lab: cluster.Lab, directory: Path, size: HangSize, fault: str) -> tuple[float, float]:
-    """One run that hangs: seconds for its stacks before, and from the end of its patience to the verdict."""
+def hang_once(lab: cluster.Lab, directory: Path, size: HangSize, fault: str) -> tuple[float | None, float]:
+    """One run that hangs: seconds for its stacks before, if asked, and from the end of its patience to the verdict."""
     run = Training(lab, directory, TrainingSpec())
     script = directory / "ranks.sh"
     script.write_text(
@@ -328,7 +331,7 @@ def hang_once(lab: cluster.Lab, directory: Path, size: HangSize, fault: str) -> 
     run.job_id = run.sovctl("submit", *words).stdout.strip()
     run.await_event("first_step", size.start_s)
     nodes = run.events("attempt_started")[0]["nodes"]
-    took = stacks_of(lab, run.job_id, nodes, size.ranks)
+    took = stacks_of(lab, run.job_id, nodes, size.ranks) if size.stacks else None
     # A stopped rank 0 says nothing any more; a frozen node is noticed by the silence of the rank beside it.
     faults.inject(lab, "rank-hang", nodes[0])
     at = time.time()

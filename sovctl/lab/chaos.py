@@ -116,12 +116,13 @@ class Blow:
     """How long the controller stays away."""
 
 
-def draw(spec: ChaosSpec, *, scratch: bool) -> tuple[tuple[Blow, ...], ...]:
-    """Every fault of a run: episodes of one, or of two where the second meets the recovery. A function of the seed."""
+def draw(spec: ChaosSpec) -> tuple[tuple[Blow, ...], ...]:
+    """Every fault of a run: episodes of one, or of two where the second meets the recovery. A function of the seed.
+
+    It is the same for everybody: a full disk, which needs root, is drawn for an ordinary user too and then impossible.
+    """
     source = random.Random(spec.seed)
-    kinds = [
-        kind for kind in KINDS if (not spec.only or kind.name in spec.only) and (scratch or kind.name != "disk-full")
-    ]
+    kinds = [kind for kind in KINDS if not spec.only or kind.name in spec.only]
     seconds = [kind for kind in kinds if kind.second]
     episodes: list[tuple[Blow, ...]] = []
     left = spec.faults
@@ -388,7 +389,7 @@ class Chaos:
     # The faults
 
     def _strike_all(self) -> None:
-        for blows in draw(self._spec, scratch=self._scratch):
+        for blows in draw(self._spec):
             self._repair()
             self._await_running(-1)
             self._episode(blows)

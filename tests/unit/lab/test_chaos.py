@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sovctl.lab.chaos import KINDS, Chaos, ChaosSpec, Report, Struck, on_unforgiven
+from sovctl.lab.chaos import KINDS, Chaos, ChaosSpec, Report, Struck, draw, on_unforgiven
 from sovctl.recovery.attempts import attempts
 
 KIND = {kind.name: kind for kind in KINDS}
@@ -143,6 +143,16 @@ def test_a_run_that_finished_is_not_a_stop() -> None:
     )
     chaos._judge_blame(attempt)
     assert chaos._report.judged == 0
+
+
+def test_root_and_an_ordinary_user_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for uid in (0, 1000):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        drawn.append(draw(ChaosSpec(seed=3)))
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != draw(ChaosSpec(seed=4))
+    assert "disk-full" in {blow.kind.name for blows in drawn[0] for blow in blows}
 
 
 def _start(attempt: int, *nodes: str) -> dict[str, Any]:

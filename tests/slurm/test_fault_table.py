@@ -1,0 +1,199 @@
+"""A table of faults on a real cluster: what each leads to, by the way back that the run was given.
+
+Cells that have a story of their own elsewhere (test_stories, test_in_place, test_hangs) are not here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sovctl.adapters.command import CommandRunner
+from sovctl.lab import cluster, faults
+from sovctl.lab.training import Training
+from tests.slurm.conftest import TOY
+from tests.slurm.test_hangs import PACED, started
+from tests.slurm.test_site import wait
+from tests.slurm.test_stories import assert_record_whole, nodes_of
+
+pytestmark = pytest.mark.slurm
+
+ROOT = os.geteuid() == 0
+ENDLESS = replace(TOY, steps=100_000, step_seconds=0.1)
+SPARE = "--spare-nodes=1"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault of one node that is not the batch host (of the batch host, where the fault is its supervisor's)."""
+
+    fault: str
+    options: tuple[str, ...]
+    """Of sovctl submit."""
+    how: str
+    """spare, in-place, or queue."""
+    culprit: str
+    blamed: bool = True
+    """The node is named, and left."""
+    script: str = ""
+    """In place of the toy training."""
+    where: int = 1
+    """Which node of the run."""
+
+    def __str__(self) -> str:
+        return f"{self.fault}-{self.how}"
+
+
+CELLS = (
+    Cell("node-frozen", (SPARE, "--hang-timeout=6"), "spare", "hardware", where=2),
+    # Its peers must not wait for the slow rank: then none is slower than another.
+    Cell("gpu-slow", (SPARE, "--restart-stragglers"), "spare", "hardware", script=PACED),
+    Cell("supervisor-killed", (SPARE,), "in-place", "unknown", blamed=False, where=0),
+    Cell("ecc-uncorrectable", (), "queue", "hardware", where=3),
+)
+
+
+@pytest.fixture(scope="module")
+def lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    root = new_root()
+    attach_logs(root)
+    lab = cluster.up(cluster.Request(root, nodes=7, accounting=True, scratch=ROOT, out_limit_per_hour=20))
+    try:
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+@pytest.fixture
+def whole_lab(lab: cluster.Lab) -> Iterator[cluster.Lab]:
+    """The cluster, with every node well and idle again afterwards."""
+    yield lab
+    bring_to_rest(lab)
+
+
+def bring_to_rest(lab: cluster.Lab) -> None:
+    """No job, every node mended and back in service."""
+    slurm = cluster.slurm(lab.layout)
+    CommandRunner(lab.environment).run(["scancel", "--partition=main"], timeout_s=30, check=False)
+
+    def idle() -> bool:
+        nodes = slurm.nodes()
+        for node in nodes:
+            if (node.state.down or node.state.draining) and "COMPLETING" not in node.state.flags:
+                faults.heal(cluster.load(lab.layout.root), node.name)
+                slurm.resume(node.name)
+        return all(node.state.base == "IDLE" and node.state.schedulable for node in nodes)
+
+    wait("every node to be well and idle", idle, 90)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_what_a_fault_leads_to(whole_lab: cluster.Lab, work_dir: Path, user: str, cell: Cell) -> None:
+    if cell.script:
+        run = started(whole_lab, work_dir, user, cell.script, *cell.options)
+        run.await_event("first_step", attempt=0)
+    else:
+        run = Training(whole_lab, work_dir, replace(ENDLESS, sbatch=cell.options), user)
+        run.submit()
+        run.await_event("checkpoint_saved", step=10)
+    first = nodes_of(run, 0)
+    victim = first[cell.where]
+    faults.inject(whole_lab, cell.fault, victim, 3)
+    run.await_event("first_step", 180, attempt=1)
+    run.sovctl("run", "stop", run.job_id)
+    run.await_event("run_ended")
+
+    assert_record_whole(run, 2)
+    ended = run.events("attempt_ended")[0]
+    assert (ended["culprit"], ended["blamed"]) == (cell.culprit, [victim] if cell.blamed else []), ended["evidence"]
+    restarts = cluster.slurm(whole_lab.layout).job(run.job_id).restarts
+    ways = [event["how"] for event in run.events("restarted")]
+    assert (ways, restarts) == (([], 1) if cell.how == "queue" else ([cell.how], 0)), run.events()
+    again = nodes_of(run, 1)
+    assert len(again) == len(first)
+    assert (victim in again) is not cell.blamed
+    assert run.loss_curve() or cell.script, "a repeated step gives the same loss"
+
+
+def refuses_a_checkpoint(lab: cluster.Lab, run: Training) -> bool:
+    return "was not saved: No space left on device" in run.output()
+
+
+def was_judged(lab: cluster.Lab, run: Training) -> bool:
+    """A health check of the node, as slurmd starts it, did not fail the node."""
+    node = nodes_of(run, 0)[1]
+    check = [sys.executable, "-P", "-m", "sovctl", "health", "check"]
+    said = CommandRunner(cluster.node_environment(lab.layout, node)).run(check, timeout_s=60, check=False)
+    return said.status == 0
+
+
+SURVIVED = (("link-flap", was_judged), ("thermal-throttle", was_judged), ("disk-full", refuses_a_checkpoint))
+
+
+@pytest.mark.parametrize(("fault", "felt"), SURVIVED, ids=[fault for fault, _ in SURVIVED])
+def test_what_must_not_stop_a_run(
+    whole_lab: cluster.Lab,
+    work_dir: Path,
+    user: str,
+    fault: str,
+    felt: Callable[[cluster.Lab, Training], bool],
+) -> None:
+    if fault == "disk-full" and not ROOT:
+        pytest.skip("only root can mount a file system and fill it")
+    saves = whole_lab.layout.scratch if fault == "disk-full" else work_dir
+    options = (f"--checkpoint-dir={saves / 'checkpoints'}",)
+    run = Training(whole_lab, work_dir, replace(ENDLESS, sbatch=options), user)
+    run.submit()
+    run.await_event("checkpoint_saved", step=10)
+    victim = nodes_of(run, 0)[1]
+    faults.inject(whole_lab, fault, victim, 2)
+    run.wait("the fault to be felt", lambda: felt(whole_lab, run), 60)
+    faults.heal(cluster.load(whole_lab.layout.root), victim)
+    reached = max(item["step"] for item in run.losses())
+    run.await_step(reached + 20)
+    run.wait("a later checkpoint", lambda: run.events("checkpoint_saved")[-1]["step"] > reached, 60)
+    assert len(run.events("attempt_started")) == 1
+    assert not run.events("attempt_ended")
+    node = cluster.slurm(whole_lab.layout).node(victim)
+    assert (node.state.schedulable, node.reason) == (True, "")
+    run.sovctl("run", "stop", run.job_id)
+    run.await_event("run_ended")
+
+
+DEAF = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1 --gpus-per-node=8
+srun bash -c 'trap "" TERM; exec sleep 1000'
+"""
+
+
+def test_ranks_that_ignore_sigterm_cost_no_kill_wait(whole_lab: cluster.Lab, work_dir: Path, user: str) -> None:
+    """Slurm gives them KillWait (30 s) between SIGTERM and SIGKILL."""
+    run = started(whole_lab, work_dir, user, DEAF)
+    run.await_event("attempt_started")
+    victim = nodes_of(run, 0)[1]
+    ranks = wait("a rank that ignores SIGTERM", lambda: _ignores_sigterm(whole_lab, victim))
+    faults.inject(whole_lab, "xid:79", victim, 5)
+    run.await_event("attempt_started", attempt=1)
+    run.sovctl("run", "stop", run.job_id)
+    assert cluster.slurm(whole_lab.layout).job(run.job_id).restarts == 1
+    assert victim not in nodes_of(run, 1)
+    killed, done = (run.events(kind)[0]["at"] for kind in ("killed", "epilogs_done"))
+    assert done - killed < 20
+    assert not set(ranks) & set(faults.rank_processes(whole_lab.layout, victim))
+
+
+def _ignores_sigterm(lab: cluster.Lab, node: str) -> list[int]:
+    """The training processes of the node, if each ignores SIGTERM."""
+    ranks = faults.rank_processes(lab.layout, node)
+    try:
+        states = [Path(f"/proc/{pid}/status").read_text("ascii", "replace") for pid in ranks]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    ignored = [int(line.split()[1], 16) for text in states for line in text.splitlines() if line.startswith("SigIgn:")]
+    return ranks if ignored and all(mask >> (signal.SIGTERM - 1) & 1 for mask in ignored) else []
