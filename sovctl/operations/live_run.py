@@ -289,7 +289,13 @@ class LiveRun:
             self.suspicion.look(views)
             gone = self.suspicion.silent_for(silence_s)
         return [
-            NodeEvidence(view, view.name in gone, bool(gone) and ranks_silent, self.crash.findings(view.name))
+            NodeEvidence(
+                view,
+                view.name in gone,
+                bool(gone) and ranks_silent,
+                self.crash.findings(view.name),
+                self.suspicion.since(view.name),
+            )
             for view in views
         ]
 
@@ -417,8 +423,10 @@ class LiveRun:
         decision: Decision,
         newest: Checkpoint | None = None,
         status: int | None = None,
+        happened: float | None = None,
     ) -> None:
-        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for."""
+        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for;
+        `happened`: when it ended, where that was long ago."""
         newest = newest or self.newest()
         self.ports.journal.append(
             "attempt_ended",
@@ -434,6 +442,7 @@ class LiveRun:
             action=decision.action.value,
             why=decision.why,
             exit_status=status,
+            **({"happened": happened} if happened is not None else {}),
         )
 
     @property

@@ -19,9 +19,9 @@ from sovctl.health.death import (
     suspects,
     unheard,
 )
-from sovctl.health.drain import incident_id, incident_time
+from sovctl.health.drain import incident_id
 from sovctl.model.node import NodeView
-from sovctl.model.reason import parse_reason
+from sovctl.model.reason import incident_time, parse_reason
 from sovctl.model.witness import Shell, WitnessWords
 from sovctl.operations.suspicion import NodeSuspicion
 from sovctl.operations.watch_site import Site
@@ -45,6 +45,7 @@ _TESTIMONY_S = 10.0
 """How long what SSH said counts."""
 _TRY_AGAIN_S = 30.0
 _HOUR_S = 3600.0
+_MARK_TELLS_S = 60.0
 _OUR_OWN_FAULT = ("Name or service not known", "name resolution", "Network is unreachable", "No address associated")
 """getaddrinfo's and connect's words for a network or a name service that is gone here."""
 
@@ -198,7 +199,7 @@ class DeathWatch:
         self._not_before = {name: at for name, at in self._not_before.items() if at > now}
         for decision in dead:
             if decision.node not in self._not_before:
-                self._declare(decision)
+                self._declare(decision, self._last_heard(decision.node, marks))
 
     def _declared_last_hour(self, nodes: Sequence[NodeView]) -> int:
         now = self.ports.clock.now()
@@ -206,13 +207,21 @@ class DeathWatch:
         times = (incident_time(reason.incident) for reason in ours if reason and reason.code == CODE)
         return sum(at is not None and now - at < _HOUR_S for at in times)
 
-    def _declare(self, decision: Down) -> None:
+    def _last_heard(self, node: str, marks: Mapping[str, float]) -> float:
+        """Since when the node is silent: slurmd was asked only after its watcher fell silent. A watcher that was dead
+        long before tells nothing."""
+        since = self._silent_since[node]
+        marked = self.ports.clock.now() - marks[node] if node in marks else since
+        return round(marked if since - _MARK_TELLS_S <= marked <= since else since, 3)
+
+    def _declare(self, decision: Down, silent_since: float) -> None:
         if not self.settings.act:
             self.voice.tell(f"left:{decision.node}", f"would set {decision.node} down: {shlex.join(decision.argv)}")
             return
         reason = parse_reason(decision.reason)
         incident = reason.incident if reason else ""
-        self.voice.write("down-intended", node=decision.node, incident=incident, reason=decision.reason)
+        fields = {"node": decision.node, "incident": incident, "reason": decision.reason}
+        self.voice.write("down-intended", **fields, silent_since=silent_since)
         self.before_down(decision.node)
         try:
             self.ports.site.set_down(decision.node, decision.reason)

@@ -58,6 +58,8 @@ class Attempt:
     """The last checkpoint this attempt completed."""
     detected_at: float | None
     """When a fault was seen while the script still ran."""
+    fault_at: float | None
+    """When it happened, as far as told: the fault that was seen, the end of the script, or its last step."""
     last_word_at: float | None
     """When this attempt last wrote something before its end."""
     stop: Stop | None
@@ -175,6 +177,7 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         saved_at=_happened(saved),
         saved_step=whole(saved, "step"),
         detected_at=seconds(first.get("detected", nothing), "at"),
+        fault_at=_fault_at(first),
         last_word_at=seconds(words[-1], "at") if words else None,
         stop=_stop(end) if end is not None else None,
         gpus=whole(start, "gpus"),
@@ -184,6 +187,16 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         caught_up_at=_happened(first.get("caught_up", nothing)),
         stall_s=sum(seconds(event, "stall_seconds") or 0.0 for event in own if event.get("kind") == "checkpoint_saved"),
     )
+
+
+def _fault_at(first: Mapping[str, Event]) -> float | None:
+    """Never later than it was seen; a script that ended after that was ended for it."""
+    seen = first.get("detected")
+    if seen is not None:
+        happened, at = seconds(seen, "happened"), seconds(seen, "at")
+        return happened if happened is None or at is None else min(happened, at)
+    ended = first.get("script_ended")
+    return seconds(ended, "at") if ended is not None else seconds(first.get("attempt_ended", {}), "happened")
 
 
 def _stop(end: Event) -> Stop:
