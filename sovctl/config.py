@@ -54,7 +54,8 @@ class HealthConfig:
     """How a node is judged and what may be done about it."""
 
     act: bool = True
-    """False: judge and record; drain nothing, refuse no job, and `sovctl sweep --act` only looks."""
+    """False: judge and record; drain nothing, refuse no job, and `sovctl sweep --act` only looks. `sovctl watch --act`
+    then checks the nodes that runs suspect without draining them, and does everything else."""
     probe_timeout_s: float = 10.0
     """NVML gets so long; a driver that hangs is not waited for."""
     source_timeout_s: float = 2.0

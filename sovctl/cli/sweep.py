@@ -71,11 +71,8 @@ def _test_a_spare(config: Config) -> str:
 
 
 def _spares_short(config: Config) -> tuple[str, ...]:
-    """What is new about how many spares are left; nothing where none are kept."""
-    from sovctl.operations.spares import tell_shortage
-
     try:
-        return tell_shortage(wiring.spare_classes(config), wiring.spare_ports(config))
+        return wiring.spares_short(config)
     except SovctlError as error:
         return (f"spares were not counted: {error.message}",)
 

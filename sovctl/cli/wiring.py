@@ -610,6 +610,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         ask_to_end=partial(ask_to_end, journal_dir / "stuck"),
         pool=SlurmPool(CommandRunner(), bin_dir=config.slurm.bin_dir, timeout_s=config.slurm.timeout_s),
         spares=lambda: spares_set(cluster_journal(config, "spare").events()),
+        shortage=lambda: spares_short(config),
     )
     deaths = _death_settings(config, act=act)
     sweeping = sweep_settings(config, act=act and config.health.act, only=())
@@ -721,6 +722,13 @@ def spare_ports(config: Config) -> SparePorts:
         shell=remote_shell(config),
         node_journal=lambda node: node_journal(config, node),
     )
+
+
+def spares_short(config: Config) -> tuple[str, ...]:
+    """What is new about how many spares are left, in words; nothing where none are kept. Raises SovctlError."""
+    from sovctl.operations.spares import tell_shortage
+
+    return tell_shortage(spare_ports(config), lambda: spare_classes(config))
 
 
 def spare_classes(config: Config) -> Classes:

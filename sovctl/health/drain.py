@@ -34,6 +34,8 @@ class Nothing:
     why: str
     settled: bool = True
     """False: the node should be out of service and is not, so the same question comes again."""
+    budget: bool = False
+    """Only because no more drains are allowed: people have to know."""
 
 
 def decide_drain(verdict: Verdict, node: NodeView, recent_drains: int, limit: int, incident: str) -> Drain | Nothing:
@@ -50,6 +52,7 @@ def decide_drain(verdict: Verdict, node: NodeView, recent_drains: int, limit: in
         return Nothing(
             f"sovctl drained {recent_drains} nodes within an hour and may drain {limit}: a person has to look",
             settled=False,
+            budget=True,
         )
     text = worst.evidence
     if node.reason and not is_ours(node.reason):

@@ -442,7 +442,7 @@ class LiveRun:
             action=decision.action.value,
             why=decision.why,
             exit_status=status,
-            **({"happened": happened} if happened is not None else {}),
+            happened=happened,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sovctl.errors import SlurmUnreachable, SovctlError
 from sovctl.health.death import (
@@ -37,6 +38,7 @@ from sovctl.ports import (
     RemoteShell,
     SshFailure,
 )
+from sovctl.recovery.attempts import seconds
 
 _PING_SILENCE_S = 1.0
 _SETTLE_S = 2.0
@@ -96,6 +98,8 @@ class DeathWatch:
     _heard: dict[str, tuple[float, WitnessWords]] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a node that Slurm would not set down may be tried again."""
+    _declared: dict[str, float] = field(default_factory=dict)
+    """Incidents of the last hour that were set down, and when: a node that was given back counts all the same."""
     _asked: tuple[float, Pending[Mapping[str, WitnessWords]]] | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +114,16 @@ class DeathWatch:
     def asking(self) -> bool:
         """Witnesses are being asked beside the passes."""
         return self._asked is not None
+
+    def restore(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """From the watch's journal: what was set down within the hour. What was only begun counts as done."""
+        ours = {
+            str(event.get("incident")): seconds(event, "at") or 0.0
+            for event in events
+            if event.get("kind") == "down-intended" and _code(str(event.get("reason", ""))) == CODE
+        }
+        failed = {str(event.get("incident")) for event in events if event.get("kind") == "down-failed"}
+        self._declared = {incident: at for incident, at in ours.items() if incident not in failed}
 
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
@@ -202,10 +216,13 @@ class DeathWatch:
                 self._declare(decision, self._last_heard(decision.node, marks))
 
     def _declared_last_hour(self, nodes: Sequence[NodeView]) -> int:
+        """By Slurm's own reasons, which outlive any file of ours, and by what was written down."""
         now = self.ports.clock.now()
+        self._declared = {incident: at for incident, at in self._declared.items() if now - at < _HOUR_S}
         ours = (parse_reason(node.reason) for node in nodes if node.state.down)
-        times = (incident_time(reason.incident) for reason in ours if reason and reason.code == CODE)
-        return sum(at is not None and now - at < _HOUR_S for at in times)
+        shown = {reason.incident for reason in ours if reason and reason.code == CODE}
+        lately = {one for one in shown if (at := incident_time(one)) is not None and now - at < _HOUR_S}
+        return len(lately | set(self._declared))
 
     def _last_heard(self, node: str, marks: Mapping[str, float]) -> float:
         """Since when the node is silent: slurmd was asked only after its watcher fell silent. A watcher that was dead
@@ -220,8 +237,13 @@ class DeathWatch:
             return
         reason = parse_reason(decision.reason)
         incident = reason.incident if reason else ""
-        fields = {"node": decision.node, "incident": incident, "reason": decision.reason}
-        self.voice.write("down-intended", **fields, silent_since=silent_since)
+        self.voice.write(
+            "down-intended",
+            node=decision.node,
+            incident=incident,
+            reason=decision.reason,
+            silent_since=silent_since,
+        )
         self.before_down(decision.node)
         try:
             self.ports.site.set_down(decision.node, decision.reason)
@@ -232,9 +254,15 @@ class DeathWatch:
             self.voice.say(f"could not set {decision.node} down: {error.message}")
             self._not_before[decision.node] = self.ports.clock.now() + _TRY_AGAIN_S
             return
+        self._declared[incident] = self.ports.clock.now()
         self.voice.write("down-done", node=decision.node, incident=incident)
         self.voice.say(f"set {decision.node} down: {decision.reason}")
         self.after_down(decision.node)
+
+
+def _code(words: str) -> str:
+    reason = parse_reason(words)
+    return reason.code if reason is not None else ""
 
 
 def ask_witnesses(

@@ -206,7 +206,13 @@ class Watched:
     """A watch with everything around it; `start` begins it anew, as after a kill."""
 
     def __init__(
-        self, *, nodes: int = 12, act: bool = True, limits: DeathLimits | None = None, ssh: bool = True
+        self,
+        *,
+        nodes: int = 12,
+        act: bool = True,
+        limits: DeathLimits | None = None,
+        ssh: bool = True,
+        drains: bool = True,
     ) -> None:
         self.clock = FakeClock()
         self.site = FakeSite(self.clock, nodes)
@@ -228,7 +234,8 @@ class Watched:
         self.slow_s = 0.0
         """How long work beside the passes takes."""
         self._heard_at: dict[str, float] = {}
-        self._act, self._limits, self._ssh = act, limits or DeathLimits(), ssh
+        self.shortage: Callable[[], Sequence[str]] = tuple
+        self._act, self._limits, self._ssh, self._drains = act, limits or DeathLimits(), ssh, drains
         self.start()
 
     def start(self) -> None:
@@ -237,10 +244,20 @@ class Watched:
         deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
         suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
-        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock, self._free, self._end)
+        ports = WatchPorts(
+            deaths,
+            suspects,
+            self.site,
+            _Kept(self),
+            self.journal,
+            self.clock,
+            self._free,
+            self._end,
+            shortage=lambda: self.shortage(),
+        )
         settings = WatchSettings(
             DeathSettings(self._act, limits=self._limits),
-            SweepSettings(self._act, SweepPolicy(), "stored", "check"),
+            SweepSettings(self._act and self._drains, SweepPolicy(), "stored", "check"),
             preemptible_qos="preemptible",
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
