@@ -72,7 +72,7 @@ def _incident(found: Timeline, story: Story, names: tuple[str, str, str]) -> Inc
         how=found.how,
         steps_lost=found.steps_lost,
         lost_s=_lost_s(found, stamps),
-        gpus=None if found.stopped.gpus is None else found.stopped.gpus * len(found.stopped.nodes),
+        gpus=found.stopped.gpus,
         last_word_at=_last_word_at(found),
     )
 
@@ -125,10 +125,9 @@ def _spans(known: Sequence[Attempt], found: Sequence[Timeline], until: float) ->
         later = next((other.started_at for other in known[index + 1 :] if other.started_at is not None), until)
         own = after.get(item.number)
         end = min(later, _stopped_at(item, own) or until)
-        gpus = None if item.gpus is None else item.gpus * len(item.nodes)
         length = max(0.0, end - item.started_at)
         productive = min(length, _productive_s(item, own, end))
-        spans.append(Span(item.started_at, item.started_at + length, len(item.nodes), gpus, productive))
+        spans.append(Span(item.started_at, item.started_at + length, len(item.nodes), item.gpus, productive))
     return spans
 
 

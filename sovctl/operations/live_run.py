@@ -508,6 +508,12 @@ class LiveRun:
         return int(count) if count.isdigit() and self.plan.environment.get("SLURM_GPUS_PER_NODE") else None
 
 
+def gpus_of(job: JobView, environment: Mapping[str, str]) -> int:
+    """On all nodes of the job; where Slurm does not count GPUs (AccountingStorageTRES), as on the batch host."""
+    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
+    return job.gpus or (int(on_node) * len(job.nodes) if on_node.isascii() and on_node.isdigit() else 0)
+
+
 def last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The newest `attempt_started`."""
     return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)

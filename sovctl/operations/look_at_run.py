@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.operations.follow_progress import Quiet
-from sovctl.operations.live_run import SILENCE_S, LiveRun
+from sovctl.operations.live_run import SILENCE_S, LiveRun, gpus_of
 from sovctl.operations.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, blame_nodes, condemned_since
 from sovctl.recovery.lead import stop_lead_s
@@ -155,6 +155,7 @@ class RunLooks:
             eligible_at=job.eligible_at,
             allocated_at=job.started_at,
             began_at=round(live.arrived, 3),
+            gpus=gpus_of(job, live.plan.environment),
         )
 
     def _look_for_room(self) -> Blame | None:

@@ -438,7 +438,8 @@ def down_names(nodes: Sequence[NodeView]) -> set[str]:
 def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSize | None:
     """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
     those as well, or says too little of itself."""
-    asked, tasks, cpus = (_number(job.extra.get(key, "")) for key in ("TRES", "NumTasks", "NumCPUs"))
+    said = (job.tres, job.extra.get("NumTasks", ""), job.extra.get("NumCPUs", ""))
+    asked, tasks, cpus = (_number(words) for words in said)
     free = free_nodes(nodes, job.extra.get("Partition", ""), job.excluded)
     if not size <= free < asked or tasks % asked or cpus % asked:
         return None

@@ -7,12 +7,13 @@ counts as absent, and nothing here raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sovctl.model.blame import Culprit
 
 Event = Mapping[str, Any]
+_MOST_GPUS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Attempt:
     stop: Stop | None
     """None: it runs, or its end was never written."""
     gpus: int | None = None
-    """On each node, where Slurm told."""
+    """On its nodes together, where Slurm told."""
     eligible_at: float | None = None
     """Since when it might have started, by slurmctld's clock, like the next one."""
     allocated_at: float | None = None
@@ -88,7 +89,24 @@ def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
         own.setdefault(attempt, []).append(event)
         if event.get("kind") == "attempt_started":
             starts.append((attempt, event))
-    return tuple(_attempt(start, own[attempt]) for attempt, start in starts)
+    known, each = [], None
+    for attempt, start in starts:
+        # Told once for each execution of the job, which may see several attempts.
+        each = _gpus_each(start, own[attempt]) if _gpus_each(start, own[attempt]) is not None else each
+        known.append(replace(_attempt(start, own[attempt]), gpus=_times(each, len(names(start, "nodes")))))
+    return tuple(known)
+
+
+def _gpus_each(start: Event, own: Sequence[Event]) -> float | None:
+    """On each node, in the mean."""
+    each = whole(start, "gpus")
+    placed = next((event for event in own if event.get("kind") == "allocated"), {})
+    together, nodes = whole(placed, "gpus"), len(names(start, "nodes")) + len(names(start, "spares"))
+    return each if each is not None or together is None or not nodes else together / nodes
+
+
+def _times(each: float | None, nodes: int) -> int | None:
+    return None if each is None or not 0 <= each < _MOST_GPUS else round(each * nodes)
 
 
 def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
@@ -180,7 +198,6 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         fault_at=_fault_at(first),
         last_word_at=seconds(words[-1], "at") if words else None,
         stop=_stop(end) if end is not None else None,
-        gpus=whole(start, "gpus"),
         eligible_at=seconds(placed, "eligible_at"),
         allocated_at=seconds(placed, "allocated_at"),
         began_at=seconds(placed, "began_at"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from event_builders import RECORD, T0, lost_with_its_host, recovered
 
+from sovctl.cli.report import gpu_hours, lost
 from sovctl.health.ledger import Ledger, LedgerEntry
 from sovctl.health.tally import ProbeTally
 from sovctl.ledger.incident import Chain, Incident, Outcome, RunAccount, SiteAccount, Source, Span
@@ -91,6 +92,26 @@ def test_chains() -> None:
 def test_jobs_without_a_record_have_no_part_in_the_ettr_of_all() -> None:
     found = made(account(), account(source=Source.ACCOUNTING, spans=(Span(T0, T0 + DAY, 50, 400, DAY),)))
     assert found.ettr == 0.9
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "hours"),
+    [
+        ((16, 16), "10 steps done again, 0.356 GPU-hours", "0.356 GPU-hours"),
+        (
+            (16, None),
+            "10 steps done again, 0.178 GPU-hours, and 40.0 s of runs whose GPUs are not known",
+            "0.178 GPU-hours",
+        ),
+        ((None, None), "10 steps done again, 80.0 s of runs whose GPUs are not known", "not known"),
+        ((0, 0), "10 steps done again, 0 GPU-hours", "0 GPU-hours"),
+    ],
+)
+def test_gpus_that_nobody_told_of_are_not_none(gpus: tuple[int | None, ...], words: str, hours: str) -> None:
+    found = made(account(*(incident(DAY * (1 + day), gpus=count) for day, count in enumerate(gpus))))
+    found = replace(found, gpu_seconds=0.0)
+    assert (lost(found), gpu_hours(found)) == (words, hours)
+    assert report_record(found)["gpu_seconds_unknown"] == 40.0 * gpus.count(None)
 
 
 # What the site adds

@@ -102,6 +102,19 @@ def test_a_crash_happened_when_the_script_ended() -> None:
     assert (item.stamps[Stamp.FAULT], item.stamps[Stamp.DETECTED]) == (T0 + 50, T0 + 58)
 
 
+def test_gpus_are_those_of_the_job_where_the_environment_did_not_tell() -> None:
+    run = recovered()
+    assert [item.gpus for item in account(run).incidents] == [None]
+    run.events[0]["spares"] = ["n009", "n010"]
+    # Six nodes with 8 GPUs each: the attempt had four of them, and the next one, in the same allocation, too.
+    run.events.insert(1, {"seq": 1, "at": T0 + 1, "kind": "allocated", "attempt": 0, "gpus": 48})
+    found = account(run)
+    assert [item.gpus for item in found.incidents] == [32]
+    assert [span.gpus for span in found.spans] == [32, 32]
+    run.events[1]["gpus"] = 0
+    assert [item.gpu_seconds_lost for item in account(run).incidents] == [0.0]
+
+
 def test_in_its_own_allocation_nothing_was_queued() -> None:
     run = Record().started(0, 0).steps(2, 0).faulted(83, 0)
     run.add(84, "restarted", attempt=0, how="spare", nodes=[], dropped=["n003"]).started(85, 1, 40)

@@ -14,10 +14,12 @@ from slurm_fake import FakeSlurm
 
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError
 from sovctl.health.drain import incident_id
+from sovctl.model.job import JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
+from sovctl.operations.live_run import gpus_of
 from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
@@ -183,6 +185,23 @@ def test_the_way_through_the_queue_is_written_down_once() -> None:
     assert placed["attempt"] == 0
     assert placed["began_at"] == pytest.approx(NOW, abs=1.0)
     assert {"eligible_at", "allocated_at"} < set(placed)
+    assert placed["gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tres", "on_node", "gpus"),
+    [
+        ({"AllocTRES": "cpu=32,node=4,gres/gpu=30,gres/gpu:h100=30"}, "8", 30),
+        ({"TRES": "cpu=32,node=4,billing=32,gres/gpu=16"}, "", 16),
+        ({"AllocTRES": "(null)", "ReqTRES": "cpu=4,gres/gpu=8"}, "", 8),
+        ({"AllocTRES": "cpu=32,node=4"}, "8", 32),
+        ({"AllocTRES": "cpu=32,node=4"}, "", 0),
+        ({}, "eight", 0),
+    ],
+)
+def test_gpus_of_a_job_are_in_its_tres_or_as_on_the_batch_host(tres: dict[str, str], on_node: str, gpus: int) -> None:
+    job = JobView("7", "", "", 1000, "RUNNING", nodes=("n1", "n2", "n3", "n4"), extra=tres)
+    assert gpus_of(job, {"SLURM_GPUS_ON_NODE": on_node}) == gpus
 
 
 def test_it_is_written_down_when_no_step_is_done_again_any_more() -> None:
