@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     act = options.act and not options.dry_run and config.health.act
     if options.act and not options.dry_run and not config.health.act:
         _say("health.act is false: observing only")
-    with wiring.sweep_turn(config, act=act), progress("asking the nodes"):
+    with wiring.sweep_turn(config, act=act, say=_say), progress("asking the nodes"):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
         of_spares = (_test_a_spare(config), *_spares_short(config)) if act and not options.node else ()
     if options.json:

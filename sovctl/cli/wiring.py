@@ -597,7 +597,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
     journal_dir = cluster_journal_dir(config)
-    claim(journal_dir / "watch.lock", "sovctl watch")
+    claim(journal_dir / "watch.lock", "sovctl watch", say)
     journal, site = FileJournal(journal_dir / "watch.jsonl", lock_wait_s=2.0), slurm()
     ports = WatchPorts(
         deaths=_death_ports(config, site),
@@ -651,6 +651,7 @@ def _death_settings(config: Config, *, act: bool) -> DeathSettings:
         limits=DeathLimits(watch.dead_limit_per_hour, watch.dead_share_per_hour, watch.silent_share),
         boot_id_file=config.node.boot_id_file,
         shell_timeout_s=watch.ssh_timeout_s,
+        ask_unwatched_s=watch.ask_unwatched_s,
     )
 
 
@@ -770,14 +771,14 @@ def hand_ports(config: Config) -> HandPorts:
 
 
 @contextmanager
-def sweep_turn(config: Config, *, act: bool) -> Iterator[None]:
+def sweep_turn(config: Config, *, act: bool, say: Callable[[str], None]) -> Iterator[None]:
     """One sweep at a time. Raises RefusedError when another runs. Who may not write there only looks, and may."""
     from sovctl.adapters.single_instance import claim
     from sovctl.errors import RefusedError, SovctlError
 
     descriptor = -1
     try:
-        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep")
+        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep", say)
     except RefusedError:
         raise
     except SovctlError:

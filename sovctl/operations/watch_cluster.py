@@ -121,7 +121,8 @@ class ClusterWatch:
         if not self._ready:
             self._go_on_where_it_was()
         parts = (self._deaths, self._runs, self._preempted, self._places)
-        fresh = self._reads.refresh(busy=any(part.busy for part in parts))
+        busy = any(part.busy for part in parts)
+        fresh = self._reads.refresh(busy=busy, calm=not self._deaths.leans_on_slurm)
         if fresh:
             self._runs.remember(self._reads.jobs)
             self._runs.adopt_from(down_names(self._reads.nodes))

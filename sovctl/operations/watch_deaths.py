@@ -16,6 +16,7 @@ from sovctl.health.death import (
     cut_off_words,
     decide_dead,
     in_service,
+    may_be_asked,
     shell_testimony,
     suspects,
     unheard,
@@ -25,6 +26,7 @@ from sovctl.model.node import NodeView
 from sovctl.model.reason import incident_time, parse_reason
 from sovctl.model.witness import Shell, WitnessWords
 from sovctl.operations.suspicion import NodeSuspicion
+from sovctl.operations.unwatched import UnwatchedNodes
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import (
@@ -82,6 +84,7 @@ class DeathSettings:
     limits: DeathLimits = field(default_factory=DeathLimits)
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     shell_timeout_s: float = 5.0
+    ask_unwatched_s: float = 60.0
 
 
 @dataclass(slots=True)
@@ -94,16 +97,24 @@ class DeathWatch:
     before_down: Callable[[str], None]
     after_down: Callable[[str], None]
     _suspicion: NodeSuspicion = field(init=False)
+    _unwatched: UnwatchedNodes = field(init=False)
     _silent_since: dict[str, float] = field(default_factory=dict)
     _heard: dict[str, tuple[float, WitnessWords]] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a node that Slurm would not set down may be tried again."""
     _declared: dict[str, float] = field(default_factory=dict)
     """Incidents of the last hour that were set down, and when: a node that was given back counts all the same."""
+    _leans_on_slurm: bool = True
     _asked: tuple[float, Pending[Mapping[str, WitnessWords]]] | None = None
 
     def __post_init__(self) -> None:
         self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
+        self._unwatched = UnwatchedNodes(self.ports.ping, self.ports.clock, self.settings.ask_unwatched_s)
+
+    @property
+    def leans_on_slurm(self) -> bool:
+        """Slurm's own word on some node is needed: it has no watcher, or its watcher is silent."""
+        return self._leans_on_slurm
 
     @property
     def busy(self) -> bool:
@@ -130,7 +141,10 @@ class DeathWatch:
         self._take_answers()
         expected = [node.name for node in nodes if in_service(node)]
         marks = self.ports.marks.look(expected)
-        under_suspicion = suspects(nodes, marks, self.settings.silent_for_s, named)
+        unwatched = [node for node in nodes if node.name not in marks and may_be_asked(node)]
+        found = self._unwatched.silent(unwatched, self._silent_since)
+        under_suspicion = suspects(nodes, marks, self.settings.silent_for_s, {*named, *found})
+        self._leans_on_slurm = bool(unwatched or under_suspicion)
         self.voice.forget("left:", {f"left:{node.name}" for node in under_suspicion})
         if not under_suspicion:
             self._suspicion.clear()

@@ -658,12 +658,65 @@ def test_a_job_that_completes_on_many_nodes_has_another_cause() -> None:
 
 def test_slurm_is_read_only_when_something_changed_or_goes_on() -> None:
     site = Watched()
-    site.passes(100)
-    assert site.site.reads <= 14
+    site.passes(300)
+    assert site.site.reads <= 8
     before = site.site.reads
     site.site.runs("7", "n001")
     site.passes(2)
     assert site.site.reads == before + 1
+
+
+@pytest.mark.parametrize("why", ["a job waits", "a watcher is silent", "a node has no watcher"])
+def test_slurm_is_read_every_10_s_where_something_depends_on_what_it_does_not_save(why: str) -> None:
+    site = Watched()
+    if why == "a job waits":
+        site.site.runs("7", "n001")
+        site.site.requeued("7", wait_s=0)
+        site.site.records["7"] = replace(site.site.records["7"], reason="Priority", restarts=0)
+    elif why == "a watcher is silent":
+        site.passes(1)
+        site.silent_watchers = {"n002"}
+    else:
+        site.without_watcher = {"n002"}
+    site.passes(20)
+    before = site.site.reads
+    site.passes(100)
+    assert 9 <= site.site.reads - before <= 12
+
+
+def test_an_idle_node_without_a_watcher_is_asked_once_a_round_and_found_dead() -> None:
+    site = Watched(nodes=20)
+    site.without_watcher = {"n003", "n007", "n011"}
+    site.passes(605)
+    assert {name: site.pinged.count(name) for name in site.pinged} == dict.fromkeys(("n003", "n007", "n011"), 10)
+    site.kill_node("n007")
+    died = site.clock.time
+    site.passes(80)
+    assert site.site.did == [("down", "n007")]
+    assert site.of("down-intended")[0]["at"] - died <= 60 + 20
+
+
+def test_a_node_without_a_watcher_whose_slurmd_restarts_or_that_is_drained_is_left() -> None:
+    site = Watched()
+    site.without_watcher = {"n002", "n003"}
+    drained = NodeState("IDLE", frozenset({"DRAIN"}))
+    site.site.machines["n003"] = replace(site.site.machines["n003"], state=drained, reason="a new fan")
+    site.kill_node("n003")
+    site.silent_slurmds.add("n002")
+    while "n002" not in site.pinged:
+        site.passes(1)
+    site.silent_slurmds.discard("n002")
+    site.passes(60)
+    assert (site.site.did, site.said) == ([], [])
+    assert "n003" not in site.pinged
+
+
+def test_nobody_is_asked_where_the_site_does_not_want_it() -> None:
+    site = Watched(ask_unwatched_s=0.0)
+    site.without_watcher = {"n002"}
+    site.kill_node("n002")
+    site.passes(200)
+    assert (site.pinged, site.site.did) == ([], [])
 
 
 def test_the_larger_the_cluster_the_less_often_it_is_read() -> None:

@@ -213,6 +213,7 @@ class Watched:
         limits: DeathLimits | None = None,
         ssh: bool = True,
         drains: bool = True,
+        ask_unwatched_s: float = 60.0,
     ) -> None:
         self.clock = FakeClock()
         self.site = FakeSite(self.clock, nodes)
@@ -233,6 +234,9 @@ class Watched:
         self.ended: list[tuple[str, tuple[str, ...]]] = []
         self.slow_s = 0.0
         """How long work beside the passes takes."""
+        self.pinged: list[str] = []
+        """Nodes whose slurmd was asked."""
+        self._ask_unwatched_s = ask_unwatched_s
         self._heard_at: dict[str, float] = {}
         self.shortage: Callable[[], Sequence[str]] = tuple
         self._act, self._limits, self._ssh, self._drains = act, limits or DeathLimits(), ssh, drains
@@ -256,7 +260,7 @@ class Watched:
             shortage=lambda: self.shortage(),
         )
         settings = WatchSettings(
-            DeathSettings(self._act, limits=self._limits),
+            DeathSettings(self._act, limits=self._limits, ask_unwatched_s=self._ask_unwatched_s),
             SweepSettings(self._act and self._drains, SweepPolicy(), "stored", "check"),
             preemptible_qos="preemptible",
         )
@@ -297,6 +301,7 @@ class Watched:
     # The witnesses
 
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        self.pinged += [node.name for node in nodes]
         return frozenset(node.name for node in nodes if node.name in self.silent_slurmds)
 
     def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:
