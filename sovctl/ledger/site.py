@@ -38,6 +38,9 @@ def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAcco
     """The incidents of each run with the moment of the fault and the GPU, as the blamed nodes tell them."""
     faults: dict[str, list[GpuFault]] = defaultdict(list)
     events: dict[str, list[NodeEvent]] = defaultdict(list)
+    taken: dict[str, list[float]] = defaultdict(list)
+    for one in site.take_overs:
+        taken[one.job_id].append(one.at)
     for fault in site.gpu_faults:
         faults[fault.node].append(fault)
     for event in site.node_events:
@@ -48,14 +51,15 @@ def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAcco
         replace(
             account,
             incidents=tuple(
-                _with_cause(_seen_by_watch(item, events, site.take_overs), faults, events) for item in account.incidents
+                _with_cause(_seen_by_watch(item, events, taken.get(item.job_id, ())), faults, events)
+                for item in account.incidents
             ),
         )
         for account in accounts
     ]
 
 
-def _seen_by_watch(item: Incident, events: Mapping[str, Sequence[NodeEvent]], taken: Sequence[TakenOver]) -> Incident:
+def _seen_by_watch(item: Incident, events: Mapping[str, Sequence[NodeEvent]], taken: Sequence[float]) -> Incident:
     """A supervisor that died with its node saw nothing: what the watch on the controller did stands in its place."""
     if Stamp.DETECTED in item.stamps or not item.at:
         return item
@@ -65,19 +69,18 @@ def _seen_by_watch(item: Incident, events: Mapping[str, Sequence[NodeEvent]], ta
     if down is None:
         return item
     stamps = {**item.stamps, Stamp.DETECTED: down.at, Stamp.DECIDED: down.done_at or down.at}
-    ready = min((one.at for one in taken if one.job_id == item.job_id and down.at <= one.at <= again), default=None)
+    ready = min((at for at in taken if down.at <= at <= again), default=None)
     if ready is not None:
         stamps[Stamp.READY] = ready
     if Stamp.FAULT in stamps:
         stamps[Stamp.FAULT] = min(stamps[Stamp.FAULT], down.at)
-    return _moved(item, stamps)
+    return replace(item, stamps=stamps, lost_s=_lost_s(item, stamps))
 
 
-def _moved(item: Incident, stamps: Mapping[Stamp, float]) -> Incident:
-    """With these stamps; what was lost counts from the beginning."""
+def _lost_s(item: Incident, stamps: Mapping[Stamp, float]) -> float | None:
+    """Counted from where these stamps begin."""
     later = (began(stamps) or item.at) - item.at
-    lost_s = None if item.lost_s is None else max(0.0, round(item.lost_s - later, 1))
-    return replace(item, stamps=stamps, lost_s=lost_s)
+    return None if item.lost_s is None else max(0.0, round(item.lost_s - later, 1))
 
 
 def _with_cause(
@@ -101,7 +104,7 @@ def _with_cause(
         stamps[Stamp.FAULT] = min(max(times), seen)
     serials = dict.fromkeys([*(fault.serial for fault in near), *(one for event in drains for one in event.serials)])
     code = item.code or next((event.code for event in drains), "")
-    return replace(_moved(item, stamps), serials=tuple(serials), code=code)
+    return replace(item, stamps=stamps, lost_s=_lost_s(item, stamps), serials=tuple(serials), code=code)
 
 
 def _node_events(entries: Sequence[Event]) -> Iterable[NodeEvent]:

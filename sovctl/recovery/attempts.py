@@ -7,7 +7,7 @@ counts as absent, and nothing here raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sovctl.model.blame import Culprit
@@ -92,17 +92,20 @@ def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
     known, each = [], None
     for attempt, start in starts:
         # Told once for each execution of the job, which may see several attempts.
-        each = _gpus_each(start, own[attempt]) if _gpus_each(start, own[attempt]) is not None else each
-        known.append(replace(_attempt(start, own[attempt]), gpus=_times(each, len(names(start, "nodes")))))
+        told = _gpus_each(start, own[attempt])
+        each = each if told is None else told
+        known.append(_attempt(start, own[attempt], each))
     return tuple(known)
 
 
 def _gpus_each(start: Event, own: Sequence[Event]) -> float | None:
     """On each node, in the mean."""
     each = whole(start, "gpus")
+    if each is not None:
+        return each
     placed = next((event for event in own if event.get("kind") == "allocated"), {})
     together, nodes = whole(placed, "gpus"), len(names(start, "nodes")) + len(names(start, "spares"))
-    return each if each is not None or together is None or not nodes else together / nodes
+    return together / nodes if together is not None and nodes else None
 
 
 def _times(each: float | None, nodes: int) -> int | None:
@@ -166,7 +169,7 @@ def names(event: Event, key: str) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
 
 
-def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
+def _attempt(start: Event, own: Sequence[Event], gpus_each: float | None = None) -> Attempt:
     first: dict[str, Event] = {}
     last: dict[str, Event] = {}
     for event in own:
@@ -198,6 +201,7 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         fault_at=_fault_at(first),
         last_word_at=seconds(words[-1], "at") if words else None,
         stop=_stop(end) if end is not None else None,
+        gpus=_times(gpus_each, len(names(start, "nodes"))),
         eligible_at=seconds(placed, "eligible_at"),
         allocated_at=seconds(placed, "allocated_at"),
         began_at=seconds(placed, "began_at"),
