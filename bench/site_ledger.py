@@ -1,5 +1,7 @@
 """The report of a site that has seen 10,000 incidents: the whole command, from start to the last line.
 
+Slurm's part comes from stand-ins on PATH: a `sacct` with every execution of every job, a `squeue` with all of them.
+
 make bench NAME=site_ledger
 """
 
@@ -18,10 +20,24 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
+from sovctl.adapters.slurm_parse import ACCOUNT_COLUMNS
+
 RUNS, INCIDENTS = 50, 200
 """Runs of a site, and incidents of each."""
 TARGET_S = 2.0
 DAY = 86400.0
+_COLUMNS = ",".join((*ACCOUNT_COLUMNS[:-2], "FailedNode", *ACCOUNT_COLUMNS[-2:]))
+_SACCT = f"""#!/bin/sh
+case "$*" in *--helpformat*) echo "{_COLUMNS.replace(",", " ")}"; exit ;; esac
+for word; do
+    case "$word" in --delimiter=*) delimiter="${{word#*=}}" ;; --format={_COLUMNS}) known=1 ;; esac
+done
+[ "$known" ] || {{ echo "other columns than the records have" >&2; exit 1; }}
+exec sed "s/|/$delimiter/g" "$STAND_IN/accounting"
+"""
+_SQUEUE = """#!/bin/sh
+exec cat "$STAND_IN/queue"
+"""
 
 
 def write_site(root: Path, runs: int = RUNS, incidents: int = INCIDENTS, now: float | None = None) -> None:
@@ -29,15 +45,20 @@ def write_site(root: Path, runs: int = RUNS, incidents: int = INCIDENTS, now: fl
     dice = random.Random(6)
     end = time.time() if now is None else now
     drains: dict[str, list[dict[str, Any]]] = {}
+    executions = []
     for number in range(1, runs + 1):
-        _write_run(root, number, incidents, end, dice, drains)
+        executions += _write_run(root, number, incidents, end, dice, drains)
+    (root / "accounting").write_text("\n".join(executions) + "\n")
+    queue = [f"{number}|{number}|N/A|RUNNING|{os.getuid()}|n[001-004]|n001||None" for number in range(1, runs + 1)]
+    (root / "queue").write_text("\n".join(queue) + "\n")
     for node, entries in drains.items():
         _write_lines(root / "journal" / "nodes" / f"{node}.jsonl", sorted(entries, key=lambda entry: entry["at"]))
 
 
 def _write_run(
     root: Path, number: int, incidents: int, end: float, dice: random.Random, drains: dict[str, list[dict[str, Any]]]
-) -> None:
+) -> list[str]:
+    """Returns the executions of its job as sacct has them."""
     submitted = int(end - 30 * DAY)
     run_id = f"lab-{number}-{submitted}"
     directory = root / "work" / ".sovctl" / "runs" / run_id
@@ -46,10 +67,18 @@ def _write_run(
     record |= {"submitted": submitted, "name": f"train{number}.sbatch", "user": "alice", "checkpoint_dir": "/ck"}
     (directory / "run.json").write_text(json.dumps(record))
     events: list[dict[str, Any]] = []
+    executions = []
     at, step = float(submitted), 0
     for attempt in range(incidents + 1):
+        began = at
         at, step = _attempt(events, attempt, incidents, at, step, 29.5 * DAY / incidents, dice, drains)
+        ended = int(events[-1]["at"]) if attempt < incidents else "Unknown"
+        times = f"{submitted if not attempt else int(began) - 2}|{int(began) - 1}|{int(began)}|{ended}"
+        who = f"{number}|lab|alice|{os.getuid()}|{'REQUEUED' if attempt < incidents else 'RUNNING'}"
+        what = f"cpu=256,gres/gpu=32,node=4|{_folded(_nodes(attempt))}||{root / 'work'}|train{number}.sbatch"
+        executions.append(f"{who}|{times}|{what}")
     _write_lines(directory / "events.jsonl", events)
+    return executions
 
 
 def _attempt(
@@ -62,7 +91,7 @@ def _attempt(
     dice: random.Random,
     drains: dict[str, list[dict[str, Any]]],
 ) -> tuple[float, int]:
-    nodes = [f"n{(attempt + offset) % 63 + 1:03}" for offset in range(4)]
+    nodes = _nodes(attempt)
 
     def say(moment: float, kind: str, **fields: Any) -> None:
         events.append({"at": round(moment, 3), "kind": kind, "attempt": attempt, **fields})
@@ -115,6 +144,15 @@ def _attempt(
     return stopped + dice.uniform(4, 12), saved
 
 
+def _nodes(attempt: int) -> list[str]:
+    return [f"n{(attempt + offset) % 63 + 1:03}" for offset in range(4)]
+
+
+def _folded(nodes: list[str]) -> str:
+    """As Slurm writes them."""
+    return f"n[{nodes[0][1:]}-{nodes[-1][1:]}]" if nodes[0] < nodes[-1] else f"n[{','.join(n[1:] for n in nodes)}]"
+
+
 def _write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"seq": index, **entry}, separators=(",", ":")) for index, entry in enumerate(entries, 1)]
@@ -126,13 +164,18 @@ def measure(samples: int = 5) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
         root = Path(name)
         write_site(root)
+        (root / "bin").mkdir()
+        for command, text in (("sacct", _SACCT), ("squeue", _SQUEUE)):
+            (root / "bin" / command).write_text(text)
+            (root / "bin" / command).chmod(0o755)
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("SOVCTL_", "SLURM", "XDG_"))}
         env = {
-            **os.environ,
+            **clean,
             "HOME": name,
+            "STAND_IN": name,
+            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
             "SOVCTL_CLUSTER_JOURNAL_DIR": str(root / "journal"),
-            "SLURM_CONF": "/nonexistent",
         }
-        env.pop("XDG_STATE_HOME", None)
         took: dict[str, list[float]] = {"--json": [], f"--html={root / 'report.html'}": []}
         for _ in range(samples):
             for option, seconds in took.items():
@@ -146,6 +189,8 @@ def measure(samples: int = 5) -> list[Figure]:
                     check=True,
                 )
                 seconds.append(time.perf_counter() - began)
+                if done.stderr.replace(f"sovctl: the report is in {root / 'report.html'}", "").strip():
+                    sys.exit(f"the report had to do without something: {done.stderr}")
                 if option == "--json" and len(json.loads(done.stdout)["incidents"]) != RUNS * INCIDENTS:
                     sys.exit("the report does not show all incidents")
     words = f"sovctl report of {RUNS * INCIDENTS} incidents"

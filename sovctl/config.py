@@ -54,7 +54,8 @@ class HealthConfig:
     """How a node is judged and what may be done about it."""
 
     act: bool = True
-    """False: judge and record; drain nothing, refuse no job, and `sovctl sweep --act` only looks."""
+    """False: judge and record; drain nothing, refuse no job, and `sovctl sweep --act` only looks. `sovctl watch --act`
+    then checks the nodes that runs suspect without draining them, and does everything else."""
     probe_timeout_s: float = 10.0
     """NVML gets so long; a driver that hangs is not waited for."""
     source_timeout_s: float = 2.0
@@ -90,6 +91,9 @@ class WatchConfig:
     """A node's watcher must have been silent for so long before slurmd is asked."""
     alive_interval_s: float = 2.0
     """How often a node's watcher renews its mark."""
+    ask_unwatched_s: float = 60.0
+    """slurmd of a node without a watcher is asked so often whether it is there, which leaves a line in its log each
+    time; 0: only when Slurm or a run suspects the node."""
     dead_limit_per_hour: int = 4
     """More dead nodes an hour look like a switch or a mistake: stop and say so."""
     dead_share_per_hour: float = 0.1

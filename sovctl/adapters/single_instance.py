@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from sovctl.errors import RefusedError, SovctlError
 
 
-def claim(path: Path, what: str) -> int:
-    """Hold the lock until this process ends; returns the descriptor. Raises RefusedError when another holds it."""
+def claim(path: Path, what: str, say: Callable[[str], None]) -> int:
+    """Hold the lock until this process ends; returns the descriptor. Raises RefusedError when another holds it. Where
+    the file system has no locks, that is said and nothing more."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -21,7 +23,7 @@ def claim(path: Path, what: str) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise RefusedError(f"{what} runs already (it holds {path})", hint="Stop that one first.") from None
-    except OSError:
-        # A file system without locks: then it is the administrator who runs one only.
-        return descriptor
+    except OSError as error:
+        # Then it is the administrator who runs one only.
+        say(f"{path} cannot be locked ({error.strerror}): nothing keeps a second {what} from running; run only one")
     return descriptor

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sovctl.model.accounted import AccountedJob
-from sovctl.model.job import JobView
+from sovctl.model.job import JobView, gpus_in
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import Partition, PoolJob, Qos
 from sovctl.model.site import Preemptable
@@ -360,7 +360,6 @@ def parse_accounting(text: str, delimiter: str, columns: Sequence[str] = ACCOUNT
 
 
 def _accounted(record: dict[str, str], submitted: int) -> AccountedJob:
-    gpus = _GPUS.search(record.get("AllocTRES", ""))
     return AccountedJob(
         job_id=record["JobIDRaw"],
         cluster=record.get("Cluster", ""),
@@ -373,14 +372,11 @@ def _accounted(record: dict[str, str], submitted: int) -> AccountedJob:
         started=_epoch(record, "Start"),
         ended=_epoch(record, "End"),
         nodes=expand("" if record.get("NodeList") == "None assigned" else record.get("NodeList", "")),
-        gpus=int(gpus[1]) if gpus else 0,
+        gpus=gpus_in(record.get("AllocTRES", "")),
         failed_node=_value(record, "FailedNode"),
         name=record.get("JobName", ""),
         work_dir=record.get("WorkDir", ""),
     )
-
-
-_GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 
 _RPC = re.compile(r"^\s+(\S+)\s+\(\s*\d+\) count:(\d+)\s+ave_time:\d+\s+total_time:(\d+)", re.MULTILINE)

@@ -189,7 +189,18 @@ def lost(found: Report) -> str:
     """Steps and GPU time."""
     gpu = f"{plain(found.gpu_seconds_lost / 3600)} GPU-hours"
     part = f" ({found.gpu_seconds_lost / found.gpu_seconds:.2%} of the time of GPUs)" if found.gpu_seconds else ""
+    if found.gpu_seconds_unknown:
+        unknown = f"{duration(found.gpu_seconds_unknown)} of runs whose GPUs are not known"
+        gpu = f"{gpu}{part}, and {unknown}" if found.gpu_seconds_lost else unknown
+        part = ""
     return f"{found.steps_lost:,} steps done again, {gpu}{part}"
+
+
+def gpu_hours(found: Report) -> str:
+    """Lost, where it is known of any run."""
+    if found.gpu_seconds_unknown and not found.gpu_seconds_lost:
+        return "not known"
+    return f"{plain(found.gpu_seconds_lost / 3600)} GPU-hours"
 
 
 def _print_stages(found: Report) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from sovctl.cli.report import chains, days, hours, lost, plain, share
+from sovctl.cli.report import chains, days, gpu_hours, hours, lost, plain, share
 from sovctl.cli.words import clock_time, printable
 from sovctl.ledger.incident import Incident, ProbeCount, Source
 from sovctl.ledger.report import Bucket, NamedCount, Report, StageFigure, restart_s
@@ -122,7 +122,7 @@ def _tiles(found: Report) -> str:
         ),
         ("ETTR", share(found.ettr), "of the time that runs had was training that counted"),
         ("Retry chains that led on", share(found.chains.share), chains(found.chains)),
-        ("Lost", f"{plain(found.gpu_seconds_lost / 3600)} GPU-hours", lost(found)),
+        ("Lost", gpu_hours(found), lost(found)),
     )
     tiles = [
         f"<div class=tile><p class=dim>{_text(name)}</p><b>{_text(big)}</b>{_dim(small)}</div>"

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     act = options.act and not options.dry_run and config.health.act
     if options.act and not options.dry_run and not config.health.act:
         _say("health.act is false: observing only")
-    with wiring.sweep_turn(config, act=act), progress("asking the nodes"):
+    with wiring.sweep_turn(config, act=act, say=_say), progress("asking the nodes"):
         outcome = sweep(wiring.sweep_ports(config), wiring.sweep_settings(config, act=act, only=_only(options.node)))
         of_spares = (_test_a_spare(config), *_spares_short(config)) if act and not options.node else ()
     if options.json:
@@ -71,11 +71,8 @@ def _test_a_spare(config: Config) -> str:
 
 
 def _spares_short(config: Config) -> tuple[str, ...]:
-    """What is new about how many spares are left; nothing where none are kept."""
-    from sovctl.operations.spares import tell_shortage
-
     try:
-        return tell_shortage(wiring.spare_classes(config), wiring.spare_ports(config))
+        return wiring.spares_short(config)
     except SovctlError as error:
         return (f"spares were not counted: {error.message}",)
 

@@ -33,6 +33,8 @@ def run(argv: Sequence[str]) -> int:
     act = options.act and not options.observe
     watch = wiring.cluster_watch(config, act=act, say=_say)
     _say("acting" if act else "observing: nothing is changed; --act acts")
+    if act and not config.health.act:
+        _say("health.act is false: nodes that runs suspect are checked and not drained; all else is done")
     if not options.once:
         send_beside(config)
     if options.once:

@@ -619,7 +619,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
     from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
 
     journal_dir = cluster_journal_dir(config)
-    claim(journal_dir / "watch.lock", "sovctl watch")
+    claim(journal_dir / "watch.lock", "sovctl watch", say)
     journal, site = FileJournal(journal_dir / "watch.jsonl", lock_wait_s=2.0), slurm()
     ports = WatchPorts(
         deaths=_death_ports(config, site),
@@ -632,6 +632,7 @@ def cluster_watch(config: Config, *, act: bool, say: Callable[[str], None]) -> C
         ask_to_end=partial(ask_to_end, journal_dir / "stuck"),
         pool=SlurmPool(CommandRunner(), bin_dir=config.slurm.bin_dir, timeout_s=config.slurm.timeout_s),
         spares=lambda: spares_set(cluster_journal(config, "spare").events()),
+        shortage=lambda: spares_short(config),
     )
     deaths = _death_settings(config, act=act)
     sweeping = sweep_settings(config, act=act and config.health.act, only=())
@@ -672,6 +673,7 @@ def _death_settings(config: Config, *, act: bool) -> DeathSettings:
         limits=DeathLimits(watch.dead_limit_per_hour, watch.dead_share_per_hour, watch.silent_share),
         boot_id_file=config.node.boot_id_file,
         shell_timeout_s=watch.ssh_timeout_s,
+        ask_unwatched_s=watch.ask_unwatched_s,
     )
 
 
@@ -745,6 +747,13 @@ def spare_ports(config: Config) -> SparePorts:
     )
 
 
+def spares_short(config: Config) -> tuple[str, ...]:
+    """What is new about how many spares are left, in words; nothing where none are kept. Raises SovctlError."""
+    from sovctl.operations.spares import tell_shortage
+
+    return tell_shortage(spare_ports(config), lambda: spare_classes(config))
+
+
 def spare_classes(config: Config) -> Classes:
     """The team's classes. Raises ConfigError."""
     from sovctl.errors import ConfigError
@@ -784,14 +793,14 @@ def hand_ports(config: Config) -> HandPorts:
 
 
 @contextmanager
-def sweep_turn(config: Config, *, act: bool) -> Iterator[None]:
+def sweep_turn(config: Config, *, act: bool, say: Callable[[str], None]) -> Iterator[None]:
     """One sweep at a time. Raises RefusedError when another runs. Who may not write there only looks, and may."""
     from sovctl.adapters.single_instance import claim
     from sovctl.errors import RefusedError, SovctlError
 
     descriptor = -1
     try:
-        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep")
+        descriptor = claim(cluster_journal_dir(config) / "sweep.lock", "sovctl sweep", say)
     except RefusedError:
         raise
     except SovctlError:

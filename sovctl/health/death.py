@@ -68,6 +68,13 @@ def in_service(node: NodeView) -> bool:
     return not node.state.down and node.state.base != "FUTURE" and not node.state.flags & _NOT_EXPECTED
 
 
+def may_be_asked(node: NodeView) -> bool:
+    """Whether a node that nobody suspects is worth a question: it ought to answer, and a job may begin on it. Slurm's
+    UNKNOWN is also its word for one that never was there."""
+    state = node.state
+    return in_service(node) and state.responding and not state.draining and state.base != "UNKNOWN"
+
+
 def suspects(
     nodes: Sequence[NodeView], mark_silent: Mapping[str, float], silent_for_s: float, named: Collection[str] = ()
 ) -> list[NodeView]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sovctl.model.node import NodeView
-from sovctl.model.reason import DrainReason, is_ours, parse_reason
+from sovctl.model.reason import INCIDENT_STAMP, DrainReason, incident_time, is_ours, parse_reason
 from sovctl.model.verdict import Verdict, VerdictState
 
-_STAMP = "%y%m%d-%H%M%S"
-_STAMP_LENGTH = len("261122-214601")
 _NODE_CHARACTERS = 5
 
 
@@ -36,6 +34,8 @@ class Nothing:
     why: str
     settled: bool = True
     """False: the node should be out of service and is not, so the same question comes again."""
+    budget: bool = False
+    """Only because no more drains are allowed: people have to know."""
 
 
 def decide_drain(verdict: Verdict, node: NodeView, recent_drains: int, limit: int, incident: str) -> Drain | Nothing:
@@ -52,6 +52,7 @@ def decide_drain(verdict: Verdict, node: NodeView, recent_drains: int, limit: in
         return Nothing(
             f"sovctl drained {recent_drains} nodes within an hour and may drain {limit}: a person has to look",
             settled=False,
+            budget=True,
         )
     text = worst.evidence
     if node.reason and not is_ours(node.reason):
@@ -78,18 +79,10 @@ def incident_id(node: str, boot_id: str, at: float) -> str:
 
     At most 24 characters, because the reason it stands in is cut by squeue and sinfo.
     """
-    stamp = datetime.fromtimestamp(at, UTC).strftime(_STAMP)
+    stamp = datetime.fromtimestamp(at, UTC).strftime(INCIDENT_STAMP)
     short = "".join(char for char in node if char.isascii() and char.isalnum())[-_NODE_CHARACTERS:] or "node"
     mark = hashlib.blake2s(f"{node} {boot_id} {at!r}".encode("utf-8", "replace"), digest_size=2).hexdigest()
     return f"{stamp}-{short}-{mark}"
-
-
-def incident_time(incident: str) -> float | None:
-    """Seconds since the epoch of an incident id; None when it is not one of ours."""
-    try:
-        return datetime.strptime(incident[:_STAMP_LENGTH], _STAMP).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
 
 
 def _already(node: NodeView) -> str:

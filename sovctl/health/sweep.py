@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sovctl.health.by_hand import CODE as BY_HAND
-from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, incident_time, recent_drains
+from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, recent_drains
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
-from sovctl.model.reason import DrainReason, is_ours, parse_reason
+from sovctl.model.reason import DrainReason, incident_time, is_ours, parse_reason
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 
 _NOT_THERE = frozenset(

@@ -15,7 +15,7 @@ from sovctl.recovery.attempts import Event, names, seconds, text
 SUBJECT = "sovctl on $cluster: $what"
 TEXT = "$what\n\nwhere: $where\nwhen: $when\nlook: $next\n"
 _LONGEST = 300
-_LIMIT_WORDS = ("budget", "limit", "looks dead and is left as it is")
+_LEFT = "looks dead and is left as it is"
 
 
 def alert_of_site(journal: str, entry: Event, cluster: str) -> Alert | None:
@@ -29,14 +29,18 @@ def alert_of_site(journal: str, entry: Event, cluster: str) -> Alert | None:
         what = f"{node} {said}: {_reason(entry)}"
         return _alert(AlertKind.INCIDENT, journal, entry, at, what, node, cluster, look)
     words = text(entry, "why") or text(entry, "words")
-    if kind == "drain-withheld" or (kind in ("alarm", "noted") and _about_limit(words)):
-        what = f"{node} failed and stays in service: {words}" if node else words
-        return _alert(AlertKind.LIMIT, journal, entry, at, what, node or "cluster", cluster, look)
-    if kind == "alarm":
+    if kind == "drain-withheld" and entry.get("budget") is True:
+        what = f"{node} failed and stays in service: {words}"
+        return _alert(AlertKind.LIMIT, journal, entry, at, what, node, cluster, look)
+    if kind == "alarm" or (kind == "noted" and _LEFT in words):
         return _alert(AlertKind.LIMIT, journal, entry, at, words, node or "cluster", cluster, look)
     if kind == "spares-short":
         what = words or "too few healthy spares"
-        return _alert(AlertKind.SPARES_SHORT, journal, entry, at, what, "spares", cluster, "sovctl node ls")
+        return _alert(AlertKind.SPARES_SHORT, journal, entry, at, what, "spares", cluster, "sovctl spare status")
+    if kind == "run-held-by-slurm":
+        job = text(entry, "job_id")
+        what = f"job {job} is held by Slurm: {text(entry, 'why')}"
+        return _alert(AlertKind.RUN_HELD, journal, entry, at, what, f"job {job}", cluster, f"scontrol release {job}")
     return None
 
 
@@ -112,10 +116,6 @@ def _reason(entry: Event) -> str:
     if words.startswith("sovctl:"):
         words = words.partition(" ")[2]
     return words or text(entry, "incident")
-
-
-def _about_limit(words: str) -> bool:
-    return any(mark in words for mark in _LIMIT_WORDS)
 
 
 def _is_failure(event: Event) -> bool:

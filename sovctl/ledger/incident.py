@@ -62,11 +62,13 @@ class Incident:
     """That stood still."""
     serials: tuple[str, ...] = ()
     """Of the GPUs blamed."""
+    last_word_at: float = 0.0
+    """When the run last wrote something before it: where no stamp tells when it began, it counts from there."""
 
     @property
     def at(self) -> float:
         """When it began, in seconds since the epoch; 0: nothing tells."""
-        return began(self.stamps) or 0.0
+        return began(self.stamps) or self.last_word_at
 
     @property
     def failure(self) -> bool:
@@ -140,6 +142,8 @@ class NodeEvent:
     serials: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     """Whose findings failed it."""
+    done_at: float | None = None
+    """When Slurm had taken it."""
     cleared: bool = False
     """It passed the loaded test in the same boot and was given back: nothing was wrong with it."""
 
@@ -150,7 +154,16 @@ class SiteAccount:
 
     node_events: tuple[NodeEvent, ...] = ()
     gpu_faults: tuple[GpuFault, ...] = ()
+    take_overs: tuple[TakenOver, ...] = ()
     probes: Mapping[str, ProbeCount] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A run that Slurm requeued by itself got its terms from the watch."""
+
+    at: float
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)

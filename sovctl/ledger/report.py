@@ -138,6 +138,8 @@ class Report:
     """Days of a node in training per hardware failure."""
     ettr: float | None
     gpu_seconds_lost: float
+    gpu_seconds_unknown: float
+    """Seconds that runs lost of which nobody told how many GPUs they have: in none of the two others."""
     gpu_seconds: float
     steps_lost: int
     restart: Spread | None
@@ -179,6 +181,7 @@ def make_report(accounts: Sequence[RunAccount], site: SiteAccount, since: float,
         node_days=mean_time(len(hardware), days),
         ettr=_ettr(accounts, since, until),
         gpu_seconds_lost=round(sum(item.gpu_seconds_lost or 0.0 for item in incidents), 1),
+        gpu_seconds_unknown=round(sum(item.lost_s or 0.0 for item in incidents if item.gpus is None), 1),
         gpu_seconds=round(sum(_inside(span, since, until) * (span.gpus or 0) for span in spans), 1),
         steps_lost=sum(item.steps_lost or 0 for item in incidents),
         restart=spread([took for item in back if (took := restart_s(item)) is not None]),

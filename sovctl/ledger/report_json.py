@@ -26,6 +26,7 @@ def report_record(report: Report) -> dict[str, Any]:
         "ettr": report.ettr,
         "gpu_seconds": report.gpu_seconds,
         "gpu_seconds_lost": report.gpu_seconds_lost,
+        "gpu_seconds_unknown": report.gpu_seconds_unknown,
         "steps_lost": report.steps_lost,
         "mttr": asdict(report.restart) if report.restart else None,
         "caught_up": asdict(report.caught_up) if report.caught_up else None,

@@ -72,8 +72,14 @@ def _incident(found: Timeline, story: Story, names: tuple[str, str, str]) -> Inc
         how=found.how,
         steps_lost=found.steps_lost,
         lost_s=_lost_s(found, stamps),
-        gpus=None if found.stopped.gpus is None else found.stopped.gpus * len(found.stopped.nodes),
+        gpus=found.stopped.gpus,
+        last_word_at=_last_word_at(found),
     )
+
+
+def _last_word_at(found: Timeline) -> float:
+    stop = found.stopped.stop
+    return found.stopped.last_word_at or (stop.at if stop is not None else None) or 0.0
 
 
 def _outcome(found: Timeline, stop: Stop, story: Story) -> Outcome:
@@ -87,8 +93,8 @@ def _outcome(found: Timeline, stop: Stop, story: Story) -> Outcome:
 def _lost_s(found: Timeline, stamps: Mapping[Stamp, float]) -> float | None:
     """From the beginning until every step was done again; where the last is not recorded, the steps to do again are
     counted at the pace of the attempt that stopped."""
-    start, first = began(stamps), stamps.get(Stamp.FIRST_STEP)
-    if start is None:
+    start, first = began(stamps) or _last_word_at(found), stamps.get(Stamp.FIRST_STEP)
+    if not start:
         return None
     if Stamp.CAUGHT_UP in stamps:
         return max(0.0, round(stamps[Stamp.CAUGHT_UP] - start, 1))
@@ -119,10 +125,9 @@ def _spans(known: Sequence[Attempt], found: Sequence[Timeline], until: float) ->
         later = next((other.started_at for other in known[index + 1 :] if other.started_at is not None), until)
         own = after.get(item.number)
         end = min(later, _stopped_at(item, own) or until)
-        gpus = None if item.gpus is None else item.gpus * len(item.nodes)
         length = max(0.0, end - item.started_at)
         productive = min(length, _productive_s(item, own, end))
-        spans.append(Span(item.started_at, item.started_at + length, len(item.nodes), gpus, productive))
+        spans.append(Span(item.started_at, item.started_at + length, len(item.nodes), item.gpus, productive))
     return spans
 
 
@@ -131,7 +136,7 @@ def _stopped_at(item: Attempt, own: Timeline | None) -> float | None:
         return None
     # An end that the next supervisor wrote down tells when that was, and not when the training stopped.
     if not own.by_supervisor and own.detected_at is None and item.stop.culprit is not Culprit.NONE:
-        return item.last_word_at or item.stop.at
+        return own.fault_at or item.last_word_at or item.stop.at
     return own.fault_at or own.detected_at or item.stop.at
 
 
@@ -190,7 +195,7 @@ def _chain(tries: Sequence[Timeline], success: bool | None) -> Chain:
     gaps = [
         max(0.0, item.started_at - since)
         for item in starts
-        if item.started_at is not None and (since := item.detected_at or item.decided_at) is not None
+        if item.started_at is not None and (since := item.detected_at or item.decided_at or item.fault_at) is not None
     ]
     assert stop is not None
-    return Chain(began(stamps_of(first)) or stop.at or 0.0, stop.culprit, len(starts), success, tuple(gaps))
+    return Chain(began(stamps_of(first)) or _last_word_at(first), stop.culprit, len(starts), success, tuple(gaps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,26 +12,35 @@ from typing import Any
 from sovctl.health.ledger import Ledger, LedgerEntry, merged
 from sovctl.health.tally import Tallies
 from sovctl.health.xid import XidClass, meaning_of
-from sovctl.ledger.incident import GpuFault, Incident, NodeEvent, ProbeCount, RunAccount, SiteAccount
-from sovctl.ledger.stamps import Stamp
+from sovctl.ledger.incident import GpuFault, Incident, NodeEvent, ProbeCount, RunAccount, SiteAccount, TakenOver
+from sovctl.ledger.stamps import Stamp, began
 from sovctl.recovery.attempts import Event, seconds, text
 
 _NEAR_S = 600.0
 """A fault of a blamed node that lies so far before the moment it was seen is taken for the cause."""
 _AFTER_S = 30.0
+_EXACT_S = 1.0
 _HARD = frozenset({XidClass.RESET, XidClass.DRAIN})
 _OUT = {"drain-intended": "drain-done", "down-intended": "down-done"}
 
 
 def site_account(entries: Sequence[Event], ledgers: Iterable[Ledger], tallies: Iterable[Tallies]) -> SiteAccount:
     """`entries`: of all journals of the site, in any order."""
-    return SiteAccount(tuple(_node_events(entries)), tuple(_gpu_faults(merged(ledgers))), _probes(tallies))
+    taken = tuple(
+        TakenOver(at, text(entry, "job_id"))
+        for entry in entries
+        if text(entry, "kind") == "takeover-done" and (at := seconds(entry, "at")) is not None
+    )
+    return SiteAccount(tuple(_node_events(entries)), tuple(_gpu_faults(merged(ledgers))), taken, _probes(tallies))
 
 
 def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAccount]:
     """The incidents of each run with the moment of the fault and the GPU, as the blamed nodes tell them."""
     faults: dict[str, list[GpuFault]] = defaultdict(list)
     events: dict[str, list[NodeEvent]] = defaultdict(list)
+    taken: dict[str, list[float]] = defaultdict(list)
+    for one in site.take_overs:
+        taken[one.job_id].append(one.at)
     for fault in site.gpu_faults:
         faults[fault.node].append(fault)
     for event in site.node_events:
@@ -38,9 +48,39 @@ def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAcco
     if not faults and not events:
         return list(accounts)
     return [
-        replace(account, incidents=tuple(_with_cause(item, faults, events) for item in account.incidents))
+        replace(
+            account,
+            incidents=tuple(
+                _with_cause(_seen_by_watch(item, events, taken.get(item.job_id, ())), faults, events)
+                for item in account.incidents
+            ),
+        )
         for account in accounts
     ]
+
+
+def _seen_by_watch(item: Incident, events: Mapping[str, Sequence[NodeEvent]], taken: Sequence[float]) -> Incident:
+    """A supervisor that died with its node saw nothing: what the watch on the controller did stands in its place."""
+    if Stamp.DETECTED in item.stamps or not item.at:
+        return item
+    begun, again = item.at - _AFTER_S, item.stamps.get(Stamp.STARTED, math.inf)
+    own = (event for node in item.nodes for event in events.get(node, ()) if begun <= event.at <= again)
+    down = min(own, key=lambda event: event.at, default=None)
+    if down is None:
+        return item
+    stamps = {**item.stamps, Stamp.DETECTED: down.at, Stamp.DECIDED: down.done_at or down.at}
+    ready = min((at for at in taken if down.at <= at <= again), default=None)
+    if ready is not None:
+        stamps[Stamp.READY] = ready
+    if Stamp.FAULT in stamps:
+        stamps[Stamp.FAULT] = min(stamps[Stamp.FAULT], down.at)
+    return replace(item, stamps=stamps, lost_s=_lost_s(item, stamps))
+
+
+def _lost_s(item: Incident, stamps: Mapping[Stamp, float]) -> float | None:
+    """Counted from where these stamps begin."""
+    later = (began(stamps) or item.at) - item.at
+    return None if item.lost_s is None else max(0.0, round(item.lost_s - later, 1))
 
 
 def _with_cause(
@@ -55,18 +95,20 @@ def _with_cause(
     drains = [
         event for node in item.nodes for event in events.get(node, ()) if seen - _NEAR_S <= event.at <= seen + _AFTER_S
     ]
-    times = [fault.at for fault in near] + [event.fault_at for event in drains if event.fault_at is not None]
-    stamps = dict(item.stamps)
-    if times and Stamp.FAULT not in stamps:
+    lines = [fault.at for fault in near]
+    times = lines or [event.fault_at for event in drains if event.fault_at is not None]
+    stamps, known = dict(item.stamps), item.stamps.get(Stamp.FAULT)
+    # The driver's own line is exact; what the run tells is a step late, or in whole seconds.
+    if times and (known is None or (lines and max(lines) <= known + _EXACT_S)):
         # The node's clock may be ahead of the batch host's: a fault is not seen before it happens.
         stamps[Stamp.FAULT] = min(max(times), seen)
     serials = dict.fromkeys([*(fault.serial for fault in near), *(one for event in drains for one in event.serials)])
     code = item.code or next((event.code for event in drains), "")
-    return replace(item, stamps=stamps, serials=tuple(serials), code=code)
+    return replace(item, stamps=stamps, lost_s=_lost_s(item, stamps), serials=tuple(serials), code=code)
 
 
 def _node_events(entries: Sequence[Event]) -> Iterable[NodeEvent]:
-    done = {text(entry, "incident") for entry in entries if text(entry, "kind") in _OUT.values()}
+    done = {text(entry, "incident"): seconds(entry, "at") for entry in entries if text(entry, "kind") in _OUT.values()}
     boots = _boots(entries)
     returns = _returns(entries)
     for entry in entries:
@@ -80,8 +122,9 @@ def _node_events(entries: Sequence[Event]) -> Iterable[NodeEvent]:
             node=node,
             code=text(entry, "code") or _code_in_reason(text(entry, "reason")),
             incident=incident,
-            fault_at=seconds(entry, "detected_at"),
+            fault_at=seconds(entry, "silent_since") or seconds(entry, "detected_at"),
             probes=tuple(dict.fromkeys(text(one, "probe") for one in failed if _failing(one))),
+            done_at=done[incident],
             cleared=_untouched(boots.get(node, ()), at, returns.get(incident)),
         )
 

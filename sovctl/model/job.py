@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+_GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,18 @@ class JobView:
         return self.pending and self.priority == 0
 
     @property
+    def tres(self) -> str:
+        """What it was given, or asks for while it waits: `cpu=18,mem=1125G,node=18,gres/gpu=144`. One field until
+        22.05, two from 23.02."""
+        said = (self.extra.get(name, "") for name in ("AllocTRES", "TRES", "ReqTRES"))
+        return next((words for words in said if words and not words.startswith("(")), "")
+
+    @property
+    def gpus(self) -> int:
+        """On all of its nodes; 0 also where the site does not count them."""
+        return gpus_in(self.tres)
+
+    @property
     def over(self) -> bool:
         """Ended in a way from which Slurm does not bring it back by itself."""
         return self.state in _OVER
@@ -73,3 +88,9 @@ class JobView:
 _OVER = frozenset(
     {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "BOOT_FAIL", "REVOKED", "NODE_FAIL"}
 )
+
+
+def gpus_in(tres: str) -> int:
+    """GPUs in a list of trackable resources, of whatever type."""
+    found = _GPUS.search(tres)
+    return int(found[1]) if found else 0

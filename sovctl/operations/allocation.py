@@ -69,8 +69,7 @@ def nodes_asked(job: JobView) -> int:
 
 def tres_nodes(job: JobView) -> int:
     """The nodes among the TRES a job asks for (`cpu=18,mem=1125G,node=18`); 0: it does not say."""
-    # 23.11 and newer tell apart what is asked for and what was given.
-    found = _NODE_TRES.search(job.extra.get("ReqTRES") or job.extra.get("TRES", ""))
+    found = _NODE_TRES.search(job.tres)
     return int(found[1]) if found else 0
 
 

@@ -176,7 +176,7 @@ def _withheld(
         return ()
     notes: list[str] = []
     if _changed(verdict, earlier):
-        notes = _journal(ports.journal, "drain-withheld", node=settings.node, why=decision.why)
+        notes = _journal(ports.journal, "drain-withheld", node=settings.node, why=decision.why, budget=decision.budget)
     return (f"not drained: {decision.why}", *notes)
 
 

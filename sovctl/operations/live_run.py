@@ -289,7 +289,13 @@ class LiveRun:
             self.suspicion.look(views)
             gone = self.suspicion.silent_for(silence_s)
         return [
-            NodeEvidence(view, view.name in gone, bool(gone) and ranks_silent, self.crash.findings(view.name))
+            NodeEvidence(
+                view,
+                view.name in gone,
+                bool(gone) and ranks_silent,
+                self.crash.findings(view.name),
+                self.suspicion.since(view.name),
+            )
             for view in views
         ]
 
@@ -417,8 +423,10 @@ class LiveRun:
         decision: Decision,
         newest: Checkpoint | None = None,
         status: int | None = None,
+        happened: float | None = None,
     ) -> None:
-        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for."""
+        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for;
+        `happened`: when it ended, where that was long ago."""
         newest = newest or self.newest()
         self.ports.journal.append(
             "attempt_ended",
@@ -434,6 +442,7 @@ class LiveRun:
             action=decision.action.value,
             why=decision.why,
             exit_status=status,
+            happened=happened,
         )
 
     @property
@@ -497,6 +506,12 @@ class LiveRun:
         """How many GPUs the job was given on each node; the batch host's number, where nodes have the same."""
         count = self.plan.environment.get("SLURM_GPUS_ON_NODE", "")
         return int(count) if count.isdigit() and self.plan.environment.get("SLURM_GPUS_PER_NODE") else None
+
+
+def gpus_of(job: JobView, environment: Mapping[str, str]) -> int:
+    """On all nodes of the job; where Slurm does not count GPUs (AccountingStorageTRES), as on the batch host."""
+    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
+    return job.gpus or (int(on_node) * len(job.nodes) if on_node.isascii() and on_node.isdigit() else 0)
 
 
 def last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -5,12 +5,14 @@ Each look returns whom to blame when the script has to be ended now, and None wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.operations.follow_progress import Quiet
-from sovctl.operations.live_run import SILENCE_S, LiveRun
+from sovctl.operations.live_run import SILENCE_S, LiveRun, gpus_of
 from sovctl.operations.site_words import SiteWords
-from sovctl.recovery.blame import NodeEvidence, blame_nodes
+from sovctl.recovery.blame import NodeEvidence, blame_nodes, condemned_since
 from sovctl.recovery.lead import stop_lead_s
 from sovctl.recovery.place import may_grow
 
@@ -65,13 +67,25 @@ class RunLooks:
             return None
         self._live.watch.nodes_asked = now
         patience = SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
-        blame = blame_nodes(self._live.evidence(patience if quiet is not Quiet.NO else None))
-        if blame is not None:
-            self._live.ports.journal.append(
-                "detected", attempt=self._live.attempt, nodes=list(blame.nodes), evidence=blame.evidence
-            )
-            return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
-        return None
+        evidence = self._live.evidence(patience if quiet is not Quiet.NO else None)
+        blame = blame_nodes(evidence)
+        if blame is None:
+            return None
+        self._live.ports.journal.append(
+            "detected",
+            attempt=self._live.attempt,
+            nodes=list(blame.nodes),
+            evidence=blame.evidence,
+            happened=self._happened(evidence, quiet),
+        )
+        return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
+
+    def _happened(self, evidence: Sequence[NodeEvidence], quiet: Quiet) -> float | None:
+        """Since when a node is at fault: the ranks of the others stop within a step of it."""
+        last = self._live.progress.last
+        moved = last.step_at if last is not None and quiet is Quiet.RANKS else None
+        known = [at for at in (moved, condemned_since(evidence)) if at is not None]
+        return min(*known, self._live.ports.clock.now()) if known else None
 
     def _calm_s(self) -> float:
         """Seconds between two questions while nothing speaks for trouble."""
@@ -141,6 +155,7 @@ class RunLooks:
             eligible_at=job.eligible_at,
             allocated_at=job.started_at,
             began_at=round(live.arrived, 3),
+            gpus=gpus_of(job, live.plan.environment),
         )
 
     def _look_for_room(self) -> Blame | None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sovctl.errors import CommandFailed, NodeNotFound, SovctlError
-from sovctl.health.drain import incident_time
 from sovctl.health.ledger import LEMON, ledger_from_record, node_scores
 from sovctl.health.lemons import Lemons, lemons_from_record
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
-from sovctl.model.reason import DrainReason, parse_reason
+from sovctl.model.reason import DrainReason, incident_time, parse_reason
 
 if TYPE_CHECKING:  # a list of nodes is waited for: what it does not need is not imported for it
     from sovctl.ports import ClusterView, Journal, Ledgers

@@ -224,17 +224,18 @@ def _events(journal: Journal) -> list[dict[str, Any]]:
         return []
 
 
-def tell_shortage(classes: Classes, ports: SparePorts) -> tuple[str, ...]:
+def tell_shortage(ports: SparePorts, classes: Callable[[], Classes]) -> tuple[str, ...]:
     """Write down once that a partition is short of spares, and once that it is not any more; in words what is new.
 
-    The journal entry is what people are told of (`[alerts]`). Raises SovctlError when Slurm does not answer.
+    The journal entry is what people are told of (`[alerts]`). `classes`: asked only where spares are kept. Raises
+    SovctlError when Slurm does not answer.
     """
     events = _events(ports.journal)
     if not any(spares_set(events).values()):
         return ()
     last = {event.get("partition"): event["kind"] for event in events if event.get("kind") in (_SHORT, _ENOUGH)}
     news = []
-    for item in status("", classes, ports):
+    for item in status("", classes(), ports):
         kind = _SHORT if item.short else _ENOUGH
         if last.get(item.partition, _ENOUGH) == kind:
             continue

@@ -45,6 +45,10 @@ class NodeSuspicion:
         self._pause = _FIRST_PAUSE_S if silent else min(2 * self._pause, _LONGEST_PAUSE_S)
         self._next = seen + self._pause
 
+    def since(self, name: str) -> float | None:
+        """Since when this node has not answered."""
+        return self._silent_since.get(name)
+
     def silent_for(self, seconds: float) -> frozenset[str]:
         """Those that did not answer over at least this long, at two looks or more."""
         now = self._clock.now()

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from sovctl.errors import NodeNotFound, SovctlError
 from sovctl.health.drain import Drain, Nothing
@@ -33,6 +33,7 @@ from sovctl.model.node import NodeView
 from sovctl.model.reason import DrainReason, parse_reason
 from sovctl.model.verdict import Finding, Severity, VerdictState
 from sovctl.model.verdict_json import finding_record
+from sovctl.operations.late_alarms import LateAlarms
 from sovctl.ports import Clock, EvidenceFiles, Journal, Ledgers, RemoteAnswer, RemoteShell, Turn
 
 _DAY_S = 86400.0
@@ -181,10 +182,10 @@ def act_on(
     stuck: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Mapping[str, Deed], tuple[str, ...]]:
     """Judge and act on some nodes by the rules and within the budgets of a sweep; gives nothing back. Returns what came
-    of each, and alarms. `stuck`: jobs that complete for too long, by node."""
+    of each, and alarms, which are not written down. `stuck`: jobs that complete for too long, by node."""
     acts = _Acts(ports, replace(settings, policy=replace(settings.policy, retest=False)))
     plan, deeds = acts.decide_and_act({name: Assessed() for name in stuck or ()} | dict(assessed), stuck or {})
-    return deeds, acts.raise_alarms(plan)
+    return deeds, plan.alarms
 
 
 def _chosen(nodes: Sequence[NodeView], only: tuple[str, ...]) -> list[NodeView]:
@@ -285,6 +286,8 @@ class _Acts:
     ports: SweepPorts
     settings: SweepSettings
     notes: list[str] = field(default_factory=list)
+    _read: Sequence[Mapping[str, Any]] | None = None
+    """The journal as it was before this pass."""
 
     def decide_and_act(
         self, assessed: Mapping[str, Assessed], stuck: Mapping[str, tuple[str, ...]]
@@ -310,8 +313,12 @@ class _Acts:
         return {name: self._resume_if_passed(wanted[name], answer) for name, answer in answers.items()}
 
     def raise_alarms(self, plan: Plan) -> tuple[str, ...]:
+        """A pass a minute with a spent budget is one alarm an hour."""
+        lately = LateAlarms()
+        lately.take(self._events() or ())
         for words in plan.alarms if self.settings.act else ():
-            self._journal("alarm", words=words)
+            if lately.new(words, self.ports.clock.now()):
+                self._journal("alarm", words=words)
         return plan.alarms
 
     def _carry_out(self, decision: Decision, assessed: Assessed) -> Deed:
@@ -467,14 +474,21 @@ class _Acts:
     def _retests(self, now: float) -> tuple[Counter[str], dict[str, float]] | None:
         """(how often each node was given back within a day, when each last did not pass); None: nobody knows, because
         the record cannot be read."""
-        try:
-            events = self.ports.journal.events()
-        except SovctlError as error:
-            self.notes.append(error.message)
+        events = self._events()
+        if events is None:
             return None
         done = (item for item in events if item.get("kind") == "resume-done" and item.get("at", 0) > now - _DAY_S)
         failed = {str(item.get("node")): float(item["at"]) for item in events if item.get("kind") == "retest-failed"}
         return Counter(str(event.get("node")) for event in done), failed
+
+    def _events(self) -> Sequence[Mapping[str, Any]] | None:
+        """None: the record cannot be read."""
+        if self._read is None:
+            try:
+                self._read = self.ports.journal.events()
+            except SovctlError as error:
+                self.notes.append(error.message)
+        return self._read
 
     def _journal(self, kind: str, **fields: object) -> None:
         """A full shared file system must not keep a sick node in service: say it and go on."""

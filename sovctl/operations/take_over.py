@@ -139,11 +139,12 @@ class TakeOver:
         last = last_attempt(events)
         if last is None or end_of(events, last["attempt"]) is not None:
             return
-        blame = self._blame_lost(last)
+        blame, moved = self._blame_lost(last), None
         word = self._live.ports.files.progress(0)
         if word is not None and word.attempt == last["attempt"]:
-            blame = replace(blame, step=word.step)
-        self._live.append_end(last["attempt"], blame, Decision(Action.REQUEUE, "Slurm requeued the job"))
+            blame, moved = replace(blame, step=word.step), word.step_at
+        decision = Decision(Action.REQUEUE, "Slurm requeued the job")
+        self._live.append_end(last["attempt"], blame, decision, happened=moved)
 
     def _blame_lost(self, last: Mapping[str, Any]) -> Blame:
         names = [str(name) for name in last.get("nodes", ())]

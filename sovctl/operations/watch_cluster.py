@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.errors import SovctlError
@@ -26,6 +26,7 @@ from sovctl.ports import ChangeMark, Clock, Journal, PoolSite, WatchMemory
 
 SCHEMA = "sovctl.watch/1"
 _STUCK_EVERY_S = 30.0
+_SPARES_EVERY_S = 60.0
 _STUCK_AGAIN_S = 600.0
 """What could not be freed is tried again, and said again, only so often."""
 _PRUNE_EVERY_S = 3600.0
@@ -60,6 +61,8 @@ class WatchPorts:
     pool: PoolSite | None = None
     spares: Callable[[], Mapping[str, int]] = dict
     """By partition: how many spares were set."""
+    shortage: Callable[[], Sequence[str]] = tuple
+    """What is new about how many of them are left, written down and in words."""
 
     @property
     def sweep(self) -> SweepPorts:
@@ -86,10 +89,11 @@ class ClusterWatch:
     _stuck: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _stuck_acted_at: float = -1e9
     _pruned_at: float = -1e9
+    _spares_at: float = -1e9
 
     def __post_init__(self) -> None:
         site, clock, act = self.ports.deaths.site, self.ports.clock, self.settings.deaths.act
-        self._voice = Voice(self.ports.journal, self.say)
+        self._voice = Voice(self.ports.journal, self.say, clock)
         self._reads = SlurmReads(site, self.ports.changes, clock)
         self._runs = RunTakeOver(site, clock, self._voice, act, self.ports.ask_to_free)
         self._deaths = DeathWatch(
@@ -117,7 +121,8 @@ class ClusterWatch:
         if not self._ready:
             self._go_on_where_it_was()
         parts = (self._deaths, self._runs, self._preempted, self._places)
-        fresh = self._reads.refresh(busy=any(part.busy for part in parts))
+        busy = any(part.busy for part in parts)
+        fresh = self._reads.refresh(busy=busy, calm=not self._deaths.leans_on_slurm)
         if fresh:
             self._runs.remember(self._reads.jobs)
             self._runs.adopt_from(down_names(self._reads.nodes))
@@ -134,7 +139,20 @@ class ClusterWatch:
             # Reading what runs say forks, which a process with threads at work should not.
             self._suspects.look(self._reads.by_name)
         self._free_stuck()
+        self._count_spares()
         self._prune()
+
+    def _count_spares(self) -> None:
+        now = self.ports.clock.now()
+        if now - self._spares_at < _SPARES_EVERY_S:
+            return
+        self._spares_at = now
+        try:
+            for words in self.ports.shortage():
+                self.say(words)
+            self._voice.forget("spares")
+        except SovctlError as error:
+            self._voice.tell("spares", f"spares were not counted: {error.message}")
 
     def _grace_s(self, qos: str) -> int | None:
         try:
@@ -155,7 +173,9 @@ class ClusterWatch:
         if now - self._stuck_at < every_s or not any(job.completing for job in self._reads.jobs):
             return
         self._stuck_at = now
-        stuck, notes = find_stuck(self.ports.sweep, self.settings.sweep, self._reads.jobs)
+        # Whether nodes may be drained (health.act) is another question than whether a job is freed.
+        settings = replace(self.settings.sweep, act=self.settings.deaths.act)
+        stuck, notes = find_stuck(self.ports.sweep, settings, self._reads.jobs)
         said = {f"stuck:{words.split(' completes')[0]}": words for words in notes}
         self._voice.forget("stuck:", {*said, *(f"stuck:{name}" for name in stuck)})
         for key, words in said.items():
@@ -163,15 +183,14 @@ class ClusterWatch:
         if not stuck or (stuck == self._stuck and now - self._stuck_acted_at < _STUCK_AGAIN_S):
             return
         self._stuck, self._stuck_acted_at = stuck, now
-        deeds, alarms = act_on(self.ports.sweep, self.settings.sweep, {}, stuck)
+        deeds, alarms = act_on(self.ports.sweep, settings, {}, stuck)
         for name, deed in deeds.items():
             if deed.done:
                 self.say(f"{name}: {deed.did}: {shlex.join(deed.command)}")
                 self._after_down(name)
             elif deed.did or deed.why:
                 self._voice.tell(f"stuck:{name}", f"{name}: {deed.did or deed.why}: {shlex.join(deed.command)}")
-        for words in alarms:
-            self._voice.say(f"ALARM: {words}")
+        self._voice.alarms("stuck", alarms)
 
     # Killed and started again
 
@@ -182,7 +201,10 @@ class ClusterWatch:
             self._runs.restore(record)
             self._preempted.restore(record)
         nodes = {node.name: node for node in self.ports.deaths.site.nodes()}
-        for event in _open_intents(self.ports.journal.events()):
+        events = self.ports.journal.events()
+        self._voice.remember(events)
+        self._deaths.restore(events)
+        for event in _open_intents(events):
             kind, node = event["kind"].removesuffix("-intended"), str(event.get("node", ""))
             if kind == "takeover":
                 self._settle_takeover(event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sovctl.errors import SlurmUnreachable, SovctlError
 from sovctl.health.death import (
@@ -15,15 +16,17 @@ from sovctl.health.death import (
     cut_off_words,
     decide_dead,
     in_service,
+    may_be_asked,
     shell_testimony,
     suspects,
     unheard,
 )
-from sovctl.health.drain import incident_id, incident_time
+from sovctl.health.drain import incident_id
 from sovctl.model.node import NodeView
-from sovctl.model.reason import parse_reason
+from sovctl.model.reason import incident_time, parse_reason
 from sovctl.model.witness import Shell, WitnessWords
 from sovctl.operations.suspicion import NodeSuspicion
+from sovctl.operations.unwatched import UnwatchedNodes
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import (
@@ -37,6 +40,7 @@ from sovctl.ports import (
     RemoteShell,
     SshFailure,
 )
+from sovctl.recovery.attempts import seconds
 
 _PING_SILENCE_S = 1.0
 _SETTLE_S = 2.0
@@ -45,6 +49,7 @@ _TESTIMONY_S = 10.0
 """How long what SSH said counts."""
 _TRY_AGAIN_S = 30.0
 _HOUR_S = 3600.0
+_MARK_TELLS_S = 60.0
 _OUR_OWN_FAULT = ("Name or service not known", "name resolution", "Network is unreachable", "No address associated")
 """getaddrinfo's and connect's words for a network or a name service that is gone here."""
 
@@ -79,6 +84,7 @@ class DeathSettings:
     limits: DeathLimits = field(default_factory=DeathLimits)
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     shell_timeout_s: float = 5.0
+    ask_unwatched_s: float = 60.0
 
 
 @dataclass(slots=True)
@@ -91,14 +97,24 @@ class DeathWatch:
     before_down: Callable[[str], None]
     after_down: Callable[[str], None]
     _suspicion: NodeSuspicion = field(init=False)
+    _unwatched: UnwatchedNodes = field(init=False)
     _silent_since: dict[str, float] = field(default_factory=dict)
     _heard: dict[str, tuple[float, WitnessWords]] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a node that Slurm would not set down may be tried again."""
+    _declared: dict[str, float] = field(default_factory=dict)
+    """Incidents of the last hour that were set down, and when: a node that was given back counts all the same."""
+    _leans_on_slurm: bool = True
     _asked: tuple[float, Pending[Mapping[str, WitnessWords]]] | None = None
 
     def __post_init__(self) -> None:
         self._suspicion = NodeSuspicion(self.ports.ping, self.ports.clock)
+        self._unwatched = UnwatchedNodes(self.ports.ping, self.ports.clock, self.settings.ask_unwatched_s)
+
+    @property
+    def leans_on_slurm(self) -> bool:
+        """Slurm's own word on some node is needed: it has no watcher, or its watcher is silent."""
+        return self._leans_on_slurm
 
     @property
     def busy(self) -> bool:
@@ -110,12 +126,25 @@ class DeathWatch:
         """Witnesses are being asked beside the passes."""
         return self._asked is not None
 
+    def restore(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """From the watch's journal: what was set down within the hour. What was only begun counts as done."""
+        ours = {
+            str(event.get("incident")): seconds(event, "at") or 0.0
+            for event in events
+            if event.get("kind") == "down-intended" and _code(str(event.get("reason", ""))) == CODE
+        }
+        failed = {str(event.get("incident")) for event in events if event.get("kind") == "down-failed"}
+        self._declared = {incident: at for incident, at in ours.items() if incident not in failed}
+
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
         self._take_answers()
         expected = [node.name for node in nodes if in_service(node)]
         marks = self.ports.marks.look(expected)
-        under_suspicion = suspects(nodes, marks, self.settings.silent_for_s, named)
+        unwatched = [node for node in nodes if node.name not in marks and may_be_asked(node)]
+        found = self._unwatched.silent(unwatched, self._silent_since)
+        under_suspicion = suspects(nodes, marks, self.settings.silent_for_s, {*named, *found})
+        self._leans_on_slurm = bool(unwatched or under_suspicion)
         self.voice.forget("left:", {f"left:{node.name}" for node in under_suspicion})
         if not under_suspicion:
             self._suspicion.clear()
@@ -198,21 +227,37 @@ class DeathWatch:
         self._not_before = {name: at for name, at in self._not_before.items() if at > now}
         for decision in dead:
             if decision.node not in self._not_before:
-                self._declare(decision)
+                self._declare(decision, self._last_heard(decision.node, marks))
 
     def _declared_last_hour(self, nodes: Sequence[NodeView]) -> int:
+        """By Slurm's own reasons, which outlive any file of ours, and by what was written down."""
         now = self.ports.clock.now()
+        self._declared = {incident: at for incident, at in self._declared.items() if now - at < _HOUR_S}
         ours = (parse_reason(node.reason) for node in nodes if node.state.down)
-        times = (incident_time(reason.incident) for reason in ours if reason and reason.code == CODE)
-        return sum(at is not None and now - at < _HOUR_S for at in times)
+        shown = {reason.incident for reason in ours if reason and reason.code == CODE}
+        lately = {one for one in shown if (at := incident_time(one)) is not None and now - at < _HOUR_S}
+        return len(lately | set(self._declared))
 
-    def _declare(self, decision: Down) -> None:
+    def _last_heard(self, node: str, marks: Mapping[str, float]) -> float:
+        """Since when the node is silent: slurmd was asked only after its watcher fell silent. A watcher that was dead
+        long before tells nothing."""
+        since = self._silent_since[node]
+        marked = self.ports.clock.now() - marks[node] if node in marks else since
+        return round(marked if since - _MARK_TELLS_S <= marked <= since else since, 3)
+
+    def _declare(self, decision: Down, silent_since: float) -> None:
         if not self.settings.act:
             self.voice.tell(f"left:{decision.node}", f"would set {decision.node} down: {shlex.join(decision.argv)}")
             return
         reason = parse_reason(decision.reason)
         incident = reason.incident if reason else ""
-        self.voice.write("down-intended", node=decision.node, incident=incident, reason=decision.reason)
+        self.voice.write(
+            "down-intended",
+            node=decision.node,
+            incident=incident,
+            reason=decision.reason,
+            silent_since=silent_since,
+        )
         self.before_down(decision.node)
         try:
             self.ports.site.set_down(decision.node, decision.reason)
@@ -223,9 +268,15 @@ class DeathWatch:
             self.voice.say(f"could not set {decision.node} down: {error.message}")
             self._not_before[decision.node] = self.ports.clock.now() + _TRY_AGAIN_S
             return
+        self._declared[incident] = self.ports.clock.now()
         self.voice.write("down-done", node=decision.node, incident=incident)
         self.voice.say(f"set {decision.node} down: {decision.reason}")
         self.after_down(decision.node)
+
+
+def _code(words: str) -> str:
+    reason = parse_reason(words)
+    return reason.code if reason is not None else ""
 
 
 def ask_witnesses(

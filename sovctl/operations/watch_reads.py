@@ -11,7 +11,9 @@ from sovctl.operations.watch_site import Site
 from sovctl.ports import ChangeMark, Clock
 
 _AT_LATEST_S = 10.0
-"""What no mark of change tells, such as a node's boot time."""
+"""What no mark of change tells: that a node does not answer, why a job waits."""
+_AT_LEAST_S = 60.0
+"""The same where nothing depends on it."""
 _SHARE = 20
 """At most one part in so many of the time is spent reading; the more nodes, the less often."""
 _BLIND_SHARE = 50
@@ -33,13 +35,15 @@ class SlurmReads:
     _took_s: float = math.inf
     """How long the last reading took."""
 
-    def refresh(self, *, busy: bool) -> bool:
+    def refresh(self, *, busy: bool, calm: bool = False) -> bool:
         """Read again where it is worth it; True when it was read. `busy`: something is going on that Slurm itself
-        may not have saved yet. Raises SovctlError when Slurm does not answer."""
+        may not have saved yet; `calm`: no decision waits for what Slurm does not save. Raises SovctlError when Slurm
+        does not answer."""
         now = self.clock.now()
         mark = self.changes.mark()
         changed = busy or mark is None or mark != self._mark
-        if now < self._not_before or not (changed or now - self.read_at >= _AT_LATEST_S):
+        calm = calm and not any(job.pending or job.completing for job in self.jobs)
+        if now < self._not_before or not (changed or now - self.read_at >= (_AT_LEAST_S if calm else _AT_LATEST_S)):
             return False
         nodes, jobs = self.site.nodes(), self.site.jobs()
         ended = self.clock.now()

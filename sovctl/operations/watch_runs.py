@@ -36,6 +36,7 @@ _SET_ASIDE = "BadConstraints"
 """Slurm's reason of a job that it holds because the cluster has too few nodes for it, those it excludes left out."""
 _FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN", _SET_ASIDE)
 """Slurm's reasons of a job that waits for nodes."""
+_HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
 _WAITS_S = 10.0
 """How long a requeued run waits for its spares."""
 _MOST_BLAMED = 4096
@@ -320,6 +321,8 @@ class RunTakeOver:
             job = self.site.job(job_id)
         except SovctlError:
             job = None
+        if job is not None and job.held:
+            self._tell_held(job, orphan)
         if job is None or job.over or job.held or self.clock.now() - orphan.since > _TAKE_OVER_S:
             self._forget(job_id)
             return
@@ -335,6 +338,14 @@ class RunTakeOver:
             return
         if job.pending and self.clock.now() >= orphan.not_before:
             self._set_terms(job, orphan)
+
+    def _tell_held(self, job: JobView, orphan: _Orphan) -> None:
+        """A run that lost a node and that Slurm itself holds (its launch failed, or it was requeued too often) waits
+        for a person who does not know of it."""
+        if orphan.exclude and not job.reason.startswith(_HELD_BY_SOMEBODY) and self._is_run(job.job_id):
+            why = f"{job.reason or 'no reason given'}, after {', '.join(sorted(orphan.exclude))} went down"
+            self.voice.write("run-held-by-slurm", job_id=job.job_id, why=why)
+            self.voice.say(f"job {job.job_id} is held by Slurm: {why}; to let it go: scontrol release {job.job_id}")
 
     def _set_terms(self, job: JobView, orphan: _Orphan) -> None:
         """Spare it the 121 s and keep it off the dead node; what the supervisor has arranged already stays."""

@@ -139,8 +139,7 @@ class SuspectChecks:
         # Slurm not answering here leaves the check pending: it is acted on when Slurm is back.
         deeds, alarms = act_on(self.ports.sweep, self.settings, confirmed) if confirmed else ({}, ())
         self._pending = None
-        for words in alarms:
-            self.voice.say(f"ALARM: {words}")
+        self.voice.alarms("drains", alarms)
         refused = {name for name, deed in deeds.items() if deed.command and not deed.did}
         if refused:
             self._not_before = self.ports.clock.now() + _TRY_AGAIN_S
@@ -157,9 +156,13 @@ class SuspectChecks:
         state, words, _ = _judged(found, view, deed)
         self.voice.write("suspect-checked", node=node, job_id=case.job_id, state=str(state), words=words)
         self.voice.say(f"{node}, suspected by job {case.job_id}: {state}: {words}")
-        if deed is not None and (deed.did or deed.why):
-            command = f": {shlex.join(deed.command)}" if deed.command and not deed.done else ""
-            self.voice.say(f"{node}: {deed.did or deed.why}{command}")
+        if deed is None or not (deed.did or deed.why):
+            return
+        if deed.done:
+            self.voice.say(f"{node}: {deed.did}")
+            return
+        command = f": {shlex.join(deed.command)}" if deed.command else ""
+        self.voice.note(f"{node}: {deed.did or deed.why}{command}")
 
     def _answer(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sovctl.errors import SovctlError
-from sovctl.ports import Journal
+from sovctl.operations.late_alarms import LateAlarms
+from sovctl.ports import Clock, Journal
 
 
 @dataclass(slots=True)
@@ -16,7 +17,13 @@ class Voice:
 
     journal: Journal
     say: Callable[[str], None]
+    clock: Clock
     _told: set[str] = field(default_factory=set)
+    _alarms: LateAlarms = field(default_factory=LateAlarms)
+
+    def remember(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """What was written before this process: an alarm of the last hour needs no second entry."""
+        self._alarms.take(events)
 
     def write(self, kind: str, **fields: Any) -> None:
         """One record."""
@@ -34,12 +41,25 @@ class Voice:
             self.write("noted", words=words)
             self.say(words)
 
+    def note(self, words: str) -> None:
+        """Say a thing, and write it down."""
+        self.write("noted", words=words)
+        self.say(words)
+
     def alarm(self, key: str, words: str) -> None:
-        """The same, loudly: a person has to look."""
+        """Say a thing once and loudly: a person has to look. What was written within the hour is only said."""
         if key not in self._told:
             self._told.add(key)
-            self.write("alarm", words=words)
+            if self._alarms.new(words, self.clock.now()):
+                self.write("alarm", words=words)
             self.say(f"ALARM: {words}")
+
+    def alarms(self, about: str, all_words: Sequence[str]) -> None:
+        """Those there are about something now; others about it are over."""
+        keys = {f"{about}-alarm:{words}": words for words in all_words}
+        self.forget(f"{about}-alarm:", keys)
+        for key, words in keys.items():
+            self.alarm(key, words)
 
     def forget(self, prefix: str, keep: Collection[str] = ()) -> None:
         """What begins so is over, but for the keys in `keep`."""

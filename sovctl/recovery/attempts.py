@@ -13,6 +13,7 @@ from typing import Any
 from sovctl.model.blame import Culprit
 
 Event = Mapping[str, Any]
+_MOST_GPUS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,14 @@ class Attempt:
     """The last checkpoint this attempt completed."""
     detected_at: float | None
     """When a fault was seen while the script still ran."""
+    fault_at: float | None
+    """When it happened, as far as told: the fault that was seen, the end of the script, or its last step."""
     last_word_at: float | None
     """When this attempt last wrote something before its end."""
     stop: Stop | None
     """None: it runs, or its end was never written."""
     gpus: int | None = None
-    """On each node, where Slurm told."""
+    """On its nodes together, where Slurm told."""
     eligible_at: float | None = None
     """Since when it might have started, by slurmctld's clock, like the next one."""
     allocated_at: float | None = None
@@ -86,7 +89,27 @@ def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
         own.setdefault(attempt, []).append(event)
         if event.get("kind") == "attempt_started":
             starts.append((attempt, event))
-    return tuple(_attempt(start, own[attempt]) for attempt, start in starts)
+    known, each = [], None
+    for attempt, start in starts:
+        # Told once for each execution of the job, which may see several attempts.
+        told = _gpus_each(start, own[attempt])
+        each = each if told is None else told
+        known.append(_attempt(start, own[attempt], each))
+    return tuple(known)
+
+
+def _gpus_each(start: Event, own: Sequence[Event]) -> float | None:
+    """On each node, in the mean."""
+    each = whole(start, "gpus")
+    if each is not None:
+        return each
+    placed = next((event for event in own if event.get("kind") == "allocated"), {})
+    together, nodes = whole(placed, "gpus"), len(names(start, "nodes")) + len(names(start, "spares"))
+    return together / nodes if together is not None and nodes else None
+
+
+def _times(each: float | None, nodes: int) -> int | None:
+    return None if each is None or not 0 <= each < _MOST_GPUS else round(each * nodes)
 
 
 def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
@@ -146,7 +169,7 @@ def names(event: Event, key: str) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
 
 
-def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
+def _attempt(start: Event, own: Sequence[Event], gpus_each: float | None = None) -> Attempt:
     first: dict[str, Event] = {}
     last: dict[str, Event] = {}
     for event in own:
@@ -175,15 +198,26 @@ def _attempt(start: Event, own: Sequence[Event]) -> Attempt:
         saved_at=_happened(saved),
         saved_step=whole(saved, "step"),
         detected_at=seconds(first.get("detected", nothing), "at"),
+        fault_at=_fault_at(first),
         last_word_at=seconds(words[-1], "at") if words else None,
         stop=_stop(end) if end is not None else None,
-        gpus=whole(start, "gpus"),
+        gpus=_times(gpus_each, len(names(start, "nodes"))),
         eligible_at=seconds(placed, "eligible_at"),
         allocated_at=seconds(placed, "allocated_at"),
         began_at=seconds(placed, "began_at"),
         caught_up_at=_happened(first.get("caught_up", nothing)),
         stall_s=sum(seconds(event, "stall_seconds") or 0.0 for event in own if event.get("kind") == "checkpoint_saved"),
     )
+
+
+def _fault_at(first: Mapping[str, Event]) -> float | None:
+    """Never later than it was seen; a script that ended after that was ended for it."""
+    seen = first.get("detected")
+    if seen is not None:
+        happened, at = seconds(seen, "happened"), seconds(seen, "at")
+        return happened if happened is None or at is None else min(happened, at)
+    ended = first.get("script_ended")
+    return seconds(ended, "at") if ended is not None else seconds(first.get("attempt_ended", {}), "happened")
 
 
 def _stop(end: Event) -> Stop:

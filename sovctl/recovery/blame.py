@@ -8,13 +8,13 @@ that runs, and a crash next to a healthy node is the code's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.node import NodeView
 from sovctl.model.progress import FINISHED, STOPPED
-from sovctl.model.reason import parse_reason
+from sovctl.model.reason import incident_time, parse_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class NodeEvidence:
     """The ranks of this node have stopped reporting, or the script has ended."""
     own_findings: tuple[str, ...] = ()
     """What the node says against itself, seen with the user's rights: NVML, its kernel log, a verdict."""
+    silent_since: float | None = None
+    """Since when slurmd has not answered."""
 
 
 def blame_nodes(nodes: Sequence[NodeEvidence]) -> Blame | None:
@@ -72,6 +74,19 @@ def condemns(item: NodeEvidence) -> str:
     if item.slurmd_silent and item.ranks_silent:
         return "NODE_DEAD slurmd does not answer and its ranks are silent"
     return item.own_findings[0] if item.own_findings else ""
+
+
+def condemned_since(nodes: Sequence[NodeEvidence]) -> float | None:
+    """When the first of what speaks against these nodes was there: slurmd silent, or a reason of ours (in whole
+    seconds); None: nothing tells."""
+    return min((at for item in nodes if condemns(item) for at in _times(item)), default=None)
+
+
+def _times(item: NodeEvidence) -> Iterable[float]:
+    ours = parse_reason(item.view.reason)
+    judged = incident_time(ours.incident) if ours is not None else None
+    silent = item.silent_since if item.slurmd_silent else None
+    return (at for at in (judged, silent) if at is not None)
 
 
 PREEMPTION = "preemption"

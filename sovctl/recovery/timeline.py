@@ -50,7 +50,7 @@ class Timeline:
     epilogs_done_at: float | None
     """When the epilogs of all nodes but the batch host were done."""
     fault_at: float | None
-    """When it happened, where its own record tells (a hang: since when nothing moved)."""
+    """When it happened, where its own record tells (a hang, a node that died: since when nothing moved)."""
     misplaced: int
     """How often Slurm gave it a blamed node again, and it moved away without starting the script."""
 
@@ -158,7 +158,7 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event],
         slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),
         killed_at=_last(after, "killed"),
         epilogs_done_at=_last(after, "epilogs_done"),
-        fault_at=_hung_since(hang),
+        fault_at=since if (since := _hung_since(hang)) is not None else stopped.fault_at,
         misplaced=sum(event.get("kind") == "misplaced" for event in after),
     )
 

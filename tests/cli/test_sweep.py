@@ -214,6 +214,8 @@ def test_the_budget_stops_a_bad_check(cluster: Cluster) -> None:
     assert len(cluster.acts) == 2
     assert "STOPPED draining for MOUNT_GONE: 2 nodes within an hour is the budget, and 4 more show it" in done.stderr
     assert cluster.journal[-1]["kind"] == "alarm"
+    assert "STOPPED draining" in cluster.sweep("--act").stderr, "said with each pass"
+    assert [entry["kind"] for entry in cluster.journal].count("alarm") == 1, "written once an hour"
     cluster.sweep("--act", SOVCTL_SWEEP_DRAIN_SHARE_PER_HOUR="0.2")
     assert len(cluster.acts) == 2
 
@@ -340,3 +342,35 @@ def test_observing_by_configuration(cluster: Cluster) -> None:
     done = cluster.sweep("--act", SOVCTL_HEALTH_ACT="false")
     assert (done.returncode, cluster.acts) == (10, [])
     assert "health.act is false" in done.stderr
+
+
+# The watch, over the same stand-ins
+
+
+def watched(cluster: Cluster, *argv: str, **env: str) -> tuple[str, list[dict[str, Any]]]:
+    """One pass with a job that hangs on n006: what it said, and what it wrote down."""
+    rows = "41|41|N/A|COMPLETING|1000|n006|n006||None\n"
+    (cluster.root / "queue").write_text(rows, "utf-8")
+    command = [sys.executable, "-P", "-m", "sovctl", "watch", "--once", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, env={**cluster.env, **env}, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    path = cluster.root / "journal" / "watch.jsonl"
+    return done.stderr, [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_observe_wins_over_act(cluster: Cluster) -> None:
+    said, written = watched(cluster, "--act", "--observe")
+    assert "observing" in said and "would free 41 by setting it down: scontrol update NodeName=n006" in said
+    assert cluster.acts == []
+    assert [(entry["kind"], "would free 41" in entry["words"]) for entry in written] == [("noted", True)]
+
+
+@pytest.mark.parametrize("health_act", ["true", "false"])
+def test_the_watch_frees_jobs_also_where_nodes_are_not_to_be_drained(cluster: Cluster, health_act: str) -> None:
+    said, written = watched(cluster, "--act", SOVCTL_HEALTH_ACT=health_act)
+    assert ("health.act is false: nodes that runs suspect are checked and not drained" in said) == (
+        health_act == "false"
+    )
+    ((node, state, _),) = cluster.acts
+    assert (node, state) == ("NodeName=n006", "State=DOWN")
+    assert [entry["kind"] for entry in written] == ["down-intended", "down-done"]

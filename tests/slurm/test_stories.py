@@ -3,11 +3,15 @@ run's journal, Slurm, and the losses the training wrote."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +78,15 @@ def assert_survived(run: Training, victim: str, losses: dict[int, str], *, attem
     assert run.loss_curve() == losses
 
 
+def incident_of(run: Training) -> dict[str, Any]:
+    """The one incident in `sovctl report --json`, which root sees with what the site knows."""
+    words = [sys.executable, "-P", "-m", "sovctl", "report", "--json"]
+    env = {**run.lab.environment, "XDG_STATE_HOME": str(run.work_dir / ".state")}
+    done = subprocess.run(words, cwd=run.work_dir, env=env, capture_output=True, text=True, timeout=60, check=True)
+    (found,) = json.loads(done.stdout)["incidents"]
+    return dict(found)
+
+
 def assert_ours(lab: cluster.Lab, victim: str, *codes: str) -> None:
     """Exactly the bad node is out of service, with our reason."""
     for node in cluster.slurm(lab.layout).nodes():
@@ -93,6 +106,8 @@ def test_xid_79(story_lab: StartLab, work_dir: Path, user: str, undisturbed: dic
     assert_ours(lab, victim, "XID79")
     why = run.sovctl("run", "why", run.job_id).stdout
     assert victim in why
+    stamps = incident_of(run)["stamps"]
+    assert stamps["fault"] <= stamps["detected"] <= stamps["decided"], stamps
 
 
 def test_xid_79_on_the_batch_host(
@@ -110,10 +125,14 @@ def test_node_dead(story_lab: StartLab, work_dir: Path, user: str, undisturbed: 
     lab = story_lab()
     run = start_run(lab, work_dir, user)
     victim = nodes_of(run, 0)[1]
-    faults.inject(lab, "node-dead", victim)
+    struck = faults.inject(lab, "node-dead", victim).at
     assert_survived(run, victim, undisturbed)
     run.wait("the watch to set the node down", lambda: cluster.slurm(lab.layout).node(victim).state.down, 30)
     assert_ours(lab, victim, "NODE_DEAD")
+    (detected,) = run.events("detected")
+    assert detected["happened"] <= detected["at"]
+    stamps = incident_of(run)["stamps"]
+    assert struck - 2 <= stamps["fault"] <= stamps["detected"], stamps
 
 
 def test_node_dead_with_users_rights_only(
@@ -144,9 +163,16 @@ def test_batch_host_dead(story_lab: StartLab, work_dir: Path, user: str, undistu
     lab = story_lab()
     run = start_run(lab, work_dir, user)
     victim = nodes_of(run, 0)[0]
-    faults.inject(lab, "node-dead", victim)
+    struck = faults.inject(lab, "node-dead", victim).at
     assert_survived(run, victim, undisturbed)
     assert_ours(lab, victim, "NODE_DEAD")
+    # No supervisor lived to see it: what the watch wrote stands in its place.
+    incident = incident_of(run)
+    assert (incident["nodes"], incident["culprit"], incident["outcome"]) == ([victim], "hardware", "recovered")
+    stamps = incident["stamps"]
+    told = [stamps[name] for name in ("fault", "detected", "decided", "allocated", "script_started", "first_step")]
+    assert struck - 2 <= told[0] and [*told[:3], *told[4:]] == sorted([*told[:3], *told[4:]]), stamps
+    assert incident["seconds_lost"] > 0
 
 
 def test_a_rank_dies_once(story_lab: StartLab, work_dir: Path, user: str, undisturbed_toy: dict[int, str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from node_builders import NOW, snapshot, xid
 
-from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, incident_time, recent_drains
+from sovctl.health.drain import Drain, Nothing, decide_drain, incident_id, recent_drains
 from sovctl.health.judge import judge
 from sovctl.model.node import NodeState, NodeView
-from sovctl.model.reason import is_ours, parse_reason
+from sovctl.model.reason import incident_time, is_ours, parse_reason
 
 INCIDENT = "261122-214640-n003-ab12"
 FAILED = judge(snapshot(xid(79, index=5)))

@@ -36,7 +36,10 @@ def test_a_node_out_of_service() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "expected"),
     [
-        ("drain-withheld", {"node": "n1", "why": "4 nodes were drained in an hour"}, AlertKind.LIMIT),
+        ("drain-withheld", {"node": "n1", "why": "4 nodes in an hour", "budget": True}, AlertKind.LIMIT),
+        ("drain-withheld", {"node": "n1", "why": "n1 is down: Not responding", "budget": False}, None),
+        ("noted", {"words": "n1: the budget of drains is spent"}, None),
+        ("run-held-by-slurm", {"job_id": "7", "why": "launch failed requeued held"}, AlertKind.RUN_HELD),
         ("alarm", {"words": "STOPPED: 7 nodes show XID79"}, AlertKind.LIMIT),
         ("noted", {"words": "n1 looks dead and is left as it is: 5 in an hour"}, AlertKind.LIMIT),
         ("noted", {"words": "would set n1 down"}, None),

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from event_builders import RECORD, T0, recovered
+from event_builders import RECORD, T0, lost_with_its_host, recovered
 
+from sovctl.cli.report import gpu_hours, lost
 from sovctl.health.ledger import Ledger, LedgerEntry
 from sovctl.health.tally import ProbeTally
 from sovctl.ledger.incident import Chain, Incident, Outcome, RunAccount, SiteAccount, Source, Span
@@ -93,6 +94,26 @@ def test_jobs_without_a_record_have_no_part_in_the_ettr_of_all() -> None:
     assert found.ettr == 0.9
 
 
+@pytest.mark.parametrize(
+    ("gpus", "words", "hours"),
+    [
+        ((16, 16), "10 steps done again, 0.356 GPU-hours", "0.356 GPU-hours"),
+        (
+            (16, None),
+            "10 steps done again, 0.178 GPU-hours, and 40.0 s of runs whose GPUs are not known",
+            "0.178 GPU-hours",
+        ),
+        ((None, None), "10 steps done again, 80.0 s of runs whose GPUs are not known", "not known"),
+        ((0, 0), "10 steps done again, 0 GPU-hours", "0 GPU-hours"),
+    ],
+)
+def test_gpus_that_nobody_told_of_are_not_none(gpus: tuple[int | None, ...], words: str, hours: str) -> None:
+    found = made(account(*(incident(DAY * (1 + day), gpus=count) for day, count in enumerate(gpus))))
+    found = replace(found, gpu_seconds=0.0)
+    assert (lost(found), gpu_hours(found)) == (words, hours)
+    assert report_record(found)["gpu_seconds_unknown"] == 40.0 * gpus.count(None)
+
+
 # What the site adds
 
 BAD = {"code": "XID79", "probe": "xid", "severity": "fail", "evidence": "fell off"}
@@ -135,6 +156,39 @@ def test_the_blamed_node_tells_the_second_of_the_fault_and_the_gpu() -> None:
     assert (item.stamps[Stamp.FAULT], item.serials) == (T0 + 82.9, ("S5",))
     report = made(found, site=site)
     assert [(one.name, one.incidents, one.where) for one in report.gpus] == [("S5", 1, "n003")]
+
+
+def of_the_watch() -> list[dict[str, Any]]:
+    told = {"incident": "i9", "node": "n001"}
+    reason = "sovctl:i9 NODE_DEAD slurmd silent 3 s"
+    return [
+        {"at": T0 + 96, "kind": "down-intended", "reason": reason, "silent_since": T0 + 86, **told},
+        {"at": T0 + 96.5, "kind": "down-done", **told},
+        {"at": T0 + 98, "kind": "takeover-done", "job_id": "7"},
+        {"at": T0 + 98, "kind": "takeover-done", "job_id": "34"},
+        {"at": T0 + 9000, "kind": "down-intended", "reason": reason, "incident": "i10", "node": "n001"},
+        {"at": T0 + 9001, "kind": "down-done", "incident": "i10", "node": "n001"},
+    ]
+
+
+@pytest.mark.parametrize(("end", "fault"), [({}, 86), ({"happened": T0 + 84.5}, 84.5)])
+def test_what_the_watch_did_stands_for_a_supervisor_that_died_with_its_node(end: dict[str, Any], fault: float) -> None:
+    alone = run_account({**RECORD, "run_id": "lab-34-1"}, lost_with_its_host(**end).events, T0 + 500)
+    site = site_account(of_the_watch(), [], [])
+    (found,) = with_site([alone], site)
+    (item,) = found.incidents
+    seen = (Stamp.FAULT, Stamp.DETECTED, Stamp.DECIDED, Stamp.READY)
+    assert [item.stamps[stamp] - T0 for stamp in seen] == [fault, 96, 96.5, 98]
+    (before,) = alone.incidents
+    assert item.lost_s == pytest.approx((before.lost_s or 0) + before.at - T0 - fault, abs=0.11)
+    report = made(found, site=site)
+    assert report.by_culprit == ((Culprit.HARDWARE, 1),) and report.restart is not None
+    assert [(one.name, one.incidents) for one in report.nodes] == [("n001", 2)]
+
+
+def test_without_a_journal_of_the_watch_it_is_in_the_report_all_the_same() -> None:
+    alone = run_account({**RECORD, "run_id": "lab-34-1"}, lost_with_its_host().events, T0 + 500)
+    assert made(*with_site([alone], SiteAccount())).by_culprit == ((Culprit.HARDWARE, 1),)
 
 
 def test_a_fault_of_yesterday_is_not_the_cause() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from event_builders import RECORD, T0, Record, recovered
+from event_builders import RECORD, T0, Record, lost_with_its_host, recovered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,6 +78,41 @@ def test_a_hang_began_with_the_last_progress() -> None:
     item = only(run.ended(161, 0, "unknown", "hangs").add(162, "restart_intent", attempt=0, how="in-place"))
     assert item.stamps[Stamp.FAULT] == T0 + 100
     assert (item.outcome, item.lost_s) == (Outcome.OPEN, None)
+
+
+def test_a_batch_host_that_died_with_the_supervisor_is_an_incident_since_the_last_word() -> None:
+    item = only(lost_with_its_host())
+    assert not {Stamp.FAULT, Stamp.DETECTED, Stamp.DECIDED} & set(item.stamps)
+    assert (item.at - T0, item.nodes, item.outcome) == (60, ("n001",), Outcome.RECOVERED)
+    assert item.lost_s == pytest.approx(204 - 60 + 7 * 56 / 46, abs=0.1)
+    told = only(lost_with_its_host(happened=T0 + 83))
+    assert told.stamps[Stamp.FAULT] == T0 + 83
+    assert (told.at - T0, told.seconds_to(Stamp.FIRST_STEP)) == (83, pytest.approx(121))
+
+
+def test_a_fault_is_not_later_than_it_was_seen() -> None:
+    run = Record().started(0, 0).steps(2, 0).add(83, "detected", attempt=0, nodes=["n003"], happened=T0 + 90)
+    item = only(run.ended(84, 0, "hardware", "n003: XID79", blamed=["n003"]))
+    assert item.stamps[Stamp.FAULT] == item.stamps[Stamp.DETECTED] == T0 + 83
+
+
+def test_a_crash_happened_when_the_script_ended() -> None:
+    run = Record().started(0, 0).steps(2, 0).add(50, "script_ended", attempt=0, exit_status=1)
+    item = only(run.crashed(58, 0).add(58.1, "requeue_intent", attempt=0))
+    assert (item.stamps[Stamp.FAULT], item.stamps[Stamp.DETECTED]) == (T0 + 50, T0 + 58)
+
+
+def test_gpus_are_those_of_the_job_where_the_environment_did_not_tell() -> None:
+    run = recovered()
+    assert [item.gpus for item in account(run).incidents] == [None]
+    run.events[0]["spares"] = ["n009", "n010"]
+    # Six nodes with 8 GPUs each: the attempt had four of them, and the next one, in the same allocation, too.
+    run.events.insert(1, {"seq": 1, "at": T0 + 1, "kind": "allocated", "attempt": 0, "gpus": 48})
+    found = account(run)
+    assert [item.gpus for item in found.incidents] == [32]
+    assert [span.gpus for span in found.spans] == [32, 32]
+    run.events[1]["gpus"] = 0
+    assert [item.gpu_seconds_lost for item in account(run).incidents] == [0.0]
 
 
 def test_in_its_own_allocation_nothing_was_queued() -> None:

@@ -179,17 +179,17 @@ def test_status_is_of_the_partitions_with_spares() -> None:
 
 def test_a_shortage_is_told_once_and_its_end_once() -> None:
     site = Site()
-    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    assert spares.tell_shortage(site.ports, lambda: CLASSES) == ()
     site.set(2)
-    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    assert spares.tell_shortage(site.ports, lambda: CLASSES) == ()
     victim = site.slurm.views[0]
     site.slurm.views[0] = replace(victim, state=NodeState("DOWN"))
-    assert spares.tell_shortage(CLASSES, site.ports) == (
+    assert spares.tell_shortage(site.ports, lambda: CLASSES) == (
         f"partition main: 1 of 2 spares left, out of service: {victim.name}",
     )
-    assert spares.tell_shortage(CLASSES, site.ports) == ()
+    assert spares.tell_shortage(site.ports, lambda: CLASSES) == ()
     site.slurm.views[0] = victim
-    assert spares.tell_shortage(CLASSES, site.ports) == ("partition main: 2 of 2 spares left",)
+    assert spares.tell_shortage(site.ports, lambda: CLASSES) == ("partition main: 2 of 2 spares left",)
     assert site.kinds()[-2:] == ["spares-short", "spares-enough"]
 
 

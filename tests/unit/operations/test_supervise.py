@@ -13,9 +13,13 @@ from run_fakes import NOW, XID79, FakeChild, Run
 from slurm_fake import FakeSlurm
 
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError
+from sovctl.health.drain import incident_id
+from sovctl.model.job import JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
+from sovctl.operations.live_run import gpus_of
 from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
@@ -181,6 +185,23 @@ def test_the_way_through_the_queue_is_written_down_once() -> None:
     assert placed["attempt"] == 0
     assert placed["began_at"] == pytest.approx(NOW, abs=1.0)
     assert {"eligible_at", "allocated_at"} < set(placed)
+    assert placed["gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tres", "on_node", "gpus"),
+    [
+        ({"AllocTRES": "cpu=32,node=4,gres/gpu=30,gres/gpu:h100=30"}, "8", 30),
+        ({"TRES": "cpu=32,node=4,billing=32,gres/gpu=16"}, "", 16),
+        ({"AllocTRES": "(null)", "ReqTRES": "cpu=4,gres/gpu=8"}, "", 8),
+        ({"AllocTRES": "cpu=32,node=4"}, "8", 32),
+        ({"AllocTRES": "cpu=32,node=4"}, "", 0),
+        ({}, "eight", 0),
+    ],
+)
+def test_gpus_of_a_job_are_in_its_tres_or_as_on_the_batch_host(tres: dict[str, str], on_node: str, gpus: int) -> None:
+    job = JobView("7", "", "", 1000, "RUNNING", nodes=("n1", "n2", "n3", "n4"), extra=tres)
+    assert gpus_of(job, {"SLURM_GPUS_ON_NODE": on_node}) == gpus
 
 
 def test_it_is_written_down_when_no_step_is_done_again_any_more() -> None:
@@ -261,7 +282,18 @@ def test_a_silent_slurmd_with_silent_ranks_is_a_dead_node() -> None:
     ended = run.of("attempt_ended")[0]
     assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
     assert ended["at"] < NOW + 20
+    (detected,) = run.of("detected")
+    assert detected["happened"] == NOW + 9.9, "the last step of the ranks"
     whole(run)
+
+
+def test_when_a_node_was_drained_is_told_to_the_second() -> None:
+    run = Run()
+    reason = str(DrainReason(incident_id("n002", "boot", NOW + 20.4), "XID79", "GPU 5 fell off the bus"))
+    run.clock.at(20.5, lambda: run.slurm.drain("n002", reason))
+    run.attempt()
+    (detected,) = run.of("detected")
+    assert detected["happened"] == NOW + 20.0 <= detected["at"]
 
 
 def test_a_slurmd_that_restarts_while_ranks_step_on_is_none() -> None:
@@ -523,6 +555,7 @@ class _Dead(BaseException):
 
 def test_an_attempt_lost_with_its_host_is_closed_with_the_right_blame() -> None:
     run = Run()
+    run.clock.at(18.0, lambda: run.steps(12))
     lost(run, lambda: run.slurm.set_down("n001", "sovctl:20261122-1a2b NODE_DEAD silent for 6 s"))
     assert "attempt_ended" not in run.kinds
     run.await_start()
@@ -531,6 +564,7 @@ def test_an_attempt_lost_with_its_host_is_closed_with_the_right_blame() -> None:
     ended = run.of("attempt_ended")[0]
     assert (ended["attempt"], ended["culprit"], ended["blamed"]) == (0, "hardware", ["n001"])
     assert ended["evidence"] == "n001: NODE_DEAD silent for 6 s"
+    assert (ended["step"], ended["happened"]) == (12, NOW + 18.0)
     assert run.of("attempt_started")[1]["excluded"] == ["n001"]
     whole(run)
 

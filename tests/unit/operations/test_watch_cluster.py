@@ -28,7 +28,9 @@ def test_a_silent_node_is_set_down_once_within_20_seconds() -> None:
     site.passes(40)
     assert site.site.did == [("down", "n002")]
     assert site.kinds == ["down-intended", "down-done"]
-    assert site.of("down-intended")[0]["at"] - began < 20
+    (intended,) = site.of("down-intended")
+    assert intended["at"] - began < 20
+    assert began <= intended["silent_since"] <= began + 1, "its mark changed last when it died"
     assert "SSH silent" in site.site.machines["n002"].reason
 
 
@@ -179,6 +181,27 @@ def test_the_share_an_hour_is_kept_over_single_deaths_and_a_restart_of_the_watch
     site.start()
     site.passes(30)
     assert len(site.site.did) == 4
+
+
+def test_nodes_that_were_given_back_within_the_hour_count_too() -> None:
+    site = Watched(nodes=20)
+    site.passes(2)
+    healthy = dict(site.site.machines)
+    for number in range(1, 21):
+        name = f"n{number:03d}"
+        site.kill_node(name)
+        site.passes(20)
+        site.silent_slurmds.clear()
+        site.silent_watchers.clear()
+        site.shell.clear()
+        site.site.machines[name] = healthy[name]
+        site.site.changes += 1
+        if number % 2:
+            site.start()
+    assert site.site.did == [("down", "n001"), ("down", "n002")]
+    assert {event["words"].partition(":")[0] for event in site.of("alarm")} == {"STOPPED declaring nodes dead"}
+    assert len(site.of("alarm")) == 1, "once an hour, however often the watch starts"
+    assert sum(words.startswith("ALARM") for words in site.said) > 1
 
 
 def test_a_node_that_slurm_will_not_set_down_does_not_stop_the_rest() -> None:
@@ -457,6 +480,32 @@ def test_a_users_own_begin_time_is_kept_and_asked_about_once() -> None:
     assert asked == ["7"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("launch_failed_requeued_held", 1), ("JobHoldMaxRequeue", 1), ("JobHeldUser", 0), ("JobHeldAdmin", 0)],
+)
+def test_a_run_that_slurm_holds_after_it_lost_its_node_is_told_once(reason: str, told: int) -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.site.runs("8", "n001", "n003", script="#!/bin/sh\n")
+    site.passes(2)
+    site.kill_node("n001")
+
+    def hold() -> None:
+        for job_id in ("7", "8"):
+            site.site.records[job_id] = replace(site.site.records[job_id], priority=0, reason=reason)
+
+    while ("down", "n001") not in site.site.did:
+        site.passes(1)
+    hold()
+    site.passes(30)
+    site.start()
+    site.passes(30)
+    held = site.of("run-held-by-slurm")
+    assert [event["job_id"] for event in held] == ["7"] * told
+    assert all("n001" in event["why"] and reason in event["why"] for event in held)
+
+
 def test_a_held_run_stays_held() -> None:
     site = Watched()
     site.site.runs("7", "n001")
@@ -572,7 +621,59 @@ def test_observing_checks_a_suspect_and_says_what_it_would_do() -> None:
     site.words["7"] = [suspicion("n002", at=site.clock.time)]
     site.passes(30)
     assert site.site.did == []
-    assert any("would drain: scontrol update NodeName=n002 State=DRAIN" in words for words in site.said)
+    would = "n002: would drain: scontrol update NodeName=n002 State=DRAIN"
+    assert sum(words.startswith(would) for words in site.said) == 1
+    assert sum(event["words"].startswith(would) for event in site.of("noted")) == 1
+
+
+def test_observing_writes_down_every_command_and_alarm_it_says() -> None:
+    site = Watched(nodes=40, act=False)
+    names = [f"n{number:03d}" for number in range(1, 13)]
+    site.site.runs("7", *names)
+    site.verdicts = dict.fromkeys(names, VerdictState.FAILED)
+    site.words["7"] = [suspicion(*names, at=site.clock.time)]
+    site.site.stuck("9", "n030")
+    site.passes(2)
+    site.kill_node("n020")
+    site.passes(1000)
+    assert site.site.did == []
+    noted = [event["words"] for event in site.of("noted")]
+    assert any("would set n020 down: scontrol" in words for words in noted)
+    assert any("n030: would free 9 by setting it down: scontrol" in words for words in noted)
+    assert sum("would drain: scontrol" in words for words in noted) == 4
+    assert [event["words"][:16] for event in site.of("alarm")] == ["STOPPED draining"]
+    said = [words for words in site.said if "scontrol" in words or words.startswith("ALARM: ")]
+    written = [*noted, *(f"ALARM: {event['words']}" for event in site.of("alarm"))]
+    assert set(said) <= set(written)
+
+
+def test_jobs_are_freed_also_where_nodes_are_not_to_be_drained() -> None:
+    site = Watched(drains=False)
+    site.site.stuck("9", "n005")
+    site.site.runs("7", "n001", "n002")
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(1000)
+    assert site.site.did == [("down", "n005")]
+    assert any(event["words"].startswith("n002: would drain") for event in site.of("noted"))
+
+
+def test_spares_are_counted_once_a_minute_and_slurm_away_is_told_once() -> None:
+    site = Watched()
+    counted: list[float] = []
+
+    def shortage() -> tuple[str, ...]:
+        counted.append(site.clock.time)
+        if len(counted) in (2, 3):
+            raise SlurmUnreachable
+        return ("partition main: 0 of 2 spares left",) if len(counted) == 1 else ()
+
+    site.shortage = shortage
+    site.start()
+    site.passes(240)
+    assert 4 <= len(counted) <= 5
+    assert site.said[0] == "partition main: 0 of 2 spares left"
+    assert sum(words.startswith("spares were not counted") for words in site.said) == 1
 
 
 # Jobs that one node keeps from ending
@@ -603,12 +704,65 @@ def test_a_job_that_completes_on_many_nodes_has_another_cause() -> None:
 
 def test_slurm_is_read_only_when_something_changed_or_goes_on() -> None:
     site = Watched()
-    site.passes(100)
-    assert site.site.reads <= 14
+    site.passes(300)
+    assert site.site.reads <= 8
     before = site.site.reads
     site.site.runs("7", "n001")
     site.passes(2)
     assert site.site.reads == before + 1
+
+
+@pytest.mark.parametrize("why", ["a job waits", "a watcher is silent", "a node has no watcher"])
+def test_slurm_is_read_every_10_s_where_something_depends_on_what_it_does_not_save(why: str) -> None:
+    site = Watched()
+    if why == "a job waits":
+        site.site.runs("7", "n001")
+        site.site.requeued("7", wait_s=0)
+        site.site.records["7"] = replace(site.site.records["7"], reason="Priority", restarts=0)
+    elif why == "a watcher is silent":
+        site.passes(1)
+        site.silent_watchers = {"n002"}
+    else:
+        site.without_watcher = {"n002"}
+    site.passes(20)
+    before = site.site.reads
+    site.passes(100)
+    assert 9 <= site.site.reads - before <= 12
+
+
+def test_an_idle_node_without_a_watcher_is_asked_once_a_round_and_found_dead() -> None:
+    site = Watched(nodes=20)
+    site.without_watcher = {"n003", "n007", "n011"}
+    site.passes(605)
+    assert {name: site.pinged.count(name) for name in site.pinged} == dict.fromkeys(("n003", "n007", "n011"), 10)
+    site.kill_node("n007")
+    died = site.clock.time
+    site.passes(80)
+    assert site.site.did == [("down", "n007")]
+    assert site.of("down-intended")[0]["at"] - died <= 60 + 20
+
+
+def test_a_node_without_a_watcher_whose_slurmd_restarts_or_that_is_drained_is_left() -> None:
+    site = Watched()
+    site.without_watcher = {"n002", "n003"}
+    drained = NodeState("IDLE", frozenset({"DRAIN"}))
+    site.site.machines["n003"] = replace(site.site.machines["n003"], state=drained, reason="a new fan")
+    site.kill_node("n003")
+    site.silent_slurmds.add("n002")
+    while "n002" not in site.pinged:
+        site.passes(1)
+    site.silent_slurmds.discard("n002")
+    site.passes(60)
+    assert (site.site.did, site.said) == ([], [])
+    assert "n003" not in site.pinged
+
+
+def test_nobody_is_asked_where_the_site_does_not_want_it() -> None:
+    site = Watched(ask_unwatched_s=0.0)
+    site.without_watcher = {"n002"}
+    site.kill_node("n002")
+    site.passes(200)
+    assert (site.pinged, site.site.did) == ([], [])
 
 
 def test_the_larger_the_cluster_the_less_often_it_is_read() -> None:

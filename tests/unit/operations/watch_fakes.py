@@ -210,7 +210,14 @@ class Watched:
     """A watch with everything around it; `start` begins it anew, as after a kill."""
 
     def __init__(
-        self, *, nodes: int = 12, act: bool = True, limits: DeathLimits | None = None, ssh: bool = True
+        self,
+        *,
+        nodes: int = 12,
+        act: bool = True,
+        limits: DeathLimits | None = None,
+        ssh: bool = True,
+        drains: bool = True,
+        ask_unwatched_s: float = 60.0,
     ) -> None:
         self.clock = FakeClock()
         self.site = FakeSite(self.clock, nodes)
@@ -231,8 +238,12 @@ class Watched:
         self.ended: list[tuple[str, tuple[str, ...]]] = []
         self.slow_s = 0.0
         """How long work beside the passes takes."""
+        self.pinged: list[str] = []
+        """Nodes whose slurmd was asked."""
+        self._ask_unwatched_s = ask_unwatched_s
         self._heard_at: dict[str, float] = {}
-        self._act, self._limits, self._ssh = act, limits or DeathLimits(), ssh
+        self.shortage: Callable[[], Sequence[str]] = tuple
+        self._act, self._limits, self._ssh, self._drains = act, limits or DeathLimits(), ssh, drains
         self.start()
 
     def start(self) -> None:
@@ -241,10 +252,20 @@ class Watched:
         deaths = DeathPorts(site, self, self, WitnessPorts(self if self._ssh else None, self), self._beside, self.clock)  # type: ignore[arg-type]
         sweep = SweepPorts(site, self, self.journal, self, self.clock)  # type: ignore[arg-type]
         suspects = SuspectPorts(self, self, sweep, self._beside, self.clock)  # type: ignore[arg-type]
-        ports = WatchPorts(deaths, suspects, self.site, _Kept(self), self.journal, self.clock, self._free, self._end)
+        ports = WatchPorts(
+            deaths,
+            suspects,
+            self.site,
+            _Kept(self),
+            self.journal,
+            self.clock,
+            self._free,
+            self._end,
+            shortage=lambda: self.shortage(),
+        )
         settings = WatchSettings(
-            DeathSettings(self._act, limits=self._limits),
-            SweepSettings(self._act, SweepPolicy(), "stored", "check"),
+            DeathSettings(self._act, limits=self._limits, ask_unwatched_s=self._ask_unwatched_s),
+            SweepSettings(self._act and self._drains, SweepPolicy(), "stored", "check"),
             preemptible_qos="preemptible",
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
@@ -284,6 +305,7 @@ class Watched:
     # The witnesses
 
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
+        self.pinged += [node.name for node in nodes]
         return frozenset(node.name for node in nodes if node.name in self.silent_slurmds)
 
     def lifeless(self, nodes: Sequence[NodeView]) -> frozenset[str]:

@@ -88,3 +88,11 @@ def recovered() -> Record:
     """A GPU dies at second 83.0; the script runs again 3.9 s later and steps 7 s after it."""
     run = Record().started(0, 0).steps(2, 0).saved(60, 0, 40).faulted(83, 0).requeued(84.5, 0, "n003")
     return run.started(86.9, 1, 40, ["n001", "n002", "n005", "n006"]).steps(88, 1, loaded=40)
+
+
+def lost_with_its_host(**end: Any) -> Record:
+    """The batch host dies at second 85 with the supervisor; the next attempt writes down the end."""
+    run = Record().started(0, 0).steps(2, 0).saved(60, 0, 40)
+    fields = {"blamed": ["n001"], "step": 47, "checkpoint_step": 40, **end}
+    run.ended(200, 0, "hardware", "n001: NODE_DEAD slurmd silent 3 s", **fields)
+    return run.started(200.1, 1, 40, ["n002", "n003", "n005", "n006"]).steps(202, 1, loaded=40)
