@@ -15,7 +15,7 @@ from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
-from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
+from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, once_more, repaired
 from sovctl.recovery.requeue import (
     KILL_WAIT_S,
     Goal,
@@ -70,6 +70,10 @@ class BringBack:
     passes: PassWatch
     size: JobSize | None = None
     """What the job asks for from now on; None: as it was submitted."""
+    asked: int = 0
+    """The least number of nodes it was submitted with; 0: as many as it has."""
+    say: Callable[[str], None] = lambda _words: None
+    """One line into the job's own output."""
     shrunk: bool = False
     """Nodes were dropped from the job."""
     lingering: tuple[str, ...] = ()
@@ -156,9 +160,16 @@ class BringBack:
                 return left
             self.clock.sleep(_STEPS_LOOK_S)
 
-    def requeue(self, *, exclude_reason: str) -> None:
-        """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
-        chosen = self._choose()
+    def requeue(self, *, exclude_reason: str, may_hold: bool = True) -> None:
+        """Bring the job to pending with its exclusions and a begin time just after the last epilog. Where nothing that
+        happens by itself could start it with these, it is held with that sentence."""
+        chosen = self._choose(by_person=not may_hold)
+        if chosen.never and may_hold:
+            self.say(f"{chosen.short}; the run is held")
+            self.hold(chosen.short)
+            return
+        if chosen.short:
+            self.say(f"{chosen.short}; the run waits for that to change")
         # The begin time is aligned with the scheduler's next pass: from here on, where slurmctld has just answered, its
         # passes are counted.
         self.passes.look()
@@ -179,7 +190,8 @@ class BringBack:
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         # Held is known by the priority alone: up to 26.05 a job that completes shows nothing else of its next state.
         if job.restarts > self.restarts and not job.over and not job.running and job.priority != 0:
-            self.requeue(exclude_reason="requeued from outside")
+            # It is out of our hands already: only a job that runs can be requeued held.
+            self.requeue(exclude_reason="requeued from outside", may_hold=False)
 
     def hold(self, why: str) -> None:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
@@ -187,13 +199,14 @@ class BringBack:
         self.journal.append("hold_intent", attempt=self.attempt, why=why)
         step = self._reach(Goal(self.restarts, None, hold=True))
         if step is Step.DONE and not (self.shrunk and self._takes_no_terms()):
-            self._set_terms(Goal(self.restarts, frozenset(self._choose().nodes)), None)
+            self._set_terms(Goal(self.restarts, frozenset(self._choose(by_person=True).nodes)), None)
         if step is Step.GONE:
             self._cancelled()
         else:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
-    def _choose(self) -> ExclusionList:
+    def _choose(self, *, by_person: bool = False) -> ExclusionList:
+        """`by_person`: whoever lets the job go answers for the nodes it cannot do without."""
         events = self.journal.events()
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         views = self._patiently(self.cluster.nodes)
@@ -204,7 +217,15 @@ class BringBack:
         # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
         ours = ever_against(events)
         own = [node for node in job.excluded if node not in ours]
-        return choose(wanted, own, views, job.extra.get("Partition", ""), self._needed())
+        return choose(
+            wanted,
+            own,
+            views,
+            job.extra.get("Partition", ""),
+            self._needed(),
+            required=job.required,
+            again=ours if by_person else once_more(events),
+        )
 
     def _without_repaired(
         self, events: Sequence[Mapping[str, Any]], wanted: list[Exclusion], views: Sequence[NodeView]
@@ -218,7 +239,7 @@ class BringBack:
         return [item for item in wanted if item.node not in back]
 
     def _needed(self) -> int:
-        return self.size.nodes if self.size else len(self.nodes)
+        return self.size.nodes if self.size else self.asked or len(self.nodes)
 
     def _reach(self, goal: Goal) -> Step:
         """Give commands until the job is where the goal wants it, or out of our hands."""
@@ -255,7 +276,12 @@ class BringBack:
 
     def _requeued_as(self, chosen: ExclusionList, begin: int | None) -> None:
         self.journal.append(
-            "requeued", attempt=self.attempt, exclude=list(chosen.nodes), given_up=list(chosen.given_up), begin=begin
+            "requeued",
+            attempt=self.attempt,
+            exclude=list(chosen.nodes),
+            given_up=list(chosen.given_up),
+            begin=begin,
+            short=chosen.short,
         )
 
     def _finish(self, goal: Goal, chosen: ExclusionList, step: Step) -> None:

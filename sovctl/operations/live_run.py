@@ -97,6 +97,8 @@ class RunPlan:
     """Spares the job asks for (--spare-nodes)."""
     least: int = 0
     """Nodes it is content with where no replacement is free (--min-nodes); 0: no fewer than `size`."""
+    lowest: int = 0
+    """The least of a range given to --nodes; 0: no range."""
     preemptible_qos: str = ""
     """Jobs of this QOS give up their nodes for ours, where the site preempts by QOS."""
 
@@ -371,6 +373,8 @@ class LiveRun:
             ports.clock,
             self.passes,
             size=plan.job_size(None),
+            asked=plan.lowest or len(plan.nodes),
+            say=ports.say,
             shrunk=self.here.shrunk,
             lingering=self.lingering,
             crowding=ports.crowding,

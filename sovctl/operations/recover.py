@@ -8,7 +8,8 @@ from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import LiveRun
 from sovctl.ports import ChildProcess
 from sovctl.recovery.decide import Action, Decision, decide, past_stops
-from sovctl.recovery.place import How, Place, choose_place
+from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.place import How, Place, choose_place, swap_out
 
 
 class Recovery:
@@ -83,8 +84,11 @@ class Recovery:
     ) -> Place:
         if decision.action is not Action.RESTART:
             return Place(How.QUEUE)
-        room = self._live.here.room(free, job, self._live.ports.clock.now())
-        return choose_place(blame, unfit, room, self._live.ports.lemons() if self._live.plan.spares else ())
+        now = self._live.ports.clock.now()
+        room = self._live.here.room(free, job, now)
+        excluded = [item.node for item in exclusions(self._live.ports.journal.events(), now)]
+        lemons = self._live.ports.lemons() if self._live.plan.spares else ()
+        return choose_place(blame, unfit | swap_out(excluded, unfit, room), room, {*lemons, *excluded})
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""

@@ -43,7 +43,9 @@ def _ended(event: Event, _fold: Fold) -> str:
 def _requeued(event: Event, fold: Fold) -> str:
     excluded, given_up = names(event, "exclude"), names(event, "given_up")
     words = f"without {fold(excluded)}" if excluded else "with no node excluded"
-    return words + (f"; allowed again: {fold(given_up)}" if given_up else "")
+    words += f"; allowed again: {fold(given_up)}" if given_up else ""
+    short = text(event, "short")
+    return words + (f"; it waits: {short}" if short else "")
 
 
 def _restarted(event: Event, fold: Fold) -> str:

@@ -1,13 +1,16 @@
 """Which nodes the next attempt must not get. Pure.
 
 The list never starves the job: when too few nodes would remain, the oldest exclusions are given up first, and those of
-nodes that Slurm would not use anyway only where the job could never start else.
+nodes that Slurm would not use anyway only where the job could never start else. The nodes just blamed come last: they
+are tried again where the run cannot do without them and nobody has taken them out of service, until they have stopped
+it `TRIES` times without a new checkpoint. What is then left to wait for is said in a sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.model.node import NodeView
@@ -17,6 +20,10 @@ FORGET_AFTER_S = 7 * 24 * 3600.0
 """A node blamed longer ago than this may be tried again: by then somebody has looked at it."""
 FORGET_SUSPECT_S = 6 * 3600.0
 """The same for a node that was only left out to find a culprit, or was slower than its peers."""
+TRIES = 3
+"""So often a node may stop a run that cannot do without it, with no new checkpoint in between."""
+_NAMED = 4
+"""So many nodes a sentence names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class ExclusionList:
 
     nodes: tuple[str, ...]
     given_up: tuple[str, ...] = ()
+    short: str = ""
+    """Why too few nodes are left to start on; empty: enough are."""
+    never: bool = False
+    """No repair could start the job: Slurm sets it aside (BadConstraints)."""
 
 
 def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusion]:
@@ -114,32 +125,106 @@ def _life_s(item: Exclusion) -> float:
     return FORGET_SUSPECT_S if item.suspected else FORGET_AFTER_S
 
 
+def once_more(events: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Nodes spoken against that a run which cannot do without them may try again."""
+    stops = [event for event in events if event.get("kind") == "attempt_ended"]
+    gained = int(stops[-1].get("checkpoint_step") or 0) if stops else 0
+    stuck = (stop for stop in stops if int(stop.get("checkpoint_step") or 0) >= gained)
+    stopped = Counter(str(node) for stop in stuck for node in stop.get("blamed", ()))
+    return frozenset(node for node in ever_against(events) if stopped[node] < TRIES)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A list in the making."""
+
+    keep: list[Exclusion]
+    own: frozenset[str]
+    there: frozenset[str]
+    """Nodes of the partition."""
+    usable: frozenset[str]
+    """Those of them that are in service."""
+    needed: int
+    given_up: list[str] = field(default_factory=list)
+
+    def left(self, of: Collection[str]) -> int:
+        """How many of these nodes the job may use."""
+        return len(frozenset(of) - {item.node for item in self.keep} - self.own)
+
+    def give_up(self, items: Iterable[Exclusion], of: Collection[str]) -> None:
+        """One after the other, while fewer of these nodes are left than are needed."""
+        for item in list(items):
+            if self.left(of) >= self.needed:
+                return
+            self.let_go(item)
+
+    def let_go(self, item: Exclusion) -> None:
+        self.keep.remove(item)
+        self.given_up.append(item.node)
+
+
 def choose(
-    wanted: Sequence[Exclusion], own: Sequence[str], nodes: Sequence[NodeView], partition: str, needed: int
+    wanted: Sequence[Exclusion],
+    own: Sequence[str],
+    nodes: Sequence[NodeView],
+    partition: str,
+    needed: int,
+    *,
+    required: Collection[str] = (),
+    again: Collection[str] = (),
 ) -> ExclusionList:
-    """`own`: nodes the user excluded, always kept. `needed`: nodes the job asks for. `nodes`: the cluster."""
-    usable = {
-        node.name
-        for node in nodes
-        if node.state.schedulable and (not partition or not node.partitions or partition in node.partitions)
-    }
-    keep = list(wanted)
-    given_up: list[str] = []
+    """`own`: nodes the user excluded, always kept. `needed`: nodes the job asks for. `nodes`: the cluster.
+    `required`: nodes without which it never starts (--nodelist). `again`: blamed nodes that may be tried again."""
+    asked = frozenset(filter(None, partition.split(",")))
+    there = frozenset(node.name for node in nodes if not asked or not node.partitions or asked & {*node.partitions})
+    usable = frozenset(node.name for node in nodes if node.name in there and node.state.schedulable)
+    choice = _Choice(list(wanted), frozenset(own), there, usable, needed)
+    for item in wanted:
+        if item.node in required and (item.node in again or item.node not in usable):
+            choice.let_go(item)
+    # The newest are the nodes just blamed, and going straight back to them is the last thing to do.
     latest = max((item.since for item in wanted), default=0.0)
-    while keep and len(usable - {item.node for item in keep} - set(own)) < needed:
-        usable_kept = [item for item in keep if item.node in usable]
-        # Never the newest: those are the nodes just blamed, and going straight back to them is the one thing to avoid.
-        oldest = next((item for item in usable_kept if item.since < latest), None)
-        if oldest is None:
-            break
-        keep.remove(oldest)
-        given_up.append(oldest.node)
+    choice.give_up((item for item in choice.keep if item.node in usable and item.since < latest), usable)
+    tried = [item for item in choice.keep if item.node in usable and item.node in again]
+    if choice.left(usable) + len(tried) >= needed:
+        choice.give_up(tried, usable)
     # A job that excludes so many nodes that it could not start on all the others is set aside for ever (BadConstraints,
     # priority 0; 22.05 to 26.05). A node that is out of service is none it could start on anyway.
-    there = {node.name for node in nodes if not partition or not node.partitions or partition in node.partitions}
-    for item in [item for item in keep if item.node in there - usable]:
-        if len(there - {item.node for item in keep} - set(own)) >= needed:
-            break
-        keep.remove(item)
-        given_up.append(item.node)
-    return ExclusionList(tuple(dict.fromkeys([*own, *(item.node for item in keep)])), tuple(given_up))
+    choice.give_up((item for item in choice.keep if item.node in there - usable), there)
+    choice.give_up((item for item in choice.keep if item in tried), there)
+    kept = frozenset(item.node for item in choice.keep)
+    blocked = sorted(frozenset(required) & kept)
+    never = bool(blocked) or (bool(kept & usable) and choice.left(there) < needed)
+    return ExclusionList(
+        tuple(dict.fromkeys([*own, *(item.node for item in choice.keep)])),
+        tuple(choice.given_up),
+        _asks_for(blocked, sorted(frozenset(required) & there - usable)) or _short(choice, partition, never=never),
+        never,
+    )
+
+
+def _asks_for(blocked: Sequence[str], away: Sequence[str]) -> str:
+    if blocked:
+        return f"--nodelist asks for {_some(blocked)}, which stopped the run {TRIES} times without a new checkpoint"
+    return f"--nodelist asks for {_some(away)}, out of service" if away else ""
+
+
+def _short(choice: _Choice, partition: str, *, never: bool) -> str:
+    """Why the job cannot start as things are; empty: it can, as soon as the nodes are free."""
+    left = choice.left(choice.usable)
+    if left >= choice.needed:
+        return ""
+    blamed = {item.node for item in choice.keep}
+    why = (
+        (choice.there - choice.usable, "out of service"),
+        (choice.usable & choice.own, "excluded by --exclude"),
+        (choice.usable & blamed - choice.own, f"blamed for {TRIES} stops in a row" if never else "blamed"),
+    )
+    known = "; ".join(f"{_some(sorted(names))} {words}" for names, words in why if names)
+    where = f" of partition {partition}" if partition else ""
+    return f"{choice.needed} nodes are needed and {left}{where} are left" + (f" ({known})" if known else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

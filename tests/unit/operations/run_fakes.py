@@ -137,7 +137,10 @@ class Run:
         self.clock = FakeClock()
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
+        self.began = self.clock.time
         self.silent_slurmds: set[str] = set()
+        self.said: list[str] = []
+        """Lines in the job's own output."""
         self.image: Any = None
         """The image of the run; None: it has none."""
         self.hold = FakeHold(self)
@@ -189,6 +192,7 @@ class Run:
             site_answers=lambda job_id: tuple(self.site_answers),
             site_wrote=lambda nodes: self.site_wrote(),
             spares=self.hold,
+            say=self.said.append,
         )
         ports = replace(ports, image=self.image)
         if self.nodes is not None:

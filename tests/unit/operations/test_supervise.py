@@ -704,6 +704,33 @@ def test_a_spare_takes_over_without_the_scheduler() -> None:
     whole(run)
 
 
+def slow_before_a_crash(run: Run, node: str) -> None:
+    """A straggler is written down, then a rank crashes, and the next attempt finishes."""
+    run.output = CRASH
+    run.clock.at(5.0, lambda: run.journal.append("straggler", attempt=0, node=node, evidence="30 % slower") and None)
+    scripts = iter((1, 0))
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 10, lambda code=next(scripts): child.end(code))
+
+
+def test_a_straggler_is_left_at_the_next_restart_where_a_spare_is_there() -> None:
+    run = Run(nodes=4, count=3)
+    slow_before_a_crash(run, "n002")
+    run.attempt(size=2, spares=1)
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n003"]
+    assert [(event["how"], event["dropped"]) for event in run.of("restarted")] == [("spare", ["n002"])]
+    whole(run)
+
+
+@pytest.mark.parametrize(("spares", "slow"), [(0, "n002"), (1, "n001"), (1, "n003")])
+def test_a_straggler_that_no_good_spare_can_replace_costs_nothing(spares: int, slow: str) -> None:
+    run = Run(nodes=4, count=2 + spares)
+    slow_before_a_crash(run, slow)
+    run.attempt(size=2, spares=spares)
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n002"]
+    assert [(event["how"], event["dropped"]) for event in run.of("restarted")] == [("in-place", [])]
+    whole(run)
+
+
 def test_a_spare_with_a_bad_record_is_taken_last() -> None:
     run = Run(nodes=5, count=4)
     run.lemons = {"n003"}
