@@ -29,6 +29,7 @@ class Recovery:
             newest.step if newest else 0,
             self._live.plan.limits,
             may_requeue=job is None or job.requeue,
+            hold_asked=self._live.watch.requeue_asked == "requeuehold",
             ran_on=self._live.here.running_on,
             replacements=(free or 0) + len(self._live.here.nodes) - len(self._live.here.running_on),
         )

@@ -288,6 +288,7 @@ class Supervisor:
             # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
             # before anybody else hears of it, and nodes that are about to go need no second look.
             self._live.watch.stop_asked = PREEMPTION
+        self._live.hear_requeue()
         end = self._script_end(job, status)
         self._live.ports.journal.append(
             "script_ended",

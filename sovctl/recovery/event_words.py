@@ -90,5 +90,6 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "checkpoint_saved": _step,
     "command_refused": lambda event, _fold: text(event, "detail"),
     "slurm_silent": lambda event, _fold: text(event, "detail"),
+    "requeue_asked": lambda event, _fold: f"scontrol {text(event, 'command')}, by the script itself",
     "stop_asked": lambda event, _fold: text(event, "why"),
 }

@@ -149,7 +149,8 @@ class Run:
         self.output = ""
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
-        self.requeues_asked: set[int] = set()
+        self.requeues_asked: dict[int, str] = {}
+        """What the script of an attempt asked Slurm for: `requeue` or `requeuehold`."""
         self.evidence: list[JobEvidence] = []
         self.lemons: set[str] = set()
         self.site_answers: list[SiteAnswer] = []
@@ -284,8 +285,8 @@ class Run:
     def put_before(self, attempt: int, name: str, text: str) -> str:
         return f"/runs/attempts/{attempt}/bin"
 
-    def requeue_asked(self, attempt: int) -> bool:
-        return attempt in self.requeues_asked
+    def requeue_asked(self, attempt: int) -> str:
+        return self.requeues_asked.get(attempt, "")
 
     def ask_stop(self, attempt: int, why: str) -> None:
         self.stops.append((attempt, why))
