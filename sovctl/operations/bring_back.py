@@ -6,16 +6,15 @@ in between, or that lost the last seconds of its state, is simply told again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
 from sovctl.model.job import JobSize, JobView
-from sovctl.model.node import NodeView
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
-from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, once_more, repaired
+from sovctl.recovery.exclusion import ExclusionList, renew
 from sovctl.recovery.requeue import (
     KILL_WAIT_S,
     Goal,
@@ -206,37 +205,19 @@ class BringBack:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
     def _choose(self, *, by_person: bool = False) -> ExclusionList:
-        """`by_person`: whoever lets the job go answers for the nodes it cannot do without."""
-        events = self.journal.events()
+        """The exclusions from now on; what became of the old ones is written down."""
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         views = self._patiently(self.cluster.nodes)
-        known = {view.name for view in views}
-        # Slurm refuses a whole list for one node that has left the site.
-        wanted = [item for item in exclusions(events, self.clock.now()) if item.node in known]
-        wanted = self._without_repaired(events, wanted, views)
-        # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
-        ours = ever_against(events)
-        own = [node for node in job.excluded if node not in ours]
-        return choose(
-            wanted,
-            own,
-            views,
-            job.extra.get("Partition", ""),
-            self._needed(),
-            required=job.required,
-            again=ours if by_person else once_more(events),
-        )
-
-    def _without_repaired(
-        self, events: Sequence[Mapping[str, Any]], wanted: list[Exclusion], views: Sequence[NodeView]
-    ) -> list[Exclusion]:
-        """Give nodes another chance that were taken out of service and resumed; keep in mind which are out now."""
-        out, back = repaired(events, wanted, views)
-        if out:
-            self.journal.append("out_of_service", attempt=self.attempt, nodes=out)
-        if back:
-            self.journal.append("forgiven", attempt=self.attempt, nodes=back, why="given back after a repair")
-        return [item for item in wanted if item.node not in back]
+        terms = renew(self.journal.events(), job, views, self._needed(), self.clock.now(), by_person=by_person)
+        if terms.out:
+            self.journal.append("out_of_service", attempt=self.attempt, nodes=list(terms.out))
+        if terms.back:
+            self.journal.append(
+                "forgiven", attempt=self.attempt, nodes=list(terms.back), why="given back after a repair"
+            )
+        if terms.lapsed:
+            self.journal.append("lapsed", attempt=self.attempt, nodes=list(terms.lapsed))
+        return terms.chosen
 
     def _needed(self) -> int:
         return self.size.nodes if self.size else self.asked or len(self.nodes)

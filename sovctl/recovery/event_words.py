@@ -71,6 +71,7 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "requeue_intent": lambda event, _fold: text(event, "because"),
     "requeued": _requeued,
     "out_of_service": lambda event, fold: fold(names(event, "nodes")),
+    "lapsed": lambda event, fold: f"{fold(names(event, 'nodes'))}: blamed so long ago that it may be tried again",
     "forgiven": lambda event, fold: f"{fold(names(event, 'nodes'))}: {text(event, 'why')}",
     "restart_intent": lambda event, _fold: f"{text(event, 'how')}: {text(event, 'because')}",
     "restarted": _restarted,

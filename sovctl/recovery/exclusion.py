@@ -9,12 +9,13 @@ it `TRIES` times without a new checkpoint. What is then left to wait for is said
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
 from sovctl.model.site_answer import SiteWord
+from sovctl.recovery.attempts import Event, names, seconds, text, whole
 
 FORGET_AFTER_S = 7 * 24 * 3600.0
 """A node blamed longer ago than this may be tried again: by then somebody has looked at it."""
@@ -37,6 +38,11 @@ class Exclusion:
     suspected: bool = False
     """Nothing speaks against it by itself; given up before any node that was blamed."""
 
+    @property
+    def until(self) -> float:
+        """When the run may have it again by itself."""
+        return self.since + (FORGET_SUSPECT_S if self.suspected else FORGET_AFTER_S)
+
 
 @dataclass(frozen=True, slots=True)
 class ExclusionList:
@@ -50,15 +56,21 @@ class ExclusionList:
     """No repair could start the job: Slurm sets it aside (BadConstraints)."""
 
 
-def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusion]:
+def exclusions(events: Sequence[Event], now: float) -> list[Exclusion]:
     """Nodes a run's journal speaks against, oldest first, one entry a node with its newest date; suspects first, so
     that they are the first to be given up."""
+    kept = [item for item in _newest(events, now) if now < item.until]
+    return sorted(kept, key=lambda item: (not item.suspected, item.since))
+
+
+def _newest(events: Sequence[Event], now: float) -> list[Exclusion]:
+    """What was last said against each node, however long ago."""
     newest: dict[str, Exclusion] = {}
     for event in events:
         if event.get("kind") == "forgiven":
-            for node in event.get("nodes", ()):
+            for node in names(event, "nodes"):
                 newest.pop(node, None)
-        known = newest.get(str(event.get("node"))) if event.get("kind") == "site_checked" else None
+        known = newest.get(text(event, "node")) if event.get("kind") == "site_checked" else None
         if known is not None and event.get("state") == SiteWord.CLEARED:
             # The site found nothing, and this run stopped there all the same: given up first when nodes are short.
             newest[known.node] = replace(known, suspected=True)
@@ -66,17 +78,16 @@ def exclusions(events: Sequence[Mapping[str, Any]], now: float) -> list[Exclusio
             known = newest.get(found.node)
             if known is None or known.suspected or not found.suspected:
                 newest[found.node] = found
-    kept = [item for item in newest.values() if now - item.since < _life_s(item)]
-    return sorted(kept, key=lambda item: (not item.suspected, item.since))
+    return list(newest.values())
 
 
-def ever_against(events: Sequence[Mapping[str, Any]]) -> set[str]:
+def ever_against(events: Sequence[Event]) -> set[str]:
     """Every node the journal ever spoke against; what else is excluded is the user's own wish."""
     return {found.node for event in events for found in _against(event, 0.0)}
 
 
 def repaired(
-    events: Sequence[Mapping[str, Any]], wanted: Sequence[Exclusion], nodes: Sequence[NodeView]
+    events: Sequence[Event], wanted: Sequence[Exclusion], nodes: Sequence[NodeView]
 ) -> tuple[list[str], list[str]]:
     """Excluded nodes that are out of service now and were not known to be, and those that were and have been given
     back since: whoever resumed them answers for them, so the run may have them again."""
@@ -84,7 +95,7 @@ def repaired(
     went: dict[str, float] = {}
     for event in events:
         if event.get("kind") == "out_of_service":
-            went |= {str(node): float(event.get("at", 0.0)) for node in event.get("nodes", ())}
+            went |= dict.fromkeys(names(event, "nodes"), seconds(event, "at") or 0.0)
     out, back = [], []
     for item in wanted:
         view = views.get(item.node)
@@ -98,21 +109,22 @@ def repaired(
     return out, back
 
 
-def _against(event: Mapping[str, Any], now: float) -> list[Exclusion]:
-    at, evidence = float(event.get("at", now)), str(event.get("evidence", ""))
-    if event.get("kind") == "site_checked" and event.get("state") != SiteWord.FAILED:
+def _against(event: Event, now: float) -> list[Exclusion]:
+    at, evidence, kind = seconds(event, "at"), text(event, "evidence"), text(event, "kind")
+    at = now if at is None else at
+    if kind == "site_checked" and event.get("state") != SiteWord.FAILED:
         return []
-    if event.get("kind") in ("straggler", "node_evidence", "site_checked"):
-        node, suspected = event.get("node"), event.get("kind") == "straggler"
-        return [Exclusion(node, at, evidence, suspected)] if isinstance(node, str) and node else []
-    if event.get("kind") != "attempt_ended":
+    if kind in ("straggler", "node_evidence", "site_checked"):
+        node, suspected = text(event, "node"), kind == "straggler"
+        return [Exclusion(node, at, evidence, suspected)] if node else []
+    if kind != "attempt_ended":
         return []
-    culprit = event.get("culprit")
-    blamed = event.get("blamed", ()) if culprit in _SPEAKS_AGAINST else ()
+    culprit = text(event, "culprit")
+    blamed = names(event, "blamed") if culprit in _SPEAKS_AGAINST else ()
     found = [Exclusion(node, at, evidence, suspected=culprit != "hardware") for node in blamed]
     return found + [
         Exclusion(node, at, "left out to find the culprit", suspected=True)
-        for node in event.get("suspects", ())
+        for node in names(event, "suspects")
         if node not in blamed
     ]
 
@@ -121,17 +133,16 @@ _SPEAKS_AGAINST = frozenset({"hardware", "fabric", "storage", "unknown"})
 """Culprits with which a named node is to be avoided; a crash of the code next to a node is no word against it."""
 
 
-def _life_s(item: Exclusion) -> float:
-    return FORGET_SUSPECT_S if item.suspected else FORGET_AFTER_S
-
-
-def once_more(events: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+def once_more(events: Sequence[Event]) -> frozenset[str]:
     """Nodes spoken against that a run which cannot do without them may try again."""
     stops = [event for event in events if event.get("kind") == "attempt_ended"]
-    gained = int(stops[-1].get("checkpoint_step") or 0) if stops else 0
-    stuck = (stop for stop in stops if int(stop.get("checkpoint_step") or 0) >= gained)
-    stopped = Counter(str(node) for stop in stuck for node in stop.get("blamed", ()))
+    gained = _checkpoint(stops[-1]) if stops else 0
+    stopped = Counter(node for stop in stops if _checkpoint(stop) >= gained for node in names(stop, "blamed"))
     return frozenset(node for node in ever_against(events) if stopped[node] < TRIES)
+
+
+def _checkpoint(stop: Event) -> int:
+    return whole(stop, "checkpoint_step") or 0
 
 
 @dataclass(slots=True)
@@ -228,3 +239,47 @@ def _short(choice: _Choice, partition: str, *, never: bool) -> str:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run's job is to exclude from now on, and what became of what it excluded."""
+
+    chosen: ExclusionList
+    out: tuple[str, ...]
+    """Excluded nodes newly found out of service."""
+    back: tuple[str, ...]
+    """Those that were and have been given back: no longer excluded."""
+    lapsed: tuple[str, ...]
+    """Excluded until now, and so long ago that the run may try them again."""
+
+
+def renew(
+    events: Sequence[Event],
+    job: JobView,
+    nodes: Sequence[NodeView],
+    needed: int,
+    now: float,
+    *,
+    by_person: bool = False,
+) -> Terms:
+    """`by_person`: whoever lets the job go answers for the nodes it cannot do without."""
+    known = {view.name for view in nodes}
+    current = exclusions(events, now)
+    # Slurm refuses a whole list for one node that has left the site.
+    wanted = [item for item in current if item.node in known]
+    out, back = repaired(events, wanted, nodes)
+    # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
+    ours = ever_against(events)
+    chosen = choose(
+        [item for item in wanted if item.node not in back],
+        [node for node in job.excluded if node not in ours],
+        nodes,
+        job.extra.get("Partition", ""),
+        needed,
+        required=job.required,
+        again=ours if by_person else once_more(events),
+    )
+    aged = {item.node for item in _newest(events, now)} - {item.node for item in current}
+    lapsed = tuple(node for node in job.excluded if node in aged)
+    return Terms(chosen, tuple(out), tuple(back), lapsed)

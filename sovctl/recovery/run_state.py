@@ -9,6 +9,7 @@ from typing import Any
 from sovctl.model.job import JobView
 from sovctl.recovery.attempts import Event, text, whole
 from sovctl.recovery.explain import Story, story_of
+from sovctl.recovery.slurm_hold import cause, held
 
 _SUBMIT_TAKES_S = 900
 """sbatch retries a busy controller for a while, so a job may be this much younger than its submission."""
@@ -61,11 +62,6 @@ def is_job_of(record: Mapping[str, Any], events: Sequence[Event], job: JobView) 
     return abs(int(seen) - submitted) < _SUBMIT_TAKES_S
 
 
-def held(job: JobView) -> bool:
-    """Whether a person has to release it; squeue gives no priority, so its reason counts as well."""
-    return job.pending and ("held" in job.reason.lower() or (job.held and bool(job.extra)))
-
-
 def _without_job(story: Story) -> RunState:
     if story.over:
         return RunState(_RECORDED[story])
@@ -82,7 +78,7 @@ def _after_end(story: Story, job: JobView, slurm: str) -> RunState:
 
 def _pending(story: Story, job: JobView, slurm: str, events: Sequence[Event]) -> RunState:
     if held(job):
-        return RunState("held", job.reason, slurm)
+        return RunState("held", ": ".join(filter(None, (job.reason, cause(job)))), slurm)
     detail = "; ".join(filter(None, (job.reason, _short(events))))
     return RunState("waiting" if story is Story.WAITING else "restarting", detail, slurm)
 

@@ -52,7 +52,7 @@ def test_a_run_as_large_as_its_partition_waits_for_a_repair_and_else_tries_the_n
     lose_gpu(lab, run, nodes[3])
     again = run.await_event("attempt_started", attempt=2)
     assert sorted(again["nodes"]) == sorted(nodes)
-    assert run.events("requeued")[-1]["given_up"] == [nodes[3]]
+    assert nodes[3] in run.events("requeued")[-1]["given_up"]
     assert not run.events("misplaced")
     stop(run)
 

@@ -58,6 +58,10 @@ def test_once_it_is_released_a_held_run_may_have_the_node_it_cannot_do_without()
     run.slurm.release(run.job_id)
     run.await_start()
     assert len(run.job.nodes) == 4
+    run.on_start = lambda child: child.end(0)
+    run.attempt()
+    assert "misplaced" not in run.kinds
+    assert run.of("run_ended")[0]["outcome"] == "finished"
 
 
 def test_with_fewer_nodes_it_goes_on_without_the_blamed_one() -> None:
