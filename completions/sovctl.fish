@@ -216,7 +216,7 @@ complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l wait-all
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l wckey -r -f -d 'of sbatch'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l wrap -r -f -d 'of sbatch'
 complete -c sovctl -n '__sovctl_at sovctl run' -a ls -d 'List your runs, newest first: all that are not over, and the newest 20.'
-complete -c sovctl -n '__sovctl_at sovctl run' -a show -d 'Show one run: how it stands, how far its ranks are, each of its attempts, and the newest incident moment by moment.'
+complete -c sovctl -n '__sovctl_at sovctl run' -a show -d 'Show one run: how it stands, how far its ranks are, the nodes it keeps away from, each of its attempts, and the newest incident moment by moment.'
 complete -c sovctl -n '__sovctl_at sovctl run' -a why -d 'Say in three lines why a run stopped or moved: what happened, what was done, what was lost.'
 complete -c sovctl -n '__sovctl_at sovctl run' -a events -d 'Print the record of a run, one line an event.'
 complete -c sovctl -n '__sovctl_at sovctl run' -a stop -d 'Cancel a run, whether it runs, waits or is held.'

@@ -556,8 +556,8 @@ class RunFiles(Protocol):
         """Write a program into that directory; returns the directory. Raises RunDirUnusable."""
         ...
 
-    def requeue_asked(self, attempt: int) -> bool:
-        """Whether the script told that wish."""
+    def requeue_asked(self, attempt: int) -> str:
+        """The wish the script told so: `requeue` or `requeuehold`; empty: none."""
         ...
 
     def ask_stop(self, attempt: int, why: str) -> None:

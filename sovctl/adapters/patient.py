@@ -129,8 +129,8 @@ class PatientRunFiles:
     def put_before(self, attempt: int, name: str, text: str) -> str:
         return self._needed(lambda: self._files.put_before(attempt, name, text))
 
-    def requeue_asked(self, attempt: int) -> bool:
-        return self._or(False, lambda: self._files.requeue_asked(attempt))
+    def requeue_asked(self, attempt: int) -> str:
+        return self._or("", lambda: self._files.requeue_asked(attempt))
 
     def ask_stop(self, attempt: int, why: str) -> None:
         try:

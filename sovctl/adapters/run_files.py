@@ -21,6 +21,7 @@ from sovctl.model.progress import LONGEST_BYTES, Progress, parse_progress
 _LARGEST_RECORD = 256 * 1024
 _LARGEST_KEPT = 64 * 1024 * 1024
 _MOST_RANKS = 65536
+_LONGEST_WORD = 64
 
 
 _SCONTROL = r"""#!/bin/sh
@@ -34,16 +35,18 @@ PATH=$(printf '%s' "$PATH" | tr ':' '
 PATH=${PATH%:}
 export PATH
 own=" $SLURM_JOB_ID ${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID }"
-asked=
+asked= mine=
 for word; do
     case $word in
-        requeue | requeuehold) asked=yes ;;
-        *) case $own in *" $word "*) [ "$asked" ] && asked=own ;; esac ;;
+        requeue | requeuehold) asked=$word ;;
+        *) case $own in *" $word "*) mine=$asked ;; esac ;;
     esac
 done
-if [ "$asked" = own ]; then
-    echo "sovctl: the requeue of job $SLURM_JOB_ID is left to sovctl, which supervises it" >&2
-    : >"${here%/bin}/requeue" || exit 1
+if [ "$mine" ]; then
+    echo "sovctl: the $mine of job $SLURM_JOB_ID is left to sovctl, which supervises it" >&2
+    mark=${here%/bin}/requeue
+    # Never half of the word.
+    printf '%s\n' "$mine" >"$mark.$$" && mv "$mark.$$" "$mark" || exit 1
     exit 0
 fi
 exec scontrol "$@"
@@ -107,9 +110,12 @@ class RunDirectory:
             raise RunDirUnusable(str(directory), error.strerror or str(error)) from error
         return str(directory)
 
-    def requeue_asked(self, attempt: int) -> bool:
+    def requeue_asked(self, attempt: int) -> str:
         """The mark that our `scontrol` leaves."""
-        return (self.root / "attempts" / str(attempt) / "requeue").exists()
+        said = read_bounded(self.root / "attempts" / str(attempt) / "requeue", _LONGEST_WORD)
+        if said is None:
+            return ""
+        return "requeuehold" if said.strip() == b"requeuehold" else "requeue"
 
     def ask_stop(self, attempt: int, why: str) -> None:
         """Leave the mark that RunContext.stop_requested looks for; a full disk must not stop the supervisor."""

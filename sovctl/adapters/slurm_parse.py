@@ -29,8 +29,8 @@ _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
 # What parse_job takes from before a job's Command; Slurm leaves some of them out.
 _JOB_HEAD = frozenset({
     "JobId", "ArrayJobId", "ArrayTaskId", "UserId", "GroupId", "QOS", "JobState", "Reason", "Restarts", "Requeue",
-    "Priority", "Partition", "NodeList", "ExcNodeList", "BatchHost", "SubmitTime", "EligibleTime",
-    "StartTime", "EndTime", "PreemptTime",
+    "Priority", "Partition", "NodeList", "ReqNodeList", "ExcNodeList", "BatchHost", "SubmitTime",
+    "EligibleTime", "StartTime", "EndTime", "PreemptTime",
 })  # fmt: skip
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
 # Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
@@ -196,6 +196,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         restarts=_whole(record.get("Restarts", ""), 0),
         nodes=expand(_value(record, "NodeList")),
         excluded=expand(_value(record, "ExcNodeList")),
+        required=expand(_value(record, "ReqNodeList")),
         batch_host=_value(record, "BatchHost"),
         submitted_at=_epoch(record, "SubmitTime"),
         eligible_at=_epoch(record, "EligibleTime"),

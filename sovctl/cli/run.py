@@ -30,6 +30,7 @@ from sovctl.operations import runs
 from sovctl.operations.runs import Act, KnownRun
 from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
+from sovctl.recovery.exclusion import Exclusion
 from sovctl.recovery.explain import Why, Words, duration
 from sovctl.recovery.run_state import RunState
 from sovctl.recovery.stacks import SCHEMA as STACKS
@@ -87,8 +88,8 @@ def list_(
 
 @app.command()
 def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: Json = False) -> int:
-    """Show one run: how it stands, how far its ranks are, each of its attempts, and the newest incident moment by
-    moment.
+    """Show one run: how it stands, how far its ranks are, the nodes it keeps away from, each of its attempts, and the
+    newest incident moment by moment.
 
     Example: sovctl run show 1234
     """
@@ -98,9 +99,12 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
     if as_json:
-        print_json("sovctl.run.show/1", _show_record(found, state, progress, runs.incidents_of(found, ports)))
+        record = _show_record(found, state, progress, runs.incidents_of(found, ports))
+        excluded = runs.exclusions_of(found, state, ports)
+        print_json("sovctl.run.show/1", {**record, "exclusions": [_exclusion_record(item) for item in excluded]})
         return EXIT_DONE
     _print_head(found, state, progress)
+    _print_exclusions(runs.exclusions_of(found, state, ports))
     if found.events:
         _print_attempts(attempts(found.events), progress)
         _print_incident(runs.incidents_of(found, ports), attempt)
@@ -167,7 +171,7 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
     Example: sovctl run resume 1234
     """
     ports = wiring.run_ports()
-    return _report(runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run), dry_run)
+    return _report(runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run, say=_say), dry_run)
 
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
@@ -223,6 +227,16 @@ def _show_record(
         "attempts": [_attempt_record(item) for item in attempts(run_.events)],
         "incidents": [incident_record(item) for item in incidents],
         "ranks": [{**asdict(item), "loss": _finite(item.loss)} for item in progress],
+    }
+
+
+def _exclusion_record(item: Exclusion) -> dict[str, Any]:
+    return {
+        "node": item.node,
+        "since": item.since,
+        "until": item.until,
+        "reason": item.evidence,
+        "suspected": item.suspected,
     }
 
 
@@ -282,6 +296,17 @@ def _print_head(run_: KnownRun, state: RunState, progress: Sequence[Progress]) -
     for name, value in lines:
         line = f"{name + ':':<13}{printable(value)}"
         print(folded(line, 13) if name in ("state", "ranks") else line)
+
+
+def _print_exclusions(known: Sequence[Exclusion]) -> None:
+    """What the run keeps away from, and until when."""
+    if not known:
+        return
+    table = text_table("EXCLUDED", "SINCE", "UNTIL", "REASON", folded=("REASON",))
+    for item in known:
+        add_row(table, (item.node, clock_time(item.since), clock_time(item.until), item.evidence or "-"))
+    print(flush=True)
+    print_table(table)
 
 
 def _ranks(progress: Sequence[Progress]) -> str:

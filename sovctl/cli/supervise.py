@@ -139,6 +139,7 @@ def _plan(options: Mapping[str, str], arguments: list[str], env: Mapping[str, st
         size=int(options.get("--nodes", 0)),
         spares=int(options.get("--spare-nodes", 0)),
         least=int(options.get("--min-nodes", 0)),
+        lowest=int(options.get("--lowest-nodes", 0)),
         preemptible_qos=config.run.preemptible_qos,
         hang_timeout_s=_hang_timeout_s(options, config),
         progress_regex=options.get("--progress-regex", ""),

@@ -135,7 +135,7 @@ def run_ports() -> RunPorts:
     from sovctl.operations.runs import RunPorts
 
     slurm_commands = slurm()
-    return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock())
+    return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock(), slurm_commands)
 
 
 def report_ports(config: Config) -> ReportPorts:

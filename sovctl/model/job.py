@@ -34,6 +34,8 @@ class JobView:
     restarts: int = 0
     nodes: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    """Nodes of --nodelist: it starts on no allocation without them."""
     batch_host: str = ""
     submitted_at: int | None = None
     """Renewed when the job is requeued."""

@@ -69,7 +69,7 @@ def nodes_asked(job: JobView) -> int:
 
 def tres_nodes(job: JobView) -> int:
     """The nodes among the TRES a job asks for (`cpu=18,mem=1125G,node=18`); 0: it does not say."""
-    found = _NODE_TRES.search(job.tres)
+    found = _NODE_TRES.search((job.pending and job.extra.get("ReqTRES")) or job.tres)
     return int(found[1]) if found else 0
 
 

@@ -6,16 +6,15 @@ in between, or that lost the last seconds of its state, is simply told again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sovctl.errors import SlurmConfMissing, SovctlError, TryLaterError
 from sovctl.model.job import JobSize, JobView
-from sovctl.model.node import NodeView
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
-from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose, ever_against, exclusions, repaired
+from sovctl.recovery.exclusion import ExclusionList, renew
 from sovctl.recovery.requeue import (
     KILL_WAIT_S,
     Goal,
@@ -77,6 +76,10 @@ class BringBack:
     passes: PassWatch
     size: JobSize | None = None
     """What the job asks for from now on; None: as it was submitted."""
+    asked: int = 0
+    """The least number of nodes it was submitted with; 0: as many as it has."""
+    say: Callable[[str], None] = lambda _words: None
+    """One line into the job's own output."""
     shrunk: bool = False
     """Nodes were dropped from the job."""
     lingering: tuple[str, ...] = ()
@@ -168,9 +171,16 @@ class BringBack:
                 self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=_ANSWERS_S))
             self.clock.sleep(_STEPS_LOOK_S)
 
-    def requeue(self, *, exclude_reason: str) -> None:
-        """Bring the job to pending with its exclusions and a begin time just after the last epilog."""
-        chosen = self._choose()
+    def requeue(self, *, exclude_reason: str, may_hold: bool = True) -> None:
+        """Bring the job to pending with its exclusions and a begin time just after the last epilog. Where nothing that
+        happens by itself could start it with these, it is held with that sentence."""
+        chosen = self._choose(by_person=not may_hold)
+        if chosen.never and may_hold:
+            self.say(f"{chosen.short}; the run is held")
+            self.hold(chosen.short)
+            return
+        if chosen.short:
+            self.say(f"{chosen.short}; the run waits for that to change")
         # The begin time is aligned with the scheduler's next pass: from here on, where slurmctld has just answered, its
         # passes are counted.
         self.passes.look()
@@ -191,7 +201,8 @@ class BringBack:
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         # Held is known by the priority alone: up to 26.05 a job that completes shows nothing else of its next state.
         if job.restarts > self.restarts and not job.over and not job.running and job.priority != 0:
-            self.requeue(exclude_reason="requeued from outside")
+            # It is out of our hands already: only a job that runs can be requeued held.
+            self.requeue(exclude_reason="requeued from outside", may_hold=False)
 
     def hold(self, why: str) -> None:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
@@ -199,38 +210,29 @@ class BringBack:
         self.journal.append("hold_intent", attempt=self.attempt, why=why)
         step = self._reach(Goal(self.restarts, None, hold=True))
         if step is Step.DONE and not (self.shrunk and self._takes_no_terms()):
-            self._set_terms(Goal(self.restarts, frozenset(self._choose().nodes)), None)
+            self._set_terms(Goal(self.restarts, frozenset(self._choose(by_person=True).nodes)), None)
         if step is Step.GONE:
             self._cancelled()
         else:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
-    def _choose(self) -> ExclusionList:
-        events = self.journal.events()
+    def _choose(self, *, by_person: bool = False) -> ExclusionList:
+        """The exclusions from now on; what became of the old ones is written down."""
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         views = self._patiently(self.cluster.nodes)
-        known = {view.name for view in views}
-        # Slurm refuses a whole list for one node that has left the site.
-        wanted = [item for item in exclusions(events, self.clock.now()) if item.node in known]
-        wanted = self._without_repaired(events, wanted, views)
-        # Ours are all that were ever blamed: one that was forgiven must not stay as if the user had excluded it.
-        ours = ever_against(events)
-        own = [node for node in job.excluded if node not in ours]
-        return choose(wanted, own, views, job.extra.get("Partition", ""), self._needed())
-
-    def _without_repaired(
-        self, events: Sequence[Mapping[str, Any]], wanted: list[Exclusion], views: Sequence[NodeView]
-    ) -> list[Exclusion]:
-        """Give nodes another chance that were taken out of service and resumed; keep in mind which are out now."""
-        out, back = repaired(events, wanted, views)
-        if out:
-            self.journal.append("out_of_service", attempt=self.attempt, nodes=out)
-        if back:
-            self.journal.append("forgiven", attempt=self.attempt, nodes=back, why="given back after a repair")
-        return [item for item in wanted if item.node not in back]
+        terms = renew(self.journal.events(), job, views, self._needed(), self.clock.now(), by_person=by_person)
+        if terms.out:
+            self.journal.append("out_of_service", attempt=self.attempt, nodes=list(terms.out))
+        if terms.back:
+            self.journal.append(
+                "forgiven", attempt=self.attempt, nodes=list(terms.back), why="given back after a repair"
+            )
+        if terms.lapsed:
+            self.journal.append("lapsed", attempt=self.attempt, nodes=list(terms.lapsed))
+        return terms.chosen
 
     def _needed(self) -> int:
-        return self.size.nodes if self.size else len(self.nodes)
+        return self.size.nodes if self.size else self.asked or len(self.nodes)
 
     def _reach(self, goal: Goal) -> Step:
         """Give commands until the job is where the goal wants it, or out of our hands."""
@@ -267,7 +269,12 @@ class BringBack:
 
     def _requeued_as(self, chosen: ExclusionList, begin: int | None) -> None:
         self.journal.append(
-            "requeued", attempt=self.attempt, exclude=list(chosen.nodes), given_up=list(chosen.given_up), begin=begin
+            "requeued",
+            attempt=self.attempt,
+            exclude=list(chosen.nodes),
+            given_up=list(chosen.given_up),
+            begin=begin,
+            short=chosen.short,
         )
 
     def _finish(self, goal: Goal, chosen: ExclusionList, step: Step) -> None:

@@ -55,6 +55,8 @@ if TYPE_CHECKING:  # most runs have no image
 _PROOF_S = 600.0
 _STORAGE_BACK_S = 3600.0
 """So long a storage that does not answer is waited for before a run is held."""
+OWN_REQUEUE = "the script asked for a requeue"
+"""Why ranks are asked to stop whose own framework requeues its job."""
 SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 
@@ -97,6 +99,8 @@ class RunPlan:
     """Spares the job asks for (--spare-nodes)."""
     least: int = 0
     """Nodes it is content with where no replacement is free (--min-nodes); 0: no fewer than `size`."""
+    lowest: int = 0
+    """The least of a range given to --nodes; 0: no range."""
     preemptible_qos: str = ""
     """Jobs of this QOS give up their nodes for ours, where the site preempts by QOS."""
 
@@ -209,6 +213,9 @@ class Watch:
     slurm_silent: bool = False
     stop_asked: str = ""
     stop_asked_at: float = 0.0
+    requeue_asked: str = ""
+    """What the script asked Slurm for itself: `requeue` or `requeuehold`."""
+    requeue_asked_at: float = 0.0
     room_checked: float = 0.0
     spares_checked: float = 0.0
     ended_by_slurm: str = ""
@@ -377,6 +384,8 @@ class LiveRun:
             ports.clock,
             self.passes,
             size=plan.job_size(None),
+            asked=plan.lowest or len(plan.nodes),
+            say=ports.say,
             shrunk=self.here.shrunk,
             lingering=self.lingering,
             crowding=ports.crowding,
@@ -480,6 +489,17 @@ class LiveRun:
             self.watch.stop_asked, self.watch.stop_asked_at = why, self.ports.clock.now()
             self.ports.files.ask_stop(self.attempt, why)
             self.ports.journal.append("stop_asked", attempt=self.attempt, why=why)
+
+    def hear_requeue(self) -> str:
+        """What the script asked Slurm for in place of ending: `requeue`, `requeuehold`, or empty. Slurm would have
+        ended every rank at once; they are asked to save and stop."""
+        said = self.ports.files.requeue_asked(self.attempt)
+        if said and not self.watch.requeue_asked:
+            self.watch.requeue_asked, self.watch.requeue_asked_at = said, self.ports.clock.now()
+            self.ports.journal.append("requeue_asked", attempt=self.attempt, command=said)
+            self.ports.say(f"the script asked Slurm to {said} this job; sovctl does it when the script has ended")
+            self.ask_stop(OWN_REQUEUE)
+        return self.watch.requeue_asked
 
     def progress_watch(self) -> ProgressWatch | None:
         """A watch over the progress on the nodes of this attempt."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.operations.follow_progress import Quiet
-from sovctl.operations.live_run import SILENCE_S, LiveRun, gpus_of
+from sovctl.operations.live_run import OWN_REQUEUE, SILENCE_S, LiveRun, gpus_of
 from sovctl.operations.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, blame_nodes, condemned_since
-from sovctl.recovery.lead import stop_lead_s
+from sovctl.recovery.lead import stop_lead_s, stop_patience_s
 from sovctl.recovery.place import may_grow
 
 CALM_S = 1.25
@@ -25,8 +25,8 @@ _JOB_CHECK_S = 5.0
 _ROOM_CHECK_S = 5.0
 """How often a run on fewer nodes looks for a new checkpoint and free nodes."""
 _SPARES_CHECK_S = 10.0
-_STOP_PATIENCE_S = 60.0
-"""How long a script that was asked to stop may take, when nothing but a wish is behind it."""
+_LEAST_END_S = 10.0
+"""How long a script that asked for its own requeue has at least to end by itself, once its saves were measured."""
 _SILENCE_WITHOUT_RANKS_S = 20.0
 """The same for scripts whose ranks say nothing of themselves: longer than any restart of slurmd."""
 
@@ -113,11 +113,16 @@ class RunLooks:
 
     def _look_at_progress(self) -> Blame | None:
         """Whether the run still moves."""
-        if self._live.moving is None or self._live.watch.stop_asked:
+        if self._live.moving is None or (self._live.watch.stop_asked and not self._asked_long_ago()):
             return None
         job = self._live.watch.job
         paths = [path for path in dict.fromkeys([job.stdout, job.stderr]) if path] if job is not None else []
         return self._live.moving.look(self._live.ports.clock.now(), paths, self._live.mute)
+
+    def _asked_long_ago(self) -> bool:
+        """Ranks that save and stop do no steps: only when that takes too long is it a hang like any other."""
+        asked_s = self._live.ports.clock.now() - self._live.watch.stop_asked_at
+        return asked_s > stop_patience_s(self._live.progress.save_seconds)
 
     def _output_size(self) -> int | None:
         job = self._live.watch.job
@@ -165,9 +170,8 @@ class RunLooks:
             return None
         self._live.watch.room_checked = now
         if self._live.watch.stop_asked:
-            late = now - self._live.watch.stop_asked_at > _STOP_PATIENCE_S
             wish = Blame(Culprit.STOPPED, evidence=self._live.watch.stop_asked, step=self._live.progress.step)
-            return wish if late else None
+            return wish if self._asked_long_ago() else None
         newest = self._live.newest()
         if newest is None or newest.step <= self._live.resumed_at:
             return None
@@ -176,8 +180,13 @@ class RunLooks:
         return None
 
     def _look_for_requests(self) -> Blame | None:
-        """A framework that wants to requeue the job itself: there is one owner of the requeue, and it is this one."""
-        if not self._live.ports.files.requeue_asked(self._live.attempt):
+        """A framework that wants to requeue the job itself: there is one owner of the requeue, and it is this one. The
+        rank that asks may be done while others still save, so the script may end by itself first."""
+        live = self._live
+        if not live.hear_requeue():
             return None
-        self._live.ports.say("the script asked Slurm to requeue this job; sovctl does it, with its exclusions")
-        return Blame(Culprit.STOPPED, evidence="the script asked for a requeue", step=self._live.progress.step)
+        saves = live.progress.save_seconds
+        patience_s = stop_patience_s(saves, _LEAST_END_S) if saves else stop_patience_s(())
+        if live.ports.clock.now() - live.watch.requeue_asked_at <= patience_s:
+            return None
+        return Blame(Culprit.STOPPED, evidence=OWN_REQUEUE, step=live.progress.step)

@@ -8,7 +8,8 @@ from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import LiveRun
 from sovctl.ports import ChildProcess
 from sovctl.recovery.decide import Action, Decision, decide, past_stops
-from sovctl.recovery.place import How, Place, choose_place
+from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.place import How, Place, choose_place, swap_out
 
 
 class Recovery:
@@ -28,6 +29,7 @@ class Recovery:
             newest.step if newest else 0,
             self._live.plan.limits,
             may_requeue=job is None or job.requeue,
+            hold_asked=self._live.watch.requeue_asked == "requeuehold",
             ran_on=self._live.here.running_on,
             replacements=(free or 0) + len(self._live.here.nodes) - len(self._live.here.running_on),
         )
@@ -83,8 +85,11 @@ class Recovery:
     ) -> Place:
         if decision.action is not Action.RESTART:
             return Place(How.QUEUE)
-        room = self._live.here.room(free, job, self._live.ports.clock.now())
-        return choose_place(blame, unfit, room, self._live.ports.lemons() if self._live.plan.spares else ())
+        now = self._live.ports.clock.now()
+        room = self._live.here.room(free, job, now)
+        excluded = [item.node for item in exclusions(self._live.ports.journal.events(), now)]
+        lemons = self._live.ports.lemons() if self._live.plan.spares else ()
+        return choose_place(blame, unfit | swap_out(excluded, unfit, room), room, {*lemons, *excluded})
 
     def _restart_here(self, child: ChildProcess, back: BringBack, place: Place) -> bool:
         """Make this allocation ready for the next attempt; False: only the queue is left."""

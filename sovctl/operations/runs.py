@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SovctlError, StacksMissing, UsageError
+from sovctl.errors import (
+    JobNotFound,
+    RefusedError,
+    RunGone,
+    RunNotFound,
+    SovctlError,
+    StacksMissing,
+    TryLaterError,
+    UsageError,
+)
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.recovery.attempts import attempts, text, whole
-from sovctl.recovery.run_state import RunState, held, is_job_of, run_state
+from sovctl.recovery.run_state import RunState, is_job_of, run_state
+from sovctl.recovery.slurm_hold import held
 
 if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
     from sovctl.ledger.incident import Incident
-    from sovctl.ports import Clock, JobControl, JobQueue, RunIndex, RunRecords
+    from sovctl.ports import Clock, ClusterView, JobControl, JobQueue, RunIndex, RunRecords
+    from sovctl.recovery.exclusion import Exclusion
     from sovctl.recovery.explain import Why, Words
 
 RUNS = ".sovctl/runs"
@@ -25,6 +36,9 @@ RUNS = ".sovctl/runs"
 _JOB_ID = re.compile(r"\d+(_\d+)?")
 _RUN_ID = re.compile(r".+-(?P<job>\d+)-(?P<submitted>\d+)")
 _SOON_S = 2
+_LEAVES_S = 120
+"""So long a job that is being held may take to leave its nodes."""
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ class RunPorts:
     jobs: JobControl
     queue: JobQueue
     clock: Clock
+    cluster: ClusterView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +255,13 @@ def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:
     return tuple(item for item in ports.records.progress(run.run_dir) if item.attempt == known[-1].number)
 
 
+def exclusions_of(run: KnownRun, state: RunState, ports: RunPorts) -> tuple[Exclusion, ...]:
+    """The nodes that a run keeps away from, oldest first; none once it is over."""
+    from sovctl.recovery.exclusion import exclusions
+
+    return () if state.over else tuple(sorted(exclusions(run.events, ports.clock.now()), key=lambda item: item.since))
+
+
 def incidents_of(run: KnownRun, ports: RunPorts) -> tuple[Incident, ...]:
     """Every incident of a run as its own record tells it, oldest first."""
     from sovctl.ledger.runs import run_account
@@ -276,30 +298,98 @@ def stop_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
     return Act((command,), f"job {run.job_id} is cancelled; the run will not come back")
 
 
-def resume_run(run: KnownRun, ports: RunPorts, *, dry_run: bool = False) -> Act:
-    """Release its held job. Raises RunGone when Slurm has no job of it to go on with.
+def resume_run(
+    run: KnownRun, ports: RunPorts, *, dry_run: bool = False, say: Callable[[str], None] = lambda _words: None
+) -> Act:
+    """Release its held job, with the exclusions as they are now. `say`: told that it is waited for. Raises RunGone when
+    Slurm has no job of it to go on with, TryLaterError when it does not become free of its nodes.
 
     Nothing is written into the run's record: that has one writer, the supervisor.
     """
+    job = _job_to_resume(run, ports)
+    if _on_its_way(run, job) and not dry_run:
+        say(f"job {run.job_id} is to be held and still leaves its nodes: waiting for that")
+        job = _await_held(run, ports)
+    if not held(job) and not (dry_run and _on_its_way(run, job)):
+        return Act((), f"job {run.job_id} is {job.state} and not held: there is nothing to resume")
+    # Slurm lets a requeued job wait 121 s; who releases it sooner does not want to wait for the rest of that.
+    now = int(ports.clock.now())
+    early = bool(job.restarts and job.eligible_at and job.eligible_at > now + _SOON_S)
+    begin = f"StartTime=uts{now + 2}"
+    exclude = _exclusions_now(run, job, ports)
+    commands: list[tuple[str, ...]] = []
+    if exclude is not None:
+        commands += [("scontrol", "update", f"JobId={run.job_id}", f"ExcNodeList={','.join(exclude)}")]
+    commands += [("scontrol", "release", run.job_id)]
+    commands += [("scontrol", "update", f"JobId={run.job_id}", begin)] if early else []
+    if not dry_run:
+        _exclude(run, exclude, ports, say)
+        ports.jobs.release(run.job_id)
+        if early:
+            ports.jobs.update_pending(run.job_id, exclude=None, begin=now + 2)
+    return Act(tuple(commands), f"job {run.job_id} is released and starts as soon as there is room")
+
+
+def _job_to_resume(run: KnownRun, ports: RunPorts) -> JobView:
     try:
         job = _own_job(run, ports)
     except JobNotFound:
         job = None
     if job is None or job.over:
         raise RunGone(run.job_id, _gone(run, job), run.checkpoint_dir)
-    if not held(job):
-        return Act((), f"job {run.job_id} is {job.state} and not held: there is nothing to resume")
-    # Slurm lets a requeued job wait 121 s; who releases it sooner does not want to wait for the rest of that.
-    now = int(ports.clock.now())
-    early = bool(job.restarts and job.eligible_at and job.eligible_at > now + _SOON_S)
-    begin = f"StartTime=uts{now + 2}"
-    commands: list[tuple[str, ...]] = [("scontrol", "release", run.job_id)]
-    commands += [("scontrol", "update", f"JobId={run.job_id}", begin)] if early else []
-    if not dry_run:
-        ports.jobs.release(run.job_id)
-        if early:
-            ports.jobs.update_pending(run.job_id, exclude=None, begin=now + 2)
-    return Act(tuple(commands), f"job {run.job_id} is released and starts as soon as there is room")
+    return job
+
+
+def _on_its_way(run: KnownRun, job: JobView) -> bool:
+    """Whether its supervisor has decided to hold it, and it still has to leave its nodes."""
+    from sovctl.recovery.explain import Story, story_of
+
+    if story_of(run.events) is not Story.HELD or held(job):
+        return False
+    started = [event for event in run.events if event.get("kind") == "attempt_started"]
+    same = bool(started) and job.restarts == whole(started[-1], "restarts")
+    return job.completing or (job.running and same)
+
+
+def _await_held(run: KnownRun, ports: RunPorts) -> JobView:
+    deadline = ports.clock.now() + _LEAVES_S
+    while True:
+        job = _job_to_resume(run, ports)
+        if not _on_its_way(run, job):
+            return job
+        if ports.clock.now() >= deadline:
+            raise TryLaterError(
+                f"job {run.job_id} still leaves its nodes after {_LEAVES_S} s ({job.state})",
+                hint=f"An epilog may take long. Later type: sovctl run resume {run.job_id}",
+            )
+        ports.clock.sleep(_LOOK_S)
+
+
+def _exclusions_now(run: KnownRun, job: JobView, ports: RunPorts) -> list[str] | None:
+    """What the job is to exclude after days in which nodes were repaired, or blamed long enough ago; None: as it does,
+    also where Slurm does not tell of its nodes."""
+    from sovctl.operations.allocation import nodes_asked
+    from sovctl.recovery.exclusion import renew
+
+    if ports.cluster is None or not run.events:
+        return None
+    try:
+        nodes = ports.cluster.nodes()
+    except SovctlError:
+        return None
+    terms = renew(run.events, job, nodes, nodes_asked(job), ports.clock.now(), by_person=True)
+    exclude = sorted(terms.chosen.nodes)
+    return exclude if exclude != sorted(job.excluded) else None
+
+
+def _exclude(run: KnownRun, exclude: Sequence[str] | None, ports: RunPorts, say: Callable[[str], None]) -> None:
+    """Where Slurm refuses that, the job is released all the same: that is what was asked for."""
+    if exclude is None:
+        return
+    try:
+        ports.jobs.update_pending(run.job_id, exclude=exclude, begin=None)
+    except SovctlError as error:
+        say(f"the exclusions of job {run.job_id} stay as they were: {error.message}")
 
 
 def _gone(run: KnownRun, job: JobView | None) -> str:

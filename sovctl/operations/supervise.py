@@ -35,6 +35,7 @@ from sovctl.recovery.blame import (
 )
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
+from sovctl.recovery.explain import Story, story_of
 from sovctl.recovery.paces import paces
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
@@ -137,7 +138,10 @@ class Supervisor:
         return 0
 
     def _misplaced(self, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """Blamed nodes that Slurm gave us all the same: the last supervisor died before it could exclude them."""
+        """Blamed nodes that Slurm gave us all the same: the last supervisor died before it could exclude them. Whoever
+        let a held run go answers for the nodes it got."""
+        if story_of(events) is Story.HELD:
+            return ()
         blamed = {item.node for item in exclusions(events, self._live.ports.clock.now())}
         given_up = {node for event in events if event["kind"] == "requeued" for node in event.get("given_up", ())}
         return tuple(node for node in self._live.plan.nodes if node in blamed - given_up)
@@ -288,6 +292,7 @@ class Supervisor:
             # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
             # before anybody else hears of it, and nodes that are about to go need no second look.
             self._live.watch.stop_asked = PREEMPTION
+        self._live.hear_requeue()
         end = self._script_end(job, status)
         self._live.ports.journal.append(
             "script_ended",

@@ -74,17 +74,21 @@ def decide(
     limits: Limits,
     *,
     may_requeue: bool = True,
+    hold_asked: bool = False,
     ran_on: Sequence[str] = (),
     replacements: int = 0,
 ) -> Decision:
     """`past`: earlier stops, oldest first; `checkpoint_step`: the newest complete checkpoint, 0 if there is none.
-    `ran_on`: nodes of the attempt that stopped; `replacements`: fit nodes that could take the place of some."""
+    `hold_asked`: the script asked for `scontrol requeuehold` of its job. `ran_on`: nodes of the attempt that stopped;
+    `replacements`: fit nodes that could take the place of some."""
     if blame.culprit is Culprit.NONE:
         return Decision(Action.FINISH, "the script finished")
     if blame.culprit is Culprit.STOPPED and not blame.evidence:
         return Decision(Action.END, "the job was ended by request")
     if not may_requeue:
         return Decision(Action.END, "the job was submitted with --no-requeue")
+    if hold_asked:
+        return Decision(Action.HOLD, "the script asked to be held (scontrol requeuehold)", blame.nodes)
     if blame.culprit is Culprit.UNKNOWN and replacements > 0 and not blame.signature:
         # As many more tries as halving the nodes takes.
         limits = replace(limits, unknown=limits.unknown + len(ran_on).bit_length())

@@ -43,7 +43,9 @@ def _ended(event: Event, _fold: Fold) -> str:
 def _requeued(event: Event, fold: Fold) -> str:
     excluded, given_up = names(event, "exclude"), names(event, "given_up")
     words = f"without {fold(excluded)}" if excluded else "with no node excluded"
-    return words + (f"; allowed again: {fold(given_up)}" if given_up else "")
+    words += f"; allowed again: {fold(given_up)}" if given_up else ""
+    short = text(event, "short")
+    return words + (f"; it waits: {short}" if short else "")
 
 
 def _restarted(event: Event, fold: Fold) -> str:
@@ -69,6 +71,7 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "requeue_intent": lambda event, _fold: text(event, "because"),
     "requeued": _requeued,
     "out_of_service": lambda event, fold: fold(names(event, "nodes")),
+    "lapsed": lambda event, fold: f"{fold(names(event, 'nodes'))}: blamed so long ago that it may be tried again",
     "forgiven": lambda event, fold: f"{fold(names(event, 'nodes'))}: {text(event, 'why')}",
     "restart_intent": lambda event, _fold: f"{text(event, 'how')}: {text(event, 'because')}",
     "restarted": _restarted,
@@ -88,5 +91,6 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "checkpoint_saved": _step,
     "command_refused": lambda event, _fold: text(event, "detail"),
     "slurm_silent": lambda event, _fold: text(event, "detail"),
+    "requeue_asked": lambda event, _fold: f"scontrol {text(event, 'command')}, by the script itself",
     "stop_asked": lambda event, _fold: text(event, "why"),
 }

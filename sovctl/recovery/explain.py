@@ -198,6 +198,8 @@ class _Teller:
         parts = [self._requeued(found)] if found.by_supervisor or found.resumed else []
         if found.given_up:
             parts.append(f"{self._words.fold(found.given_up)}, blamed before, had to be allowed again")
+        if found.short and found.resumed is None:
+            parts.append(f"it waits, for {found.short}")
         if found.slurm_silent:
             parts.append("slurmctld did not answer for a while meanwhile")
         parts.append(self._ran_again(found))
@@ -273,7 +275,8 @@ class _Teller:
         alike = f", {_count(tries, 'attempt')} ended alike" if tries > 1 else ""
         since = next((event for event in reversed(self._events) if event.get("kind") == "held"), None)
         when = f" since {self._words.time(seconds(since, 'at'))}" if since is not None else ""
-        return f"held{when}{alike}: {stop.why or 'why is not recorded'}"
+        because = text(since, "why") if since is not None else ""
+        return f"held{when}{alike}: {because or stop.why or 'why is not recorded'}"
 
     def _after_hold(self) -> str:
         return (

@@ -16,6 +16,8 @@ SLURM_DEFAULT_LEAD_S = 60
 """`--signal=USR1` without `@`."""
 _MARGIN_S = 10.0
 _LAST_SAVES = 8
+_SAVES = 3.0
+"""A save may take so many times the longest one."""
 
 
 def save_seconds(events: Sequence[Mapping[str, Any]], figure: str = "save_seconds") -> list[float]:
@@ -30,6 +32,11 @@ def stop_lead_s(configured_s: float, slice_s: float, saves_s: Sequence[float]) -
     measured saves, else as configured. Never more than half of the slice."""
     wanted = 1.5 * max(saves_s) + _MARGIN_S if saves_s else configured_s
     return min(wanted, (0.5 if saves_s else 0.25) * slice_s)
+
+
+def stop_patience_s(saves_s: Sequence[float], least_s: float = 60.0) -> float:
+    """How long ranks that were asked to save and stop are left to it before anybody asks what they are doing."""
+    return max(least_s, _SAVES * max(saves_s, default=0.0))
 
 
 def needed_lead_s(save_s: float) -> float:

@@ -7,7 +7,7 @@ torchrun and the environment agree without an option of the user's script.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -88,6 +88,15 @@ def _best(healthy: tuple[str, ...], room: Room, lemons: Collection[str]) -> tupl
     spares = [node for node in healthy if node not in room.running_on]
     taken = {*stay, *sorted(spares, key=lambda node: node in lemons)[: room.size - len(stay)]}
     return tuple(node for node in healthy if node in taken)[: room.size]
+
+
+def swap_out(excluded: Sequence[str], unfit: Collection[str], room: Room) -> frozenset[str]:
+    """Nodes the run is on that an earlier stop or a straggler speaks against, as many as good spares can replace.
+    `excluded`: those to leave last first; the batch host stays, for without it only the queue is left."""
+    fit = [node for node in room.allocation if node not in unfit]
+    good = [node for node in fit if node in room.running_on or node not in excluded]
+    leave = [node for node in reversed(excluded) if node in fit and node in room.running_on and node != room.batch_host]
+    return frozenset(leave[: max(0, len(good) - room.size)])
 
 
 def _against_staying(blame: Blame, avoid: Collection[str], room: Room) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovctl.model.job import JobView
-from sovctl.recovery.attempts import Event, whole
+from sovctl.recovery.attempts import Event, text, whole
 from sovctl.recovery.explain import Story, story_of
+from sovctl.recovery.slurm_hold import cause, held
 
 _SUBMIT_TAKES_S = 900
 """sbatch retries a busy controller for a while, so a job may be this much younger than its submission."""
@@ -42,7 +43,7 @@ def run_state(events: Sequence[Event], job: JobView | None, *, problem: str = ""
     if job.over:
         return _after_end(story, job, slurm)
     if job.pending:
-        return _pending(story, job, slurm)
+        return _pending(story, job, slurm, events)
     if story in (Story.RUNNING, Story.RECOVERED, Story.WAITING) and not job.completing:
         return RunState("running", slurm=slurm)
     return RunState("held" if story is Story.HELD else "restarting", slurm=slurm)
@@ -61,11 +62,6 @@ def is_job_of(record: Mapping[str, Any], events: Sequence[Event], job: JobView) 
     return abs(int(seen) - submitted) < _SUBMIT_TAKES_S
 
 
-def held(job: JobView) -> bool:
-    """Whether a person has to release it; squeue gives no priority, so its reason counts as well."""
-    return job.pending and ("held" in job.reason.lower() or (job.held and bool(job.extra)))
-
-
 def _without_job(story: Story) -> RunState:
     if story.over:
         return RunState(_RECORDED[story])
@@ -80,10 +76,19 @@ def _after_end(story: Story, job: JobView, slurm: str) -> RunState:
     return RunState(word, f"Slurm says {job.state}; the record has no end", slurm)
 
 
-def _pending(story: Story, job: JobView, slurm: str) -> RunState:
+def _pending(story: Story, job: JobView, slurm: str, events: Sequence[Event]) -> RunState:
     if held(job):
-        return RunState("held", job.reason, slurm)
-    return RunState("waiting" if story is Story.WAITING else "restarting", job.reason, slurm)
+        return RunState("held", ": ".join(filter(None, (job.reason, cause(job)))), slurm)
+    detail = "; ".join(filter(None, (job.reason, _short(events))))
+    return RunState("waiting" if story is Story.WAITING else "restarting", detail, slurm)
+
+
+def _short(events: Sequence[Event]) -> str:
+    """What the run was short of when it was put into the queue for the last time."""
+    kinds = ("requeued", "attempt_started", "held")
+    last = next((event for event in reversed(events) if event.get("kind") in kinds), None)
+    said = text(last, "short") if last is not None else ""
+    return f"when it was requeued, {said}" if said else ""
 
 
 _RECORDED = {

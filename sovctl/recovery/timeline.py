@@ -39,6 +39,8 @@ class Timeline:
     excluded: tuple[str, ...]
     given_up: tuple[str, ...]
     """Nodes blamed before that had to be allowed again, because too few were left."""
+    short: str
+    """Why it could not start again as things were when it was requeued; empty: it could."""
     by_supervisor: bool
     """False: Slurm requeued the job by itself, and the end was written down only by the next attempt."""
     held: bool
@@ -153,6 +155,7 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event],
         dropped=names(here[-1], "dropped") if here and not requeued else (),
         excluded=_excluded(requeued, resumed),
         given_up=names(requeued[-1], "given_up") if requeued else (),
+        short=text(requeued[-1], "short") if requeued else "",
         by_supervisor=acted,
         held=any(event.get("kind") == "held" for event in after),
         slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),

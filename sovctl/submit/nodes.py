@@ -13,15 +13,19 @@ MOST_NODES = 100_000
 _LEAST = re.compile(r"([0-9]{1,9})([kKmM]?)")
 _FACTORS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
+_RANGE = re.compile(r"([0-9]{1,6})[-,:]")
+
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """What the supervisor is told; all 0 where neither --spare-nodes nor --min-nodes was given."""
+    """What the supervisor is told; the first three are 0 where neither --spare-nodes nor --min-nodes was given."""
 
     size: int = 0
     """Nodes the script runs on."""
     spares: int = 0
     least: int = 0
+    lowest: int = 0
+    """The least of a range given to --nodes, which says how few it may start on; 0: no range."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -44,7 +48,8 @@ def node_plan(own: OwnOptions, chosen: Choices) -> NodePlan:
     """Raises UsageError when the number of nodes of the script cannot be known from the options."""
     spares, least = own.spare_nodes or 0, own.min_nodes or 0
     if not spares and not least:
-        return NodePlan()
+        found = _RANGE.match(chosen.nodes or "")
+        return NodePlan(lowest=int(found[1]) if found else 0)
     option = "--spare-nodes" if spares else "--min-nodes"
     if chosen.totals:
         total = chosen.totals[0]

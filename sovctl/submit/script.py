@@ -138,6 +138,7 @@ def _supervise(script: UserScript, own: OwnOptions, launch: Launch, nodes: NodeP
         ("--nodes", nodes.size or None),
         ("--spare-nodes", nodes.spares or None),
         ("--min-nodes", nodes.least or None),
+        ("--lowest-nodes", nodes.lowest or None),
         ("--hang-timeout", own.hang_timeout),
         ("--progress-regex", own.progress_regex),
         ("--restart-stragglers", 1 if own.restart_stragglers else None),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,32 @@ def test_show(recovered: Site) -> None:
     assert [item["attempt"] for item in record["attempts"]] == [0, 1]
     assert record["ranks"][0]["loss"] == 1.25
     assert record["state"]["word"] == "running"
+
+
+def test_show_says_which_nodes_are_kept_away_from_and_until_when(site: Site) -> None:
+    now = time.time() - SUBMITTED
+    site.event("attempt_ended", now - 8 * 24 * 3600, attempt=0, culprit="hardware", blamed=["n009"], evidence="XID79")
+    site.event("straggler", now - 60, attempt=0, node="n002", rank=1, evidence="30 % slower")
+    site.event("attempt_ended", now - 30, attempt=1, culprit="hardware", blamed=["n003"], evidence="XID79")
+    lines = site.run("show", "7").stdout.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("EXCLUDED"))
+    assert [line.split()[0] for line in lines[head : head + 3]] == ["EXCLUDED", "n002", "n003"]
+    assert lines[head + 1].endswith("30 % slower")
+    items = site.json("show", "7")["exclusions"]
+    assert [(item["node"], item["reason"], item["suspected"]) for item in items] == [
+        ("n002", "30 % slower", True),
+        ("n003", "XID79", False),
+    ]
+    assert [round(item["until"] - item["since"]) for item in items] == [6 * 3600, 7 * 24 * 3600]
+    site.event("run_ended", outcome="finished")
+    site.says(job=site.job("COMPLETED"))
+    assert site.json("show", "7")["exclusions"] == []
+
+
+def test_show_and_why_explain_a_hold_of_slurms_own(site: Site) -> None:
+    site.says(job=site.job("PENDING", Priority=0, Restarts=1, Reason="launch_failed_requeued_held"))
+    assert "then type: sovctl run resume 7" in " ".join(site.run("show", "7").stdout.split())
+    assert "now held: launch_failed_requeued_held: Slurm could not launch it" in site.run("why", "7").stderr
 
 
 def test_ls(recovered: Site) -> None:

@@ -38,6 +38,7 @@ class FakeJob:
     restarts: int = 0
     nodes: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     begin: float = 0.0
     held: bool = False
     requeue: bool = True
@@ -270,7 +271,11 @@ class FakeSlurm:
 
     def _start(self, job: FakeJob, now: float) -> None:
         free = [name for name in self._free() if name not in job.excluded]
-        if len(free) < job.count:
+        if len(self.machines) - len(set(job.excluded) & set(self.machines)) < job.count:
+            # Set aside: nothing but a change of the job itself brings it back.
+            job.reason = "BadConstraints"
+            return
+        if len(free) < job.count or not set(job.required) <= set(free):
             job.reason = "Resources"
             return
         job.state, job.nodes, job.reason = "RUNNING", tuple(free[: job.count]), "None"
@@ -318,6 +323,7 @@ class FakeSlurm:
             restarts=job.restarts,
             nodes=job.nodes,
             excluded=job.excluded,
+            required=job.required,
             batch_host=job.batch_host,
             eligible_at=int(job.begin) or None,
             started_at=int(job.started_at) or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,36 @@ def test_a_replaced_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:
     write_atomically(path, b"new", mode=0o755)
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("argv", "heard"),
+    [
+        (["requeue", "7"], "requeue"),
+        (["requeuehold", "7"], "requeuehold"),
+        (["-Q", "requeue", "incomplete", "7"], "requeue"),
+        (["requeue", "70"], ""),
+        (["show", "job", "7"], ""),
+        (["hold", "7"], ""),
+    ],
+)
+def test_only_the_requeue_of_its_own_job_is_kept_from_slurm(
+    run: RunDirectory, tmp_path: Path, argv: list[str], heard: str
+) -> None:
+    run.start_attempt(0, "a", b"")
+    guard = run.guard_requeue(0)
+    real = tmp_path / "slurm"
+    real.mkdir()
+    (real / "scontrol").write_text('#!/bin/sh\necho slurm "$@"\n')
+    (real / "scontrol").chmod(0o755)
+    env = {"PATH": f"{guard}:{real}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["scontrol", *argv], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == ("" if heard else f"slurm {' '.join(argv)}\n")
+    assert run.requeue_asked(0) == heard
+
+
+def test_a_mark_without_a_word_is_a_requeue(run: RunDirectory) -> None:
+    run.start_attempt(0, "a", b"")
+    assert run.requeue_asked(0) == ""
+    (run.root / "attempts" / "0" / "requeue").write_bytes(b"")
+    assert run.requeue_asked(0) == "requeue"

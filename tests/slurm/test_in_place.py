@@ -185,8 +185,7 @@ def test_no_step_of_a_script_runs_on_its_spares(story_lab: StartLab, work_dir: P
 ASKS = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=1
 if [ "$SOVCTL_ATTEMPT" = 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep 300
+    srun bash -c 'if [ $SLURM_PROCID = 0 ]; then scontrol requeue $SLURM_JOB_ID; else sleep 3; echo >saved.txt; fi'
 fi
 """
 
@@ -201,7 +200,11 @@ def test_a_script_that_requeues_its_own_job_is_brought_back_by_one_owner(
     assert_record_whole(run, 2)
     assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1
     ended = run.events("attempt_ended")[0]
-    assert ended["evidence"] == "the script asked for a requeue"
+    assert (ended["culprit"], ended["evidence"]) == (
+        "stopped",
+        "the script stopped as asked (the script asked for a requeue)",
+    )
+    assert (work_dir / "saved.txt").exists(), "the other rank was left to its save"
     assert "is left to sovctl" in run.output()
 
 

@@ -18,7 +18,7 @@ StartLab = Callable[..., cluster.Lab]
 TASKS = """#!/bin/bash
 #SBATCH --nodes=1 --array=3-4
 echo "$SLURM_ARRAY_TASK_ID $SOVCTL_ATTEMPT" >>tasks.txt
-[ "$SOVCTL_ATTEMPT" = 0 ] && [ "$SLURM_ARRAY_TASK_ID" = 4 ] && scontrol requeue "$SLURM_JOB_ID" && sleep 300
+[ "$SOVCTL_ATTEMPT" = 0 ] && [ "$SLURM_ARRAY_TASK_ID" = 4 ] && scontrol requeue "$SLURM_JOB_ID"
 exit 0
 """
 

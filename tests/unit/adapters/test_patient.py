@@ -47,7 +47,7 @@ def test_reads_of_a_hanging_storage_are_empty_at_once(tmp_path: Path) -> None:
     files = PatientRunFiles(directory, directory, patience, str(tmp_path))
     files.prepare({"run_id": "r"})
     Stuck(patience)
-    assert (files.record(), files.progress(0), files.all_progress(), files.requeue_asked(0)) == ({}, None, (), False)
+    assert (files.record(), files.progress(0), files.all_progress(), files.requeue_asked(0)) == ({}, None, (), "")
     assert "has not answered" in files.keep(0, "stacks.txt", b"x")
     with pytest.raises(RunDirUnusable):
         files.start_attempt(0, "train.sh", b"x")

@@ -137,7 +137,10 @@ class Run:
         self.clock = FakeClock()
         self.slurm = FakeSlurm(self.clock, nodes, epilog_s=0.3, **slurm)
         self.journal = FakeJournal(self.clock)
+        self.began = self.clock.time
         self.silent_slurmds: set[str] = set()
+        self.said: list[str] = []
+        """Lines in the job's own output."""
         self.image: Any = None
         """The image of the run; None: it has none."""
         self.hold = FakeHold(self)
@@ -146,7 +149,8 @@ class Run:
         self.output = ""
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
-        self.requeues_asked: set[int] = set()
+        self.requeues_asked: dict[int, str] = {}
+        """What the script of an attempt asked Slurm for: `requeue` or `requeuehold`."""
         self.evidence: list[JobEvidence] = []
         self.lemons: set[str] = set()
         self.site_answers: list[SiteAnswer] = []
@@ -189,6 +193,7 @@ class Run:
             site_answers=lambda job_id: tuple(self.site_answers),
             site_wrote=lambda nodes: self.site_wrote(),
             spares=self.hold,
+            say=self.said.append,
         )
         ports = replace(ports, image=self.image)
         if self.nodes is not None:
@@ -280,8 +285,8 @@ class Run:
     def put_before(self, attempt: int, name: str, text: str) -> str:
         return f"/runs/attempts/{attempt}/bin"
 
-    def requeue_asked(self, attempt: int) -> bool:
-        return attempt in self.requeues_asked
+    def requeue_asked(self, attempt: int) -> str:
+        return self.requeues_asked.get(attempt, "")
 
     def ask_stop(self, attempt: int, why: str) -> None:
         self.stops.append((attempt, why))

@@ -70,6 +70,17 @@ def test_a_forgiven_node_is_no_longer_excluded() -> None:
     assert run.job.excluded == ("n004",)
 
 
+def test_exclusions_that_age_out_are_written_down_when_a_requeue_drops_them() -> None:
+    run = Run()
+    run.job.excluded = ("n003", "n004")
+    blamed(run, "n003")
+    run.journal.records[0]["at"] -= 7 * 24 * 3600.0
+    blamed(run, "n002")
+    run.back(["n001", "n002"]).requeue(exclude_reason="x")
+    assert run.job.excluded == ("n002", "n004")
+    assert [record["nodes"] for record in run.of("lapsed")] == [["n003"]]
+
+
 def test_a_blamed_node_that_left_the_site_does_not_spoil_the_list() -> None:
     run = Run()
     blamed(run, "n777")

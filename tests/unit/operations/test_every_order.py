@@ -194,9 +194,9 @@ class EveryOrder(RuleBasedStateMachine):
         self.run_.clock.sleep(10.0)
         self.run_.slurm.release(self.run_.job_id)
 
-    @rule(after=DELAYS)
-    def the_script_asks_for_a_requeue(self, after: float) -> None:
-        self._plan(after, lambda: self.run_.requeues_asked.add(len(self.run_.children) - 1))
+    @rule(after=DELAYS, command=st.sampled_from(["requeue", "requeuehold"]))
+    def the_script_asks_for_a_requeue(self, after: float, command: str) -> None:
+        self._plan(after, lambda: self.run_.requeues_asked.update({len(self.run_.children) - 1: command}))
 
     @rule(after=DELAYS)
     def the_supervisor_is_killed(self, after: float) -> None:

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from sovctl.errors import JobNotFound, RefusedError, RunGone, RunNotFound, SlurmUnreachable, UsageError
+from sovctl.errors import (
+    CommandFailed,
+    JobNotFound,
+    RefusedError,
+    RunGone,
+    RunNotFound,
+    SlurmUnreachable,
+    TryLaterError,
+    UsageError,
+)
 from sovctl.model.job import JobView
+from sovctl.model.node import NodeState, NodeView
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.operations import runs
@@ -32,9 +42,13 @@ class FakeSite:
         self.views: dict[str, JobView] = {}
         self.down = False
         self.did: list[tuple[Any, ...]] = []
+        self.machines: tuple[NodeView, ...] = ()
+        self.waited = 0.0
+        self.after: list[JobView] = []
+        """What the job becomes, one wait after the other."""
 
     def ports(self) -> RunPorts:
-        return RunPorts(self, self, self, self, self)  # type: ignore[arg-type]
+        return RunPorts(self, self, self, self, self, self)  # type: ignore[arg-type]
 
     def run(self, job_id: str, submitted: int = 100, *, root: str = ROOT, raw: str = "", **record: Any) -> str:
         run_id = f"lab-{raw or job_id}-{submitted}"
@@ -97,11 +111,22 @@ class FakeSite:
         self._answer()
         self.did.append(("cancel", job_id))
 
-    def update_pending(self, job_id: str, *, exclude: object, begin: int) -> None:
+    def update_pending(self, job_id: str, *, exclude: object, begin: int | None) -> None:
         self.did.append(("update", job_id, exclude, begin))
 
     def now(self) -> float:
-        return NOW
+        return NOW + self.waited
+
+    def sleep(self, seconds: float) -> None:
+        self.waited += seconds
+        if self.after:
+            self.views["7"] = self.after.pop(0)
+
+    # ClusterView
+
+    def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]:
+        self._answer()
+        return self.machines
 
     def _answer(self) -> None:
         if self.down:
@@ -313,6 +338,101 @@ def test_resume_does_not_wait_for_the_rest_of_slurms_delay(site: FakeSite) -> No
     assert site.did == []
     assert runs.resume_run(find(site, "7"), site.ports()).commands == commands
     assert site.did == [("release", "7"), ("update", "7", None, int(NOW) + 2)]
+
+
+def _held_run(site: FakeSite) -> str:
+    path = _started(site)
+    site.event(path, "attempt_ended", attempt=0, culprit="hardware", blamed=["n2"], evidence="XID79", action="hold")
+    site.event(path, "held", attempt=0, why="50 hardware faults")
+    site.machines = tuple(NodeView(f"n{number}", NodeState("IDLE")) for number in range(1, 5))
+    return path
+
+
+HELD = JobView("7", "t", "u", 1, "PENDING", priority=0, restarts=1, excluded=("n2",), extra={"NumNodes": "2"})
+
+
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        JobView("7", "t", "u", 1, "COMPLETING", priority=0, restarts=1, extra={"SubmitTime": "100"}),
+        JobView("7", "t", "u", 1, "PENDING", frozenset({"COMPLETING"}), restarts=1, priority=1),
+        JobView("7", "t", "u", 1, "RUNNING", priority=1, extra={"SubmitTime": "100"}),
+    ],
+)
+def test_resume_of_a_run_that_is_about_to_be_held_waits_for_that(site: FakeSite, leaving: JobView) -> None:
+    _held_run(site)
+    site.views["7"] = leaving
+    site.after = [leaving, HELD]
+    said: list[str] = []
+    act = runs.resume_run(find(site, "7"), site.ports(), say=said.append)
+    assert site.did == [("release", "7")]
+    assert "is released" in act.said
+    assert said == ["job 7 is to be held and still leaves its nodes: waiting for that"]
+    assert site.waited == 1.0
+
+
+def test_resume_does_not_wait_for_ever(site: FakeSite) -> None:
+    _held_run(site)
+    site.job("7", "COMPLETING", priority=0, restarts=1)
+    with pytest.raises(TryLaterError, match="still leaves its nodes after 120 s") as caught:
+        runs.resume_run(find(site, "7"), site.ports())
+    assert "sovctl run resume 7" in caught.value.hint
+    assert site.did == []
+
+
+def test_a_dry_run_of_resume_waits_for_nothing(site: FakeSite) -> None:
+    _held_run(site)
+    site.job("7", "COMPLETING", priority=0, restarts=1, excluded=("n2",))
+    assert runs.resume_run(find(site, "7"), site.ports(), dry_run=True).commands == (("scontrol", "release", "7"),)
+    assert (site.did, site.waited) == ([], 0.0)
+
+
+def test_resume_of_a_run_that_was_held_and_runs_again(site: FakeSite) -> None:
+    _held_run(site)
+    site.job("7", "RUNNING", restarts=1)
+    assert runs.resume_run(find(site, "7"), site.ports()).commands == ()
+    assert (site.did, site.waited) == ([], 0.0)
+
+
+def test_resume_renews_the_exclusions_of_a_run_that_was_held_for_days(site: FakeSite) -> None:
+    path = _held_run(site)
+    site.views["7"] = replace(HELD, excluded=("n1", "n2"))
+    assert runs.resume_run(find(site, "7"), site.ports()).commands == (("scontrol", "release", "7"),)
+    site.did.clear()
+    site.waited = 8 * 24 * 3600.0
+    commands = (("scontrol", "update", "JobId=7", "ExcNodeList=n1"), ("scontrol", "release", "7"))
+    assert runs.resume_run(find(site, "7"), site.ports(), dry_run=True).commands == commands
+    assert site.did == []
+    runs.resume_run(find(site, "7"), site.ports())
+    assert site.did == [("update", "7", ["n1"], None), ("release", "7")], "n1 is the user's own exclusion"
+
+    site.waited = 0.0
+    site.did.clear()
+    site.event(path, "out_of_service", nodes=["n2"])
+    runs.resume_run(find(site, "7"), site.ports())
+    assert site.did == [("update", "7", ["n1"], None), ("release", "7")], "n2 was given back after a repair"
+
+
+def test_resume_lets_a_run_have_the_node_it_cannot_do_without(site: FakeSite) -> None:
+    _held_run(site)
+    site.views["7"] = replace(HELD, extra={"NumNodes": "4"})
+    runs.resume_run(find(site, "7"), site.ports())
+    assert site.did == [("update", "7", [], None), ("release", "7")]
+
+
+def test_a_job_whose_exclusions_slurm_does_not_take_is_released_all_the_same(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CommandFailed(["scontrol", "update"], 1, "Invalid node name specified")
+
+    _held_run(site)
+    site.views["7"] = replace(HELD, extra={"NumNodes": "4"})
+    monkeypatch.setattr(site, "update_pending", refuse)
+    said: list[str] = []
+    runs.resume_run(find(site, "7"), site.ports(), say=said.append)
+    assert site.did == [("release", "7")]
+    assert said[0].startswith("the exclusions of job 7 stay as they were: ")
 
 
 def test_resume_of_a_run_that_is_not_held(site: FakeSite) -> None:

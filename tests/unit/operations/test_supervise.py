@@ -16,6 +16,7 @@ from sovctl.errors import CommandFailed, SovctlError, TryLaterError
 from sovctl.health.drain import incident_id
 from sovctl.model.job import JobView
 from sovctl.model.job_evidence import JobEvidence
+from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
@@ -738,6 +739,33 @@ def test_a_spare_takes_over_without_the_scheduler() -> None:
     whole(run)
 
 
+def slow_before_a_crash(run: Run, node: str) -> None:
+    """A straggler is written down, then a rank crashes, and the next attempt finishes."""
+    run.output = CRASH
+    run.clock.at(5.0, lambda: run.journal.append("straggler", attempt=0, node=node, evidence="30 % slower") and None)
+    scripts = iter((1, 0))
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 10, lambda code=next(scripts): child.end(code))
+
+
+def test_a_straggler_is_left_at_the_next_restart_where_a_spare_is_there() -> None:
+    run = Run(nodes=4, count=3)
+    slow_before_a_crash(run, "n002")
+    run.attempt(size=2, spares=1)
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n003"]
+    assert [(event["how"], event["dropped"]) for event in run.of("restarted")] == [("spare", ["n002"])]
+    whole(run)
+
+
+@pytest.mark.parametrize(("spares", "slow"), [(0, "n002"), (1, "n001"), (1, "n003")])
+def test_a_straggler_that_no_good_spare_can_replace_costs_nothing(spares: int, slow: str) -> None:
+    run = Run(nodes=4, count=2 + spares)
+    slow_before_a_crash(run, slow)
+    run.attempt(size=2, spares=spares)
+    assert run.of("attempt_started")[1]["nodes"] == ["n001", "n002"]
+    assert [(event["how"], event["dropped"]) for event in run.of("restarted")] == [("in-place", [])]
+    whole(run)
+
+
 def test_a_spare_with_a_bad_record_is_taken_last() -> None:
     run = Run(nodes=5, count=4)
     run.lemons = {"n003"}
@@ -859,12 +887,62 @@ def test_a_node_of_preemptible_jobs_is_a_replacement(preempt_type: str, qos: str
 
 def test_a_framework_that_requeues_the_job_itself_is_taken_over() -> None:
     run = Run()
-    run.clock.at(10, lambda: run.requeues_asked.add(0))
+    run.clock.at(10, lambda: run.requeues_asked.update({0: "requeue"}))
     run.attempt()
     ended = run.of("attempt_ended")[0]
     assert (ended["culprit"], ended["evidence"]) == ("stopped", "the script asked for a requeue")
+    assert NOW + 70 < ended["at"] < NOW + 72, "other ranks may still save"
+    assert run.stops == [(0, "the script asked for a requeue")]
     run.await_start()
     assert run.job.restarts == 1
+
+
+@pytest.mark.parametrize("status", [0, 1, 75])
+def test_a_script_that_ends_by_itself_after_it_asked_for_its_requeue_is_brought_back(status: int) -> None:
+    run = Run()
+    run.clock.at(10, lambda: run.requeues_asked.update({0: "requeue"}))
+    run.clock.at(25, lambda: run.children[0].end(status))
+    run.attempt()
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["evidence"]) == (
+        "stopped",
+        "the script stopped as asked (the script asked for a requeue)",
+    )
+    assert NOW + 25 < ended["at"] < NOW + 27
+    assert "killed" in run.kinds
+    run.await_start()
+    whole(run)
+
+
+def test_a_request_in_the_same_moment_as_the_end_of_the_script_is_heard() -> None:
+    run = Run()
+
+    def ask_and_end() -> None:
+        run.requeues_asked[0] = "requeue"
+        run.children[0].end(0)
+
+    run.clock.at(10, ask_and_end)
+    run.attempt()
+    assert run.of("attempt_ended")[0]["action"] == "restart"
+
+
+def test_measured_saves_say_how_long_the_other_ranks_may_save() -> None:
+    run = Run()
+    saved = Progress(0, "n001", 1, 0, Phase.RUNNING, NOW, step=9, step_at=NOW + 8, saved_step=9, save_seconds=6.0)
+    run.clock.at(9, lambda: setattr(run, "words", saved))
+    run.clock.at(10, lambda: run.requeues_asked.update({0: "requeue"}))
+    run.attempt()
+    assert NOW + 28 < run.of("attempt_ended")[0]["at"] < NOW + 30
+
+
+def test_a_script_that_asks_to_be_held_is_held() -> None:
+    run = Run()
+    run.clock.at(10, lambda: run.requeues_asked.update({0: "requeuehold"}))
+    run.clock.at(20, lambda: run.children[0].end(0))
+    run.attempt()
+    run.clock.sleep(1000)
+    assert run.slurm.job(run.job_id).held
+    assert run.of("held")[0]["why"] == "the script asked to be held (scontrol requeuehold)"
 
 
 def test_scancel_during_a_restart_in_place_ends_the_run() -> None:
@@ -937,6 +1015,34 @@ def test_a_run_that_hangs_is_requeued_with_its_stacks_kept() -> None:
     assert nodes.kept == ["0/stacks.json", "0/stacks.txt"]
     run.await_start()
     whole(run)
+
+
+@pytest.mark.parametrize(("save_s", "patience_s"), [(None, 60.0), (40.0, 120.0)])
+def test_a_script_that_hangs_in_its_last_save_is_noticed(save_s: float | None, patience_s: float) -> None:
+    run = Run()
+    ranks = (RankLook(0, 9, "python", "S", stack=("save (a.py:9)",)), RankLook(1, 9, "python", "T"))
+    run.nodes = Nodes(run, NodeLook("n001", ranks[:1]), NodeLook("n002", ranks[1:]))
+    word = Progress(
+        0, "n001", 1, 0, Phase.RUNNING, NOW, step=12, step_at=NOW + 14, step_seconds=0.5, saved_step=9,
+        save_seconds=save_s,
+    )  # fmt: skip
+    run.clock.at(14.0, lambda: setattr(run, "words", word))
+    term(run, 15.0)
+    run.attempt(hang_timeout_s=20.0)
+    hang = run.of("hang")[0]
+    assert NOW + 15 + patience_s < hang["at"] < NOW + 15 + patience_s + 20 + 5
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+
+
+def test_a_last_save_that_takes_its_time_is_no_hang() -> None:
+    run = Run()
+    run.nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    run.clock.at(14.0, lambda: run.steps(12))
+    term(run, 15.0)
+    run.clock.at(70.0, lambda: run.children[0].end(75))
+    run.attempt(hang_timeout_s=20.0)
+    assert run.of("hang") == []
+    assert run.of("attempt_ended")[0]["culprit"] == "stopped"
 
 
 def test_a_crash_is_the_nodes_when_the_node_says_so_itself() -> None:

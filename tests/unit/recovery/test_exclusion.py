@@ -13,6 +13,7 @@ from sovctl.recovery.exclusion import (
     choose,
     ever_against,
     exclusions,
+    once_more,
     repaired,
 )
 
@@ -72,19 +73,84 @@ def test_a_node_that_slurm_would_not_use_anyway_costs_nothing_to_exclude() -> No
     assert choose(blamed("n2", "n1"), [], nodes, "main", 3) == ExclusionList(("n1",), ("n2",))
 
 
+def lists(chosen: ExclusionList) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return chosen.nodes, chosen.given_up
+
+
 def test_a_job_that_could_never_start_excludes_no_node_that_is_out_of_service() -> None:
     nodes = [node("n1", "DRAIN"), node("n2", "DRAIN"), node("n3"), node("n4")]
-    assert choose(blamed("n1", "n2"), [], nodes, "main", 3) == ExclusionList(("n2",), ("n1",))
-    assert choose(blamed("n1", "n2"), [], nodes, "main", 4) == ExclusionList((), ("n1", "n2"))
-    assert choose(blamed("n1", "n2"), ["n3"], nodes, "main", 4) == ExclusionList(("n3",), ("n1", "n2"))
+    assert lists(choose(blamed("n1", "n2"), [], nodes, "main", 3)) == (("n2",), ("n1",))
+    assert lists(choose(blamed("n1", "n2"), [], nodes, "main", 4)) == ((), ("n1", "n2"))
+    assert lists(choose(blamed("n1", "n2"), ["n3"], nodes, "main", 4)) == (("n3",), ("n1", "n2"))
 
 
-def test_the_node_just_blamed_is_never_given_up() -> None:
-    assert choose(blamed("n1"), [], FOUR, "main", 4) == ExclusionList(("n1",))
+def test_the_node_just_blamed_is_given_up_only_where_it_may_be_tried_again() -> None:
+    assert lists(choose(blamed("n1"), [], FOUR, "main", 4)) == (("n1",), ())
+    assert choose(blamed("n1"), [], FOUR, "main", 4, again={"n1"}) == ExclusionList((), ("n1",))
+    assert choose(blamed("n1"), [], FOUR, "main", 3, again={"n1"}) == ExclusionList(("n1",))
 
 
 def test_nodes_blamed_together_are_all_just_blamed() -> None:
-    assert choose(blamed("n1", "n2", at=NOW), [], FOUR, "main", 4) == ExclusionList(("n1", "n2"))
+    assert lists(choose(blamed("n1", "n2", at=NOW), [], FOUR, "main", 4)) == (("n1", "n2"), ())
+
+
+def test_of_nodes_just_blamed_no_more_are_tried_again_than_needed() -> None:
+    assert lists(choose(blamed("n1", "n2", at=NOW), [], FOUR, "main", 3, again={"n1", "n2"})) == (("n2",), ("n1",))
+
+
+def test_a_node_that_stopped_the_run_too_often_keeps_it_from_starting_for_ever() -> None:
+    chosen = choose(blamed("n1"), [], FOUR, "main", 4)
+    assert chosen.never
+    assert chosen.short == "4 nodes are needed and 3 of partition main are left (n1 blamed for 3 stops in a row)"
+
+
+def test_a_run_that_waits_for_a_repair_says_so_and_starts_by_itself() -> None:
+    nodes = [node("n1", "DRAIN"), *FOUR[1:]]
+    chosen = choose(blamed("n1"), [], nodes, "main", 4)
+    assert chosen == ExclusionList(
+        (), ("n1",), "4 nodes are needed and 3 of partition main are left (n1 out of service)"
+    )
+
+
+def test_a_blamed_node_is_not_tried_again_while_the_run_has_to_wait_for_another_one_anyway() -> None:
+    nodes = [node("n1", "DRAIN"), node("n2", "DRAIN"), node("n3"), node("n4")]
+    chosen = choose(blamed("n3"), [], nodes, "main", 3, again={"n3"})
+    assert (lists(chosen), chosen.never) == ((("n3",), ()), False)
+    assert chosen.short == "3 nodes are needed and 1 of partition main are left (n1, n2 out of service; n3 blamed)"
+
+
+def test_a_node_that_nodelist_names_is_never_excluded_but_for_good_reason() -> None:
+    assert choose(blamed("n1"), [], FOUR, "main", 2, required={"n1"}, again={"n1"}) == ExclusionList((), ("n1",))
+    away = choose(blamed("n1"), [], [node("n1", "DRAIN"), *FOUR[1:]], "main", 2, required={"n1"})
+    assert away == ExclusionList((), ("n1",), "--nodelist asks for n1, out of service")
+    worn = choose(blamed("n1"), [], FOUR, "main", 2, required={"n1"})
+    assert worn.never
+    assert worn.short == "--nodelist asks for n1, which stopped the run 3 times without a new checkpoint"
+
+
+def test_what_the_user_excluded_or_the_partition_lacks_is_not_ours_to_hold_a_run_for() -> None:
+    chosen = choose([], ["n1"], FOUR, "main", 4)
+    assert not chosen.never
+    assert chosen.short == "4 nodes are needed and 3 of partition main are left (n1 excluded by --exclude)"
+    assert choose([], [], FOUR, "", 9).short == "9 nodes are needed and 4 are left"
+
+
+def test_of_several_partitions_each_has_its_nodes() -> None:
+    nodes = [*FOUR, node("x1", partitions=("other",))]
+    assert choose([], [], nodes, "main,other", 5).short == ""
+
+
+def stopped(node: str, step: int, culprit: str = "hardware") -> dict[str, Any]:
+    return {**ended(NOW, node, culprit=culprit), "checkpoint_step": step}
+
+
+def test_a_node_may_be_tried_again_until_it_stopped_the_run_three_times_without_a_gain() -> None:
+    twice = [stopped("n1", 100), stopped("n1", 100)]
+    assert once_more(twice) == {"n1"}
+    assert once_more([*twice, stopped("n1", 100)]) == frozenset()
+    assert once_more([*twice, stopped("n1", 200)]) == {"n1"}
+    assert once_more([*twice, stopped("n2", 100)]) == {"n1", "n2"}
+    assert once_more([]) == frozenset()
 
 
 def test_nodes_of_other_partitions_are_no_replacement() -> None:
@@ -103,16 +169,17 @@ wanted_lists = st.lists(names, unique=True, max_size=8).flatmap(
 )
 
 
-@given(wanted_lists, st.lists(names, unique=True, max_size=3), clusters, st.integers(1, 8))
-def test_laws(wanted: list[Exclusion], own: list[str], nodes: list[NodeView], needed: int) -> None:
-    chosen = choose(wanted, own, nodes, "main", needed)
+@given(wanted_lists, st.lists(names, unique=True, max_size=3), clusters, st.integers(1, 8), st.sets(names))
+def test_laws(wanted: list[Exclusion], own: list[str], nodes: list[NodeView], needed: int, again: set[str]) -> None:
+    chosen = choose(wanted, own, nodes, "main", needed, again=again)
     usable = {item.name for item in nodes if item.state.schedulable}
     newest = {item.node for item in wanted if item.since == wanted[-1].since}
     assert set(own) <= set(chosen.nodes), "the user's own exclusions are the user's"
-    assert newest & usable <= set(chosen.nodes), "the nodes just blamed are never given back"
+    assert newest & usable - again <= set(chosen.nodes), "the nodes just blamed are not given back before their turn"
     assert set(chosen.nodes) | set(chosen.given_up) == set(own) | {item.node for item in wanted}
     assert len(set(chosen.nodes)) == len(chosen.nodes)
     room = len(usable - set(chosen.nodes)) >= needed
+    assert room is not bool(chosen.short), "either enough nodes remain or a reason is returned"
     old_and_usable = {item.node for item in wanted} & usable - newest - set(chosen.given_up)
     assert room or not old_and_usable, "it waits only when nothing more can be given up"
     given_up = [name for name in chosen.given_up if name in usable]
@@ -120,8 +187,24 @@ def test_laws(wanted: list[Exclusion], own: list[str], nodes: list[NodeView], ne
         assert len(usable - set(chosen.nodes) - {given_up[-1]}) < needed, "no more is given up than needed"
     startable = len({item.name for item in nodes} - set(chosen.nodes)) >= needed
     assert startable or not set(chosen.nodes) - set(own) - usable, "no node out of service keeps it from ever starting"
-    if set(chosen.given_up) - usable:
+    assert startable or not set(chosen.nodes) - set(own) & again, "no node that may be tried again does"
+    kept = {item.node for item in wanted} - set(chosen.given_up)
+    assert chosen.never is (not startable and bool(kept & usable))
+    if set(chosen.given_up) - usable - again:
         assert len({item.name for item in nodes} - set(chosen.nodes) - {chosen.given_up[-1]}) < needed
+
+
+@given(wanted_lists, clusters, st.integers(1, 8), st.sets(names), st.sets(names))
+def test_laws_of_nodelist(
+    wanted: list[Exclusion], nodes: list[NodeView], needed: int, again: set[str], required: set[str]
+) -> None:
+    chosen = choose(wanted, [], nodes, "main", needed, again=again, required=required)
+    usable = {item.name for item in nodes if item.state.schedulable}
+    blocked = required & set(chosen.nodes)
+    assert not blocked & again, "a named node is excluded only when it may not be tried again"
+    assert blocked <= usable, "nor when it is out of service: the job waits for it anyway"
+    assert not blocked or (chosen.never and chosen.short)
+    assert required <= usable or chosen.short
 
 
 def out(at: float, *nodes: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.blame import Blame, Culprit
-from sovctl.recovery.place import TOO_SHORT_S, How, Room, choose_place, may_grow
+from sovctl.recovery.place import TOO_SHORT_S, How, Room, choose_place, may_grow, swap_out
 
 SIX = tuple(f"n{number}" for number in range(1, 7))
 HARDWARE = Blame(Culprit.HARDWARE, ("n2",), "XID79")
@@ -37,6 +37,20 @@ def test_a_bad_spare_is_dropped_as_well_and_never_taken() -> None:
 def test_a_spare_with_a_bad_record_is_passed_over_while_there_is_a_better_one() -> None:
     place = choose_place(HARDWARE, {"n2"}, room(), {"n5"})
     assert (place.how, place.nodes, place.drop) == (How.SPARE, ("n1", "n3", "n4", "n6"), ("n2", "n5"))
+
+
+def test_nodes_spoken_against_before_are_left_while_good_spares_can_take_over() -> None:
+    assert swap_out(["n3"], (), room()) == {"n3"}
+    assert swap_out(["n2", "n3", "n4"], (), room()) == {"n3", "n4"}, "the last two, for two spares"
+    assert swap_out(["n2", "n3"], {"n4"}, room()) == {"n3"}, "one spare is needed for another node"
+    assert swap_out(["n3", "n5"], (), room()) == {"n3"}
+    assert swap_out(["n3", "n5", "n6"], (), room()) == frozenset(), "none that is spoken against itself takes over"
+
+
+def test_nothing_spoken_before_costs_the_allocation() -> None:
+    assert swap_out(["n1"], (), room()) == frozenset(), "the batch host cannot be dropped"
+    assert swap_out(["n3"], (), room(size=6)) == frozenset(), "there is no spare"
+    assert swap_out(["n5", "n9"], (), room()) == frozenset(), "the run is not on them"
 
 
 def test_a_lemon_that_stands_behind_stays_a_spare() -> None:

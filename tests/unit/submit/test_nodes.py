@@ -10,8 +10,14 @@ from sovctl.submit.options import Choices, OwnOptions
 
 
 def test_nothing_said_nothing_asked() -> None:
-    assert node_plan(OwnOptions(), Choices(nodes="2-4", totals=("ntasks",))) == NodePlan()
+    assert node_plan(OwnOptions(), Choices(nodes="4", totals=("ntasks",))) == NodePlan()
     assert NodePlan().words == ()
+
+
+@pytest.mark.parametrize(("nodes", "lowest"), [("2-4", 2), ("2,4,8", 2), ("4", 0), ("1k-2k", 0), (None, 0)])
+def test_of_a_range_the_least_is_known(nodes: str | None, lowest: int) -> None:
+    plan = node_plan(OwnOptions(), Choices(nodes=nodes))
+    assert (plan.lowest, plan.words) == (lowest, ())
 
 
 def test_spares_are_asked_for_with_the_nodes() -> None:
