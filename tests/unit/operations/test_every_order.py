@@ -412,8 +412,8 @@ def takes_nothing_over() -> Iterator[None]:
 @contextmanager
 def keeps_away_from_no_node() -> Iterator[None]:
     with ExitStack() as patches:
-        for place in ("bring_back", "supervise", "take_over"):
-            patches.enter_context(mock.patch(f"sovctl.operations.{place}.exclusions", lambda events, now: []))
+        for place in ("recovery.exclusion", "operations.supervise", "operations.take_over"):
+            patches.enter_context(mock.patch(f"sovctl.{place}.exclusions", lambda events, now: []))
         yield
 
 
