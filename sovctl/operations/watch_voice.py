@@ -19,11 +19,11 @@ class Voice:
     say: Callable[[str], None]
     clock: Clock
     _told: set[str] = field(default_factory=set)
-    _alarms: LateAlarms = field(default_factory=LateAlarms)
+    _late: LateAlarms = field(default_factory=LateAlarms)
 
     def remember(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """What was written before this process: an alarm of the last hour needs no second entry."""
-        self._alarms.take(events)
+        """What was written before this process: an entry of the last hour needs no second one."""
+        self._late.take(events)
 
     def write(self, kind: str, **fields: Any) -> None:
         """One record."""
@@ -38,7 +38,8 @@ class Voice:
         """Say a thing once, until `forget`."""
         if key not in self._told:
             self._told.add(key)
-            self.write("noted", words=words)
+            if self._late.new(words, self.clock.now(), "noted"):
+                self.write("noted", words=words)
             self.say(words)
 
     def note(self, words: str) -> None:
@@ -47,10 +48,11 @@ class Voice:
         self.say(words)
 
     def alarm(self, key: str, words: str) -> None:
-        """Say a thing once and loudly: a person has to look. What was written within the hour is only said."""
+        """Say a thing once and loudly: a person has to look. What was written within the hour is only
+        said."""
         if key not in self._told:
             self._told.add(key)
-            if self._alarms.new(words, self.clock.now()):
+            if self._late.new(words, self.clock.now()):
                 self.write("alarm", words=words)
             self.say(f"ALARM: {words}")
 

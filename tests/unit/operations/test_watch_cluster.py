@@ -50,6 +50,10 @@ def test_a_node_that_answers_over_ssh_is_not_dead_whatever_the_others_say() -> N
     site.passes(30)
     assert site.site.did == []
     assert site.said == ["n002 looks dead and is left as it is: slurmd is silent, but the node answers over SSH"]
+    site.start()
+    site.passes(30)
+    assert len(site.said) == 2
+    assert [event["words"] for event in site.of("noted")] == site.said[:1], "people are told once"
 
 
 @pytest.mark.parametrize("failure", [SshFailure.REFUSED, SshFailure.FLOOD])
