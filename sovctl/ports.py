@@ -20,7 +20,7 @@ from sovctl.model.isolated import EnvLayer, HostSlurm, IsolatedStep, IsolatedTas
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
-from sovctl.model.pool import Pool, PoolJob
+from sovctl.model.pool import Partition, Pool, PoolJob
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.site import HookProgram, Preemptable
@@ -383,6 +383,17 @@ class SlurmSettings(Protocol):
         ...
 
     def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]: ...
+
+
+class Preemption(Protocol):
+    """How Slurm preempts jobs."""
+
+    def settings(self) -> Mapping[str, str]: ...
+    def partitions(self) -> Mapping[str, Partition]: ...
+    def preemptable_partitions(self) -> tuple[Preemptable, ...]: ...
+    def preemptable_qos(self) -> tuple[Preemptable, ...]:
+        """Raises SovctlError where there is no slurmdbd."""
+        ...
 
 
 class SiteFiles(Protocol):

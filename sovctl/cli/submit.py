@@ -115,9 +115,11 @@ def _submit(line: SubmitLine) -> int:
         runtime=config.isolation.runtime,
         resolve=lambda inside: _resolved(inside, config),
     )
-    advice = operation.lead_advice(prepared, wiring.run_index(), wiring.run_records())
+    saves = operation.known_saves(prepared, wiring.run_index(), wiring.run_records())
+    advice = operation.lead_advice(prepared, saves)
+    grace = operation.grace_advice(prepared, saves, wiring.preemption)
     insists = operation.lemon_advice(prepared, wiring.lemons, wiring.expand_hostlist)
-    for words in filter(None, (prepared.warning, prepared.where, advice, insists)):
+    for words in filter(None, (prepared.warning, prepared.where, advice, grace, insists)):
         _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Journal,
         Ledgers,
         NodeRecords,
+        Preemption,
         RemoteShell,
         RunIndex,
         RunRecords,
@@ -88,6 +89,11 @@ def may_expedite() -> bool:
         return enabled(slurm(_ASK_S).settings()) and new_enough(submitter().answer(["--version"]).stdout)
     except SovctlError:
         return False
+
+
+def preemption() -> Preemption:
+    """How Slurm preempts; a controller that is slow to answer is not waited for."""
+    return slurm(_ASK_S)
 
 
 def preemptible_partition() -> str:

@@ -16,6 +16,11 @@ class Preemptable:
     mode: str
     """PreemptMode as Slurm prints it."""
 
+    def interrupted(self, fallback: str) -> bool:
+        """Whether its jobs are ended to make room. `fallback`: PreemptMode of slurm.conf."""
+        mode = (self.mode if self.mode.lower() not in ("", "cluster") else fallback).upper()
+        return "REQUEUE" in mode or "CANCEL" in mode
+
 
 @dataclass(frozen=True, slots=True)
 class SlurmView:

@@ -21,7 +21,7 @@ from sovctl.errors import (
 from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
-from sovctl.recovery.attempts import attempts, text, whole
+from sovctl.recovery.attempts import attempts, names, seconds, text, whole
 from sovctl.recovery.run_state import RunState, is_job_of, run_state
 from sovctl.recovery.slurm_hold import held
 
@@ -256,10 +256,15 @@ def progress_of(run: KnownRun, ports: RunPorts) -> tuple[Progress, ...]:
 
 
 def exclusions_of(run: KnownRun, state: RunState, ports: RunPorts) -> tuple[Exclusion, ...]:
-    """The nodes that a run keeps away from, oldest first; none once it is over."""
+    """The nodes that a run keeps away from, oldest first: without those it had to be allowed again, and none once it is
+    over."""
     from sovctl.recovery.exclusion import exclusions
 
-    return () if state.over else tuple(sorted(exclusions(run.events, ports.clock.now()), key=lambda item: item.since))
+    requeued = [event for event in run.events if event.get("kind") == "requeued"][-1:]
+    allowed = {node: seconds(event, "at") or 0.0 for event in requeued for node in names(event, "given_up")}
+    known = exclusions(run.events, ports.clock.now()) if not state.over else []
+    kept = [item for item in known if item.since > allowed.get(item.node, -1.0)]
+    return tuple(sorted(kept, key=lambda item: item.since))
 
 
 def incidents_of(run: KnownRun, ports: RunPorts) -> tuple[Incident, ...]:
@@ -371,13 +376,14 @@ def _exclusions_now(run: KnownRun, job: JobView, ports: RunPorts) -> list[str] |
     from sovctl.operations.allocation import nodes_asked
     from sovctl.recovery.exclusion import renew
 
-    if ports.cluster is None or not run.events:
+    needed = nodes_asked(job)
+    if ports.cluster is None or not run.events or not needed:
         return None
     try:
         nodes = ports.cluster.nodes()
     except SovctlError:
         return None
-    terms = renew(run.events, job, nodes, nodes_asked(job), ports.clock.now(), by_person=True)
+    terms = renew(run.events, job, nodes, needed, ports.clock.now(), by_person=True)
     exclude = sorted(terms.chosen.nodes)
     return exclude if exclude != sorted(job.excluded) else None
 

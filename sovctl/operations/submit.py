@@ -13,10 +13,11 @@ from sovctl.isolation.inside import Inside, absolute_mount, check, starts_steps
 from sovctl.isolation.reference import parse_reference
 from sovctl.isolation.runtimes import BUILT_IN
 from sovctl.model.image import ImageOfRun
+from sovctl.model.site import Preemptable
 from sovctl.model.submitted import SubmittedRun
-from sovctl.ports import RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
+from sovctl.ports import Preemption, RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
-from sovctl.recovery.lead import lead_warning, save_seconds
+from sovctl.recovery.lead import grace_warning, lead_warning, save_seconds
 from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
 from sovctl.submit.nodes import check_layer, node_plan
@@ -163,10 +164,8 @@ def submit(prepared: Prepared, submitter: Submitter, files: SubmissionFiles, ind
     return Submitted(outcome, run.job_id, _remember(run, index))
 
 
-def lead_advice(prepared: Prepared, index: RunIndex, records: RunRecords) -> str:
-    """A warning where --signal leaves too little time, by what the last run of this script needed to save."""
-    if prepared.choices.signal is None:
-        return ""
+def known_saves(prepared: Prepared, index: RunIndex, records: RunRecords) -> list[float]:
+    """How long the last run of this script needed to save, in seconds, oldest first; empty: not known."""
     alike = (
         run for run in index.list() if run.script and (run.script, run.work_dir) == (prepared.script, prepared.work_dir)
     )
@@ -174,8 +173,48 @@ def lead_advice(prepared: Prepared, index: RunIndex, records: RunRecords) -> str
         ids = f"-{run.job_id}-{run.submitted}"
         for run_dir in records.below(run.run_root):
             if run_dir.endswith(ids) and (saves := save_seconds(records.events(run_dir))):
-                return lead_warning(prepared.choices.signal, saves)
-    return ""
+                return saves
+    return []
+
+
+def lead_advice(prepared: Prepared, saves_s: Sequence[float]) -> str:
+    """A warning where --signal leaves too little time for such saves."""
+    return lead_warning(prepared.choices.signal, saves_s)
+
+
+def grace_advice(prepared: Prepared, saves_s: Sequence[float], slurm: Callable[[], Preemption]) -> str:
+    """A warning where a preemption leaves too little time for such saves. `slurm`: asked only where they are known.
+    What Slurm does not tell, or another cluster does, is not warned of."""
+    if not saves_s or prepared.choices.clusters is not None:
+        return ""
+    try:
+        found = _preemptable(prepared, slurm())
+    except SovctlError:
+        return ""
+    return next(filter(None, (grace_warning(where, one.grace_s or 0.0, saves_s) for where, one in found)), "")
+
+
+def _preemptable(prepared: Prepared, slurm: Preemption) -> list[tuple[str, Preemptable]]:
+    """The QOS or partitions of this job whose jobs are preempted."""
+    settings = slurm.settings()
+    kind, fallback = settings.get("PreemptType", ""), settings.get("PreemptMode", "OFF")
+    if kind == "preempt/qos":
+        named = {_said(prepared, "qos")}
+        found = [(f"QOS {one.name}", one) for one in slurm.preemptable_qos() if one.name in named]
+    elif kind == "preempt/partition_prio":
+        named = set(_said(prepared, "partition").split(",")) - {""}
+        named = named or {name for name, one in slurm.partitions().items() if one.default}
+        found = [(f"partition {one.name}", one) for one in slurm.preemptable_partitions() if one.name in named]
+    else:
+        found = []
+    return [(where, one) for where, one in found if one.interrupted(fallback)]
+
+
+def _said(prepared: Prepared, option: str) -> str:
+    """What the job gets for `--qos` or `--partition`: the user's word, else the one of --preemptible."""
+    start = f"--{option}="
+    ours = (word.removeprefix(start) for word in prepared.options if word.startswith(start))
+    return getattr(prepared.choices, option) or next(ours, "")
 
 
 def lemon_advice(

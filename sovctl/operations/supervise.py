@@ -143,7 +143,8 @@ class Supervisor:
         if story_of(events) is Story.HELD:
             return ()
         blamed = {item.node for item in exclusions(events, self._live.ports.clock.now())}
-        given_up = {node for event in events if event["kind"] == "requeued" for node in event.get("given_up", ())}
+        last = [event for event in events if event["kind"] == "requeued"][-1:]
+        given_up = {node for event in last for node in event.get("given_up", ())}
         return tuple(node for node in self._live.plan.nodes if node in blamed - given_up)
 
     def _leave_out(self, nodes: tuple[str, ...]) -> bool:

@@ -66,3 +66,15 @@ def lead_warning(option: str | None, saves_s: Sequence[float]) -> str:
         f"--signal={option} comes {given} s before the end, but saving took up to {max(saves_s):.0f} s the last time: "
         f"give at least @{needed}"
     )
+
+
+def grace_warning(where: str, grace_s: float, saves_s: Sequence[float]) -> str:
+    """What to say at submission where a preempted job ends before its save; empty: nothing. `where`: what is preempted,
+    such as `partition main`."""
+    longest = max(saves_s, default=0.0)
+    if grace_s >= longest:
+        return ""
+    return (
+        f"saving took up to {longest:.0f} s the last time, but a preempted job of {where} has GraceTime={grace_s:g} s: "
+        f"ask the site for GraceTime={math.ceil(1.5 * longest)}, or save often enough (sovctl ckpt advise)"
+    )

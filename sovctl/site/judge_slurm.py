@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from sovctl.model.site import Preemptable, SlurmView
+from sovctl.model.site import SlurmView
 from sovctl.site.line import Line, failed, passed, skipped, warned
 
 OLDEST, NEWEST = (22, 5), (26, 5)
@@ -301,15 +301,10 @@ def _grace(view: SlurmView) -> list[Line]:
         return [skipped("GraceTime", "the QOS cannot be asked", "sacctmgr show qos format=Name,GraceTime,PreemptMode")]
     pool = (view.qos or ()) if by_qos else view.partitions
     fallback = view.settings.get("PreemptMode", "OFF")
-    short = [one for one in pool if _interrupted(one, fallback) and (one.grace_s or 0) < _LEAST_GRACE_S]
+    short = [one for one in pool if one.interrupted(fallback) and (one.grace_s or 0) < _LEAST_GRACE_S]
     what = "QOS" if by_qos else "partitions"
     if not short:
         return [passed("GraceTime", f"{_LEAST_GRACE_S} s or more in all {what} that are preempted")]
     named = ", ".join(f"{one.name} {one.grace_s or 0:g} s" for one in short[:5])
     typed = "sacctmgr modify qos NAME set GraceTime=120" if by_qos else "slurm.conf: PartitionName=... GraceTime=120"
     return [warned("GraceTime", f"{named}: a preempted job may have no time to save", typed)]
-
-
-def _interrupted(one: Preemptable, fallback: str) -> bool:
-    mode = (one.mode if one.mode.lower() not in ("", "cluster") else fallback).upper()
-    return "REQUEUE" in mode or "CANCEL" in mode

@@ -392,3 +392,21 @@ def test_preemptible_on_a_cluster_without_such_a_partition_or_a_controller(site:
         assert site.called is not None
         assert "--qos=preemptible" in site.called["argv"]
         assert not [word for word in site.called["argv"] if word.startswith("--partition")]
+
+
+def test_a_signal_and_a_grace_time_too_short_for_the_last_saves_are_told(site: Site) -> None:
+    says = """case "$*" in
+    *config) echo 'PreemptType = preempt/partition_prio'; echo 'PreemptMode = REQUEUE' ;;
+    *) echo 'PartitionName=main Default=YES GraceTime=30 PreemptMode=REQUEUE' ;;
+esac"""
+    made_scontrol(site.root, says)
+    assert "the last time" not in site.submit("--signal=USR1@60", "train.sbatch").stderr
+    (entry,) = site.entries
+    run_dir = Path(entry["run_root"]) / f"lab-42-{entry['submitted']}"
+    run_dir.mkdir(parents=True)
+    saved = {"seq": 1, "at": 1.0, "kind": "checkpoint_saved", "step": 9, "save_seconds": 80.0}
+    (run_dir / "events.jsonl").write_text(json.dumps(saved) + "\n")
+    said = site.submit("--signal=USR1@60", "train.sbatch").stderr
+    assert "--signal=USR1@60 comes 60 s before the end, but saving took up to 80 s" in said
+    assert "a preempted job of partition main has GraceTime=30 s" in said
+    assert "--signal" not in site.submit("train.sbatch").stderr

@@ -413,6 +413,31 @@ def test_resume_renews_the_exclusions_of_a_run_that_was_held_for_days(site: Fake
     assert site.did == [("update", "7", ["n1"], None), ("release", "7")], "n2 was given back after a repair"
 
 
+def test_a_node_that_had_to_be_allowed_again_is_none_the_run_keeps_away_from(site: FakeSite) -> None:
+    path = _started(site)
+    for node in ("n1", "n2"):
+        site.event(path, "attempt_ended", attempt=0, culprit="hardware", blamed=[node], action="restart")
+    site.event(path, "requeued", attempt=0, exclude=["n2"], given_up=["n1"])
+    site.job("7", "RUNNING", restarts=1)
+
+    def kept() -> list[str]:
+        run = find(site, "7")
+        return [item.node for item in runs.exclusions_of(run, runs.state_of(run, site.ports()), site.ports())]
+
+    assert kept() == ["n2"]
+    again = {"attempt": 1, "culprit": "hardware", "blamed": ["n1"], "action": "restart"}
+    site.dirs[path][1].append({"seq": 9, "at": NOW + 1, "kind": "attempt_ended", **again})
+    site.waited = 2.0
+    assert kept() == ["n2", "n1"]
+
+
+def test_resume_of_a_job_that_does_not_say_what_it_asks_for_leaves_its_exclusions(site: FakeSite) -> None:
+    _held_run(site)
+    site.views["7"] = replace(HELD, extra={"JobId": "7"})
+    runs.resume_run(find(site, "7"), site.ports())
+    assert site.did == [("release", "7")]
+
+
 def test_resume_lets_a_run_have_the_node_it_cannot_do_without(site: FakeSite) -> None:
     _held_run(site)
     site.views["7"] = replace(HELD, extra={"NumNodes": "4"})
