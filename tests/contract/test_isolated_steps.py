@@ -686,24 +686,25 @@ def test_two_users_on_one_node_cannot_touch_each_other(user: User, image: str, p
 @pytest.fixture
 def secret(user: User) -> Iterator[Path]:
     """A directory of the first user with a file that nobody else may read, beside one that everybody may."""
-    (user.home / "private").write_text("secret\n")
-    public = user.home.parent.parent / "public"
-    public.mkdir()
-    (public / "file").write_text("seen\n")
-    public.chmod(0o755)
-    for path in (user.home / "private", public, public / "file"):
-        os.chown(path, user.uid, user.uid)
-    (user.home / "private").chmod(0o600)
-    yield user.home
+    vault, public = user.home / "vault", user.home.parent.parent / "public"
+    for folder, name, text, mode in ((vault, "private", "secret\n", 0o700), (public, "file", "seen\n", 0o755)):
+        folder.mkdir()
+        (folder / name).write_text(text)
+        (folder / name).chmod(mode & 0o644)
+        folder.chmod(mode)
+        for path in (folder, folder / name):
+            os.chown(path, user.uid, user.uid)
+    yield vault
     shutil.rmtree(public)
-    (user.home / "private").unlink()
+    shutil.rmtree(vault)
 
 
 def _did_nothing(done: subprocess.CompletedProcess[str], secret: Path) -> None:
     assert "secret" not in done.stdout
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in secret.iterdir() if path.name != ".local") == ["private"]
-    assert [path.name for path in (secret.parent.parent / "public").iterdir()] == ["file"]
+    for folder, name, text in ((secret, "private", "secret\n"), (secret.parents[2] / "public", "file", "seen\n")):
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == text
 
 
 def test_links_into_anothers_place_show_and_change_nothing(user: User, image: str, place: Path, secret: Path) -> None:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,61 @@ def test_slurm_inside_is_refused_where_it_cannot_run(steps: tuple[Steps, str], t
     done = user.run(*SOVCTL, "exec", "--image", image, "--slurm-client", "--", "true")
     assert done.returncode == 1
     assert "there are no Slurm commands on" in done.stderr
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Options with which a step must not start, its status, and what it says."""
+
+    words: tuple[str, ...]
+    status: int
+    said: str
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[str, Bad]]]:
+    """One open and one closed registry, a good image, and every way to name a bad one."""
+    place = new_root().parent
+    layout = make_layout(place)
+    login = "ann:$2y$05$h9FQWs8Gj5mQCxuqDPmNYuM0jYpYJ8yGm2xM0m2y0fYwS0Q7m7XbK"
+    with registry(place / "open") as served, registry(place / "closed", htpasswd=login) as closed:
+        image = push(layout, served, "team/train:1")
+        root = place / "root"
+        root.mkdir()
+        squashfs = place / "short.sqsh"
+        (root / "data").write_bytes(os.urandom(100_000))
+        subprocess.run(["mksquashfs", str(root), str(squashfs), "-quiet"], check=True, capture_output=True)
+        squashfs.write_bytes(squashfs.read_bytes()[:-5000])
+        spoilt = f"{served.address}/team/train@sha256:{'0' * 64}"
+        found = {
+            "unreachable": Bad(("--image", "127.0.0.1:1/team/train:1"), 75, "127.0.0.1:1 does not answer"),
+            "digest": Bad(("--image", spoilt), 1, "there is no image"),
+            "unauthorized": Bad(("--image", f"{closed.address}/team/train:1"), 3, "does not let you have"),
+            "truncated": Bad(("--image", str(squashfs)), 1, "is cut short"),
+            "mount missing": Bad(("--image", image, "--mount", "/no/such:/x"), 2, "nothing to mount at /no/such"),
+            "mount not allowed": Bad(("--image", image, "--mount", "/etc:/x"), 3, "the site does not allow /etc"),
+        }
+        yield f"{served.address} {closed.address} 127.0.0.1:1", str(place), found
+
+
+@pytest.mark.parametrize(
+    "what", ["unreachable", "digest", "unauthorized", "truncated", "mount missing", "mount not allowed"]
+)
+def test_bad_input_is_one_sentence_and_its_status_and_costs_no_node(
+    lab: cluster.Lab, work_dir: Path, user: str, bad_inputs: tuple[str, str, dict[str, Bad]], what: str
+) -> None:
+    addresses, allowed, inputs = bad_inputs
+    step, bad = Steps(lab, work_dir, user, addresses), inputs[what]
+    conf = Path(allowed, "sovctl.toml")  # only the site's file may set it
+    conf.write_text(f'{lab.layout.site_config.read_text()}\n[isolation]\nallow_mounts = "{allowed}"\n')
+    step.env["SOVCTL_CONFIG"] = str(conf)
+    done = step.run("srun", "-n1", *SOVCTL, "exec", *bad.words, "--", "echo", "it ran")
+    assert (done.returncode, done.stdout) == (bad.status, ""), done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("srun: ", "slurmstepd: "))]
+    told = [line for line in said if line.startswith("sovctl: ") and bad.said in line]
+    assert len(told) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(node.state.draining or node.state.down for node in cluster.slurm(lab.layout).nodes())
 
 
 def test_a_wrong_image_is_refused_before_anything_is_submitted(steps: tuple[Steps, str]) -> None:
