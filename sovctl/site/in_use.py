@@ -73,12 +73,15 @@ def uses(
 
 
 def _of_program(setting: str, program: HookProgram, ours: Mapping[str, str]) -> Iterable[Use]:
-    for path, resolved in ours.items():
-        if program.target == resolved:
-            is_link = program.by_pattern and program.path != path
-            yield Use(setting, path, How.LINK if is_link else How.SETTING, program.path)
-        elif any(path in line for line in program.text.splitlines() if not line.lstrip().startswith("#")):
-            yield Use(setting, path, How.SCRIPT, program.path)
+    itself = [path for path, resolved in ours.items() if resolved == program.target]
+    for path in itself:
+        is_link = program.by_pattern and program.path != path
+        yield Use(setting, path, How.LINK if is_link else How.SETTING, program.path)
+    if not itself:  # ours read files of the install too, which say nothing of who runs them
+        lines = [line for line in program.text.splitlines() if not line.lstrip().startswith("#")]
+        for path in filter(can_matter, ours):
+            if any(path in line for line in lines):
+                yield Use(setting, path, How.SCRIPT, program.path)
 
 
 def _of_lua(ours: Iterable[str], settings: Mapping[str, str]) -> Iterable[Use]:
@@ -105,7 +108,7 @@ def what_to_type(found: Sequence[Use]) -> str:
     removed = [f"rm {shlex.quote(link)}" for link in links(found)]
     scripts = sorted({use.by for use in found if use.how is How.SCRIPT})
     settings = sorted({use.setting for use in found if use.how is How.SETTING})
-    parts = [f"Type on this machine: {'; '.join(removed)}."] if removed else []
+    parts = [f"Type on this machine: `{'; '.join(removed)}`."] if removed else []
     if scripts:
         parts.append(f"Have {', '.join(scripts)} not run it any more.")
     if settings:

@@ -97,7 +97,10 @@ def test_hooks_that_links_lead_to_are_not_taken_away(root: Path) -> None:
     before = files(root)
     said = site(root, "uninstall", status=3)["said"]
     assert files(root) == before
-    assert "Prolog (/etc/slurm/prolog.d/10-sovctl-prolog)" in said and f"rm {LINKS[1]}; rm {LINKS[0]}." in said
+    assert (
+        "Prolog (/etc/slurm/prolog.d/10-sovctl-prolog)" in said
+        and f"this machine: `rm {LINKS[1]}; rm {LINKS[0]}`. Then" in said
+    )
     argv = [sys.executable, "-P", "-m", "sovctl", "site", "uninstall", "--force", "--root", str(root)]
     told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
     assert {f"rm {link}" for link in LINKS} <= set(told.splitlines())

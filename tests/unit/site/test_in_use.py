@@ -10,7 +10,8 @@ from sovctl.site.in_use import How, can_matter, hook_values, links, named, uses,
 
 OURS = "/usr/local/libexec/sovctl/prolog"
 LINK = "/etc/slurm/prolog.d/10-sovctl-prolog"
-FILES = {OURS: OURS}
+FILES = {OURS: OURS, "/etc/default/sovctl": "/etc/default/sovctl"}
+READS = "#!/bin/sh\n. /etc/default/sovctl\n"
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,8 @@ FILES = {OURS: OURS}
         (HookProgram(OURS, OURS), How.SETTING),
         (HookProgram("/etc/slurm/prolog.sh", OURS), How.SETTING),
         (HookProgram(OURS, OURS, by_pattern=True), How.SETTING),
-        (HookProgram(LINK, OURS, by_pattern=True), How.LINK),
+        (HookProgram(LINK, OURS, by_pattern=True, text=READS), How.LINK),
+        (HookProgram("/etc/slurm/tp", "/etc/slurm/tp", text=READS), None),
         (HookProgram("/etc/slurm/tp", "/etc/slurm/tp", text=f"#!/bin/sh\nexec {OURS}\n"), How.SCRIPT),
         (HookProgram("/etc/slurm/tp", "/etc/slurm/tp", text=f"#!/bin/sh\n  # not {OURS}\ntrue\n"), None),
         (HookProgram(f"{OURS}2", f"{OURS}2"), None),
@@ -77,7 +79,7 @@ def test_what_is_said_and_what_to_type() -> None:
     found = uses(programs, FILES, {})
     assert named(found) == f"Prolog ({LINK}), Prolog (/d/a b), TaskProlog (/etc/slurm/tp), HealthCheckProgram ({OURS})"
     assert what_to_type(found) == (
-        f"Type on this machine: rm {LINK}; rm '/d/a b'. Have /etc/slurm/tp not run it any more. "
+        f"Type on this machine: `rm {LINK}; rm '/d/a b'`. Have /etc/slurm/tp not run it any more. "
         "Take HealthCheckProgram out of slurm.conf everywhere, and type `scontrol reconfigure`. Then try again."
     )
 
