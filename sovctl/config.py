@@ -474,10 +474,10 @@ def _merge_file(config: Config, path: Path, log: _Log) -> Config:
         table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(
-            str(path), f"cannot be read: {error.strerror}", hint="Correct its name or its mode."
+            str(path), f"cannot be read: {error.strerror}", hint=f"Check its name and mode: ls -l {path}"
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
+        raise ConfigError(str(path), str(error), hint="Correct the file; what can be set: man sovctl.toml") from error
     for section, values in table.items():
         where = _Place(path, text, section)
         if section not in _SECTIONS:

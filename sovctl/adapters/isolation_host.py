@@ -74,7 +74,7 @@ class IsolationHost:
         except OSError as error:
             raise SovctlError(
                 f"cannot read the image {path} on {os.uname().nodename}: {error.strerror}",
-                hint="It must be on a file system that every node of the job sees.",
+                hint=f"Every node of the job must see it: ls -l {path}",
             ) from error
 
     def can_mount(self, squashfs: str) -> bool:
@@ -124,7 +124,8 @@ class IsolationHost:
             pass
         except OSError as error:
             raise SovctlError(
-                f"cannot record the image of the run in {run_dir}: {error.strerror}", hint="Is its disk full?"
+                f"cannot record the image of the run in {run_dir}: {error.strerror}",
+                hint=f"Is its disk full? df -h {run_dir}",
             ) from error
         finally:
             staged.unlink(missing_ok=True)

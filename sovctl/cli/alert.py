@@ -63,7 +63,7 @@ def _test(config: Config, *, dry_run: bool) -> int:
         raise ConfigError(
             "alerts",
             "nobody is to be told: neither webhook_file nor email_to is set",
-            hint="See [alerts] in the manual.",
+            hint="Set one of them in /etc/sovctl/sovctl.toml; see: sovctl config show alerts",
         )
     _check(config)
     host = os.uname().nodename

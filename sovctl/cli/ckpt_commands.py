@@ -291,7 +291,10 @@ def _seconds(option: str, text: str) -> float | None:
         return None
     found = _DURATION.fullmatch(text)
     if found is None or float(found[1]) == 0:
-        raise UsageError(f"{option} must be a time such as 90s, 3m or 2h, not {text!r}")
+        raise UsageError(
+            f"{option} must be a time such as 90s, 3m or 2h, not {text!r}",
+            hint=f"Write it as in: sovctl ckpt advise {option} 3m",
+        )
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -303,7 +306,10 @@ def _place(directory: Path | None, run: str | None, fmt: str | None) -> tuple[Pa
 
     known = _known_run(run)
     if not known.checkpoint_dir:
-        raise UsageError(f"the run {run} has not started: where its checkpoints go is not recorded yet")
+        raise UsageError(
+            f"the run {run} has not started: where its checkpoints go is not recorded yet",
+            hint=f"See how it stands: sovctl run show {run}",
+        )
     done = attempts(known.events)
     over = bool(done) and done[-1].stop is not None
     chosen = known_format(fmt or text(known.record, "checkpoint_format") or AUTO)

@@ -17,6 +17,7 @@ from sovctl.model.verdict import Repair
 _LONGEST_LINE = 16 * 1024
 """Bytes; no record of the kernel is longer than 8 KiB."""
 _LONGEST_SHOWN = 200
+_PIPE_IT = "Pipe it instead: sudo dmesg | sovctl health explain"
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -45,9 +46,7 @@ def _opened(name: str) -> Any:
     try:
         return open(name, "rb")
     except OSError as error:
-        raise SovctlError(
-            f"cannot read {name}: {error.strerror}", hint="Pipe it instead: sudo dmesg | sovctl health explain"
-        ) from error
+        raise SovctlError(f"cannot read {name}: {error.strerror}", hint=_PIPE_IT) from error
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -57,7 +56,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
         try:
             piece = stream.readline(_LONGEST_LINE)
         except OSError as error:
-            raise SovctlError(f"cannot read the log: {error.strerror}") from error
+            raise SovctlError(f"cannot read the log: {error.strerror}", hint=_PIPE_IT) from error
         if not piece:
             return
         if start:

@@ -193,7 +193,10 @@ def env_export(
     config = load_config()
     image = wiring.env_layers(config).reference(name)
     if target.exists() or target.suffix != ".sqsh":
-        raise UsageError(f"{target} is there already, or has another ending than .sqsh", hint="Name a new FILE.sqsh")
+        raise UsageError(
+            f"{target} is there already, or has another ending than .sqsh",
+            hint=f"Name a new file: sovctl image env export {name} FILE.sqsh",
+        )
     if dry_run:
         print(f"would write {printable(image)} with {printable(name)} to {printable(str(target))}")
         return EXIT_DONE
@@ -216,7 +219,7 @@ def _reference(text: str) -> ImageReference:
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if not found:
-        raise UsageError(f"--keep {text!r} is not a size", hint="Write 500M, 200G or 1.5T.")
+        raise UsageError(f"--keep {text!r} is not a size", hint="Write it as in --keep 500M, 200G or 1.5T.")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 

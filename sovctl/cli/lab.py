@@ -206,6 +206,8 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and key.isidentifier()) or "\n" in value:
-            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+            raise UsageError(
+                f"--set takes KEY=VALUE, not {text!r}", hint="Write it as in: sovctl lab up --set SlurmctldDebug=debug2"
+            )
         pairs[key] = value
     return pairs

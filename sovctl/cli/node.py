@@ -137,7 +137,7 @@ def drain(
     Example: sovctl node drain n003 --reason 'new cable'
     """
     if not reason.strip():
-        raise UsageError("--reason is empty", hint="Say why, for those who find the node drained.")
+        raise UsageError("--reason is empty", hint="Say why, for those who find the node drained: --reason 'new cable'")
     ports, who = wiring.hand_ports(load_config()), _who()
     return _told([node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in _expanded(name)], as_json)
 

@@ -70,7 +70,9 @@ def _since(words: str) -> float:
     try:
         return since(words, time.time())
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"--since {words}: {error}", hint="Write it like 30d, 12h, 8w or 2026-11-01.") from None
+        raise UsageError(
+            f"--since {words}: {error}", hint="Write it as in --since 30d, 12h, 8w or 2026-11-01."
+        ) from None
 
 
 def _write_page(name: str, found: Report) -> None:
@@ -92,7 +94,7 @@ def _write_page(name: str, found: Report) -> None:
         if fresh:
             Path(fresh).unlink(missing_ok=True)
         words = f"cannot write {name}: {error.strerror or error}"
-        raise SovctlError(words, hint="Name a file in a directory you may write.") from error
+        raise SovctlError(words, hint="Name a file in a directory you may write: --html FILE") from error
     print(printable(f"sovctl: the report is in {name}"), file=sys.stderr)
 
 

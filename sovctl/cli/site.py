@@ -139,7 +139,7 @@ def _roles(names: Sequence[str]) -> frozenset[Role]:
     try:
         return frozenset(Role(name) for name in names)
     except ValueError as error:
-        raise UsageError(f"{error}", hint=f"The roles are: {', '.join(Role)}.") from None
+        raise UsageError(f"{error}", hint=f"Name one with --role; there are {', '.join(Role)}.") from None
 
 
 def _show_steps(steps: Sequence[Step], *, dry_run: bool) -> None:

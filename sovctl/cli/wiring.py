@@ -892,7 +892,7 @@ def site(root: Path) -> SitePorts:
 
     def settings() -> Mapping[str, str]:
         if root != Path("/"):
-            raise SovctlError(f"{root} is a staging directory")
+            raise SovctlError(f"{root} is a staging directory", hint="See them with: sovctl site lines")
         return slurm(_ASK_S).settings()
 
     return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)))
@@ -904,7 +904,10 @@ def site_places(prefix: str, conf_dir: str) -> Places:
     from sovctl.site.catalogue import Places
 
     if not prefix.startswith("/"):
-        raise UsageError(f"--prefix must be a full path, not {prefix!r}")
+        raise UsageError(
+            f"--prefix must be a full path, not {prefix!r}",
+            hint="Write it as in: sovctl site lines --prefix /usr/local",
+        )
     found = conf_dir or str(Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent)
     return Places(prefix, found, own_program(), sys.executable)
 
