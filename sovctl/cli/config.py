@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sovctl.cli.arguments import Parser, nearest
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, say
 from sovctl.config import Origin, Setting, check_file, configuration_files, is_site_only, trace_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.health.probes import resolve
@@ -95,9 +94,9 @@ def _check(options: argparse.Namespace) -> int:
         print_json(_CHECK_SCHEMA, fields)
         return EXIT_DONE
     for one in read:
-        print(f"{printable(str(one.files[0]))}: {len(one.settings)} settings, all known")
+        print_line(f"{one.files[0]}: {len(one.settings)} settings, all known")
     if not files:
-        print("sovctl: there is no configuration file; the built-in values count", file=sys.stderr)
+        say("sovctl: there is no configuration file; the built-in values count")
     _say_ignored(ignored)
     return EXIT_DONE
 
@@ -126,10 +125,9 @@ def _print(settings: Sequence[Setting]) -> None:
         add_row(table, (setting.name + mark, json.dumps(setting.value, ensure_ascii=False), origin))
     print_table(table)
     if any(is_site_only(setting.name) for setting in settings):
-        print("* only the site may set it", file=sys.stderr)
+        say("* only the site may set it")
 
 
 def _say_ignored(ignored: Sequence[Setting]) -> None:
     for setting in ignored:
-        where = printable(setting.where)
-        print(f"sovctl: {where}: {setting.name} does not count: only the site's file may set it", file=sys.stderr)
+        say(f"sovctl: {setting.where}: {setting.name} does not count: only the site's file may set it")

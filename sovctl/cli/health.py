@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, say, say_next
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
         print_json(record.pop("schema"), record)
     else:
         for line in explain(outcome):
-            print(printable(line))
+            print_line(line)
     for note in outcome.notes:
-        print(f"sovctl: {printable(note)}", file=sys.stderr)
+        say(f"sovctl: {note}")
 
 
 def _record(outcome: CheckOutcome, valid_s: float) -> dict[str, Any]:
@@ -208,7 +208,8 @@ def _watch(arguments: argparse.Namespace) -> int:
 
     def report(outcome: CheckOutcome) -> None:
         for line in explain(outcome):
-            print(printable(line), flush=True)
+            print_line(line)
+        sys.stdout.flush()
 
     watch_node(
         wiring.node_ports(config, wake=stop.descriptor, host=False),
@@ -217,7 +218,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         wiring.alive_mark(config),
         lambda: stop.arrived,
         report,
-        lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
+        lambda words: say(f"sovctl: {words}"),
         wiring.host_watch(config),
         wiring.step_freer(config),
     )
@@ -239,7 +240,6 @@ class _StopSignals:
 
 
 def _broken(message: str, hint: str) -> int:
-    print(f"sovctl: health check could not run, the node is not judged: {printable(message)}", file=sys.stderr)
-    if hint:
-        print(f"        {printable(hint)}", file=sys.stderr)
+    say(f"sovctl: health check could not run, the node is not judged: {message}")
+    say_next(hint)
     return EXIT_DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, printable, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
@@ -74,7 +73,7 @@ def list_(fmt: ListFormat = "", noheader: NoHeader = False, as_json: Json = Fals
     elif found:
         print_listing(found, _COLUMNS, "dzaui", fmt, header=not noheader)
     else:
-        print(f"There are no images in {printable(ports.cache.where())}.", file=sys.stderr)
+        say(f"There are no images in {ports.cache.where()}.")
     return EXIT_DONE
 
 
@@ -94,7 +93,7 @@ def resolve(image: Reference, as_json: Json = False) -> int:
     elif found.digest:
         print(found.digest)
     else:
-        print(f"{printable(found.reference.canonical)} is a directory: nothing fixes its content.", file=sys.stderr)
+        say(f"{found.reference.canonical} is a directory: nothing fixes its content.")
     return EXIT_DONE
 
 
@@ -106,14 +105,15 @@ def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -
     """
     config = load_config()
     ports = wiring.image_ports(config)
-    resolved = images.resolve(_reference(image), ports, config.isolation.allow_images.split())
+    with progress(f"asking for {image}"):
+        resolved = images.resolve(_reference(image), ports, config.isolation.allow_images.split())
     if dry_run:
         there = ports.cache.find(resolved.digest) if resolved.digest else None
         words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
         print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
         return EXIT_DONE
-    with progress(f"loading {image}"):
-        got = images.prefetch(resolved, ports, _say)
+    with progress(f"loading {image}") as waiting:
+        got = images.prefetch(resolved, ports, waiting.beside(_say))
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
     else:
@@ -133,7 +133,9 @@ def gc(
     Example: sovctl image gc --keep 200G --unused-days 7
     """
     ports = wiring.image_ports(load_config())
-    done = images.clean(ports, keep_bytes=_bytes(keep), unused_s=unused * 86400, act=not dry_run)
+    keep_bytes = _bytes(keep)
+    with progress("removing images"):
+        done = images.clean(ports, keep_bytes=keep_bytes, unused_s=unused * 86400, act=not dry_run)
     chosen = done.plan.remove if dry_run else done.removed
     freed = sum(image.size_bytes for image in chosen)
     if as_json:
@@ -143,7 +145,7 @@ def gc(
     verb = "would remove" if dry_run else "removed"
     for path in [*(image.path for image in chosen), *done.leftovers]:
         print(f"{verb} {printable(path)}")
-    print(f"{verb} {len(chosen)} images, {size_words(freed)}", file=sys.stderr)
+    say(f"{verb} {len(chosen)} images, {size_words(freed)}")
     return EXIT_DONE
 
 
@@ -209,7 +211,7 @@ def env_export(
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {printable(words)}", file=sys.stderr)
+    say(f"sovctl: {words}")
 
 
 def _reference(text: str) -> ImageReference:

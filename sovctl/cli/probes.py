@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.words import print_line, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE
 from sovctl.health.probes import resolve
@@ -31,7 +31,7 @@ def show(*, as_json: bool) -> int:
         add_row(table, (row.name, state, *counts, row.why))
     print_table(table)
     if any(row.state is not row.default for row in rows):
-        print("* set in [probes] of sovctl.toml", file=sys.stderr)
+        say("* set in [probes] of sovctl.toml")
     return EXIT_DONE
 
 
@@ -47,8 +47,8 @@ def learn(*, as_json: bool, dry_run: bool) -> int:
         print_json(INVENTORY, values)
     else:
         for name, value in values.items():
-            print(f"{name}: {_words(value)}")
-    print(f"sovctl: {'would write' if dry_run else 'wrote'} {wiring.inventory_path(config)}", file=sys.stderr)
+            print_line(f"{name}: {_words(value)}")
+    say(f"sovctl: {'would write' if dry_run else 'wrote'} {wiring.inventory_path(config)}")
     return EXIT_DONE
 
 
