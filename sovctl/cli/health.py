@@ -98,6 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
         verb.set_defaults(action=_guard, verb=name)
     probes = _verb(verbs, "probes", "The probes and their record on this node.", _PROBES_EXAMPLES)
     probes.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fields = "fields to show: '%%.12p %%T', or names: probe,state,cost,hits,would_drain,confirmed,why"
+    probes.add_argument("-o", "--format", default="", metavar="FORMAT", help=fields)
+    probes.add_argument("-n", "--noheader", action="store_true", help="no line of headers")
     probes.add_argument("--learn", action="store_true", help="write down what this healthy node has")
     probes.add_argument("--dry-run", action="store_true", help="with --learn: show it, write nothing")
     probes.set_defaults(action=_probes)
@@ -147,7 +150,7 @@ def _probes(arguments: argparse.Namespace) -> int:
 
     if arguments.learn:
         return probes.learn(as_json=arguments.json, dry_run=arguments.dry_run)
-    return probes.show(as_json=arguments.json)
+    return probes.show(as_json=arguments.json, wanted=arguments.format, noheader=arguments.noheader)
 
 
 def _check(arguments: argparse.Namespace) -> int:

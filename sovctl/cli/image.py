@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sovctl.cli import tables, wiring
+from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
@@ -47,6 +47,9 @@ Reference = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 ListFormat = Annotated[
     str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.12d %i', or names: image,size.")
+]
+LayerFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.12n %i', or names: name,size.")
 ]
 NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
@@ -150,8 +153,10 @@ def gc(
 
 
 @env_app.command("ls")
-def env_ls(as_json: Json = False) -> int:
+def env_ls(fmt: LayerFormat = "", noheader: NoHeader = False, as_json: Json = False) -> int:
     """List your named layers.
+
+    With -o: %n name, %z size, %b bytes, %u in_use, %i image; or these names with commas between, such as -o name,size.
 
     Example: sovctl image env ls
     """
@@ -159,12 +164,9 @@ def env_ls(as_json: Json = False) -> int:
     if as_json:
         _print_json({"environments": [asdict(layer) for layer in found]})
         return EXIT_DONE
-    table = tables.text_table("NAME", "SIZE", "IN USE", "IMAGE", folded=("IMAGE",))
-    for layer in found:
-        tables.add_row(
-            table, (layer.name, size_words(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference)
-        )
-    tables.print_table(table)
+    print_listing(found, _LAYER_COLUMNS, "nzui", fmt, header=not noheader)
+    if not found:
+        say("There are no named layers of yours; `sovctl exec --image IMAGE --env-name NAME -- COMMAND` makes one.")
     return EXIT_DONE
 
 
@@ -250,4 +252,11 @@ _COLUMNS = (
     Column("u", "in_use", "IN USE", lambda image: "yes" if image.in_use else "-"),
     Column("i", "image", "IMAGE", lambda image: image.reference, folded=True),
     Column("p", "path", "PATH", lambda image: image.path, folded=True),
+)
+_LAYER_COLUMNS = (
+    Column("n", "name", "NAME", lambda layer: layer.name),
+    Column("z", "size", "SIZE", lambda layer: size_words(layer.size_bytes)),
+    Column("b", "bytes", "BYTES", lambda layer: str(layer.size_bytes), right=True),
+    Column("u", "in_use", "IN USE", lambda layer: "yes" if layer.in_use else "-"),
+    Column("i", "image", "IMAGE", lambda layer: layer.reference, folded=True),
 )

@@ -37,10 +37,10 @@ GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume.", quick="sovctl.cli.run_ls"),
     "report": Group("sovctl.cli.report", "What failed, how long it took, what was lost: a table, JSON or a page."),
-    "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
+    "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest, quarantine, prune, advise."),
     "doctor": Group("sovctl.cli.doctor", "What of this site fits, and what to type where it does not."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
-    "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
+    "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc, env."),
     "node": Group(
         "sovctl.cli.node",
         "Nodes of the cluster: ls, show, check, drain, resume, history.",

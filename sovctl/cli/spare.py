@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.tables import Column, add_row, print_listing, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, folded, print_line, printable, say
 from sovctl.config import load_config
@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18N %T', or names: node,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
 PartitionName = Annotated[
     str, typer.Option("--partition", "-p", metavar="NAME", help="Whose spares; the default partition if left out.")
@@ -72,8 +76,13 @@ def set_(
 
 
 @app.command()
-def status(partition: PartitionName = "", as_json: Json = False) -> int:
+def status(
+    partition: PartitionName = "", fmt: ListFormat = "", noheader: NoHeader = False, as_json: Json = False
+) -> int:
     """Show the spares: who uses them, how soon a run could have them, what is known of their health.
+
+    With -o the nodes only: %P partition, %N node, %T state, %F free_in, %i jobs, %u user, %v verdict, %t tested; or
+    these names with commas between, such as -o node,verdict.
 
     Example: sovctl spare status
     """
@@ -83,11 +92,17 @@ def status(partition: PartitionName = "", as_json: Json = False) -> int:
     if as_json:
         print_json("sovctl.spares/1", {"partitions": [_status_record(item) for item in found]})
         return EXIT_DONE
+    if fmt:
+        rows = [_Row(item.partition, node) for item in found for node in item.pool]
+        print_listing(rows, _COLUMNS, "", fmt, header=not noheader)
+        for problem in (problem for item in found for problem in item.problems):
+            _say(problem)
+        return EXIT_DONE
     if not found:
         _say("no spares are kept; `sovctl spare advise` says how many are enough, `sovctl spare set K` keeps them")
     for index, item in enumerate(found):
         print("\n" * bool(index), end="")
-        _show_status(item)
+        _show_status(item, header=not noheader)
     return EXIT_DONE
 
 
@@ -182,25 +197,41 @@ def _tell(outcome: SetOutcome, *, dry_run: bool) -> None:
             _say(f"  {line}")
 
 
-def _show_status(item: SpareStatus) -> None:
+def _show_status(item: SpareStatus, *, header: bool) -> None:
     limit = "no limit" if item.limit is None else f"other jobs hold {item.held} of at most {item.limit}"
     print_line(f"{item.partition}: {item.left} of {item.wanted} spares left; {item.nodes} nodes, {limit}")
     if item.out:
         print_line(f"  out of service: {wiring.fold_hostlist(item.out)}")
-    if item.pool:
-        table = text_table("NODE", "STATE", "FREE IN", "JOBS", "USER", "VERDICT", "TESTED", folded=("JOBS",))
-        for node in item.pool:
-            add_row(table, _spare_cells(node))
-        print_table(table)
+    print_listing([_Row(item.partition, node) for node in item.pool], _COLUMNS, "NTFiuvt", header=header)
     for problem in item.problems:
         _say(problem)
 
 
-def _spare_cells(node: SpareNode) -> tuple[str, ...]:
-    free = "now" if node.free_in_s == 0 and not node.jobs else f"{age(node.free_in_s)} at most"
-    tested = f"{node.word.tested} {clock_time(node.word.tested_at)}" if node.word.tested else "-"
-    jobs, users = ",".join(node.jobs) or "-", ",".join(node.users) or "-"
-    return (node.name, node.state, free, jobs, users, node.word.verdict, tested)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    partition: str
+    node: SpareNode
+
+    @property
+    def free(self) -> str:
+        return "now" if self.node.free_in_s == 0 and not self.node.jobs else f"{age(self.node.free_in_s)} at most"
+
+    @property
+    def tested(self) -> str:
+        word = self.node.word
+        return f"{word.tested} {clock_time(word.tested_at)}" if word.tested else "-"
+
+
+_COLUMNS = (
+    Column("P", "partition", "PARTITION", lambda row: row.partition),
+    Column("N", "node", "NODE", lambda row: row.node.name),
+    Column("T", "state", "STATE", lambda row: row.node.state),
+    Column("F", "free_in", "FREE IN", lambda row: row.free),
+    Column("i", "jobs", "JOBS", lambda row: ",".join(row.node.jobs) or "-", folded=True),
+    Column("u", "user", "USER", lambda row: ",".join(row.node.users) or "-"),
+    Column("v", "verdict", "VERDICT", lambda row: row.node.word.verdict),
+    Column("t", "tested", "TESTED", lambda row: row.tested),
+)
 
 
 _HOURS_A_DAY = 24.0

@@ -955,7 +955,7 @@ def _machine_view(
     from sovctl.adapters import machine_view as look
     from sovctl.adapters.clock_state import clock
     from sovctl.adapters.file_trial import try_directory
-    from sovctl.config import config_files
+    from sovctl.config import config_files, unknown_variables
     from sovctl.model.site import MachineView
     from sovctl.operations.doctor import HOOKS
 
@@ -978,6 +978,7 @@ def _machine_view(
         config_files=tuple(str(path) for path in files),
         config_problem=problem,
         config_digest=look.digest(files[0]) if files else "",
+        unknown_variables=tuple(map(str, unknown_variables())),
         clock_steered=steered[0].synchronised if steered else None,
         clock_error_ms=steered[0].max_error_ms if steered else None,
         gpus=gpus,

@@ -68,14 +68,22 @@ def output_width(stream: TextIO | None = None) -> int | None:
 
 
 def folded(line: str, hang: int, stream: TextIO | None = None) -> str:
-    """A line of words as wide as the terminal, what goes on `hang` columns in. A path is never cut."""
+    """A line of words as wide as the terminal, what goes on `hang` columns in. A path is never cut; a list of nodes
+    that is too long goes on behind a comma."""
     width = output_width(stream)
     if width is None or len(line) <= width:
         return line
-    import textwrap
+    import re
 
-    parts = textwrap.wrap(line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(parts)
+    made = [""]
+    for word in re.findall(r"\s*\S+", line):
+        cut = "," in word and "/" not in word and len(word.lstrip()) > width - hang
+        for part in re.findall(r"[^,]*,|[^,]+", word) if cut else (word,):
+            if made[-1].strip() and len(made[-1]) + len(part) > width:
+                made.append(" " * hang + part.lstrip())
+            else:
+                made[-1] += part
+    return "\n".join(made)
 
 
 def say(line: str, hang: int = 8) -> None:

@@ -32,6 +32,15 @@ def test_a_long_line_is_folded_on_a_terminal_and_whole_in_a_pipe(monkeypatch: py
     assert folded(line, 13) == line
 
 
+def test_a_list_of_nodes_goes_on_behind_a_comma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    hosts = f"n[{','.join(f'{number:04d}' for number in range(1, 40, 2))}]"
+    shown = folded(f"  on {hosts}, since then", 4).split("\n")
+    assert max(map(len, shown)) <= 40 and all(part.startswith("    ") for part in shown[1:])
+    assert "".join(part.strip() for part in shown).replace(" ", "") == f"on{hosts},sincethen"
+    assert all(part.endswith(",") for part in shown[:-2])
+
+
 COMMAND = "sovctl spare advise --failures 17 --node-hours 90720"
 
 
