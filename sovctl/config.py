@@ -354,6 +354,18 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownVariable:
+    """A variable that looks like one of ours and sets nothing: most likely a slip."""
+
+    name: str
+    nearest: str
+    """The setting or variable that was meant, perhaps; empty: nothing is like it."""
+
+    def __str__(self) -> str:
+        return f"{self.name} sets nothing" + (f"; did you mean {self.nearest}?" if self.nearest else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Traced:
     """The settings that count, where each came from, and what was said and does not count."""
 
@@ -363,6 +375,8 @@ class Traced:
     """Of a person, where only the site may set it."""
     files: tuple[Path, ...]
     """Those that were read, the site's first."""
+    unknown: tuple[UnknownVariable, ...] = ()
+    """In the environment, and read by nothing here."""
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -372,10 +386,11 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
 
 def trace_config(environ: Mapping[str, str] | None = None) -> Traced:
     """As load_config, and say where each value came from."""
-    config, log, files = _read(os.environ if environ is None else environ, traced=True)
+    env = os.environ if environ is None else environ
+    config, log, files = _read(env, traced=True)
     settings = [log.said.get(name) or Setting(name, value, Origin.DEFAULT) for name, value in _plain(config)]
     settings += [setting for name, setting in log.said.items() if name.startswith("probes.")]
-    return Traced(config, tuple(settings), tuple(log.ignored), files)
+    return Traced(config, tuple(settings), tuple(log.ignored), files, unknown_variables(env))
 
 
 def config_files(environ: Mapping[str, str] | None = None) -> list[Path]:
@@ -397,6 +412,25 @@ def check_file(path: Path, origin: Origin = Origin.SITE) -> Traced:
     log = _Log(origin)
     config = _merge_file(Config(), path, log)
     return Traced(config, tuple(log.said.values()), (), (path,))
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[UnknownVariable, ...]:
+    """Said where a person asks for settings, never an error: it may be of another release, or of the site."""
+    import difflib
+
+    settings = {
+        f"SOVCTL_{section}_{key}".upper()
+        for section in _SECTIONS - {"probes"}
+        for key in get_type_hints(type(getattr(Config(), section)))
+    }
+    # What all have in common would make any two alike.
+    known = {name.removeprefix("SOVCTL_"): name for name in settings | OTHER_VARIABLES}
+    found = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("SOVCTL_") and name not in known.values() and not name.startswith(_OTHER_PREFIXES):
+            close = difflib.get_close_matches(name.removeprefix("SOVCTL_"), known, n=1)
+            found.append(UnknownVariable(name, known[close[0]] if close else ""))
+    return tuple(found)
 
 
 def is_site_only(name: str) -> bool:
@@ -478,10 +512,10 @@ def _merge_file(config: Config, path: Path, log: _Log) -> Config:
         table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(
-            str(path), f"cannot be read: {error.strerror}", hint="Correct its name or its mode."
+            str(path), f"cannot be read: {error.strerror}", hint=f"Check its name and mode: ls -l {path}"
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(str(path), str(error), hint="Correct the file; see sovctl.toml(5).") from error
+        raise ConfigError(str(path), str(error), hint="Correct the file; what can be set: man sovctl.toml") from error
     for section, values in table.items():
         where = _Place(path, text, section)
         if section not in _SECTIONS:
@@ -590,5 +624,18 @@ def _nearest(name: str, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(known))})"
 
 
+OTHER_VARIABLES = frozenset(
+    {
+        *("SOVCTL_CONFIG", "SOVCTL_DEBUG", "SOVCTL_LOOK", "SOVCTL_MASTER_ADDR", "SOVCTL_REMOVE_ANYWAY"),
+        *("SOVCTL_LAB_DIR", "SOVCTL_LAB_NODE", "SOVCTL_LAB_NVML_STATE"),
+        *("SOVCTL_PYTHON", "SOVCTL_PACKAGE_DIR", "SOVCTL_OTHER_HEALTH_CHECK"),
+        *("SOVCTL_WATCH_OPTIONS", "SOVCTL_SWEEP_OPTIONS"),
+        *("SOVCTL_RUN_ID", "SOVCTL_RUN_DIR", "SOVCTL_ATTEMPT", "SOVCTL_EXCLUDED_NODES"),
+        *("SOVCTL_CHECKPOINT_DIR", "SOVCTL_LOCAL_CHECKPOINT_DIR", "SOVCTL_RESUME_FROM", "SOVCTL_RESUME_STEP"),
+    }
+)
+"""What sovctl itself, its hooks and its lab set or read beside the settings."""
+_OTHER_PREFIXES = ("SOVCTL_PROBES_", "SOVCTL_SPANK_")
+"""Probes are known to the table of probes, which refuses others; the SPANK plugin has its own."""
 _SECTIONS = {item.name for item in fields(Config)}
 _WORDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}

@@ -50,16 +50,7 @@ class ConfigError(UsageError):
     """A configuration file or a SOVCTL_ variable cannot be used."""
 
     def __init__(self, source: str, problem: str, *, hint: str = "") -> None:
-        super().__init__(f"{source}: {problem}", hint=hint or "See what can be set: sovctl config show")
-
-
-_PACKAGES = {
-    "bwrap": "bubblewrap",
-    "mksquashfs": "squashfs-tools",
-    "unsquashfs": "squashfs-tools",
-    "ch-run": "charliecloud",
-}
-"""Debian's packages, and other distributions', where the name is not the program's."""
+        super().__init__(f"{source}: {problem}", hint=hint or _of_setting(source))
 
 
 class CommandMissing(SovctlError):
@@ -70,7 +61,7 @@ class CommandMissing(SovctlError):
             f"{program} is not on PATH",
             hint="Run this where Slurm is installed, or try a cluster on this machine: sovctl lab up"
             if program in _SLURM_PROGRAMS
-            else f"Install {_PACKAGES.get(program, f'the package that provides {program}')}.",
+            else f"Install it: apt-get install {_PACKAGES.get(program, program)}",
         )
         self.program = program
 
@@ -80,7 +71,7 @@ class CommandFailed(SovctlError):
 
     def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
         said = " ".join(stderr.split()) or f"exit status {status}"
-        super().__init__(f"{argv[0]} failed: {said}")
+        super().__init__(f"{argv[0]} failed: {said}", hint=f"Try it by hand: {_typed(argv)}")
         self.argv = tuple(argv)
         self.status = status
         self.stderr = stderr
@@ -90,7 +81,7 @@ class CommandTimeout(TryLaterError):
     """A program did not end within its deadline and was killed."""
 
     def __init__(self, argv: Sequence[str], timeout_s: float) -> None:
-        super().__init__(f"{' '.join(argv[:3])} gave no answer within {timeout_s:g} s")
+        super().__init__(f"{' '.join(argv[:3])} gave no answer within {timeout_s:g} s", hint=_of_silence(argv))
         self.argv = tuple(argv)
 
 
@@ -109,7 +100,7 @@ class SlurmUnreachable(TryLaterError):
     def __init__(self, detail: str = "") -> None:
         super().__init__(
             "slurmctld does not answer" + (f" ({detail})" if detail else ""),
-            hint="Ask `scontrol ping` which controllers are up; the same command may work later.",
+            hint=_ASK_SLURMCTLD,
         )
 
 
@@ -135,7 +126,11 @@ class NotPermitted(RefusedError):
     """Slurm refused because the job or node is not the caller's to change."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"Slurm does not let you change {what}", hint="It belongs to another user or to the site.")
+        kind, _, name = what.partition(" ")
+        see = f"squeue -j {name} -O JobID,UserName" if kind == "job" and name else "sacctmgr show user $USER"
+        super().__init__(
+            f"Slurm does not let you change {what}", hint=f"It belongs to another user or to the site: {see}"
+        )
 
 
 class RunDirUnusable(SovctlError):
@@ -156,7 +151,7 @@ class ScriptUnreadable(SbatchRefusal):
     """The batch script cannot be opened."""
 
     def __init__(self, name: str, *, hint: str = "") -> None:
-        super().__init__(f"Unable to open file {name}", hint=hint)
+        super().__init__(f"Unable to open file {name}", hint=hint or f"See what is there: ls -l {name}")
         self.name = name
 
 
@@ -195,7 +190,7 @@ class CheckpointDirUnreadable(SovctlError):
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(
             f"cannot list the checkpoint directory {path}: {cause}",
-            hint="Check the path, its permissions and that its file system is mounted.",
+            hint=f"Check that its file system is mounted, and who may read it: ls -ld {path}",
         )
 
 
@@ -205,7 +200,7 @@ class StorageSilent(SovctlError):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"the storage of the run has not answered for {seconds:.0f} s",
-            hint="Look at the file server and the mount; the run goes on as soon as it is back.",
+            hint="Look at the file server and the mount (findmnt); the run goes on as soon as it is back.",
         )
 
 
@@ -225,7 +220,8 @@ class CheckpointUnloadable(SovctlError):
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(
             f"checkpoint {path} cannot be loaded: {cause}",
-            hint="Load it into the same model, optimizer and names of state that were saved.",
+            hint="Load it into the same model, optimizer and names of state that were saved; "
+            f"whether its bytes are whole says: sovctl ckpt verify --deep {path}",
         )
 
 
@@ -235,10 +231,44 @@ class NoCheckpoint(SovctlError):
     def __init__(self, path: str, seen: int) -> None:
         super().__init__(
             f"there is no complete checkpoint in {path}" + (f" ({seen} incomplete)" if seen else ""),
-            hint="See why with `sovctl ckpt ls`." if seen else "A run that starts now begins at step 0.",
+            hint=f"See why: sovctl ckpt ls {path}"
+            if seen
+            else f"A run that starts now begins at step 0. See for yourself: ls {path}",
         )
 
 
+def _of_setting(source: str) -> str:
+    """What to type about a setting, a variable or a file that cannot be used."""
+    if source.startswith("SOVCTL_"):
+        return f"Correct it, or: unset {source}"
+    if "/" in source:
+        return "What can be set: man sovctl.toml"
+    return f"See who set it: sovctl config show {source}"
+
+
+def _of_silence(argv: Sequence[str]) -> str:
+    if argv[0] in ("sacctmgr", "sacct"):
+        return "It waits for slurmdbd; see on its machine: systemctl status slurmdbd"
+    return _ASK_SLURMCTLD if argv[0] in _SLURM_PROGRAMS else f"Try it by hand: {_typed(argv)}"
+
+
+def _typed(argv: Sequence[str]) -> str:
+    """The command for a shell, so short that it can be read."""
+    import shlex  # not needed by the commands that must start fast
+
+    words = shlex.join(argv)
+    return words if len(words) <= _LONGEST_COMMAND else f"{shlex.quote(argv[0])} --help"
+
+
+_LONGEST_COMMAND = 200
+_ASK_SLURMCTLD = "Ask `scontrol ping` which controllers are up; the same command may work later."
+_PACKAGES = {
+    "bwrap": "bubblewrap",
+    "ch-run": "charliecloud",
+    "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
+}
+"""Packages of Debian and Ubuntu that have another name than their program."""
 _SLURM_PROGRAMS = frozenset(
     {"sbatch", "scontrol", "squeue", "sinfo", "scancel", "srun", "sacctmgr", "sacct", "slurmctld", "slurmd"}
 )

@@ -120,11 +120,13 @@ def read_secret(path: str, key: str) -> str:
     try:
         descriptor = os.open(Path(path).expanduser(), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ConfigError(key, f"cannot read {path}: {error.strerror or error}") from error
+        raise ConfigError(
+            key, f"cannot read {path}: {error.strerror or error}", hint=f"Check it: ls -l {path}"
+        ) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-            raise ConfigError(key, f"{path} must be a file of root's or your own")
+            raise ConfigError(key, f"{path} must be a file of root's or your own", hint=f"Check it: ls -l {path}")
         if status.st_mode & 0o007:
             raise ConfigError(key, f"everybody can read or write {path}", hint=f"Type: chmod 600 {path}")
         text = os.read(descriptor, _SECRET_LIMIT).decode("utf-8", "replace")
@@ -132,7 +134,7 @@ def read_secret(path: str, key: str) -> str:
         os.close(descriptor)
     first = text.strip().split("\n")[0].strip()
     if not first:
-        raise ConfigError(key, f"{path} is empty")
+        raise ConfigError(key, f"{path} is empty", hint="Put it on the first line, then try: sovctl alert test")
     return first
 
 
@@ -140,7 +142,11 @@ def webhook_url(text: str, key: str) -> str:
     """Raises ConfigError, without the address."""
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or any(char.isspace() for char in text):
-        raise ConfigError(key, "the file must hold one http or https address on its first line")
+        raise ConfigError(
+            key,
+            "the file must hold one http or https address on its first line",
+            hint="Put it there, then try: sovctl alert test",
+        )
     return text
 
 

@@ -94,7 +94,7 @@ class AlertSpoolFiles:
 
 def _unusable(directory: Path, error: OSError) -> SovctlError:
     words = f"cannot keep alerts in {directory}: {error.strerror or error}"
-    return SovctlError(words, hint="Check free space and the owner of that directory.")
+    return SovctlError(words, hint=f"Check free space and the owner: df -h {directory}; ls -ld {directory}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,7 +29,10 @@ class InThread(Generic[Answer]):
         if self._error is not None:
             if isinstance(self._error, SovctlError):
                 raise self._error
-            raise SovctlError(f"{type(self._error).__name__}: {self._error}") from self._error
+            raise SovctlError(
+                f"{type(self._error).__name__}: {self._error}",
+                hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where.",
+            ) from self._error
         assert self._answer is not None
         return self._answer
 

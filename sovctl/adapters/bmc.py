@@ -13,6 +13,7 @@ from sovctl.model.node import NodeView
 
 _AT_ONCE = 8
 _PLACES = {"{node}": "name", "{address}": "address"}
+_EXAMPLE = "Write it as in: ipmitool -H {node}-bmc -f /etc/sovctl/bmc chassis power status"
 _OFF = re.compile(r"\boff\b", re.IGNORECASE)
 
 
@@ -26,9 +27,11 @@ class PowerCommand:
         try:
             self._words = shlex.split(template)
         except ValueError as error:
-            raise ConfigError("watch.bmc_command", f"cannot be taken apart: {error}") from error
+            raise ConfigError("watch.bmc_command", f"cannot be taken apart: {error}", hint=_EXAMPLE) from error
         if self._words and not any(place in word for word in self._words for place in _PLACES):
-            raise ConfigError("watch.bmc_command", "names no node: write {node} or {address} where it belongs")
+            raise ConfigError(
+                "watch.bmc_command", "names no node: write {node} or {address} where it belongs", hint=_EXAMPLE
+            )
 
     def off(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         """Names of those whose power is off for certain: the command ended with 0 and said the word `off`."""

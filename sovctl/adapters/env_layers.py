@@ -48,7 +48,7 @@ class EnvLayers:
                 path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SovctlError(
-                f"cannot make the environment {place}: {error.strerror}", hint="Check the directory."
+                f"cannot make the environment {place}: {error.strerror}", hint=f"Check it: ls -ld {place.parent}"
             ) from error
         self._check_owner(place)
         self._locks.append(self._lock(place, name, wait_s=_HANDOVER_S))
@@ -109,14 +109,15 @@ class EnvLayers:
         if said != "done":
             Path(target).unlink(missing_ok=True)
             raise SovctlError(
-                f"cannot export the environment {name}: {said or 'the exporter died'}", hint="Is the disk full?"
+                f"cannot export the environment {name}: {said or 'the exporter died'}",
+                hint=f"Is the disk full? df -h {Path(target).parent}",
             )
 
     def _place(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise UsageError(
                 f"{name!r} is not a name for an environment",
-                hint="Letters, digits, dot, dash and underscore; at most 64.",
+                hint="Letters, digits, dot, dash and underscore, at most 64, as in --env-name=tools.",
             )
         return self._directory / name
 
@@ -153,7 +154,9 @@ class EnvLayers:
                 if time.monotonic() >= deadline:
                     os.close(lock)
                     words = f"another step uses the environment {name}"
-                    raise TryLaterError(words, hint="A layer that is written has one step at a time.") from error
+                    raise TryLaterError(
+                        words, hint="A layer that is written has one step at a time; see which are: sovctl image env ls"
+                    ) from error
             time.sleep(0.02)
 
 

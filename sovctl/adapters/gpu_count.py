@@ -16,6 +16,7 @@ from sovctl.model.gpu import GpuSample
 _LIBRARY = "libnvidia-ml.so.1"
 _LOST = 15
 """NVML_ERROR_GPU_IS_LOST"""
+_BY_HAND = "Is the driver loaded? Try it on this node: nvidia-smi"
 
 
 class GpuCount:
@@ -43,9 +44,9 @@ class GpuCount:
         self._nursery.end(child)
         messages = child.messages()
         if not messages:
-            raise SovctlError(f"NVML gave no answer within {self._timeout_s:g} s")
+            raise SovctlError(f"NVML gave no answer within {self._timeout_s:g} s", hint=_BY_HAND)
         if "fatal" in messages[-1]:
-            raise SovctlError(f"NVML cannot be used: {messages[-1]['fatal']}")
+            raise SovctlError(f"NVML cannot be used: {messages[-1]['fatal']}", hint=_BY_HAND)
         return tuple(_sample(index, status) for index, status in enumerate(messages[-1]["statuses"]))
 
 

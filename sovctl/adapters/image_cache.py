@@ -46,7 +46,10 @@ class ImageCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise SovctlError(f"cannot look into the image cache {self._directory}: {error.strerror}") from error
+            raise SovctlError(
+                f"cannot look into the image cache {self._directory}: {error.strerror}",
+                hint=f"Check it: ls -ld {self._directory}",
+            ) from error
         self._check_owner(path, status)
         return _entry(path, digest, status)
 
@@ -99,7 +102,9 @@ class ImageCache:
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
         except OSError as error:
-            raise SovctlError(f"cannot remove {path}: {error.strerror}", hint="It belongs to another user.") from error
+            raise SovctlError(
+                f"cannot remove {path}: {error.strerror}", hint=f"See whose it is: ls -l {path}"
+            ) from error
         finally:
             os.close(lock)
         return True
@@ -138,7 +143,8 @@ class ImageCache:
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o022:
             raise SovctlError(
                 f"the image {path} could have been written by somebody else",
-                hint="It must be a file of yours, of root or of the owner of the cache, and writable by nobody else.",
+                hint="It must be a file of yours, of root or of the owner of the cache, and writable by nobody else: "
+                f"ls -l {path}",
             )
 
     def _turn(self, staging: Path, waiting: Callable[[str], None]) -> int:
@@ -148,12 +154,17 @@ class ImageCache:
                 staging.mkdir(mode=0o700, exist_ok=True)
                 lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
-                raise SovctlError(f"cannot use {staging}: {error.strerror}") from error
+                raise SovctlError(
+                    f"cannot use {staging}: {error.strerror}", hint=f"Check it: ls -ld {staging}"
+                ) from error
             if _got(lock) and _same(lock, staging):
                 return lock
             os.close(lock)
             if time.monotonic() > deadline:
-                raise TryLaterError(f"another process loads this image for over an hour ({staging})")
+                raise TryLaterError(
+                    f"another process loads this image for over an hour ({staging})",
+                    hint=f"See which: fuser -v {staging}",
+                )
             if not said:
                 waiting("another process loads this image; waiting for it")
                 said = True

@@ -60,7 +60,9 @@ class ImageTools:
         if reference.kind is ImageKind.REGISTRY:
             return self._resolve_in_registry(reference)
         if not Path(reference.path).exists():
-            raise UsageError(f"there is no image {reference.path}", hint="Check the path; it must be seen from here.")
+            raise UsageError(
+                f"there is no image {reference.path}", hint=f"It must be seen from here: ls -l {reference.path}"
+            )
         if _is_layout(reference):
             return self._resolve_in_layout(reference)
         if reference.kind is ImageKind.DIRECTORY:
@@ -113,7 +115,8 @@ class ImageTools:
             if of.get("os", "linux") == "linux" and of.get("architecture") == self._architecture:
                 return str(one["digest"])
         raise SovctlError(
-            f"image {reference.canonical} has nothing for linux/{self._architecture}", hint="Name another image."
+            f"image {reference.canonical} has nothing for linux/{self._architecture}",
+            hint=f"See what it has: skopeo inspect --raw {_address(reference)}",
         )
 
     def _inspect(self, reference: ImageReference, name: str) -> str:
@@ -204,19 +207,27 @@ def _explained(reference: ImageReference, said: str) -> SovctlError:
             hint=f"Log in: skopeo login {reference.registry}   (and check the spelling of the name)",
         )
     if _UNKNOWN.search(said):
-        return SovctlError(f"there is no image {name}", hint="Check its name and tag; a deleted digest is gone.")
+        return SovctlError(
+            f"there is no image {name}",
+            hint=f"Check its name and tag, a deleted digest is gone: skopeo list-tags docker://{reference.registry}/{reference.repository}",
+        )
     if _UNREACHABLE.search(said):
         return TryLaterError(
             f"the registry {reference.registry} does not answer: {last[-160:]}",
             hint="Try again later, or use an image that is in the cache: sovctl image ls",
         )
-    return SovctlError(f"image {name}: {last}", hint="See what skopeo says: skopeo inspect docker://...")
+    return SovctlError(f"image {name}: {last}", hint=f"See what skopeo says: skopeo inspect {_address(reference)}")
+
+
+def _address(reference: ImageReference) -> str:
+    """As skopeo names it."""
+    return f"docker://{reference.canonical}" if reference.registry else f"oci:{reference.path}"
 
 
 def _corrupt(reference: ImageReference, detail: str) -> SovctlError:
     return SovctlError(
         f"image {reference.canonical} is not what its digest says: {detail[-200:]}",
-        hint="Nothing of it was kept. Have the registry repaired, or name another digest.",
+        hint="Nothing of it was kept. Have the registry repaired, or name another: --image=NAME@sha256:DIGEST",
     )
 
 
@@ -226,7 +237,10 @@ def _json(text: str, name: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise SovctlError(f"image {name}: its manifest is not JSON", hint="Is that address a registry?")
+        raise SovctlError(
+            f"image {name}: its manifest is not JSON",
+            hint="Is that address a registry? See what it answers: skopeo inspect --raw docker://REGISTRY/NAME",
+        )
     return value
 
 
@@ -272,7 +286,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return _json(file.read(_JSON_BYTES).decode("utf-8", "replace"), str(path))
     except OSError as error:
-        raise SovctlError(f"cannot read {path}: {error.strerror}", hint="Is it an OCI layout?") from error
+        raise SovctlError(
+            f"cannot read {path}: {error.strerror}", hint=f"Is it an OCI layout? ls {path.parent}"
+        ) from error
 
 
 def _file_digest(path: Path) -> str:
@@ -280,7 +296,7 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
-        raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check its permissions.") from error
+        raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint=f"Check it: ls -l {path}") from error
 
 
 def _tree_bytes(top: Path) -> int:

@@ -29,6 +29,7 @@ _PASSED_ON = (
 )
 _COMM_OF_SLURM = "slurmstepd"
 _MOST_DESCRIPTORS = 1 << 20
+_SEE_NODE = "See what this node can do: sovctl doctor isolation"
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
 _START_BYTES, _LINE_BYTES = 4096, 256
 """Of a program: where linkers put the name of its loader; what the kernel reads of a line after `#!`."""
@@ -78,7 +79,7 @@ class IsolatedSteps:
                     first.close()
                 return connection, json.loads(data), list(descriptors)
             connection.close()  # the holder was just leaving
-        raise TryLaterError("the isolated step of this node does not come up", hint="See what this node can do.")
+        raise TryLaterError("the isolated step of this node does not come up", hint=_SEE_NODE)
 
     def _start_holder(self, name: str, prepare: Callable[[], IsolatedStep]) -> list[socket.socket]:
         """Be the first: have the name, prepare, and leave a holder behind. Does nothing when another is the first.
@@ -151,7 +152,9 @@ def _run_inside(task: IsolatedTask, namespaces: Iterable[int]) -> int:
         for descriptor in namespaces:  # in the order in which the holder gives them
             linux.setns(descriptor)
     except OSError as error:
-        raise SovctlError(f"cannot join the isolated step: {error.strerror} ({error.filename})") from error
+        raise SovctlError(
+            f"cannot join the isolated step: {error.strerror} ({error.filename})", hint=_SEE_NODE
+        ) from error
     sys.stdout.flush()
     if (child := os.fork()) == 0:
         _become_task(task, last, mask)

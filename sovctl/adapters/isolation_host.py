@@ -78,7 +78,7 @@ class IsolationHost:
         except OSError as error:
             raise SovctlError(
                 f"cannot read the image {path} on {os.uname().nodename}: {error.strerror}",
-                hint="It must be on a file system that every node of the job sees.",
+                hint=f"Every node of the job must see it: ls -l {path}",
             ) from error
 
     def can_mount(self, squashfs: str) -> bool:
@@ -106,7 +106,9 @@ class IsolationHost:
         try:
             lock = os.open(squashfs, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SovctlError(f"cannot read the image {squashfs}: {error.strerror}", hint="Check the path.") from error
+            raise SovctlError(
+                f"cannot read the image {squashfs}: {error.strerror}", hint=f"Check it: ls -l {squashfs}"
+            ) from error
         self._locks.append(lock)
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -129,7 +131,9 @@ class IsolationHost:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint="Check the path.") from error
+            raise SovctlError(
+                f"cannot read the image {path}: {error.strerror}", hint=f"Check it: ls -l {path}"
+            ) from error
         try:
             status = os.fstat(descriptor)
         finally:
@@ -158,7 +162,8 @@ class IsolationHost:
             pass
         except OSError as error:
             raise SovctlError(
-                f"cannot record the image of the run in {run_dir}: {error.strerror}", hint="Is its disk full?"
+                f"cannot record the image of the run in {run_dir}: {error.strerror}",
+                hint=f"Is its disk full? df -h {run_dir}",
             ) from error
         finally:
             staged.unlink(missing_ok=True)

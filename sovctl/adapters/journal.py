@@ -34,7 +34,8 @@ class JournalError(SovctlError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"cannot use the journal {path}: {problem}", hint="Check free space, quota and the owner of that directory."
+            f"cannot use the journal {path}: {problem}",
+            hint=f"Check free space, quota and the owner: df -h {path.parent}; ls -ld {path.parent}",
         )
 
 
@@ -160,7 +161,8 @@ def _take(descriptor: int, path: Path, wait_s: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise TryLaterError(
-                    f"another process has been writing {path} for {wait_s:g} s", hint="Look who has it open: fuser -v"
+                    f"another process has been writing {path} for {wait_s:g} s",
+                    hint=f"Look who has it open: fuser -v {path}",
                 ) from None
             time.sleep(0.01)
         except OSError as error:

@@ -63,7 +63,8 @@ class KernelLogFile:
             return self._boot_id_file.read_text("ascii", "replace")[:64].strip()
         except OSError as error:
             raise SovctlError(
-                f"cannot read the boot id {self._boot_id_file}: {error.strerror}", hint="Set node.boot_id_file."
+                f"cannot read the boot id {self._boot_id_file}: {error.strerror}",
+                hint="Set node.boot_id_file; see: sovctl config show node.boot_id_file",
             ) from error
 
     def read(self, since_sequence: int) -> KernelLogRead:

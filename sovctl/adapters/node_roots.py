@@ -118,7 +118,10 @@ def _unpack(squashfs: str, offset: int, place: Path) -> None:
             raise TryLaterError(
                 f"the disk of {place.parent} is full", hint="Make room: sovctl image gc --keep 0, on this node"
             ) from error
-        raise SovctlError(f"the image {squashfs} cannot be unpacked: {error.stderr.strip()[-200:]}") from error
+        raise SovctlError(
+            f"the image {squashfs} cannot be unpacked: {error.stderr.strip()[-200:]}",
+            hint=f"Check it: unsquashfs -s {squashfs}",
+        ) from error
     _remove(place)
     staging.rename(place)
 

@@ -23,7 +23,7 @@ _RECOVERY_ACTION_FIELD = 230
 class NvmlUnavailable(SovctlError):
     """The driver's library is absent, refuses to start, or does not answer."""
 
-    def __init__(self, problem: str, hint: str = "Try nvidia-smi on this node; is the driver loaded?") -> None:
+    def __init__(self, problem: str, hint: str = "Is the driver loaded? Try it on this node: nvidia-smi") -> None:
         super().__init__(f"NVML {problem}", hint=hint)
 
 

@@ -60,7 +60,9 @@ class OciBundles:
                 _copy_of_names(Path(root), bundle / "rootfs")
             write_atomically(bundle / "config.json", json.dumps(config, indent=1).encode())
         except OSError as error:
-            raise SovctlError(f"cannot make {bundle}: {error.strerror}", hint="Is its disk full?") from error
+            raise SovctlError(
+                f"cannot make {bundle}: {error.strerror}", hint=f"Is its disk full? df -h {run_dir}"
+            ) from error
         return str(bundle)
 
 

@@ -17,12 +17,17 @@ def claim(path: Path, what: str, say: Callable[[str], None]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise SovctlError(f"cannot use {path}: {error.strerror}", hint="Run it as root or SlurmUser.") from error
+        raise SovctlError(
+            f"cannot use {path}: {error.strerror}",
+            hint=f"Run it as root or SlurmUser; see whose it is: ls -ld {path.parent}",
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise RefusedError(f"{what} runs already (it holds {path})", hint="Stop that one first.") from None
+        raise RefusedError(
+            f"{what} runs already (it holds {path})", hint=f"Stop that one first; see which it is: fuser -v {path}"
+        ) from None
     except OSError as error:
         # Then it is the administrator who runs one only.
         say(f"{path} cannot be locked ({error.strerror}): nothing keeps a second {what} from running; run only one")

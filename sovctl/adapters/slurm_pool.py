@@ -13,6 +13,7 @@ from sovctl.model.pool import Pool
 
 _CONF_LIMIT = 4 << 20
 _NO_DATABASE = ("Problem talking to the database", "slurmdbd", "persistent connection")
+_SLURMDBD = "See on its machine: systemctl status slurmdbd; the same command may work later."
 _DENIED = ("privilege", "Access/permission denied", "Permission denied")
 
 
@@ -56,22 +57,19 @@ class SlurmPool(SlurmCli):
         try:
             return self._slurm("sacctmgr", *arguments).stdout
         except SlurmUnreachable as error:
-            raise TryLaterError(
-                f"slurmdbd does not answer: {error.message}", hint="The same command may work later."
-            ) from error
+            raise TryLaterError(f"slurmdbd does not answer: {error.message}", hint=_SLURMDBD) from error
         except NotPermitted:
             raise _denied() from None
         except CommandFailed as error:
             if any(words in error.stderr for words in _DENIED):
                 raise _denied() from None
             if any(words in error.stderr for words in _NO_DATABASE):
-                raise TryLaterError(
-                    error.message, hint="Ask slurmdbd's log; the same command may work later."
-                ) from None
+                raise TryLaterError(error.message, hint=_SLURMDBD) from None
             raise
 
 
 def _denied() -> RefusedError:
     return RefusedError(
-        "Slurm does not let you change QOS and limits", hint="Run this as root, SlurmUser or an administrator of Slurm."
+        "Slurm does not let you change QOS and limits",
+        hint="Run this as root, SlurmUser or an administrator of Slurm: sacctmgr show user withassoc",
     )

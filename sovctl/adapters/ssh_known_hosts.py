@@ -63,7 +63,11 @@ def read_known_hosts(paths: Iterable[Path], *, must_exist: bool) -> KnownHosts:
             lines = path.read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
             if must_exist:
-                raise ConfigError(str(path), "ssh.known_hosts names a file that is not there") from None
+                raise ConfigError(
+                    str(path),
+                    "ssh.known_hosts names a file that is not there",
+                    hint="See who says so: sovctl config show ssh.known_hosts",
+                ) from None
             continue
         except OSError as error:
             raise ConfigError(str(path), str(error), hint="Correct it, or set ssh.known_hosts.") from error

@@ -37,7 +37,7 @@ class StepCommand:
     ) -> StepAnswer:
         """Any program in a step, with variables for srun. Raises SovctlError where there is no srun."""
         if not self._srun:
-            raise SovctlError("it needs a step of Slurm")
+            raise SovctlError("it needs a step of Slurm", hint="Leave --here out: sovctl doctor isolation")
         argv = (self._srun, "-N1", "-n1", "--quiet", *srun_options, *words)
         done = self._runner.run(argv, timeout_s=timeout_s, env=variables, check=False)
         return StepAnswer(done.status, done.stdout, done.stderr, by_step=True)

@@ -95,7 +95,8 @@ class StepRoot:
             if self.server.wait(0.002) is not None or time.monotonic() > deadline:
                 said = log.read_text("utf-8", "replace").strip()[-200:]
                 raise SovctlError(
-                    f"the image {self._step.squashfs} cannot be mounted: {said}", hint="Check it: unsquashfs -s IMAGE"
+                    f"the image {self._step.squashfs} cannot be mounted: {said}",
+                    hint=f"Check it: unsquashfs -s {self._step.squashfs}",
                 )
 
     def _layered(self, lower: Path, upper: Path, work: Path, root: Path, places: Sequence[str]) -> str:
@@ -165,7 +166,7 @@ def make_directory(root: Path, place: str, *, replace_link: bool = False) -> Non
             if not (replace_link and index == len(parts) - 1):
                 raise UsageError(
                     f"the image has no directory at /{path.relative_to(root)}, but a link or a file",
-                    hint=f"Mount somewhere else than {place}.",
+                    hint=f"Mount somewhere else than {place}: --mount A:B",
                 )
             path.unlink()
             mode = None
@@ -184,7 +185,10 @@ def make_place(root: Path, place: str, *, directory: bool) -> None:
     if mode is None:
         path.touch()
     elif not stat.S_ISREG(mode):
-        raise UsageError(f"the image has no file at {place}", hint="A file can be mounted on a file only.")
+        raise UsageError(
+            f"the image has no file at {place}",
+            hint="A file can be mounted on a file only; name another place: --mount A:B",
+        )
 
 
 def write_identity(root: Path, texts: dict[str, str]) -> None:
@@ -226,7 +230,7 @@ def _new_user_namespace() -> None:
         why = "their limit is reached" if error.errno == errno.ENOSPC else error.strerror
         raise SovctlError(
             f"the kernel of {os.uname().nodename} forbids user namespaces: {why}",
-            hint="The site must allow them (user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns).",
+            hint="The site can allow it: sysctl user.max_user_namespaces kernel.apparmor_restrict_unprivileged_userns",
         ) from error
 
 

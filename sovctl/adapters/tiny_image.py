@@ -37,7 +37,10 @@ class TinyImage:
             root = Path(self.place, "rootfs")
             self._fill(root)
         except OSError as error:
-            raise SovctlError(f"cannot make an image for the test in {self._below}: {error.strerror}") from error
+            raise SovctlError(
+                f"cannot make an image for the test in {self._below}: {error.strerror}",
+                hint=f"Check it: ls -ld {self._below}",
+            ) from error
         self.directory = str(root)
         self._squash(root)
 

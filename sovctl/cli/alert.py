@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from typing import Any
 from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import clock_time, printable
+from sovctl.cli.progress import progress
+from sovctl.cli.words import clock_time, print_line, printable, say
 from sovctl.config import Config, load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, ConfigError, SovctlError
 from sovctl.ledger.alerts import rendered, unknown_names
@@ -63,7 +63,7 @@ def _test(config: Config, *, dry_run: bool) -> int:
         raise ConfigError(
             "alerts",
             "nobody is to be told: neither webhook_file nor email_to is set",
-            hint="See [alerts] in the manual.",
+            hint="Set one of them in /etc/sovctl/sovctl.toml; see: sovctl config show alerts",
         )
     _check(config)
     host = os.uname().nodename
@@ -75,10 +75,11 @@ def _test(config: Config, *, dry_run: bool) -> int:
     failed = 0
     for channel in channels:
         try:
-            channel.send(subject, body, alert.record())
+            with progress(f"sending by {channel.name}"):
+                channel.send(subject, body, alert.record())
         except SovctlError as error:
             failed += 1
-            print(printable(f"sovctl: {error.message}"), file=sys.stderr)
+            say(f"sovctl: {error.message}")
         else:
             print(f"{channel.name}: sent")
     return EXIT_FAILED if failed else EXIT_DONE
@@ -104,11 +105,11 @@ def _list(config: Config, *, as_json: bool) -> int:
         print_json("sovctl.alerts/1", {"waiting": alerts, "problems": problems})
         return EXIT_DONE
     for item in waiting:
-        print(printable(f"{clock_time(item.alert.at)}  {','.join(item.channels)}  {item.alert.what}"))
+        print_line(f"{clock_time(item.alert.at)}  {','.join(item.channels)}  {item.alert.what}", 21)
     for problem in filter(None, problems.values()):
-        print(printable(f"sovctl: {problem}"), file=sys.stderr)
+        say(f"sovctl: {problem}")
     if not waiting:
-        print("nothing waits", file=sys.stderr)
+        say("nothing waits")
     return EXIT_DONE
 
 
@@ -118,10 +119,9 @@ def _send(config: Config, *, dry_run: bool) -> int:
     if dry_run:
         print(f"{waiting} would be sent")
         return EXIT_DONE
-    left = wiring.alert_sender(config, lambda words: print(printable(f"sovctl: {words}"), file=sys.stderr)).turn(
-        now=True
-    )
-    print(f"{waiting - left} sent, {left} wait", file=sys.stderr)
+    with progress(f"sending {waiting}") as line:
+        left = wiring.alert_sender(config, line.beside(_say)).turn(now=True)
+    say(f"{waiting - left} sent, {left} wait")
     return EXIT_FAILED if left else EXIT_DONE
 
 
@@ -138,4 +138,4 @@ def send_beside(config: Config) -> None:
 
 
 def _say(words: str) -> None:
-    print(printable(f"sovctl: {words}"), file=sys.stderr, flush=True)
+    say(f"sovctl: {words}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_NODE_FAILED, EXIT_TRY_LATER
 from sovctl.model.burn_in import BurnInOutcome, BurnInResult, Piece, result_record
@@ -33,9 +32,9 @@ def run_burn_in(piece: str, *, everything: bool, as_json: bool, dry_run: bool) -
         print_json(_SCHEMA, {"node": settings.node, "results": [result_record(result) for result in results]})
     else:
         for result in results:
-            print(printable(f"{settings.node}: {result.outcome:<11} {result.evidence}"))
+            print_line(f"{settings.node}: {result.outcome:<11} {result.evidence}")
     for note in notes:
-        print(f"sovctl: {printable(note)}", file=sys.stderr)
+        say(f"sovctl: {note}")
     return status_of(results)
 
 

@@ -55,7 +55,10 @@ def known_format(name: str) -> str:
     from sovctl.checkpoint.formats.registry import CHOICES
 
     if name not in CHOICES:
-        raise UsageError(f"there is no checkpoint format {name!r}", hint=f"There are: {', '.join(CHOICES)}.")
+        raise UsageError(
+            f"there is no checkpoint format {name!r}",
+            hint=f"Name one with --checkpoint-format; there are {', '.join(CHOICES)}.",
+        )
     return name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from sovctl.cli.ckpt import default_directory, known_format, print_path
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, print_line, printable, say
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from sovctl.model.byte_size import size_words
 from sovctl.model.checkpoint import Tracker
@@ -91,7 +90,7 @@ def list_(
     if found.checkpoints:
         print_listing(found.checkpoints, _COLUMNS, "sazTFr", fields, header=not noheader)
     else:
-        print(f"There are no checkpoints in {printable(str(where.absolute()))}", file=sys.stderr)
+        say(f"There are no checkpoints in {where.absolute()}")
     _say_trackers(found.trackers)
     return EXIT_DONE
 
@@ -126,7 +125,7 @@ def verify(
         )
     elif result.proven:
         matched = ", content matches its checksums" if deep and not result.note else ""
-        print(f"{printable(str(path))}: complete{matched}")
+        print_line(f"{path}: complete{matched}")
         if result.note:
             _say(result.note)
     else:
@@ -141,7 +140,8 @@ def latest(directory: Directory = None, run: Run = None, fmt: Format = None, as_
     Example: python train.py --resume "$(sovctl ckpt latest ./checkpoints)"
     """
     where, terms = _place(directory, run, fmt)
-    found = checkpoints.latest_checkpoint(where.absolute(), terms.format, quiet_s=terms.quiet_s)
+    with progress(f"looking at {where}"):
+        found = checkpoints.latest_checkpoint(where.absolute(), terms.format, quiet_s=terms.quiet_s)
     if as_json:
         _print_json({"checkpoints": [checkpoints.checkpoint_record(found)]})
     else:
@@ -166,7 +166,8 @@ def quarantine(
     Example: sovctl ckpt quarantine --dry-run ./checkpoints/iter_0000500
     """
     terms = Terms(known_format(fmt or AUTO))
-    plan = set_aside.plan_quarantine(path.absolute(), terms, step=step, reason=reason, even_complete=even_complete)
+    with progress(f"looking at {path}"):
+        plan = set_aside.plan_quarantine(path.absolute(), terms, step=step, reason=reason, even_complete=even_complete)
     return _change(plan, dry_run, as_json)
 
 
@@ -291,7 +292,10 @@ def _seconds(option: str, text: str) -> float | None:
         return None
     found = _DURATION.fullmatch(text)
     if found is None or float(found[1]) == 0:
-        raise UsageError(f"{option} must be a time such as 90s, 3m or 2h, not {text!r}")
+        raise UsageError(
+            f"{option} must be a time such as 90s, 3m or 2h, not {text!r}",
+            hint=f"Write it as in: sovctl ckpt advise {option} 3m",
+        )
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -303,7 +307,10 @@ def _place(directory: Path | None, run: str | None, fmt: str | None) -> tuple[Pa
 
     known = _known_run(run)
     if not known.checkpoint_dir:
-        raise UsageError(f"the run {run} has not started: where its checkpoints go is not recorded yet")
+        raise UsageError(
+            f"the run {run} has not started: where its checkpoints go is not recorded yet",
+            hint=f"See how it stands: sovctl run show {run}",
+        )
     done = attempts(known.events)
     over = bool(done) and done[-1].stop is not None
     chosen = known_format(fmt or text(known.record, "checkpoint_format") or AUTO)
@@ -322,7 +329,7 @@ def _print_json(fields: dict[str, object]) -> None:
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {words}", file=sys.stderr)
+    say(f"sovctl: {words}")
 
 
 def _say_trackers(trackers: Sequence[Tracker]) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sovctl.cli.arguments import Parser, nearest
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import printable
-from sovctl.config import Origin, Setting, check_file, configuration_files, is_site_only, trace_config
+from sovctl.cli.words import print_line, say, say_next
+from sovctl.config import Origin, Setting, UnknownVariable, check_file, configuration_files, is_site_only, trace_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.health.probes import resolve
 
@@ -72,11 +72,13 @@ def _show(options: argparse.Namespace) -> int:
             "files": [str(path) for path in traced.files],
             "settings": [_record(setting) for setting in shown],
             "ignored": [_record(setting) for setting in traced.ignored],
+            "unknown_variables": [asdict(one) for one in traced.unknown],
         }
         print_json(_SHOW_SCHEMA, fields)
         return EXIT_DONE
     _print(shown)
     _say_ignored(traced.ignored)
+    _say_unknown(traced.unknown)
     return EXIT_DONE
 
 
@@ -85,20 +87,23 @@ def _check(options: argparse.Namespace) -> int:
     read = [check_file(path, origin) for origin, path in files]
     for one in read:
         resolve(one.config.probes.settings)
-    ignored = () if options.file else trace_config().ignored
+    traced = None if options.file else trace_config()
+    ignored, unknown = (traced.ignored, traced.unknown) if traced else ((), ())
     if options.json:
         fields = {
             "files": [str(path) for _, path in files],
             "settings": [_record(setting) for one in read for setting in one.settings],
             "ignored": [_record(setting) for setting in ignored],
+            "unknown_variables": [asdict(one) for one in unknown],
         }
         print_json(_CHECK_SCHEMA, fields)
         return EXIT_DONE
     for one in read:
-        print(f"{printable(str(one.files[0]))}: {len(one.settings)} settings, all known")
+        print_line(f"{one.files[0]}: {len(one.settings)} settings, all known")
     if not files:
-        print("sovctl: there is no configuration file; the built-in values count", file=sys.stderr)
+        say("sovctl: there is no configuration file; the built-in values count")
     _say_ignored(ignored)
+    _say_unknown(unknown)
     return EXIT_DONE
 
 
@@ -126,10 +131,15 @@ def _print(settings: Sequence[Setting]) -> None:
         add_row(table, (setting.name + mark, json.dumps(setting.value, ensure_ascii=False), origin))
     print_table(table)
     if any(is_site_only(setting.name) for setting in settings):
-        print("* only the site may set it", file=sys.stderr)
+        say("* only the site may set it")
 
 
 def _say_ignored(ignored: Sequence[Setting]) -> None:
     for setting in ignored:
-        where = printable(setting.where)
-        print(f"sovctl: {where}: {setting.name} does not count: only the site's file may set it", file=sys.stderr)
+        say(f"sovctl: {setting.where}: {setting.name} does not count: only the site's file may set it")
+
+
+def _say_unknown(unknown: Sequence[UnknownVariable]) -> None:
+    for one in unknown:
+        say(f"sovctl: {one}")
+        say_next(f"Correct it, or: unset {one.name}")

@@ -12,7 +12,7 @@ from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED
 from sovctl.operations.prove_isolation import SCHEMA, prove
@@ -57,7 +57,8 @@ def everything(
 
     pairs = dict(pair.partition("=")[::2] for pair in told or []) if node else None
     ports, settings = wiring.doctor(directory or [], ask_nodes=nodes, told=pairs)
-    found = diagnose(ports, settings)
+    with progress("asking every node" if nodes else "looking at Slurm and at this machine"):
+        found = diagnose(ports, settings)
     if as_json:
         print_json("sovctl.doctor/1", _record(found))
     else:
@@ -154,11 +155,10 @@ def isolation(
         print_json(SCHEMA, fields)
     else:
         where = "by a step of Slurm" if found.by_step else "without Slurm"
-        print(f"{printable(found.node)}, {where}:")
+        print_line(f"{found.node}, {where}:")
         for check in found.checks:
-            print(f"  {'pass' if check.passed else 'FAIL'}  {check.name:<14} {printable(check.seen)}")
+            print_line(f"  {'pass' if check.passed else 'FAIL'}  {check.name:<14} {check.seen}", 23)
         print("runtimes, each with a program of an image:")
         for one in runtimes:
-            words = f"  {'works' if one.works else 'no':<5} {one.name:<14} {printable(one.why)}"
-            print(words.rstrip())
+            print_line(f"  {'works' if one.works else 'no':<5} {one.name:<14} {one.why}".rstrip(), 23)
     return EXIT_DONE if found.passed else EXIT_FAILED

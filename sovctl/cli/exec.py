@@ -9,12 +9,11 @@ import argparse
 import os
 import resource
 import signal
-import sys
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
-from sovctl.cli.words import printable
+from sovctl.cli.words import say
 from sovctl.config import load_config
 from sovctl.errors import SovctlError, UsageError
 from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
@@ -120,4 +119,4 @@ def _as_it_ended(status: int) -> int:
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {printable(words)}", file=sys.stderr)
+    say(f"sovctl: {words}")

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import IO, Any
 
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, say
 from sovctl.errors import EXIT_DONE, SovctlError
 from sovctl.health.explain_line import Explanation, LogExplainer
 from sovctl.model.verdict import Repair
@@ -17,6 +17,7 @@ from sovctl.model.verdict import Repair
 _LONGEST_LINE = 16 * 1024
 """Bytes; no record of the kernel is longer than 8 KiB."""
 _LONGEST_SHOWN = 200
+_PIPE_IT = "Pipe it instead: sudo dmesg | sovctl health explain"
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -31,23 +32,23 @@ def run_explain(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print_json("sovctl.explain/1", _record(explanation, line, number), flush=True)
             else:
-                print("\n".join(_words(explanation, line)), flush=True)
+                for words in _words(explanation, line):
+                    print_line(words)
+                sys.stdout.flush()
     if not seen and not arguments.json:
-        print("sovctl: no XID or SXID in this log", file=sys.stderr)
+        say("sovctl: no XID or SXID in this log")
     return EXIT_DONE
 
 
 def _opened(name: str) -> Any:
     if name == "-":
         if sys.stdin.isatty():
-            print("sovctl: reading from the terminal; end with Ctrl-D", file=sys.stderr)
+            say("sovctl: reading from the terminal; end with Ctrl-D")
         return nullcontext(sys.stdin.buffer)
     try:
         return open(name, "rb")
     except OSError as error:
-        raise SovctlError(
-            f"cannot read {name}: {error.strerror}", hint="Pipe it instead: sudo dmesg | sovctl health explain"
-        ) from error
+        raise SovctlError(f"cannot read {name}: {error.strerror}", hint=_PIPE_IT) from error
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -57,7 +58,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
         try:
             piece = stream.readline(_LONGEST_LINE)
         except OSError as error:
-            raise SovctlError(f"cannot read the log: {error.strerror}") from error
+            raise SovctlError(f"cannot read the log: {error.strerror}", hint=_PIPE_IT) from error
         if not piece:
             return
         if start:
@@ -85,7 +86,7 @@ def _words(explanation: Explanation, line: str) -> list[str]:
     shown = line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 3] + "..."
     repair = "nothing to repair" if explanation.repair is Repair.NONE else f"repair: {explanation.repair}"
     return [
-        printable(shown),
+        shown,
         f"  {explanation.name} ({explanation.kind}): {explanation.meaning}",
         f"  {repair}; to blame: {explanation.blame}",
     ]

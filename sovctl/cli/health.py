@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sovctl.cli.json_output import print_json
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, say, say_next
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
         verb.set_defaults(action=_guard, verb=name)
     probes = _verb(verbs, "probes", "The probes and their record on this node.", _PROBES_EXAMPLES)
     probes.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fields = "fields to show: '%%.12p %%T', or names: probe,state,cost,hits,would_drain,confirmed,why"
+    probes.add_argument("-o", "--format", default="", metavar="FORMAT", help=fields)
+    probes.add_argument("-n", "--noheader", action="store_true", help="no line of headers")
     probes.add_argument("--learn", action="store_true", help="write down what this healthy node has")
     probes.add_argument("--dry-run", action="store_true", help="with --learn: show it, write nothing")
     probes.set_defaults(action=_probes)
@@ -147,7 +150,7 @@ def _probes(arguments: argparse.Namespace) -> int:
 
     if arguments.learn:
         return probes.learn(as_json=arguments.json, dry_run=arguments.dry_run)
-    return probes.show(as_json=arguments.json)
+    return probes.show(as_json=arguments.json, wanted=arguments.format, noheader=arguments.noheader)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -180,9 +183,9 @@ def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
         print_json(record.pop("schema"), record)
     else:
         for line in explain(outcome):
-            print(printable(line))
+            print_line(line)
     for note in outcome.notes:
-        print(f"sovctl: {printable(note)}", file=sys.stderr)
+        say(f"sovctl: {note}")
 
 
 def _record(outcome: CheckOutcome, valid_s: float) -> dict[str, Any]:
@@ -208,7 +211,8 @@ def _watch(arguments: argparse.Namespace) -> int:
 
     def report(outcome: CheckOutcome) -> None:
         for line in explain(outcome):
-            print(printable(line), flush=True)
+            print_line(line)
+        sys.stdout.flush()
 
     watch_node(
         wiring.node_ports(config, wake=stop.descriptor, host=False),
@@ -217,7 +221,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         wiring.alive_mark(config),
         lambda: stop.arrived,
         report,
-        lambda words: print(f"sovctl: {printable(words)}", file=sys.stderr, flush=True),
+        lambda words: say(f"sovctl: {words}"),
         wiring.host_watch(config),
         wiring.step_freer(config),
     )
@@ -239,7 +243,6 @@ class _StopSignals:
 
 
 def _broken(message: str, hint: str) -> int:
-    print(f"sovctl: health check could not run, the node is not judged: {printable(message)}", file=sys.stderr)
-    if hint:
-        print(f"        {printable(hint)}", file=sys.stderr)
+    say(f"sovctl: health check could not run, the node is not judged: {message}")
+    say_next(hint)
     return EXIT_DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from sovctl.cli import tables, wiring
+from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, printable, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
@@ -49,6 +48,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 ListFormat = Annotated[
     str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.12d %i', or names: image,size.")
 ]
+LayerFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.12n %i', or names: name,size.")
+]
 NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -74,7 +76,7 @@ def list_(fmt: ListFormat = "", noheader: NoHeader = False, as_json: Json = Fals
     elif found:
         print_listing(found, _COLUMNS, "dzaui", fmt, header=not noheader)
     else:
-        print(f"There are no images in {printable(ports.cache.where())}.", file=sys.stderr)
+        say(f"There are no images in {ports.cache.where()}.")
     return EXIT_DONE
 
 
@@ -94,7 +96,7 @@ def resolve(image: Reference, as_json: Json = False) -> int:
     elif found.digest:
         print(found.digest)
     else:
-        print(f"{printable(found.reference.canonical)} is a directory: nothing fixes its content.", file=sys.stderr)
+        say(f"{found.reference.canonical} is a directory: nothing fixes its content.")
     return EXIT_DONE
 
 
@@ -106,14 +108,15 @@ def prefetch(image: Reference, as_json: Json = False, dry_run: DryRun = False) -
     """
     config = load_config()
     ports = wiring.image_ports(config)
-    resolved = images.resolve(_reference(image), ports, config.isolation.allow_images.split())
+    with progress(f"asking for {image}"):
+        resolved = images.resolve(_reference(image), ports, config.isolation.allow_images.split())
     if dry_run:
         there = ports.cache.find(resolved.digest) if resolved.digest else None
         words = "is in the cache" if there else f"would be loaded into {ports.cache.where()}"
         print(f"{printable(resolved.digest or resolved.reference.canonical)} {printable(words)}")
         return EXIT_DONE
-    with progress(f"loading {image}"):
-        got = images.prefetch(resolved, ports, _say)
+    with progress(f"loading {image}") as waiting:
+        got = images.prefetch(resolved, ports, waiting.beside(_say))
     if as_json:
         _print_json({"cache": ports.cache.where(), "images": [_record(got)]})
     else:
@@ -133,7 +136,9 @@ def gc(
     Example: sovctl image gc --keep 200G --unused-days 7
     """
     ports = wiring.image_ports(load_config())
-    done = images.clean(ports, keep_bytes=_bytes(keep), unused_s=unused * 86400, act=not dry_run)
+    keep_bytes = _bytes(keep)
+    with progress("removing images"):
+        done = images.clean(ports, keep_bytes=keep_bytes, unused_s=unused * 86400, act=not dry_run)
     chosen = done.plan.remove if dry_run else done.removed
     freed = sum(image.size_bytes for image in chosen)
     if as_json:
@@ -143,13 +148,15 @@ def gc(
     verb = "would remove" if dry_run else "removed"
     for path in [*(image.path for image in chosen), *done.leftovers]:
         print(f"{verb} {printable(path)}")
-    print(f"{verb} {len(chosen)} images, {size_words(freed)}", file=sys.stderr)
+    say(f"{verb} {len(chosen)} images, {size_words(freed)}")
     return EXIT_DONE
 
 
 @env_app.command("ls")
-def env_ls(as_json: Json = False) -> int:
+def env_ls(fmt: LayerFormat = "", noheader: NoHeader = False, as_json: Json = False) -> int:
     """List your named layers.
+
+    With -o: %n name, %z size, %b bytes, %u in_use, %i image; or these names with commas between, such as -o name,size.
 
     Example: sovctl image env ls
     """
@@ -157,12 +164,9 @@ def env_ls(as_json: Json = False) -> int:
     if as_json:
         _print_json({"environments": [asdict(layer) for layer in found]})
         return EXIT_DONE
-    table = tables.text_table("NAME", "SIZE", "IN USE", "IMAGE", folded=("IMAGE",))
-    for layer in found:
-        tables.add_row(
-            table, (layer.name, size_words(layer.size_bytes), "yes" if layer.in_use else "-", layer.reference)
-        )
-    tables.print_table(table)
+    print_listing(found, _LAYER_COLUMNS, "nzui", fmt, header=not noheader)
+    if not found:
+        say("There are no named layers of yours; `sovctl exec --image IMAGE --env-name NAME -- COMMAND` makes one.")
     return EXIT_DONE
 
 
@@ -193,7 +197,10 @@ def env_export(
     config = load_config()
     image = wiring.env_layers(config).reference(name)
     if target.exists() or target.suffix != ".sqsh":
-        raise UsageError(f"{target} is there already, or has another ending than .sqsh", hint="Name a new FILE.sqsh")
+        raise UsageError(
+            f"{target} is there already, or has another ending than .sqsh",
+            hint=f"Name a new file: sovctl image env export {name} FILE.sqsh",
+        )
     if dry_run:
         print(f"would write {printable(image)} with {printable(name)} to {printable(str(target))}")
         return EXIT_DONE
@@ -206,7 +213,7 @@ def env_export(
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {printable(words)}", file=sys.stderr)
+    say(f"sovctl: {words}")
 
 
 def _reference(text: str) -> ImageReference:
@@ -216,7 +223,7 @@ def _reference(text: str) -> ImageReference:
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if not found:
-        raise UsageError(f"--keep {text!r} is not a size", hint="Write 500M, 200G or 1.5T.")
+        raise UsageError(f"--keep {text!r} is not a size", hint="Write it as in --keep 500M, 200G or 1.5T.")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
@@ -245,4 +252,11 @@ _COLUMNS = (
     Column("u", "in_use", "IN USE", lambda image: "yes" if image.in_use else "-"),
     Column("i", "image", "IMAGE", lambda image: image.reference, folded=True),
     Column("p", "path", "PATH", lambda image: image.path, folded=True),
+)
+_LAYER_COLUMNS = (
+    Column("n", "name", "NAME", lambda layer: layer.name),
+    Column("z", "size", "SIZE", lambda layer: size_words(layer.size_bytes)),
+    Column("b", "bytes", "BYTES", lambda layer: str(layer.size_bytes), right=True),
+    Column("u", "in_use", "IN USE", lambda layer: "yes" if layer.in_use else "-"),
+    Column("i", "image", "IMAGE", lambda layer: layer.reference, folded=True),
 )

@@ -160,7 +160,8 @@ def inject(
     """
     from sovctl.lab import cluster, faults
 
-    done = faults.inject(cluster.load(_root(dir)), fault, node, gpu)
+    with progress(f"{fault} on {node}"):
+        done = faults.inject(cluster.load(_root(dir)), fault, node, gpu)
     if as_json:
         print_json("sovctl.lab.inject/1", asdict(done))
     else:
@@ -175,7 +176,9 @@ def heal(node: Annotated[str, typer.Option(help="The node to repair.")], dir: Di
     """
     from sovctl.lab import cluster, faults
 
-    typer.echo(faults.heal(cluster.load(_root(dir)), node))
+    with progress(f"repairing {node}"):
+        done = faults.heal(cluster.load(_root(dir)), node)
+    typer.echo(done)
 
 
 @app.command()
@@ -206,6 +209,8 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and key.isidentifier()) or "\n" in value:
-            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+            raise UsageError(
+                f"--set takes KEY=VALUE, not {text!r}", hint="Write it as in: sovctl lab up --set SlurmctldDebug=debug2"
+            )
         pairs[key] = value
     return pairs

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sovctl.cli.words import fitted, printable, terminal_width
+from sovctl.cli.words import fitted, printable, say, say_next, terminal_width
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
 # The Debian package brings the libraries along that its release has too old; a training script never sees them.
@@ -37,10 +37,10 @@ GROUPS = {
     "submit": Group("sovctl.cli.submit", "Submit a training run; takes any sbatch option."),
     "run": Group("sovctl.cli.run", "Your runs: ls, show, why, events, stop, resume.", quick="sovctl.cli.run_ls"),
     "report": Group("sovctl.cli.report", "What failed, how long it took, what was lost: a table, JSON or a page."),
-    "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest."),
+    "ckpt": Group("sovctl.cli.ckpt", "Checkpoints: ls, verify, latest, quarantine, prune, advise."),
     "doctor": Group("sovctl.cli.doctor", "What of this site fits, and what to type where it does not."),
     "exec": Group("sovctl.cli.exec", "Run a command in an image, or isolated on the host's own root."),
-    "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc."),
+    "image": Group("sovctl.cli.image", "Images: ls, resolve, prefetch, gc, env."),
     "node": Group(
         "sovctl.cli.node",
         "Nodes of the cluster: ls, show, check, drain, resume, history.",
@@ -100,9 +100,8 @@ def run(argv: Sequence[str]) -> int:
 
 def print_error(error: SovctlError) -> None:
     """One sentence on what failed, then what to type next."""
-    print(f"sovctl: {printable(error.message)}", file=sys.stderr)
-    if error.hint:
-        print(f"        {printable(error.hint)}", file=sys.stderr)
+    say(f"sovctl: {error.message}")
+    say_next(error.hint)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -116,8 +115,8 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     group = GROUPS.get(argv[0])
     if group is None:
-        print(f"sovctl: there is no command {printable(argv[0])!r}{_nearest(argv[0])}", file=sys.stderr)
-        print("        See what there is: sovctl --help", file=sys.stderr)
+        say(f"sovctl: there is no command {printable(argv[0])!r}{_nearest(argv[0])}")
+        say_next("See what there is: sovctl --help")
         return EXIT_USAGE
     status = None
     if group.quick and argv[1:2] == ["ls"]:

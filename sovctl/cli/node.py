@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from sovctl.cli.listing_words import ListingWords
 from sovctl.cli.node_ls import list_nodes
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import clock_time, folded, printable
+from sovctl.cli.words import clock_time, folded, printable, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, EXIT_TRY_LATER, UsageError
 from sovctl.health.sweep import Assessed
@@ -89,7 +88,8 @@ def show(
     if odd is not None or not names:
         raise UsageError(f"{name!r} names no node", hint="List the nodes with `sovctl node ls`.")
     config, cluster = load_config(), wiring.slurm()
-    shown = [nodes.show_node(item, cluster, wiring.node_journal(config, item)) for item in names]
+    with progress("asking slurmctld"):
+        shown = [nodes.show_node(item, cluster, wiring.node_journal(config, item)) for item in names]
     if as_json:
         print_json(_SHOW_SCHEMA, {"nodes": [_node_record(item) for item in shown]})
         return EXIT_DONE
@@ -107,7 +107,8 @@ def check(name: Names, as_json: Json = False) -> int:
     Example: sovctl node check n003
     """
     config, slurm = load_config(), wiring.slurm()
-    views = [node_by_hand.view(item, slurm) for item in _expanded(name)]
+    with progress("asking slurmctld"):
+        views = [node_by_hand.view(item, slurm) for item in _expanded(name)]
     here = [view for view in views if view.name == wiring.node_name(config)]
     there = [view for view in views if view not in here]
     command, timeout_s = wiring.check_command(config), config.ssh.timeout_s
@@ -137,9 +138,11 @@ def drain(
     Example: sovctl node drain n003 --reason 'new cable'
     """
     if not reason.strip():
-        raise UsageError("--reason is empty", hint="Say why, for those who find the node drained.")
+        raise UsageError("--reason is empty", hint="Say why, for those who find the node drained: --reason 'new cable'")
     ports, who = wiring.hand_ports(load_config()), _who()
-    return _told([node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in _expanded(name)], as_json)
+    with progress("asking slurmctld"):
+        done = [node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in _expanded(name)]
+    return _told(done, as_json)
 
 
 @app.command()
@@ -154,7 +157,8 @@ def resume(
     Example: sovctl node resume n003
     """
     ports, who = wiring.hand_ports(load_config()), _who()
-    done = [node_by_hand.resume(item, who, ports, force=force, dry_run=dry_run) for item in _expanded(name)]
+    with progress("asking slurmctld"):
+        done = [node_by_hand.resume(item, who, ports, force=force, dry_run=dry_run) for item in _expanded(name)]
     return _told(done, as_json)
 
 
@@ -168,8 +172,9 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
         raise UsageError(f"{name!r} names no node", hint="List the nodes with `sovctl node ls`.")
     config = load_config()
     shared = [wiring.cluster_journal(config, writer) for writer in ("sweep", "watch", "hand")]
-    entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
-    entries = sorted((*entries, *node_by_hand.gpu_entries(name, wiring.ledgers(config))), key=node_by_hand.at)
+    with progress("reading the journals"):
+        entries, problems = node_by_hand.history(name, wiring.node_journal(config, name), shared)
+        entries = sorted((*entries, *node_by_hand.gpu_entries(name, wiring.ledgers(config))), key=node_by_hand.at)
     if as_json:
         print_json("sovctl.history/1", {"node": name, "entries": entries, "problems": problems})
         return EXIT_DONE
@@ -178,7 +183,7 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
     if not entries:
         print(f"nothing is recorded about {printable(name)}")
     for problem in problems:
-        print(f"sovctl: {printable(problem)}", file=sys.stderr)
+        say(f"sovctl: {problem}")
     return EXIT_DONE
 
 
@@ -206,9 +211,9 @@ def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:
         if line and not outcome.done:
             print(printable(line))
         elif not line:
-            print(f"sovctl: {printable(outcome.why)}", file=sys.stderr)
+            say(f"sovctl: {outcome.why}")
         for note in outcome.notes:
-            print(f"sovctl: {printable(note)}", file=sys.stderr)
+            say(f"sovctl: {note}")
     return EXIT_DONE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.listing_words import ListingWords, listing_words
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
-from sovctl.cli.words import clock_time, printable
+from sovctl.cli.words import clock_time, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE
 from sovctl.operations import nodes
@@ -28,8 +28,9 @@ def run(argv: Sequence[str]) -> int | None:
 def list_nodes(words: ListingWords) -> int:
     """Print the list."""
     gc.disable()  # one pass and out: there is nothing to collect among thousands of records
-    groups = nodes.list_nodes(wiring.slurm(), apart=words.everything)
-    lemons = nodes.lemons(wiring.ledgers(load_config()))
+    with progress("asking slurmctld"):
+        groups = nodes.list_nodes(wiring.slurm(), apart=words.everything)
+        lemons = nodes.lemons(wiring.ledgers(load_config()))
     if words.as_json:
         scores = {"lemons": dict(lemons.scores), "taken_last": list(lemons.taken_last)}
         print_json("sovctl.nodes/1", {"groups": [_record(group) for group in groups], **scores})
@@ -37,7 +38,7 @@ def list_nodes(words: ListingWords) -> int:
     print_listing(groups, _COLUMNS, "TDNHuE", words.format, header=not words.noheader)
     if lemons.taken_last:
         said = ", ".join(f"{name} ({lemons.scores.get(name, 0.0):g})" for name in lemons.taken_last)
-        print(f"sovctl: taken last for what their GPUs did before: {printable(said)}", file=sys.stderr)
+        say(f"sovctl: taken last for what their GPUs did before: {said}")
     return EXIT_DONE
 
 

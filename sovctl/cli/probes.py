@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.tables import Column, print_listing
+from sovctl.cli.words import print_line, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE
 from sovctl.health.probes import resolve
@@ -16,22 +16,16 @@ from sovctl.model.inventory import SCHEMA as INVENTORY
 from sovctl.operations.probes import SCHEMA, ProbeRow, learn_inventory, probe_rows
 
 
-def show(*, as_json: bool) -> int:
-    """The table of probes."""
+def show(*, as_json: bool, wanted: str = "", noheader: bool = False) -> int:
+    """The table of probes; `wanted`: its fields, as -o names them."""
     config = load_config()
     rows = probe_rows(wiring.node_records(config), resolve(config.probes.settings))
     if as_json:
         print_json(SCHEMA, {"node": wiring.node_name(config), "probes": [_record(row) for row in rows]})
         return EXIT_DONE
-    table = text_table("PROBE", "STATE", "COST MS", "HITS", "WOULD DRAIN", "CONFIRMED", "WHY", folded=("WHY",))
-    for row in rows:
-        tally = row.tally
-        state = str(row.state) + ("" if row.state is row.default else "*")
-        counts = (f"{tally.cost_ms:.1f}", str(tally.hits), str(tally.would_have_drained), str(tally.confirmed))
-        add_row(table, (row.name, state, *counts, row.why))
-    print_table(table)
+    print_listing(rows, _COLUMNS, "pTchdCr", wanted, header=not noheader)
     if any(row.state is not row.default for row in rows):
-        print("* set in [probes] of sovctl.toml", file=sys.stderr)
+        say("* set in [probes] of sovctl.toml")
     return EXIT_DONE
 
 
@@ -47,8 +41,8 @@ def learn(*, as_json: bool, dry_run: bool) -> int:
         print_json(INVENTORY, values)
     else:
         for name, value in values.items():
-            print(f"{name}: {_words(value)}")
-    print(f"sovctl: {'would write' if dry_run else 'wrote'} {wiring.inventory_path(config)}", file=sys.stderr)
+            print_line(f"{name}: {_words(value)}")
+    say(f"sovctl: {'would write' if dry_run else 'wrote'} {wiring.inventory_path(config)}")
     return EXIT_DONE
 
 
@@ -76,3 +70,14 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "-"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_COLUMNS = (
+    Column("p", "probe", "PROBE", lambda row: row.name),
+    Column("T", "state", "STATE", lambda row: str(row.state) + ("" if row.state is row.default else "*")),
+    Column("c", "cost", "COST MS", lambda row: f"{row.tally.cost_ms:.1f}"),
+    Column("h", "hits", "HITS", lambda row: str(row.tally.hits)),
+    Column("d", "would_drain", "WOULD DRAIN", lambda row: str(row.tally.would_have_drained)),
+    Column("C", "confirmed", "CONFIRMED", lambda row: str(row.tally.confirmed)),
+    Column("r", "why", "WHY", lambda row: row.why, folded=True),
+)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from pathlib import Path
 from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import add_row, print_table, text_table
-from sovctl.cli.words import clock_time, printable
+from sovctl.cli.words import clock_time, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, SovctlError, UsageError
 from sovctl.ledger.intervals import MeanTime
@@ -41,9 +41,11 @@ def run(argv: Sequence[str]) -> int:
     gc.disable()
     from sovctl.operations.report import report
 
-    found, problems = report(wiring.report_ports(config), str(Path.cwd()), _since(options.since))
+    began = _since(options.since)
+    with progress("reading the records"):
+        found, problems = report(wiring.report_ports(config), str(Path.cwd()), began)
     for problem in problems:
-        print(printable(f"sovctl: {problem}"), file=sys.stderr)
+        say(f"sovctl: {problem}")
     if options.html:
         _write_page(options.html, found)
     if options.json:
@@ -70,7 +72,9 @@ def _since(words: str) -> float:
     try:
         return since(words, time.time())
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"--since {words}: {error}", hint="Write it like 30d, 12h, 8w or 2026-11-01.") from None
+        raise UsageError(
+            f"--since {words}: {error}", hint="Write it as in --since 30d, 12h, 8w or 2026-11-01."
+        ) from None
 
 
 def _write_page(name: str, found: Report) -> None:
@@ -92,8 +96,8 @@ def _write_page(name: str, found: Report) -> None:
         if fresh:
             Path(fresh).unlink(missing_ok=True)
         words = f"cannot write {name}: {error.strerror or error}"
-        raise SovctlError(words, hint="Name a file in a directory you may write.") from error
-    print(printable(f"sovctl: the report is in {name}"), file=sys.stderr)
+        raise SovctlError(words, hint="Name a file in a directory you may write: --html FILE") from error
+    say(f"sovctl: the report is in {name}")
 
 
 # For people

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,17 +16,18 @@ import typer
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.listing_words import ListingWords
+from sovctl.cli.progress import progress
 from sovctl.cli.run_ls import list_runs, names_of, say_problem
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, folded, printable
+from sovctl.cli.words import age, clock_time, folded, print_line, printable, say
 from sovctl.errors import EXIT_DONE
 from sovctl.ledger.incident import Incident
 from sovctl.ledger.report_json import incident_record
 from sovctl.ledger.stamps import stages
 from sovctl.model.progress import Progress
 from sovctl.operations import runs
-from sovctl.operations.runs import Act, KnownRun
+from sovctl.operations.runs import Act, KnownRun, RunPorts
 from sovctl.recovery.attempts import Attempt, attempts, seconds, text
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.exclusion import Exclusion
@@ -94,20 +94,22 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
     Example: sovctl run show 1234
     """
     ports = wiring.run_ports()
-    found = runs.find_run(name, ports, _here())
+    with progress(f"looking at the run {name}"):
+        found = runs.find_run(name, ports, _here())
     if stacks:
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
-    state, progress = runs.state_of(found, ports), runs.progress_of(found, ports)
-    if as_json:
-        record = _show_record(found, state, progress, runs.incidents_of(found, ports))
+    with progress(f"looking at the run {name}"):
+        state, ranks, incidents = _looked_at(found, ports)
         excluded = runs.exclusions_of(found, state, ports)
+    if as_json:
+        record = _show_record(found, state, ranks, incidents)
         print_json("sovctl.run.show/1", {**record, "exclusions": [_exclusion_record(item) for item in excluded]})
         return EXIT_DONE
-    _print_head(found, state, progress)
-    _print_exclusions(runs.exclusions_of(found, state, ports))
+    _print_head(found, state, ranks)
+    _print_exclusions(excluded)
     if found.events:
-        _print_attempts(attempts(found.events), progress)
-        _print_incident(runs.incidents_of(found, ports), attempt)
+        _print_attempts(attempts(found.events), ranks)
+        _print_incident(incidents, attempt)
     say_problem(state)
     return EXIT_DONE
 
@@ -119,16 +121,18 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
     Example: sovctl run why 1234
     """
     ports = wiring.run_ports()
-    found = runs.find_run(name, ports, _here())
-    # Nobody knows in which zone the JSON is read.
-    answer = runs.explain_run(found, Words(wiring.fold_hostlist, UTC if as_json else None), attempt)
+    with progress(f"looking at the run {name}"):
+        found = runs.find_run(name, ports, _here())
+        # Nobody knows in which zone the JSON is read.
+        answer = runs.explain_run(found, Words(wiring.fold_hostlist, UTC if as_json else None), attempt)
+        state = runs.state_of(found, ports) if attempt is None and not as_json else None
     if as_json:
         print_json("sovctl.run.why/1", _why_record(found, answer))
         return EXIT_DONE
     for line in answer.lines:
         print(folded(printable(line), 2))
-    if attempt is None:
-        _say_other(found, runs.state_of(found, ports))
+    if state is not None:
+        _say_other(found, state)
     return EXIT_DONE
 
 
@@ -138,7 +142,8 @@ def events(name: Run, as_json: Json = False) -> int:
 
     Example: sovctl run events 1234 --json
     """
-    found = runs.find_run(name, wiring.run_ports(), _here())
+    with progress(f"looking at the run {name}"):
+        found = runs.find_run(name, wiring.run_ports(), _here())
     if as_json:
         print_json("sovctl.run.events/1", {**names_of(found), "events": list(found.events)})
         return EXIT_DONE
@@ -161,7 +166,9 @@ def stop(name: Run, dry_run: DryRun = False) -> int:
     Example: sovctl run stop 1234 --dry-run
     """
     ports = wiring.run_ports()
-    return _report(runs.stop_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run), dry_run)
+    with progress(f"cancelling the run {name}"):
+        act = runs.stop_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run)
+    return _report(act, dry_run)
 
 
 @app.command()
@@ -171,7 +178,9 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
     Example: sovctl run resume 1234
     """
     ports = wiring.run_ports()
-    return _report(runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run, say=_say), dry_run)
+    with progress(f"letting the run {name} go on") as waiting:
+        act = runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run, say=waiting.beside(_say))
+    return _report(act, dry_run)
 
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
@@ -185,12 +194,16 @@ def _show_stacks(record: dict[str, Any], as_json: bool) -> int:
     return EXIT_DONE
 
 
+def _looked_at(found: KnownRun, ports: RunPorts) -> tuple[RunState, Sequence[Progress], Sequence[Incident]]:
+    return runs.state_of(found, ports), runs.progress_of(found, ports), runs.incidents_of(found, ports)
+
+
 def _here() -> str:
     return str(Path.cwd())
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr)
+    say(line)
 
 
 def _report(act: Act, dry_run: bool) -> int:
@@ -357,9 +370,8 @@ def _print_incident(incidents: Sequence[Incident], attempt: int | None) -> None:
     item = chosen[-1]
     blamed = f" {wiring.fold_hostlist(item.nodes)}" if item.nodes else ""
     code = f" {item.code}" if item.code else ""
-    print(
-        f"\nincident of attempt {item.attempt}: {printable(item.culprit.value + blamed + code)}, {item.outcome.value}"
-    )
+    print()
+    print_line(f"incident of attempt {item.attempt}: {item.culprit.value}{blamed}{code}, {item.outcome.value}")
     known = [stage for stage in stages(item.stamps) if stage.at is not None]
     most = max((stage.since_previous_s or 0.0 for stage in known), default=0.0) or 1.0
     table = text_table("STAGE", "AT", "TOOK", "AFTER", "")
@@ -375,7 +387,7 @@ def _print_incident(incidents: Sequence[Incident], attempt: int | None) -> None:
         add_row(table, cells)
     print(flush=True)
     print_table(table)
-    print(f"lost: {_lost(item)}")
+    print_line(f"lost: {_lost(item)}")
 
 
 def _lost(item: Incident) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +12,9 @@ from typing import Any
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.listing_words import ListingWords, listing_words
+from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
-from sovctl.cli.words import age, clock_time, printable
+from sovctl.cli.words import age, clock_time, say
 from sovctl.errors import EXIT_DONE
 from sovctl.operations import runs
 from sovctl.operations.runs import KnownRun, ListedRun
@@ -33,7 +33,8 @@ def list_runs(words: ListingWords) -> int:
     """Print the list."""
     gc.disable()  # one pass and out: there is nothing to collect among a thousand records
     ports, here = wiring.run_ports(), os.getcwd()  # noqa: PTH109 - text is wanted
-    shown, older = (runs.list_runs(ports, here), 0) if words.everything else runs.recent_runs(ports, here)
+    with progress("asking slurmctld and reading the records"):
+        shown, older = (runs.list_runs(ports, here), 0) if words.everything else runs.recent_runs(ports, here)
     rows = [_Row(item, *newest_attempt(item.run.events)) for item in shown]
     if words.as_json:
         print_json("sovctl.runs/1", {"runs": [_record(row) for row in rows]})
@@ -59,7 +60,7 @@ def say_problem(state: RunState | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr)
+    say(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ import typer
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
+from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, printable, say
 from sovctl.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def install(
 
     ports = wiring.site(root)
     places = wiring.site_places(prefix, conf_dir)
-    found = put(ports, places, _roles(role), spank=spank, version=__version__, dry_run=dry_run)
+    roles = _roles(role)
+    with progress("asking slurmctld"):
+        found = put(ports, places, roles, spank=spank, version=__version__, dry_run=dry_run)
     if as_json:
         print_json(_CHANGE, {"dry_run": dry_run, **_record(found)})
         return EXIT_DONE
@@ -94,7 +96,8 @@ def uninstall(
     """
     from sovctl.operations.site import uninstall as take
 
-    found = take(wiring.site(root), force=force, dry_run=dry_run)
+    with progress("asking slurmctld"):
+        found = take(wiring.site(root), force=force, dry_run=dry_run)
     if as_json:
         files = [_file(step) for step in found.steps]
         print_json(_CHANGE, {"dry_run": dry_run, "files": files, "links": list(found.links)})
@@ -114,7 +117,8 @@ def status(root: _Root = Path("/"), as_json: _Json = False) -> int:
     """
     from sovctl.operations.site import status as look
 
-    found = look(wiring.site(root), wiring.site_places("/usr/local", ""))
+    with progress("asking slurmctld"):
+        found = look(wiring.site(root), wiring.site_places("/usr/local", ""))
     if as_json:
         print_json(_STATUS, _record(found))
         return EXIT_DONE
@@ -133,7 +137,8 @@ def lines(prefix: _Prefix = "/usr/local", conf_dir: _ConfDir = "", as_json: _Jso
     """
     from sovctl.operations.site import lines as ask
 
-    found, problem = ask(wiring.site(Path("/")), wiring.site_places(prefix, conf_dir))
+    with progress("asking slurmctld"):
+        found, problem = ask(wiring.site(Path("/")), wiring.site_places(prefix, conf_dir))
     if as_json:
         print_json(_LINES, {"lines": [_line(one) for one in found], "slurm_problem": problem})
     else:
@@ -147,21 +152,19 @@ def _roles(names: Sequence[str]) -> frozenset[Role]:
     try:
         return frozenset(Role(name) for name in names)
     except ValueError as error:
-        raise UsageError(f"{error}", hint=f"The roles are: {', '.join(Role)}.") from None
+        raise UsageError(f"{error}", hint=f"Name one with --role; there are {', '.join(Role)}.") from None
 
 
 def _show_steps(steps: Sequence[Step], *, dry_run: bool) -> None:
     for step in steps:
         why = f"  ({step.why})" if step.why else ""
-        print(
-            f"{'would ' if dry_run and step.deed in ('create', 'update', 'remove') else ''}{step.deed}: "
-            f"{printable(step.path)}{printable(why)}"
-        )
+        would = "would " if dry_run and step.deed in ("create", "update", "remove") else ""
+        print_line(f"{would}{step.deed}: {step.path}{why}")
 
 
 def _show_lines(found: Sequence[ConfLine], problem: str) -> None:
     if problem:
-        print(f"sovctl: these are the lines for a slurm.conf without any: {printable(problem)}", file=sys.stderr)
+        say(f"sovctl: these are the lines for a slurm.conf without any: {problem}")
     for file in sorted({line.file for line in found}, reverse=True):
         print(f"\n# {file}")
         for line in found:

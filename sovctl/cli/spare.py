@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
-from sovctl.cli.tables import add_row, print_table, text_table
+from sovctl.cli.progress import progress
+from sovctl.cli.tables import Column, add_row, print_listing, print_table, text_table
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import age, clock_time, folded, printable
+from sovctl.cli.words import age, clock_time, folded, print_line, printable, say
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_TRY_LATER, UsageError
 from sovctl.operations import spares
@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ListFormat = Annotated[
+    str, typer.Option("-o", "--format", metavar="FORMAT", help="Fields to show: '%.18N %T', or names: node,state:10.")
+]
+NoHeader = Annotated[bool, typer.Option("-n", "--noheader", help="No line of headers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the exact commands, change nothing.")]
 PartitionName = Annotated[
     str, typer.Option("--partition", "-p", metavar="NAME", help="Whose spares; the default partition if left out.")
@@ -60,7 +64,8 @@ def set_(
     config = load_config()
     show = (lambda _: None) if as_json else (lambda line: print(printable(line), flush=True))
     classes, ports = wiring.spare_classes(config), wiring.spare_ports(config)
-    outcome = spares.set_spares(count, partition, classes, ports, show, dry_run=dry_run)
+    with progress("asking slurmctld and slurmdbd") as waiting:
+        outcome = spares.set_spares(count, partition, classes, ports, waiting.beside(show), dry_run=dry_run)
     if as_json:
         print_json("sovctl.spare.set/1", _set_record(outcome, dry_run=dry_run))
     else:
@@ -71,21 +76,33 @@ def set_(
 
 
 @app.command()
-def status(partition: PartitionName = "", as_json: Json = False) -> int:
+def status(
+    partition: PartitionName = "", fmt: ListFormat = "", noheader: NoHeader = False, as_json: Json = False
+) -> int:
     """Show the spares: who uses them, how soon a run could have them, what is known of their health.
+
+    With -o the nodes only: %P partition, %N node, %T state, %F free_in, %i jobs, %u user, %v verdict, %t tested; or
+    these names with commas between, such as -o node,verdict.
 
     Example: sovctl spare status
     """
     config = load_config()
-    found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config))
+    with progress("asking slurmctld"):
+        found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config))
     if as_json:
         print_json("sovctl.spares/1", {"partitions": [_status_record(item) for item in found]})
+        return EXIT_DONE
+    if fmt:
+        rows = [_Row(item.partition, node) for item in found for node in item.pool]
+        print_listing(rows, _COLUMNS, "", fmt, header=not noheader)
+        for problem in (problem for item in found for problem in item.problems):
+            _say(problem)
         return EXIT_DONE
     if not found:
         _say("no spares are kept; `sovctl spare advise` says how many are enough, `sovctl spare set K` keeps them")
     for index, item in enumerate(found):
         print("\n" * bool(index), end="")
-        _show_status(item)
+        _show_status(item, header=not noheader)
     return EXIT_DONE
 
 
@@ -121,14 +138,11 @@ def advise(
     if not 0.0 < wanted < 1.0:
         raise UsageError(f"a probability lies between 0 and 1, and {wanted:g} does not", hint="Try --short 0.01.")
     asked = Asked(partition, nodes, failures, node_hours, repair_hours, present)
-    advised = spares.advise_spares(
-        asked,
-        wiring.spare_classes(config),
-        wiring.spare_ports(config),
-        wiring.failure_journals(config),
-        wanted,
-        config.spare.repair_hours,
-    )
+    classes, ports = wiring.spare_classes(config), wiring.spare_ports(config)
+    with progress("reading the journals"):
+        advised = spares.advise_spares(
+            asked, classes, ports, wiring.failure_journals(config), wanted, config.spare.repair_hours
+        )
     if as_json:
         record = {
             "observed": asdict(advised.observed),
@@ -150,7 +164,8 @@ def test(dry_run: DryRun = False, as_json: Json = False) -> int:
     Example: sovctl spare test
     """
     config = load_config()
-    done = spares.test_next(wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run)
+    with progress("testing a spare"):
+        done = spares.test_next(wiring.spare_ports(config), 0.0, config.sweep.retest_timeout_s, dry_run=dry_run)
     if as_json:
         print_json("sovctl.spare.test/1", {"tested": asdict(done) if done else None})
     elif done is None:
@@ -158,7 +173,7 @@ def test(dry_run: DryRun = False, as_json: Json = False) -> int:
     elif dry_run:
         print(f"ssh {printable(done.node)} {spares.TEST_COMMAND}")
     else:
-        print(printable(f"{done.node}: {done.outcome}: {done.why}"))
+        print_line(f"{done.node}: {done.outcome}: {done.why}")
     return EXIT_DONE
 
 
@@ -182,25 +197,41 @@ def _tell(outcome: SetOutcome, *, dry_run: bool) -> None:
             _say(f"  {line}")
 
 
-def _show_status(item: SpareStatus) -> None:
+def _show_status(item: SpareStatus, *, header: bool) -> None:
     limit = "no limit" if item.limit is None else f"other jobs hold {item.held} of at most {item.limit}"
-    print(f"{printable(item.partition)}: {item.left} of {item.wanted} spares left; {item.nodes} nodes, {limit}")
+    print_line(f"{item.partition}: {item.left} of {item.wanted} spares left; {item.nodes} nodes, {limit}")
     if item.out:
-        print(f"  out of service: {printable(wiring.fold_hostlist(item.out))}")
-    if item.pool:
-        table = text_table("NODE", "STATE", "FREE IN", "JOBS", "USER", "VERDICT", "TESTED", folded=("JOBS",))
-        for node in item.pool:
-            add_row(table, _spare_cells(node))
-        print_table(table)
+        print_line(f"  out of service: {wiring.fold_hostlist(item.out)}")
+    print_listing([_Row(item.partition, node) for node in item.pool], _COLUMNS, "NTFiuvt", header=header)
     for problem in item.problems:
         _say(problem)
 
 
-def _spare_cells(node: SpareNode) -> tuple[str, ...]:
-    free = "now" if node.free_in_s == 0 and not node.jobs else f"{age(node.free_in_s)} at most"
-    tested = f"{node.word.tested} {clock_time(node.word.tested_at)}" if node.word.tested else "-"
-    jobs, users = ",".join(node.jobs) or "-", ",".join(node.users) or "-"
-    return (node.name, node.state, free, jobs, users, node.word.verdict, tested)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    partition: str
+    node: SpareNode
+
+    @property
+    def free(self) -> str:
+        return "now" if self.node.free_in_s == 0 and not self.node.jobs else f"{age(self.node.free_in_s)} at most"
+
+    @property
+    def tested(self) -> str:
+        word = self.node.word
+        return f"{word.tested} {clock_time(word.tested_at)}" if word.tested else "-"
+
+
+_COLUMNS = (
+    Column("P", "partition", "PARTITION", lambda row: row.partition),
+    Column("N", "node", "NODE", lambda row: row.node.name),
+    Column("T", "state", "STATE", lambda row: row.node.state),
+    Column("F", "free_in", "FREE IN", lambda row: row.free),
+    Column("i", "jobs", "JOBS", lambda row: ",".join(row.node.jobs) or "-", folded=True),
+    Column("u", "user", "USER", lambda row: ",".join(row.node.users) or "-"),
+    Column("v", "verdict", "VERDICT", lambda row: row.node.word.verdict),
+    Column("t", "tested", "TESTED", lambda row: row.tested),
+)
 
 
 _HOURS_A_DAY = 24.0
@@ -211,12 +242,12 @@ def _show_advice(advised: Advised) -> None:
     rate = advice.rate
     repair = f"{seen.repair_hours:.3g} h of repair{' (assumed)' if advised.assumed_repair else ''}"
     if advice.spares >= advised.nodes and seen.node_hours < _HOURS_A_DAY * advised.nodes:
-        print(f"less than a day of {advised.nodes} nodes was seen yet, which is too little for an advice")
+        print_line(f"less than a day of {advised.nodes} nodes was seen yet, which is too little for an advice")
     elif advice.spares >= advised.nodes:
-        print(f"no number of spares is enough for {advised.nodes} nodes that fail so often, for so long")
+        print_line(f"no number of spares is enough for {advised.nodes} nodes that fail so often, for so long")
     else:
         for_nodes = f"{advice.spares} spares are enough for {advised.nodes} nodes"
-        print(f"{for_nodes}, short at most {advice.wanted:.2%} of the time")
+        print_line(f"{for_nodes}, short at most {advice.wanted:.2%} of the time")
     for line in (
         f"  seen: {seen.failures} failures in {seen.node_hours:.0f} node-hours, {repair}",
         f"  rate: {rate.value:.2f} failures per 1000 node-days, "
@@ -235,7 +266,7 @@ def _show_advice(advised: Advised) -> None:
 def _show_present(advised: Advised, present: Enough) -> None:
     advice, limits = advised.advice, advised.advice.limits
     good = present.short <= advice.wanted
-    print(
+    print_line(
         f"the present {present.spares} are {'enough' if good else 'not enough'}: short {present.short:.2%} of the time"
     )
     if limits is None:
@@ -246,7 +277,7 @@ def _show_present(advised: Advised, present: Enough) -> None:
         ("{:.0f} nodes", limits.nodes),
     ]
     said = ", or ".join(words.format(value) for words, value in bounds if value is not None)
-    print(f"  they are enough up to {said}, with the rest as it is")
+    print_line(f"  they are enough up to {said}, with the rest as it is")
 
 
 def _set_record(outcome: SetOutcome, *, dry_run: bool) -> dict[str, object]:
@@ -268,4 +299,4 @@ def _status_record(item: SpareStatus) -> dict[str, object]:
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {printable(words)}", file=sys.stderr)
+    say(f"sovctl: {words}")

@@ -9,11 +9,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TypeVar
 
 from sovctl import __version__
 from sovctl.cli import wiring
-from sovctl.cli.words import fitted, printable, terminal_width
+from sovctl.cli.progress import progress
+from sovctl.cli.words import fitted, printable, say, terminal_width
 from sovctl.config import Config, load_config
 from sovctl.errors import CommandMissing, SbatchRefusal
 from sovctl.isolation.inside import SPANK, Inside
@@ -24,6 +27,7 @@ from sovctl.ports import SubmitOutcome
 from sovctl.submit.options import SubmitLine, split
 from sovctl.submit.script import Launch
 
+Answer = TypeVar("Answer")
 HELP = """\
 Usage: sovctl submit [SBATCH OPTIONS] [OPTIONS] SCRIPT [ARGS]...
        sovctl submit [SBATCH OPTIONS] [OPTIONS] -- COMMAND [ARGS]...
@@ -110,29 +114,37 @@ def _submit(line: SubmitLine) -> int:
         cwd,
         launch,
         preemptible_qos=qos or "preemptible",
-        preemptible_partition=wiring.preemptible_partition,
-        may_expedite=wiring.may_expedite,
+        preemptible_partition=lambda: _asked(wiring.preemptible_partition),
+        may_expedite=lambda: _asked(wiring.may_expedite),
         runtime=config.isolation.runtime,
         resolve=lambda inside: _resolved(inside, config),
     )
     saves = operation.known_saves(prepared, wiring.run_index(), wiring.run_records())
     advice = operation.lead_advice(prepared, saves)
-    grace = operation.grace_advice(prepared, saves, wiring.preemption)
-    insists = operation.lemon_advice(prepared, wiring.lemons, wiring.expand_hostlist)
+    grace = operation.grace_advice(prepared, saves, lambda: _asked(wiring.preemption))
+    insists = operation.lemon_advice(prepared, lambda: _asked(wiring.lemons), wiring.expand_hostlist)
     for words in filter(None, (prepared.warning, prepared.where, advice, grace, insists)):
         _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)
-    done = operation.submit(prepared, wiring.submitter(), files, wiring.run_index())
+    # With --wait, sbatch is silent until the job ends, as its users know it.
+    with nullcontext() if prepared.choices.wait else progress("handing it to sbatch"):
+        done = operation.submit(prepared, wiring.submitter(), files, wiring.run_index())
     status = _pass_on(done.outcome)
     _follow(done)
     return status
 
 
+def _asked(question: Callable[[], Answer]) -> Answer:
+    with progress("asking slurmctld"):
+        return question()
+
+
 def _resolved(inside: Inside, config: Config) -> ImageOfRun:
     """Asked now, so that a wrong name is known at once. Where this machine cannot ask, the first attempt does."""
     try:
-        found = wiring.image_runner(config, inside, {}).resolve()
+        with progress(f"asking for {inside.image}"):
+            found = wiring.image_runner(config, inside, {}).resolve()
     except CommandMissing as error:
         _say(f"sovctl: {printable(error.message)}; the image is looked up when the run starts")
         return ImageOfRun()
@@ -145,7 +157,7 @@ def _show(prepared: Prepared) -> int:
     command = ["sbatch", *prepared.options, prepared.name, *prepared.arguments]
     sys.stdout.buffer.write(prepared.text)
     sys.stdout.flush()
-    _say(printable(shlex.join(command)))
+    print(printable(shlex.join(command)), file=sys.stderr, flush=True)  # whole, to be copied
     return 0
 
 
@@ -167,4 +179,4 @@ def _follow(done: Submitted) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text)

@@ -71,7 +71,12 @@ def _live(plan: RunPlan) -> int:
         return error.exit_code
     except Exception as error:
         words = f"unexpected {type(error).__name__} in the supervisor: {error}"
-        print_error(SovctlError(words, hint="This is a bug in sovctl; the run goes on under a new supervisor."))
+        print_error(
+            SovctlError(
+                words,
+                hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where. The run goes on under a new supervisor.",
+            )
+        )
         raise
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
-from sovctl.cli.words import printable
+from sovctl.cli.words import print_line, printable, say
 from sovctl.config import Config, load_config
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError, UsageError
 from sovctl.model.verdict import VerdictState
@@ -119,8 +118,8 @@ def _print_table(outcome: SweepOutcome, *, everything: bool) -> None:
             add_row(table, (node.view.name, str(node.view.state), str(node.assessed.state), *_words(node)))
         print_table(table)
     for name, deed in outcome.placed:
-        print(printable(f"{name}: {deed.did or deed.why}"))
-    print(_summary(outcome))
+        print_line(f"{name}: {deed.did or deed.why}")
+    print_line(_summary(outcome))
 
 
 def _words(node: SweptNode) -> tuple[str, str]:
@@ -168,4 +167,4 @@ def _node_record(node: SweptNode) -> dict[str, Any]:
 
 
 def _say(words: str) -> None:
-    print(f"sovctl: {printable(words)}", file=sys.stderr)
+    say(f"sovctl: {words}")

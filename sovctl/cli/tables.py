@@ -113,7 +113,8 @@ def print_listing(
 
 def format_help(columns: Sequence[Column]) -> str:
     """What can be written behind -o."""
-    return "Fields: " + ", ".join(f"%{column.letter} {column.name}" for column in columns) + "."
+    fields = ", ".join(f"%{column.letter} {column.name}" for column in columns)
+    return f"Write it as in -o {columns[0].name}. Fields: {fields}."
 
 
 def shown_width(text: str) -> int:

@@ -938,7 +938,7 @@ def site(root: Path) -> SitePorts:
 
     def settings() -> Mapping[str, str]:
         if staged:
-            raise SovctlError(f"{root} is a staging directory")
+            raise SovctlError(f"{root} is a staging directory", hint="See them with: sovctl site lines")
         return slurm(_ASK_S).settings()
 
     return SitePorts(SiteFiles(root), settings, lambda: settings_file(Config(), inspect.getsource(config)), staged)
@@ -950,7 +950,10 @@ def site_places(prefix: str, conf_dir: str) -> Places:
     from sovctl.site.catalogue import Places
 
     if not prefix.startswith("/"):
-        raise UsageError(f"--prefix must be a full path, not {prefix!r}")
+        raise UsageError(
+            f"--prefix must be a full path, not {prefix!r}",
+            hint="Write it as in: sovctl site lines --prefix /usr/local",
+        )
     found = conf_dir or str(Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent)
     return Places(prefix, found, own_program(), sys.executable)
 
@@ -998,7 +1001,7 @@ def _machine_view(
     from sovctl.adapters import machine_view as look
     from sovctl.adapters.clock_state import clock
     from sovctl.adapters.file_trial import try_directory
-    from sovctl.config import config_files
+    from sovctl.config import config_files, unknown_variables
     from sovctl.model.site import MachineView
     from sovctl.operations.doctor import HOOKS
 
@@ -1021,6 +1024,7 @@ def _machine_view(
         config_files=tuple(str(path) for path in files),
         config_problem=problem,
         config_digest=look.digest(files[0]) if files else "",
+        unknown_variables=tuple(map(str, unknown_variables())),
         clock_steered=steered[0].synchronised if steered else None,
         clock_error_ms=steered[0].max_error_ms if steered else None,
         gpus=gpus,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 
 def printable(text: str) -> str:
     """External text must not move the cursor or forge a line."""
@@ -55,25 +57,59 @@ def terminal_width() -> int:
         return 80
 
 
-def output_width() -> int | None:
-    """Columns to print in; None in a pipe, where a line is a line."""
+def output_width(stream: TextIO | None = None) -> int | None:
+    """Columns to print in, on stdout or another stream; None in a pipe, where a line is a line."""
     import os
     import sys
 
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+    if not (stream or sys.stdout).isatty() and not os.environ.get("COLUMNS", "").isdigit():
         return None
     return terminal_width()
 
 
-def folded(line: str, hang: int) -> str:
-    """A line of words as wide as the terminal, what goes on `hang` columns in. A path is never cut."""
-    width = output_width()
+def folded(line: str, hang: int, stream: TextIO | None = None) -> str:
+    """A line of words as wide as the terminal, what goes on `hang` columns in. A path is never cut; a list of nodes
+    that is too long goes on behind a comma."""
+    width = output_width(stream)
     if width is None or len(line) <= width:
         return line
-    import textwrap
+    import re
 
-    parts = textwrap.wrap(line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(parts)
+    made = [""]
+    for word in re.findall(r"\s*\S+", line):
+        cut = "," in word and "/" not in word and len(word.lstrip()) > width - hang
+        for part in re.findall(r"[^,]*,|[^,]+", word) if cut else (word,):
+            if made[-1].strip() and len(made[-1]) + len(part) > width:
+                made.append(" " * hang + part.lstrip())
+            else:
+                made[-1] += part
+    return "\n".join(made)
+
+
+def say(line: str, hang: int = 8) -> None:
+    """Words for a person, on stderr: nothing in them moves the cursor, and a narrow terminal gets them folded."""
+    import sys
+
+    print(folded(printable(line), hang, sys.stderr), file=sys.stderr, flush=True)
+
+
+def print_line(line: str, hang: int | None = None) -> None:
+    """The same on stdout, for what answers the question; what goes on stands 4 columns further in than the line."""
+    print(folded(printable(line), len(line) - len(line.lstrip()) + 4 if hang is None else hang))
+
+
+def say_next(hint: str) -> None:
+    """What to type next, below the words on what failed. A command that would not fit gets a line of its own, to be
+    copied."""
+    import sys
+
+    words, colon, command = hint.rpartition(": ")
+    width = output_width(sys.stderr)
+    if colon and width is not None and 8 + len(hint) > width >= 10 + len(command):
+        say(f"        {words}:")
+        say(f"          {command}")
+    elif hint:
+        say(f"        {hint}")
 
 
 def _hang(line: str) -> tuple[int, bool]:

@@ -16,7 +16,7 @@ def drain_by_hand(node: NodeView, words: str, incident: str) -> Drain | Nothing:
         if not is_ours(node.reason):
             raise RefusedError(
                 f"{node.name} is out of service by {_who(node)} already: {node.reason or 'no reason given'}",
-                hint="Their reason stays; sovctl overwrites nobody's.",
+                hint=f"Their reason stays, sovctl overwrites nobody's. See more: sovctl node show {node.name}",
             )
         if node.state.draining:
             return Nothing(f"{node.name} is drained by sovctl already: {node.reason}")

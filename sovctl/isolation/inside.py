@@ -82,9 +82,11 @@ def heard(text: str) -> Inside:
 def check(inside: Inside) -> None:
     """Raises UsageError for what no node could do, before anything is submitted."""
     if inside.runtime not in KNOWN:
-        raise UsageError(f"there is no runtime {inside.runtime}", hint=f"There are: {', '.join(KNOWN)}.")
+        raise UsageError(
+            f"there is no runtime {inside.runtime}", hint=f"Name another with --runtime; there are {', '.join(KNOWN)}."
+        )
     if inside.home not in ("", "none", "mount"):
-        raise UsageError(f"--home takes none or mount, not {inside.home!r}")
+        raise UsageError(f"--home takes none or mount, not {inside.home!r}", hint="Write --home=none or --home=mount.")
     parse_mounts(inside.mount)
     if inside.runtime in (SPANK, PYXIS):
         _no_comma(inside.mount)

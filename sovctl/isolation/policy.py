@@ -20,7 +20,7 @@ def check_image(reference: ImageReference, allowed: Sequence[str]) -> None:
         return
     raise RefusedError(
         f"the site does not allow the image {reference.canonical} (isolation.allow_images)",
-        hint=f"Allowed are: {', '.join(allowed)}.",
+        hint=f"Allowed are {', '.join(allowed)}: sovctl config show isolation.allow_images",
     )
 
 

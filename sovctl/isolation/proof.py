@@ -29,7 +29,9 @@ def judge(inside: Mapping[str, Any], allowed_env: Sequence[str] = ()) -> tuple[C
     Raises SovctlError for what is no such measurement.
     """
     if inside.get("schema") != SCHEMA:
-        raise SovctlError("the measurement from inside the step cannot be read", hint="Is sovctl the same everywhere?")
+        raise SovctlError(
+            "the measurement from inside the step cannot be read", hint="Compare here and there: sovctl --version"
+        )
     decoy, directories = str(inside["decoy"]), inside["directories"]
     checks = [_directory(place, directories[place], decoy) for place in ("/tmp", "/var/tmp", "/dev/shm")]
     others = sorted(set(inside["processes"]) - {1, inside["own_process"]})

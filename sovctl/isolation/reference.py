@@ -21,6 +21,7 @@ _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST = 4096
+_NAME_ONE = "Name an image: --image=REGISTRY/NAME:TAG"
 
 
 def parse_reference(text: str, cwd: str = "/") -> ImageReference:
@@ -33,22 +34,26 @@ def parse_reference(text: str, cwd: str = "/") -> ImageReference:
         return ImageReference(kind, text, path=_absolute(text, cwd))
     if PurePosixPath(text).suffix in _SUFFIXES and "://" not in text:
         # pyxis takes a bare x.sqsh for a name in Docker Hub, and its users get a 401 for it.
-        raise UsageError(f"image {text!r} looks like a file, not like a name in a registry", hint=f"Write ./{text}")
+        raise UsageError(
+            f"image {text!r} looks like a file, not like a name in a registry", hint=f"Write --image=./{text}"
+        )
     return _in_registry(text)
 
 
 def _check_text(text: str) -> None:
     if not text or len(text) > _LONGEST:
-        raise UsageError("the name of the image is empty" if not text else "the name of the image is too long")
+        raise UsageError(
+            "the name of the image is empty" if not text else "the name of the image is too long", hint=_NAME_ONE
+        )
     if text.startswith("-"):
-        raise UsageError(f"image {text!r} looks like an option", hint="Name an image: --image=REGISTRY/NAME:TAG")
+        raise UsageError(f"image {text!r} looks like an option", hint=_NAME_ONE)
     if not text.isprintable() or any(char.isspace() for char in text):
-        raise UsageError(f"image {text!r} holds a blank or a control character")
+        raise UsageError(f"image {text!r} holds a blank or a control character", hint=_NAME_ONE)
 
 
 def _absolute(path: str, cwd: str) -> str:
     if not path:
-        raise UsageError("the path of the image is empty")
+        raise UsageError("the path of the image is empty", hint="Name one: --image=./x.sqsh")
     return str(PurePosixPath(cwd, path))
 
 
@@ -64,7 +69,10 @@ def _in_registry(text: str) -> ImageReference:
     name = text.removeprefix("docker://")
     if "://" in name:
         scheme = name.partition("://")[0]
-        raise UsageError(f"image {text!r}: {scheme}:// is not a kind of image known here", hint="Use docker://")
+        raise UsageError(
+            f"image {text!r}: {scheme}:// is not a kind of image known here",
+            hint="Write --image=docker://REGISTRY/NAME:TAG, oci:DIR or a path.",
+        )
     registry, rest = _registry_of(name)
     rest, _, digest = rest.partition("@")
     repository, _, tag = rest.partition(":")
@@ -104,5 +112,5 @@ def _check(text: str, what: str, part: str, pattern: re.Pattern[str]) -> None:
         hint = "An upper-case letter is not allowed in a name." if part != part.lower() and what == "name" else ""
         raise UsageError(
             f"image {text!r}: {part!r} is not a {what}",
-            hint=hint or "Write REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:...",
+            hint=hint or "Write --image=REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:...",
         )

@@ -218,7 +218,7 @@ def load(root: Path) -> Lab:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SovctlError(
             f"the record {layout.record} cannot be read: {error}",
-            hint="If no daemon of that lab runs any more, remove the directory.",
+            hint=f"If no daemon of that lab runs any more: rm -r {layout.root}",
         ) from error
 
 
@@ -324,9 +324,13 @@ def _check_binaries(accounting: bool) -> None:
 
 def _check_request(request: Request, layout: Layout) -> None:
     if not 1 <= request.nodes <= 500:
-        raise RefusedError(f"a lab has 1 to 500 nodes, not {request.nodes}")
+        raise RefusedError(
+            f"a lab has 1 to 500 nodes, not {request.nodes}", hint="Write it as in: sovctl lab up --nodes 4"
+        )
     if not 0 <= request.gpus <= 64:
-        raise RefusedError(f"a node of a lab has 0 to 64 GPUs, not {request.gpus}")
+        raise RefusedError(
+            f"a node of a lab has 0 to 64 GPUs, not {request.gpus}", hint="Write it as in: sovctl lab up --gpus 8"
+        )
     # sun_path holds 108 bytes; slurmstepd's socket in the spool directory is the longest.
     if len(os.fsencode(layout.spool_dir / "n000" / "n000_1234567890.4294967295")) > 107:
         raise SovctlError(
@@ -378,7 +382,10 @@ def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
             if all(claim_port(port, attempt) and _port_free(port) for port in range(base, base + count)):
                 claims.push(attempt.pop_all())
                 return base
-    raise SovctlError(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+    raise SovctlError(
+        f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}",
+        hint="See who has them: ss -ltn, and name the first free one with --port.",
+    )
 
 
 def claim_port(port: int, claims: ExitStack) -> bool:
@@ -521,7 +528,10 @@ def _await(what: str, ready: Callable[[], bool], layout: Layout, alive: Iterable
         if dead is not None or time.monotonic() > deadline:
             role = dead.role if dead is not None else "slurmctld"
             cause = f"{role} ended{_status(dead.pid)}" if dead is not None else f"waited {seconds:g} s"
-            raise SovctlError(f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}")
+            raise SovctlError(
+                f"the lab did not start: {what}: {cause}. {_last_words(layout, role)}",
+                hint=f"See the others: ls {layout.log_dir}",
+            )
         # Looking at hundreds of processes takes the time they need to start.
         time.sleep(0.03 if len(needed) < 100 else 0.5)
 

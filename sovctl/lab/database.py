@@ -39,7 +39,9 @@ def start(spec: LabSpec, layout: Layout, env: dict[str, str], started: list[Proc
         f"CREATE USER 'slurm'@'localhost' IDENTIFIED BY '{password}'; "
         "GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1'; GRANT ALL ON slurm_acct.* TO 'slurm'@'localhost';",
     ):
-        raise SovctlError("MariaDB of the lab refused to make the accounting database")
+        raise SovctlError(
+            "MariaDB of the lab refused to make the accounting database", hint=f"See its words: ls {layout.log_dir}"
+        )
     conf = layout.root / "slurmdbd.conf"
     descriptor = os.open(conf, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
@@ -62,5 +64,7 @@ def _until(what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise SovctlError(f"{what} of the lab gave no answer within {seconds:g} s")
+            raise SovctlError(
+                f"{what} of the lab gave no answer within {seconds:g} s", hint="Start it without: sovctl lab up"
+            )
         time.sleep(0.1)

@@ -145,7 +145,10 @@ def _story(lab: cluster.Lab, root: Path) -> Story:
     end = run.await_end()
     found = timeline(run.events(), 0)
     if found is None or found.resumed is None:
-        raise SovctlError(f"the run did not come back: it ended {end.get('outcome', 'held')} ({end.get('why', '')})")
+        raise SovctlError(
+            f"the run did not come back: it ended {end.get('outcome', 'held')} ({end.get('why', '')})",
+            hint="Try it step by step: sovctl lab up",
+        )
     view = cluster.slurm(lab.layout).node(victim)
     curve, wanted = run.loss_curve(), calm.loss_curve()
     return Story(

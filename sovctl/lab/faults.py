@@ -69,7 +69,8 @@ def inject(lab: cluster.Lab, fault: str, node: str, gpu: int | None = None) -> I
         raise UsageError(
             f"{fault} happens to one GPU: name it with --gpu 0..{lab.gpus - 1}"
             if lab.gpus
-            else f"{fault} needs a GPU, and this lab has none"
+            else f"{fault} needs a GPU, and this lab has none",
+            hint="See: sovctl lab inject --help" if lab.gpus else "Start one with GPUs: sovctl lab up --gpus 8",
         )
     at = time.time()
     return Injected(fault, node, at, act(lab, node, gpu or 0))
@@ -147,7 +148,10 @@ def _innermost(pid: int, children: dict[int, list[int]]) -> int:
 
 def _check_node(lab: cluster.Lab, node: str) -> None:
     if node not in lab.nodes:
-        raise UsageError(f"this lab has no node {node!r}; it has {lab.nodes[0]} to {lab.nodes[-1]}")
+        raise UsageError(
+            f"this lab has no node {node!r}; it has {lab.nodes[0]} to {lab.nodes[-1]}",
+            hint="List them: sovctl lab status",
+        )
 
 
 def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
@@ -178,7 +182,10 @@ def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
         ),
     }
     if fault not in known:
-        raise UsageError(f"there is no fault {fault!r}; known: {', '.join(FAULTS)}")
+        raise UsageError(
+            f"there is no fault {fault!r}; known: {', '.join(FAULTS)}",
+            hint="See what each does: sovctl lab inject --help",
+        )
     return known[fault]
 
 

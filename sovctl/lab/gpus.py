@@ -156,7 +156,9 @@ def _identity(state_path: Path, gpu: int) -> tuple[str, str]:
     bus_id = state.get(f"gpu{gpu}.pci_bus_id")
     if bus_id is None:
         count = sum(1 for key in state if key.endswith(".uuid"))
-        raise UsageError(f"the node {state_path.parent.name} has no GPU {gpu}", hint=f"It has GPUs 0 to {count - 1}.")
+        raise UsageError(
+            f"the node {state_path.parent.name} has no GPU {gpu}", hint=f"Name one of 0 to {count - 1} with --gpu."
+        )
     return bus_id.lower()[4:].rpartition(".")[0], state.get(f"gpu{gpu}.serial", "0")
 
 

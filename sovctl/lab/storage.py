@@ -90,7 +90,10 @@ def silence(mount_point: Path, env: Mapping[str, str]) -> None:
         os.close(writer)
     with os.fdopen(reader) as said:
         if (words := said.readline()) != "mounted\n":
-            raise SovctlError(f"cannot mount a silent server at {mount_point}: {(words + said.read())[-300:].strip()}")
+            raise SovctlError(
+                f"cannot mount a silent server at {mount_point}: {(words + said.read())[-300:].strip()}",
+                hint="Load the module: modprobe fuse",
+            )
 
 
 def answer_again(below: Path) -> None:

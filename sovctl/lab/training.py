@@ -77,7 +77,7 @@ class Training:
     def _example(self) -> Path:
         script = EXAMPLES / "train.sbatch"
         if not script.exists():
-            raise SovctlError(f"{script} is not there", hint="Run this from a checkout of sovctl.")
+            raise SovctlError(f"{script} is not there", hint="Run `make demo` in a checkout of sovctl.")
         (self.work_dir / "train_lm.py").write_bytes((EXAMPLES / "train_lm.py").read_bytes())
         return script
 

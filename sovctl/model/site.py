@@ -101,6 +101,8 @@ class MachineView:
     config_files: tuple[str, ...] = ()
     config_problem: str = ""
     config_digest: str = ""
+    unknown_variables: tuple[str, ...] = ()
+    """What is said of those in the environment that set nothing."""
     """Of the site's configuration file; empty: there is none."""
     clock_steered: bool | None = None
     clock_error_ms: float | None = None

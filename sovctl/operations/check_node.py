@@ -133,7 +133,9 @@ def _decide_in_turn(
     nodes = ports.cluster.nodes()
     own = next((node for node in nodes if node.name == settings.node), None)
     if own is None:
-        raise SovctlError(f"Slurm knows no node {settings.node}", hint="Set node.name to the NodeName of slurm.conf.")
+        raise SovctlError(
+            f"Slurm knows no node {settings.node}", hint="Set node.name to the NodeName of slurm.conf; see: sinfo -N"
+        )
     incident = incident_id(settings.node, verdict.boot_id, verdict.observed_at)
     recent = recent_drains(nodes, ports.clock.now())
     decision = decide_drain(verdict, own, recent, settings.drain_limit_per_hour, incident)

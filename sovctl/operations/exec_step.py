@@ -124,7 +124,9 @@ class StepRunner:
         options = self._options
         if options.runtime not in RUNTIMES:
             known = ", ".join((BUILT_IN, *RUNTIMES))
-            raise UsageError(f"there is no runtime {options.runtime}", hint=f"There are: {known}.")
+            raise UsageError(
+                f"there is no runtime {options.runtime}", hint=f"Name another with --runtime; there are {known}."
+            )
         if not options.image or options.env_name or options.private_network or options.slurm_client:
             what = "--private-network" if options.private_network else "--isolate without an image"
             what = "--env-name" if options.env_name else what
@@ -175,7 +177,8 @@ class StepRunner:
             real = self._ports.host.real_path(reference.path)
             if real is None:
                 raise UsageError(
-                    f"there is no image {reference.path} on this node", hint="Every node of the job must see it."
+                    f"there is no image {reference.path} on this node",
+                    hint=f"Every node of the job must see it: ls -l {reference.path}",
                 )
             reference = ImageReference(reference.kind, reference.text, tag=reference.tag, path=real)
         check_image(reference, self._settings.allow_images)
@@ -326,7 +329,8 @@ class StepRunner:
             real = self._ports.host.real_path(mount.source)
             if real is None:
                 raise UsageError(
-                    f"there is nothing to mount at {mount.source} on this node", hint="Every node must have it."
+                    f"there is nothing to mount at {mount.source} on this node",
+                    hint=f"Every node must have it: ls -ld {mount.source}",
                 )
             mounts.append(Mount(real, mount.target, mount.read_only))
         check_sources([mount.source for mount in mounts], self._settings.allow_mounts)

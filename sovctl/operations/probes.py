@@ -63,7 +63,8 @@ def learn_inventory(
         worst = verdict.worst
         why = f"{worst.code} {worst.evidence}" if worst else "; ".join(verdict.blind)
         raise RefusedError(
-            f"{node} is {verdict.state}, nothing is learnt from it: {why}", hint="Learn from a node that is healthy."
+            f"{node} is {verdict.state}, nothing is learnt from it: {why}",
+            hint="See more with `sovctl health check`, and learn from a node that is healthy.",
         )
     inventory = learn(seen.snapshot)
     if not dry_run:

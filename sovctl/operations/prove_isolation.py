@@ -46,6 +46,7 @@ def prove(image: str, step: StepCommand, srun_options: Sequence[str], allowed_en
         checks = judge(inside, allowed_env)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SovctlError(
-            "the measurement from inside the step cannot be read", hint="Is sovctl there the same?"
+            "the measurement from inside the step cannot be read",
+            hint="Is sovctl there the same? Compare: sovctl --version",
         ) from error
     return Proof(str(inside.get("node", "")), answer.by_step, checks)

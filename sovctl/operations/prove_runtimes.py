@@ -63,10 +63,13 @@ def _told(name: str, tiny: TinyImage, step: StepCommand, bundles: Bundles, user:
     """The variables that put a step inside; what is there on the host too would prove nothing."""
     option = PLUGIN_OPTION.get(name)
     if option and not step.offers(option):
-        raise SovctlError(f"srun knows no {option}")
+        raise SovctlError(f"srun knows no {option}", hint="See which options its plugins add: srun --help")
     asked = Inside(tiny.directory, runtime=name)
     if name == OCI:
         return {**variables(asked, bundles.make(tiny.place, tiny.directory, bundle_config(asked, (), user, "")), ())}
     if not tiny.squashfs:
-        raise SovctlError("mksquashfs (squashfs-tools) is not installed here, to make an image for it")
+        raise SovctlError(
+            "mksquashfs (squashfs-tools) is not installed here, to make an image for it",
+            hint="Type: apt-get install squashfs-tools",
+        )
     return dict(variables(asked, tiny.squashfs, ()))

@@ -411,7 +411,8 @@ def _own_job(run: KnownRun, ports: RunPorts) -> JobView | None:
     """The job of the run; None when its id belongs to another job now. Raises JobNotFound, TryLaterError."""
     if run.remote:
         raise RefusedError(
-            f"job {run.job_id} is on the cluster {run.remote}", hint="Run this command on a login node of that cluster."
+            f"job {run.job_id} is on the cluster {run.remote}",
+            hint=f"Run this on a login node of that cluster; see the job: squeue -M {run.remote} -j {run.job_id}",
         )
     job = ports.jobs.job(run.job_id)
     return job if is_job_of(run.record, run.events, job) else None

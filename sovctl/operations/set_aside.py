@@ -75,7 +75,10 @@ def plan_prune(directory: Path, terms: Terms, keep: int, *, delete: bool = False
     Raises UsageError, CheckpointDirUnreadable.
     """
     if keep < 1:
-        raise UsageError("--keep must be at least 1: the newest proven checkpoint always stays")
+        raise UsageError(
+            "--keep must be at least 1: the newest proven checkpoint always stays",
+            hint="Type: sovctl ckpt prune --keep 1",
+        )
     shelf = Shelf(directory, terms)
     proven = [at for at in range(len(shelf.candidates)) if shelf.checkpoint(at).state is CheckpointState.COMPLETE]
     steps = sorted({shelf.candidates[at].step for at in proven}, reverse=True)
@@ -107,7 +110,7 @@ def carry_out(plan: Plan) -> None:
     except OSError as error:
         raise SovctlError(
             f"cannot change {error.filename or 'the directory'}: {error.strerror}",
-            hint="What was done before stands; the same command goes on from there.",
+            hint="What was done stands; see why with `df -h` and `ls -ld`, and the same command goes on from there.",
         ) from error
 
 

@@ -251,7 +251,10 @@ def _preemptible(chosen: Choices, qos: str, partition: Callable[[], str]) -> tup
 def _user_script(line: SubmitLine, files: SubmissionFiles, cwd: str) -> UserScript:
     if line.wrap is not None:
         if line.script is not None:
-            raise SbatchRefusal("Script arguments not permitted with --wrap option")
+            raise SbatchRefusal(
+                "Script arguments not permitted with --wrap option",
+                hint="Give one of them: the script, or --wrap COMMAND.",
+            )
         return wrapped(line.wrap)
     if line.script is None:
         return UserScript(STDIN_NAME, files.read_stdin())

@@ -74,7 +74,10 @@ def parse_timeout(text: str) -> float:
     unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(word[-1:], 0.0)
     digits = word[:-1] if unit else word
     if not (digits.isascii() and digits.isdigit() and len(digits) < 8):
-        raise UsageError(f"--hang-timeout takes a time such as 900, 90s, 15m or 2h, auto or off, not {text!r}")
+        raise UsageError(
+            f"--hang-timeout takes a time such as 900, 90s, 15m or 2h, auto or off, not {text!r}",
+            hint="Leave it out, or write it as in --hang-timeout=15m.",
+        )
     return float(digits) * (unit or 1.0)
 
 

@@ -100,10 +100,14 @@ def compile_pattern(text: str) -> Any:
     try:
         pattern = regex.compile(text)
     except regex.error as error:
-        raise UsageError(f"--progress-regex: {error}", hint="Write it as for Python's re module.") from error
+        raise UsageError(
+            f"--progress-regex: {error}",
+            hint="Write it as for Python's re module, as in --progress-regex 'step=(\\d+)'.",
+        ) from error
     if not pattern.groups:
         raise UsageError(
-            f"--progress-regex {text!r} has no group", hint="Put the step in parentheses, as in 'step=(\\d+)'."
+            f"--progress-regex {text!r} has no group",
+            hint="Put the step in parentheses, as in --progress-regex 'step=(\\d+)'.",
         )
     return pattern
 

@@ -152,7 +152,7 @@ def _check(pool: Pool, classes: Classes, partition: Partition, spares: int) -> N
     if not 0 < spares < len(partition.nodes):
         raise UsageError(
             f"{partition.name} has {len(partition.nodes)} nodes; {spares} of them cannot be spares",
-            hint=f"Choose 1 to {len(partition.nodes) - 1}; `sovctl spare advise` says how many are enough.",
+            hint=f"1 to {len(partition.nodes) - 1} can; `sovctl spare advise` says how many are enough.",
         )
     shared = [item.name for item in pool.partitions.values() if partition.qos and item.qos == partition.qos]
     if len(shared) > 1:

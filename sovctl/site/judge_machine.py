@@ -40,6 +40,9 @@ def judge_machine(view: MachineView, *, is_node: bool, has_gpus: bool, site_mode
 def _config(view: MachineView) -> Line:
     if view.config_problem:
         return failed("config", view.config_problem, "Correct that line; docs/configuration.md lists every setting")
+    if view.unknown_variables:
+        slips = " ".join(words.partition(" ")[0] for words in view.unknown_variables)
+        return warned("config", ", ".join(view.unknown_variables), f"unset {slips}")
     said = ", ".join(view.config_files) or "no file: built-in values"
     return passed("config", said)
 

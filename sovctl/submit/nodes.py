@@ -65,7 +65,11 @@ def node_plan(own: OwnOptions, chosen: Choices) -> NodePlan:
         )
     size = int(nodes)
     if least > size:
-        raise UsageError(f"--min-nodes={least} is more than the {size} nodes asked for", hint=f"Give at most {size}.")
+        raise UsageError(
+            f"--min-nodes={least} is more than the {size} nodes asked for", hint=f"Give at most --min-nodes={size}."
+        )
     if spares > MOST_NODES:
-        raise UsageError(f"--spare-nodes={spares} is more than any cluster has", hint="Give a small number.")
+        raise UsageError(
+            f"--spare-nodes={spares} is more than any cluster has", hint="Give a small number, as in --spare-nodes=2."
+        )
     return NodePlan(size, spares, least)

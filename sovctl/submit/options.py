@@ -154,7 +154,10 @@ def split(argv: Sequence[str]) -> SubmitLine:
         is_command=reader.saw_dashes and bool(rest),
     )
     if line.has("external"):
-        raise RefusedError("an --external job has no script that sovctl could supervise", hint="Use sbatch for it.")
+        raise RefusedError(
+            "an --external job has no script that sovctl could supervise",
+            hint="Use sbatch for it: sbatch --external ...",
+        )
     return line
 
 
@@ -320,7 +323,7 @@ _NUMBERS = frozenset({"max-hardware-faults", "same-crash-limit", "spare-nodes", 
 
 def _flag(option: Option, where: str) -> bool:
     if option.value is not None:
-        raise UsageError(f"{where}: --{option.name} takes no value")
+        raise UsageError(f"{where}: --{option.name} takes no value", hint=f"Write --{option.name} alone.")
     return True
 
 
@@ -341,21 +344,29 @@ def _one_of(option: Option, where: str) -> str:
     text = _text(option, where)
     what, known = _CHOICES[option.name]
     if text not in known:
-        raise UsageError(f"{where}: there is no {what} {text!r}", hint=f"There are: {', '.join(known)}.")
+        raise UsageError(
+            f"{where}: there is no {what} {text!r}",
+            hint=f"Write it as in --{option.name}={known[0]}; there are {', '.join(known)}.",
+        )
     return text
 
 
 def _number(option: Option, where: str) -> int:
     text = _text(option, where)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UsageError(f"{where}: --{option.name} must be a whole number, not {text!r}")
+        raise UsageError(
+            f"{where}: --{option.name} must be a whole number, not {text!r}", hint=f"Write it as in --{option.name}=2."
+        )
     return int(text)
 
 
 def _not_for_script(where: str, word: str) -> UsageError:
     typed = word.lstrip("-").partition("=")[0]
     if typed in _OWN_FLAGS:
-        return UsageError(f"{where}: --{typed} belongs on the command line, not in the script")
+        return UsageError(
+            f"{where}: --{typed} belongs on the command line, not in the script",
+            hint=f"Type: sovctl submit --{typed} SCRIPT",
+        )
     near = nearest_own(typed)
     hint = "Options of sbatch go on #SBATCH lines." if resolve(typed) else _SEE_HELP
     return UsageError(f"{where}: #SOVCTL knows no {word}" + (f"; did you mean --{near}?" if near else ""), hint=hint)
@@ -389,7 +400,7 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return chosen
 
 
-_SEE_HELP = "See sovctl submit --help."
+_SEE_HELP = "See: sovctl submit --help"
 _VARIABLES = {
     "SLURM_CLUSTERS": "clusters",
     "SBATCH_CLUSTERS": "clusters",

@@ -313,7 +313,9 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{name} must be a whole number, not {text!r}")
+        raise UsageError(
+            f"{name} must be a whole number, not {text!r}", hint=f"Set it, as in {name}=1, or: unset {name}"
+        )
     return int(text)
 
 

@@ -72,7 +72,7 @@ def mesh_rows(nodes: Sequence[str], shard: int | None = None) -> list[list[int]]
     if width < 1 or len(ordered) % width or any(size % width and width % size for size in sizes):
         raise UsageError(
             f"{len(ordered)} ranks on {len(by_node)} nodes cannot form equal groups of {width}",
-            hint="Take a number that divides the ranks of every node, or a multiple of it that divides all ranks.",
+            hint="Take a number that divides --ntasks-per-node, or a multiple of it that divides all ranks.",
         )
     return [ordered[first : first + width] for first in range(0, len(ordered), width)]
 

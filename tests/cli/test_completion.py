@@ -27,6 +27,10 @@ case "$*" in
 *%R*) printf 'gpu\\nlong\\n' ;;
 esac
 """
+SACCTMGR = """#!/bin/sh
+[ -e "$HOME/slurmdbd-hangs" ] && exec sleep 60
+printf 'normal\\nhigh\\n'
+"""
 
 
 class Shell:
@@ -74,7 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands.mkdir()
     (commands / "sinfo").write_text(SINFO)
     (commands / "squeue").write_text("#!/bin/sh\nprintf '12\\n13_1\\n'\n")
-    (commands / "sacctmgr").write_text("#!/bin/sh\nexec sleep 60\n")  # a slurmdbd that hangs
+    (commands / "sacctmgr").write_text(SACCTMGR)
     for path in commands.iterdir():
         path.chmod(0o755)
     (commands / "sovctl").symlink_to(Path(sys.executable).with_name("sovctl"))
@@ -141,6 +145,8 @@ CASES = [
     ("sovctl health burn-in --piece m", {"matmul", "memory"}),
     ("sovctl completion ", {"bash", "zsh", "fish"}),
     ("sovctl submit -p ", {"gpu", "long"}),
+    ("sovctl submit --qos ", {"normal", "high"}),
+    ("sovctl submit --qos h", {"high"}),
     ("sovctl node show n00", {"n001", "n002"}),
     ("sovctl node show n001,n0", {"n001,n002", "n001,n010"}),
     ("sovctl health prolog --job 1", {"12", "13_1"}),
@@ -177,11 +183,30 @@ def test_names_are_kept_for_a_while(env: dict[str, str], home: Path, tmp_path: P
     assert (home / "asked").read_text() == "asked\n"
 
 
-def test_a_silent_controller_costs_a_second_and_no_words(env: dict[str, str]) -> None:
-    began = time.monotonic()
-    done = _complete(env, "qos", "")
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
-    assert time.monotonic() - began < PATIENCE_S / 2  # not the 60 s of sacctmgr
+def _seconds(env: dict[str, str], cache: Path, said: list[str]) -> float:
+    """Of the quickest of three that said it, so that a busy machine tells as much as an idle one; nothing is kept from
+    one to the next."""
+    took: list[float] = []
+    turn, deadline = 0, time.monotonic() + PATIENCE_S
+    while len(took) < 3:
+        assert time.monotonic() < deadline, took
+        turn += 1
+        began = time.monotonic()
+        done = _complete({**env, "XDG_CACHE_HOME": str(cache / str(turn))}, "qos", "")
+        assert (done.returncode, done.stderr) == (0, "")
+        if done.stdout.split() == said:
+            took.append(time.monotonic() - began)
+    return min(took)
+
+
+def test_a_silent_controller_costs_a_second_and_no_words(env: dict[str, str], home: Path, tmp_path: Path) -> None:
+    at_once = _seconds(env, tmp_path / "answers", ["high", "normal"])
+    (home / "slurmdbd-hangs").touch()
+    try:
+        silent = _seconds(env, tmp_path / "hangs", [])
+    finally:
+        (home / "slurmdbd-hangs").unlink()
+    assert silent - at_once < 1.0
 
 
 @pytest.mark.parametrize("words", [(), ("nothing",), ("node", "--", "x"), ("run", "")])

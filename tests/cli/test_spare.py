@@ -153,6 +153,15 @@ def test_status_without_spares_says_what_to_type(site: Site) -> None:
     assert json.loads(site.spare("status", "--json").stdout) == {"schema": "sovctl.spares/1", "partitions": []}
 
 
+def test_fields_of_the_status_are_chosen_as_in_sinfo(site: Site) -> None:
+    chosen = site.spare("status", "-p", "main", "-n", "-o", "partition,node,state,verdict").stdout.splitlines()
+    assert [line.split() for line in chosen] == [["main", f"n00{n}", "IDLE", "unknown"] for n in range(1, 5)]
+    assert site.spare("status", "-p", "main", "-o", "%.5N|%F").stdout.splitlines()[:2] == [" NODE|FREE IN", " n001|now"]
+    plain, bare = (site.spare("status", "-p", "main", *more).stdout.splitlines() for more in ((), ("--noheader",)))
+    assert plain[1].split()[:2] == ["NODE", "STATE"]
+    assert [line.split() for line in (plain[0], *plain[2:])] == [line.split() for line in bare]
+
+
 def test_advice_from_figures_that_were_typed(site: Site) -> None:
     words = ("--nodes=63", "--failures=17", "--node-hours=90720", "--repair-hours=72", "--spares=3")
     done = site.spare("advise", *words)

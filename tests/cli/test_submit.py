@@ -272,8 +272,14 @@ def _bad(site: Site, *argv: str, stdin: str = "", **env: str) -> tuple[int, str]
 
 
 def test_a_script_that_does_not_exist(site: Site) -> None:
-    assert _bad(site, "-N1", "none.sh") == (1, "sbatch: error: Unable to open file none.sh\n")
-    assert _bad(site, "../work") == (1, "sbatch: error: Unable to open file ../work\n")
+    assert _bad(site, "-N1", "none.sh") == (
+        1,
+        "sbatch: error: Unable to open file none.sh\nsovctl: See what is there: ls -l none.sh\n",
+    )
+    assert _bad(site, "../work") == (
+        1,
+        "sbatch: error: Unable to open file ../work\nsovctl: See what is there: ls -l ../work\n",
+    )
 
 
 def test_a_value_taken_for_the_script(site: Site) -> None:
@@ -289,6 +295,7 @@ def test_a_value_taken_for_the_script(site: Site) -> None:
 
 def test_wrap_takes_no_script(site: Site) -> None:
     words = "sbatch: error: Script arguments not permitted with --wrap option\n"
+    words += "sovctl: Give one of them: the script, or --wrap COMMAND.\n"
     assert _bad(site, "--wrap=ls", "train.sbatch") == (1, words)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from sovctl import config as settings
 from sovctl.cli import main
-from sovctl.config import Origin, check_file, is_site_only, load_config, trace_config
+from sovctl.config import Origin, check_file, is_site_only, load_config, trace_config, unknown_variables
 from sovctl.errors import ConfigError
 
 
@@ -148,3 +149,43 @@ def test_check_refuses_a_probe_that_there_is_not(tmp_path: Path, capsys: pytest.
     path.write_text('[probes]\nnvlin = "off"\n')
     assert main.run(["config", "check", str(path)]) == 2
     assert f"{path}:2: there is no probe nvlin; did you mean nvlink?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SOVCTL_SWEEP_RETEST_TIMEOUT", "SOVCTL_SWEEP_RETEST_TIMEOUT_S"),
+        ("SOVCTL_HEALTH_ACTT", "SOVCTL_HEALTH_ACT"),
+        ("SOVCTL_CHECKPOINTS_DIR", "SOVCTL_CHECKPOINT_DIR"),
+        ("SOVCTL_XYZZY", ""),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_told_with_the_nearest(
+    name: str,
+    nearest: str,
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    env = {**env, name: "1"}
+    assert load_config(env) == load_config({key: value for key, value in env.items() if key != name})
+    for verb in ("show", "check"):
+        assert _sovctl(env, monkeypatch, verb) == 0
+        err = capsys.readouterr().err
+        assert f"sovctl: {name} sets nothing{f'; did you mean {nearest}?' if nearest else ''}\n" in err
+        assert f"unset {name}" in err
+        assert _sovctl(env, monkeypatch, verb, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["unknown_variables"] == [{"name": name, "nearest": nearest}]
+
+
+def test_no_variable_that_sovctl_sets_or_reads_is_unknown() -> None:
+    root = Path(__file__).parents[3]
+    paths = [path for folder in ("sovctl", "plugins", "debian") for path in root.joinpath(folder).rglob("*")]
+    texts = (
+        path.read_text("utf-8", "ignore") for path in paths if path.is_file() and path.suffix not in (".h", ".pyc")
+    )
+    found = {name for text in texts for name in re.findall(r"\bSOVCTL_[A-Z0-9_]*[A-Z0-9]\b(?!_)", text)}
+    settings_ = {f"SOVCTL_{name}".upper().replace(".", "_") for name in (one.name for one in trace_config({}).settings)}
+    assert len(found) > 25
+    marks = {"SOVCTL_SCRIPT", "SOVCTL_SPANK", "SOVCTL_PROBES"}
+    assert {one.name for one in unknown_variables(dict.fromkeys(found | settings_, "1"))} - marks == set()

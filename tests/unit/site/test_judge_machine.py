@@ -53,6 +53,7 @@ def test_a_machine_where_all_is_right() -> None:
     ("check", "change", "state"),
     [
         ("config", {"config_problem": "unknown key"}, "fail"),
+        ("config", {"unknown_variables": ("SOVCTL_XYZZY sets nothing",)}, "warn"),
         ("clock", {"clock_steered": False}, "warn"),
         ("clock", {"clock_steered": None}, "skip"),
         ("clock", {"clock_error_ms": 900.0}, "warn"),
