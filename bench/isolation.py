@@ -92,8 +92,10 @@ class Bench:
         found = {str(path) for path in (self.place / "node").glob("*/*")}
         for place in ("/tmp", "/var/tmp", "/dev/shm"):
             for path in Path(place).iterdir():
+                if path == self.place or path.name.startswith("sov work "):  # of a test beside this
+                    continue
                 with suppress(OSError):
-                    found |= {str(path)} if path.lstat().st_uid == owner and path != self.place else set()
+                    found |= {str(path)} if path.lstat().st_uid == owner else set()
         return found
 
     def left(self) -> int:
@@ -170,13 +172,14 @@ def leftover_figures(bench: Bench) -> list[Figure]:
         for victim in chance.sample(there, min(2, len(there))):
             with suppress(ProcessLookupError):
                 os.kill(victim, chance.choice((signal.SIGKILL, signal.SIGTERM)))
-        bench.runner.run(["scancel", f"--name={job}"], timeout_s=30, check=False)
+        srun.terminate()
         try:
-            srun.wait(30)
-        except subprocess.TimeoutExpired:  # it asked for its job after scancel did
-            bench.runner.run(["scancel", f"--name={job}"], timeout_s=30)
+            srun.wait(20)
+        except subprocess.TimeoutExpired:
             srun.kill()
-            srun.wait(30)
+            srun.wait(10)
+            # scancel itself tries again for minutes while a job is between two states.
+            bench.runner.run(["scancel", f"--name={job}"], timeout_s=300, check=False)
     if not seen:
         raise SovctlError("no isolated step was seen while it ran: what is left would not be seen either")
     deadline = time.monotonic() + 30

@@ -186,6 +186,7 @@ class StepRunner:
 
     def _prepare(self) -> IsolatedStep:
         """Called by the first rank on a node, with the others waiting."""
+        mounts = self._mounts()  # before an image is loaded for nothing
         squashfs, directory, offset, settings, layer = "", "", 0, ImageSettings(), ""
         if self._options.image:
             reference = self._reference()
@@ -200,7 +201,6 @@ class StepRunner:
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
         devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
-        mounts = self._mounts()
         client: SlurmClient | None = None
         if self._options.slurm_client and self._options.image:
             slurm = self._ports.host.slurm(COMMANDS)
