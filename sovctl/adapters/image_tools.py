@@ -263,7 +263,10 @@ def _layout_manifest(layout: Path, tag: str) -> dict[str, Any]:
 def _blob(layout: Path, digest: str) -> Path:
     name = digest.removeprefix("sha256:")
     if len(name) != 64 or set(name) - set("0123456789abcdef"):
-        raise SovctlError(f"the OCI layout {layout} names something by {digest!r}", hint="Is it whole?")
+        raise SovctlError(
+            f"the OCI layout {layout} names something by {digest!r}",
+            hint=f"See whether it is whole: ls -l {layout}/blobs/sha256",
+        )
     return layout / "blobs" / "sha256" / name
 
 

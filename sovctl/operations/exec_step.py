@@ -371,7 +371,7 @@ class StepRunner:
 def _other_by_now(reference: ImageReference, digest: str) -> SovctlError:
     return SovctlError(
         f"{reference.text} means another image by now, not the one that the run began with ({digest[:19]})",
-        hint="Put that back under its name, or submit the run anew.",
+        hint="Put that back under its name, or begin anew: sovctl submit",
     )
 
 
