@@ -30,7 +30,7 @@ test: test-packages check $(FORMATS)
 	@sh scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
 
 # What drives Slurm, or what only one release of Debian has (apptainer); all that is left out here needs no Slurm, or only this checkout.
-SLURM_TESTS := tests/contract/test_slurm.py tests/contract/test_slurm_pool.py tests/contract/test_known_names.py tests/contract/test_rank_processes.py \
+SLURM_TESTS := tests/cli/test_doctor_isolation.py tests/contract/test_slurm.py tests/contract/test_slurm_pool.py tests/contract/test_known_names.py tests/contract/test_rank_processes.py \
 	tests/contract/test_kept_alive.py tests/contract/test_isolated_steps.py tests/slurm tests/plugins
 QUICK_TESTS := tests/slurm/test_stories.py tests/contract/test_slurm.py tests/slurm/test_job_kinds.py tests/slurm/test_expedite.py
 

@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Processes that share a file start its clusters twice, which then meet in what a machine has once (cgroups)."""
+    if session.items and getattr(session.config.option, "loadgroup", False) and "@" not in session.items[0].nodeid:
+        pytest.exit("this pytest-xdist does not group the tests of this pytest; see pyproject.toml", returncode=2)
+
+
 def _group(item: pytest.Item) -> str:
     """A file, for its fixtures; a test with a cluster of its own stands alone, but the calm run is done once."""
     fixtures = getattr(item, "fixturenames", ())

@@ -333,6 +333,12 @@ class _Conversation:
         return Vouched()
 
     def _talk(self, client: Any, command: str) -> RemoteAnswer:
+        answer = self._one_session(client, command)
+        # A server short of processes closes a session before its command begins: no status, not a byte.
+        nothing = answer.status is None and answer.failure is None and not answer.stdout and not answer.stderr
+        return self._one_session(client, command) if nothing else answer
+
+    def _one_session(self, client: Any, command: str) -> RemoteAnswer:
         channel = client.get_transport().open_session(timeout=self._left())
         self._phase = "after the command was sent"
         channel.settimeout(self._left())

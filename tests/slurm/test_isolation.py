@@ -145,7 +145,7 @@ def test_a_runtime_that_one_node_lacks_is_told_by_that_node(
     told = [line for line in done.stderr.splitlines() if "bwrap" in line]
     assert len(told) == 1, done.stderr
     assert told[0].startswith("1: sovctl: n002: bwrap is not on PATH")
-    assert "Install bubblewrap" in done.stderr
+    assert "apt-get install bubblewrap" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 1, done.stderr
     assert not any(node.state.draining or node.state.down for node in cluster.slurm(lab.layout).nodes())

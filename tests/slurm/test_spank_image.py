@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import Completed
+from sovctl.isolation.cache import architecture, file_name
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
 from tests.slurm.conftest import mounts
@@ -296,7 +297,7 @@ def test_cleaning_the_cache_leaves_the_image_of_a_step(
 ) -> None:
     cache = place / "cache"
     cache.mkdir()
-    image = cache / f"sha256-{'0' * 64}.sqsh"
+    image = cache / file_name(f"sha256:{'0' * 64}", architecture(os.uname().machine))
     shutil.copy(place / "a.sqsh", image)
 
     def cleaned() -> list[str]:
