@@ -102,8 +102,13 @@ class SshShell:
     def _ask_one(
         self, target: _Target, known: KnownHosts, jumps: _Jumps, command: str, timeout_s: float
     ) -> RemoteAnswer:
+        began = time.monotonic()
         try:
-            return _Conversation(target, known, jumps, timeout_s, self.load_keys(target)).run(command)
+            answer = _Conversation(target, known, jumps, timeout_s, self.load_keys(target)).run(command)
+            left_s = began + timeout_s - time.monotonic()
+            if answer.failure is SshFailure.UNREACHABLE and left_s > 0 and jumps.broken(target.jumps):
+                return _Conversation(target, known, jumps, left_s, self.load_keys(target)).run(command)
+            return answer
         except Exception as error:
             # A library that stumbles over what a node sends is about that node, never about the sweep.
             return _failed(SshFailure.UNREACHABLE, f"{type(error).__name__}: {error}")
@@ -178,6 +183,8 @@ class _Jumps:
         self._lock = threading.RLock()
         self._clients: dict[tuple[str, ...], Any] = {}
         self._failed: dict[tuple[str, ...], _JumpFailed] = {}
+        self._remade: set[tuple[str, ...]] = set()
+        """Connections that broke once."""
 
     def channel(self, jumps: tuple[str, ...], address: str, port: int, left_s: float) -> Any:
         """A connection to `address` through these hosts. Raises what paramiko raises."""
@@ -188,6 +195,21 @@ class _Jumps:
         finally:
             self._lock.release()
         return client.get_transport().open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=left_s)
+
+    def broken(self, jumps: tuple[str, ...]) -> bool:
+        """Whether the connection to these hosts ended under those who use it, as it does in one of ten asks of a busy
+        machine (paramiko 5; why is not known): whoever asks next makes it anew."""
+        with self._lock:
+            client = self._clients.get(jumps)
+            if client is None:
+                # Somebody else noticed, or has not yet come as far.
+                return jumps in self._remade
+            transport = client.get_transport()
+            if transport is not None and transport.is_active():
+                return jumps in self._remade
+            self._clients.pop(jumps).close()
+            self._remade.add(jumps)
+            return True
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -251,7 +273,9 @@ class _Conversation:
         finally:
             watchdog.cancel()
             if client is not None:
-                client.close()
+                # What was said stays said, also where the way back is gone.
+                with suppress(Exception):
+                    client.close()
             _close(self._sock)
 
     def open(self) -> Any:
