@@ -358,9 +358,10 @@ class _Conversation:
 
     def _talk(self, client: Any, command: str) -> RemoteAnswer:
         answer = self._one_session(client, command)
-        # A server short of processes closes a session before its command begins: no status, not a byte.
+        # No status and not a byte: a command that was killed, or a jump host whose connection broke. A second session
+        # tells which; nodes without a jump host are not asked twice.
         nothing = answer.status is None and answer.failure is None and not answer.stdout and not answer.stderr
-        return self._one_session(client, command) if nothing else answer
+        return self._one_session(client, command) if nothing and self._target.jumps else answer
 
     def _one_session(self, client: Any, command: str) -> RemoteAnswer:
         channel = client.get_transport().open_session(timeout=self._left())
