@@ -8,6 +8,7 @@ the queue, XID 79 with a spare in the allocation, a rank that dies. Then hangs: 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -84,26 +85,42 @@ class Bench:
         deadline = time.monotonic() + seconds
         while len(self.starts(job)) < count:
             if time.monotonic() > deadline:
-                raise SystemExit(f"job {job} did not start {count} times within {seconds:g} s")
+                raise SystemExit(f"job {job} did not start {count} times within {seconds:g} s: {self.stand(job)}")
             time.sleep(0.05)
         return self.starts(job)[count - 1]
+
+    def stand(self, job: str) -> str:
+        """What Slurm says of a job that does not start, and of the nodes it cannot have."""
+        said = self.runner.run(
+            ["squeue", "--noheader", f"--jobs={job}", "--format=%T %r %S"], timeout_s=30, check=False
+        )
+        away = self.runner.run(
+            ["sinfo", "--noheader", "--list-reasons", "--format=%N %E %H"], timeout_s=30, check=False
+        )
+        return f"{said.stdout.strip()}; {away.stdout.strip()}"
 
     def settle(self) -> None:
         """No job, every node in service again."""
         self.runner.run(["scancel", "--user", str(os.geteuid())], timeout_s=30, check=False)
-        deadline = time.monotonic() + 90
+        deadline, calm_since = time.monotonic() + 90, math.inf
         while time.monotonic() < deadline:
-            nodes = self.slurm.nodes()
-            for node in nodes:
-                if node.state.draining and "COMPLETING" not in node.state.flags:
-                    faults.heal(self.lab, node.name)
-                    self.slurm.resume(node.name)
-            if all(node.state.base == "IDLE" and not node.state.flags & {"DRAIN", "COMPLETING"} for node in nodes):
-                # What ran before must not lend this run its scheduler passes: wait until they are over.
-                time.sleep(5.0)
+            if not self.at_rest():
+                calm_since = math.inf
+            # What ran before must not lend this run its scheduler passes; and a check that began before the node was
+            # mended may still drain it.
+            elif time.monotonic() - (calm_since := min(calm_since, time.monotonic())) > 5.0:
                 return
             time.sleep(0.2)
         raise SystemExit("the cluster did not come to rest")
+
+    def at_rest(self) -> bool:
+        """Mends and gives back what is drained; whether every node is idle and in service."""
+        nodes = self.slurm.nodes()
+        for node in nodes:
+            if node.state.draining and "COMPLETING" not in node.state.flags:
+                faults.heal(self.lab, node.name)
+                self.slurm.resume(node.name)
+        return all(node.state.base == "IDLE" and not node.state.flags & {"DRAIN", "COMPLETING"} for node in nodes)
 
     def floor(self) -> float:
         """Seconds from sbatch to the script's first line, nothing else running."""

@@ -196,7 +196,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
     """Everything the supervisor of a run touches; `inside`: the image of the run."""
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.command import spawn
-    from sovctl.adapters.crowding import crowding
+    from sovctl.adapters.crowding import Crowding
     from sovctl.adapters.job_look import SrunLook
     from sovctl.adapters.journal import FileJournal
     from sovctl.adapters.leftover import Leftover
@@ -240,7 +240,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         run_output=PatientRunOutput(OutputFiles(), of_output),
         kept=files,
         checkpoints=Patience().ask,
-        crowding=crowding,
+        crowding=Crowding(),
         image=_image_of_run(run_dir, inside) if inside else None,
     )
 

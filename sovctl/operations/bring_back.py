@@ -86,7 +86,7 @@ class BringBack:
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
     crowding: Callable[[], float] = lambda: 1.0
-    """How many processes want each core of this machine."""
+    """How many times longer than alone our work takes on this machine."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
@@ -184,6 +184,8 @@ class BringBack:
         # The begin time is aligned with the scheduler's next pass: from here on, where slurmctld has just answered, its
         # passes are counted.
         self.passes.look()
+        # The ranks are dead: how crowded it is without them is measured from here.
+        self.crowding()
         self.journal.append("requeue_intent", attempt=self.attempt, exclude=list(chosen.nodes), because=exclude_reason)
         goal = Goal(self.restarts, frozenset(chosen.nodes))
         if self.shrunk and self._takes_no_terms():

@@ -199,7 +199,7 @@ class Ports:
     checkpoints: AskStorage = _ask_at_once
     """Reads and proves checkpoints."""
     crowding: Callable[[], float] = lambda: 1.0
-    """How many processes want each core of this machine."""
+    """How many times longer than on an idle machine our work takes."""
 
 
 @dataclass(slots=True)

@@ -97,8 +97,8 @@ line of the record."""
 
 
 def exit_s(crowding: float) -> float:
-    """The end of the supervisor alone, when the update and the record of it are done. `crowding`: how many processes
-    want each core, and so how much longer a process takes to end."""
+    """The end of the supervisor alone, when the update and the record of it are done. `crowding`: how many times
+    longer than alone a process takes."""
     return 0.5 * LEAVE_S * max(1.0, crowding)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sovctl.lab import cluster
+from sovctl.adapters.command import CommandRunner
+from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
 STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2, toy=find_spec("torch") is None)
@@ -77,6 +79,51 @@ def story_lab(
     yield start
     for lab in labs:
         cluster.down(lab.layout.root)
+
+
+@pytest.fixture(scope="module")
+def shared_lab(
+    request: pytest.FixtureRequest, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]
+) -> Iterator[cluster.Lab]:
+    """One cluster for every test of a file, as its LAB says: arguments of cluster.Request."""
+    root = new_root()
+    attach_logs(root)
+    try:
+        yield cluster.up(cluster.Request(root, **request.module.LAB))
+    finally:
+        cluster.down(root)
+
+
+@pytest.fixture
+def whole_lab(shared_lab: cluster.Lab) -> Iterator[cluster.Lab]:
+    """The cluster of the file, with every node well and idle again afterwards."""
+    yield shared_lab
+    bring_to_rest(shared_lab)
+
+
+def wait(what: str, ready: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer of `ready`; fails when there is none in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+def bring_to_rest(lab: cluster.Lab) -> None:
+    """No job, every node mended and back in service."""
+    slurm = cluster.slurm(lab.layout)
+    CommandRunner(lab.environment).run(["scancel", "--partition=main"], timeout_s=30, check=False)
+
+    def idle() -> bool:
+        nodes = slurm.nodes()
+        for node in nodes:
+            if (node.state.down or node.state.draining) and "COMPLETING" not in node.state.flags:
+                faults.heal(cluster.load(lab.layout.root), node.name)
+                slurm.resume(node.name)
+        return all(node.state.base == "IDLE" and node.state.schedulable for node in nodes)
+
+    wait("every node to be well and idle", idle, 90)
 
 
 @pytest.fixture(scope="session")

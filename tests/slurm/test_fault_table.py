@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,8 @@ import pytest
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
-from tests.slurm.conftest import TOY
+from tests.slurm.conftest import TOY, wait
 from tests.slurm.test_hangs import PACED, started
-from tests.slurm.test_site import wait
 from tests.slurm.test_stories import assert_record_whole, nodes_of
 
 pytestmark = pytest.mark.slurm
@@ -57,40 +56,7 @@ CELLS = (
     Cell("supervisor-killed", (SPARE,), "in-place", "unknown", blamed=False, where=0),
     Cell("ecc-uncorrectable", (), "queue", "hardware", where=3),
 )
-
-
-@pytest.fixture(scope="module")
-def lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
-    root = new_root()
-    attach_logs(root)
-    lab = cluster.up(cluster.Request(root, nodes=7, accounting=True, scratch=ROOT, out_limit_per_hour=20))
-    try:
-        yield lab
-    finally:
-        cluster.down(root)
-
-
-@pytest.fixture
-def whole_lab(lab: cluster.Lab) -> Iterator[cluster.Lab]:
-    """The cluster, with every node well and idle again afterwards."""
-    yield lab
-    bring_to_rest(lab)
-
-
-def bring_to_rest(lab: cluster.Lab) -> None:
-    """No job, every node mended and back in service."""
-    slurm = cluster.slurm(lab.layout)
-    CommandRunner(lab.environment).run(["scancel", "--partition=main"], timeout_s=30, check=False)
-
-    def idle() -> bool:
-        nodes = slurm.nodes()
-        for node in nodes:
-            if (node.state.down or node.state.draining) and "COMPLETING" not in node.state.flags:
-                faults.heal(cluster.load(lab.layout.root), node.name)
-                slurm.resume(node.name)
-        return all(node.state.base == "IDLE" and node.state.schedulable for node in nodes)
-
-    wait("every node to be well and idle", idle, 90)
+LAB = {"nodes": 7, "accounting": True, "scratch": ROOT, "out_limit_per_hour": 20}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

@@ -8,7 +8,6 @@ import os
 import pwd
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +22,7 @@ from sovctl.lab import cluster, faults, processes
 from sovctl.lab.training import Training
 from sovctl.model.reason import parse_reason
 from sovctl.model.site_answer import SiteWord, answers_from_record
-from tests.slurm.conftest import TOY, start_script
+from tests.slurm.conftest import TOY, start_script, wait
 from tests.slurm.test_stories import assert_record_whole, nodes_of, start_run
 
 pytestmark = pytest.mark.slurm
@@ -57,14 +56,6 @@ class Site:
         marks = [item for item in cluster.load(self.lab.layout.root).processes if item.role == role]
         processes.kill(item.pid for item in marks)
         processes.gone_within(marks, 5.0)
-
-
-def wait(what: str, ready: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ nothing is forgotten. The same effects are the last ones in every run of the tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from sovctl.adapters.command import Completed
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
 from tests.slurm.conftest import TOY
-from tests.slurm.test_fault_table import bring_to_rest
 from tests.slurm.test_stories import assert_record_whole, nodes_of
 
 pytestmark = pytest.mark.slurm
@@ -54,23 +52,7 @@ ROWS = (
     Row("spare", ("--spare-nodes=1",), 0),
     Row("hold", ("--same-crash-limit=1",), 1, ("--crash-at-step=12",)),
 )
-
-
-@pytest.fixture(scope="module")
-def lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
-    root = new_root()
-    attach_logs(root)
-    lab = cluster.up(cluster.Request(root, nodes=5, accounting=True, out_limit_per_hour=20))
-    try:
-        yield lab
-    finally:
-        cluster.down(root)
-
-
-@pytest.fixture
-def whole_lab(lab: cluster.Lab) -> Iterator[cluster.Lab]:
-    yield lab
-    bring_to_rest(lab)
+LAB = {"nodes": 5, "accounting": True, "out_limit_per_hour": 20}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,29 +10,12 @@ import pytest
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
 from tests.slurm.conftest import TOY
-from tests.slurm.test_fault_table import bring_to_rest
 from tests.slurm.test_stories import assert_record_whole, nodes_of
 
 pytestmark = pytest.mark.slurm
 
 SPARES = ("--spare-nodes=2",)
-
-
-@pytest.fixture(scope="module")
-def lab(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
-    root = new_root()
-    attach_logs(root)
-    lab = cluster.up(cluster.Request(root, nodes=8, accounting=True, out_limit_per_hour=40))
-    try:
-        yield lab
-    finally:
-        cluster.down(root)
-
-
-@pytest.fixture
-def whole_lab(lab: cluster.Lab) -> Iterator[cluster.Lab]:
-    yield lab
-    bring_to_rest(lab)
+LAB = {"nodes": 8, "accounting": True, "out_limit_per_hour": 40}
 
 
 def start(lab: cluster.Lab, work_dir: Path, user: str, options: tuple[str, ...]) -> Training:

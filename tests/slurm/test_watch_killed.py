@@ -20,7 +20,8 @@ import pytest
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
-from tests.slurm.test_site import Site, kept_from_ending, sleeper, suspect, wait
+from tests.slurm.conftest import wait
+from tests.slurm.test_site import Site, kept_from_ending, sleeper, suspect
 from tests.slurm.test_stories import nodes_of
 
 pytestmark = pytest.mark.slurm
