@@ -30,3 +30,8 @@ class PassWatch:
         if count is not None and self._count is not None and count != self._count:
             self.last = self._looked
         self._count, self._looked = count, before
+
+    def asked_for(self, at: float) -> None:
+        """Slurm was asked for a pass at this moment, seconds since the epoch: the newest comes after it, whether it was
+        seen or not."""
+        self.last = max(at, self.last or at)

@@ -25,6 +25,7 @@ class FakeNode:
     down: bool = False
     failing: bool = False
     reason: str = ""
+    reason_at: int | None = None
     port: int = 6818
 
 
@@ -123,7 +124,7 @@ class FakeSlurm:
         self._answer(f"resume {node}")
         machine = self.machines[node]
         machine.down = machine.drained = machine.failing = False
-        machine.reason = ""
+        machine.reason, machine.reason_at = "", None
 
     # NodeControl and ClusterView
 
@@ -136,7 +137,8 @@ class FakeSlurm:
 
     def drain(self, node: str, reason: str) -> None:
         self._answer(f"drain {node}")
-        self.machines[node].drained, self.machines[node].reason = True, reason
+        machine = self.machines[node]
+        machine.drained, machine.reason, machine.reason_at = True, reason, int(self._clock.now())
 
     def jobs_on(self, nodes: Sequence[str]) -> tuple[JobView, ...]:
         self._answer("jobs_on")
@@ -307,6 +309,7 @@ class FakeSlurm:
             NodeState(base, frozenset(flags)),
             reason=machine.reason,
             reason_by="root" if machine.reason else "",
+            reason_at=machine.reason_at,
             address="127.0.0.1",
             port=machine.port,
             partitions=("main",),

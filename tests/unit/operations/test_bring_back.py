@@ -42,6 +42,32 @@ def test_the_begin_is_further_ahead_where_processes_wait_for_a_core() -> None:
     assert begin_after(1.0) + 1 <= begin_after(20.0) <= begin_after(1.0) + 5
 
 
+def test_a_drain_tells_when_the_scheduler_runs_next() -> None:
+    """Its pass is over before the first look at the count: without its time the run would wait for one more."""
+
+    def takes(drained: bool) -> float:
+        run = Run()
+        blamed(run, "n002")
+        if drained:
+            run.slurm.drain("n002", "XID79")
+        run.clock.sleep(1.2)
+        began = run.clock.time
+        run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+        return run.clock.time - began
+
+    assert takes(drained=True) < 0.5 < 1.5 < takes(drained=False)
+
+
+def test_a_drain_of_long_ago_tells_nothing() -> None:
+    run = Run()
+    blamed(run, "n002")
+    run.slurm.drain("n004", "new cable")
+    run.clock.sleep(4.2)
+    began = run.clock.time
+    run.back(["n001", "n002"]).requeue(exclude_reason="XID79")
+    assert run.clock.time - began > 1.5
+
+
 def test_a_held_job_keeps_off_the_blamed_node_when_it_is_let_go() -> None:
     run = Run()
     run.job.excluded = ("n004",)
