@@ -222,7 +222,7 @@ class BringBack:
         """The exclusions from now on; what became of the old ones is written down."""
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         views = self._patiently(self.cluster.nodes)
-        # A drain asks for a pass (_slurm_rpc_update_node, 22.05 to 26.05), which was over before it could be looked for.
+        # A drain asks for a pass (_slurm_rpc_update_node, 22.05 to 26.05), over before it could be looked for.
         for view in views:
             if view.state.draining and view.reason_at is not None:
                 self.passes.asked_for(view.reason_at)
