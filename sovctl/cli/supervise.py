@@ -38,6 +38,7 @@ _OPTIONS = frozenset(
         "--nodes",
         "--spare-nodes",
         "--min-nodes",
+        "--lowest-nodes",
         "--hang-timeout",
         "--progress-regex",
         "--restart-stragglers",
