@@ -728,6 +728,11 @@ class Signals(Protocol):
         """Those that came since the last call, or come within `timeout_s`; SIGCHLD included."""
         ...
 
+    @property
+    def terminated_at(self) -> float | None:
+        """When SIGTERM last came, in seconds since the epoch, also before anybody waited for it; None: never."""
+        ...
+
     def ignore_termination(self) -> None:
         """From now on SIGTERM is neither delivered nor reported: what is left to do must be done."""
         ...

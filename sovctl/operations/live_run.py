@@ -47,6 +47,7 @@ from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
+from sovctl.recovery.requeue import LINGER_S
 
 if TYPE_CHECKING:  # most runs have no image
     from sovctl.isolation.inside import Inside
@@ -232,6 +233,8 @@ class LiveRun:
         """Step of the checkpoint this attempt was given."""
         self.lingering: tuple[str, ...] = ()
         """Steps of earlier attempts that are still on Slurm's books, though their processes are dead."""
+        self.lingers_until = 0.0
+        """When Slurm gives the last of them up."""
         self.down: frozenset[str] = frozenset()
         """Nodes of the job that Slurm calls DOWN."""
         self.mute: frozenset[str] = frozenset()
@@ -271,6 +274,13 @@ class LiveRun:
             return self.ports.jobs.job(self.plan.job_id)
         except SovctlError:
             return None
+
+    def ended_by_slurm(self, job: JobView | None) -> bool:
+        """Whether this execution of the job is over, requeued from outside or for good."""
+        if job is None or (job.running and job.restarts <= self.plan.restarts):
+            return False
+        self.watch.job, self.watch.ended_by_slurm = job, "+".join([job.state, *sorted(job.flags)])
+        return True
 
     def evidence(
         self, silence_s: float | None, nodes: Sequence[str] = (), *, ranks_silent: bool = True
@@ -388,7 +398,9 @@ class LiveRun:
             say=ports.say,
             shrunk=self.here.shrunk,
             lingering=self.lingering,
+            lingers_until=self.lingers_until,
             crowding=ports.crowding,
+            sigterm_at=lambda: ports.signals.terminated_at,
         )
 
     def newest(self) -> Checkpoint | None:
@@ -539,10 +551,11 @@ def last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)
 
 
-def lingering_steps(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Steps that were left on the books when the last attempt was started in its allocation."""
+def lingering_steps(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], float]:
+    """Steps that were left on the books when the last attempt was started in its allocation, and until when at most."""
     last = [event for event in events if event["kind"] in ("restarted", "requeued")][-1:]
-    return tuple(str(step) for event in last for step in event.get("lingering", ()))
+    steps = tuple(str(step) for event in last for step in event.get("lingering", ()))
+    return steps, float(last[0].get("at", 0.0)) + LINGER_S if steps else 0.0
 
 
 def end_of(events: Sequence[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:

@@ -134,6 +134,9 @@ class RunLooks:
         if now - self._live.watch.job_checked > (_JOB_CHECK_S if self._live.watch.job is None else 60.0):
             self._live.watch.job_checked = now
             self._live.watch.job = self._live.ask_job() or self._live.watch.job
+            # Its SIGTERM may have come before anybody here could hear it.
+            if self._live.ended_by_slurm(self._live.watch.job):
+                return None
             self._note_allocation()
         job = self._live.watch.job
         if job is None or job.ends_at is None or not job.requeue:

@@ -102,7 +102,7 @@ class Recovery:
             journal.append("restart_refused", attempt=self._live.attempt, how=place.how.value)
             return False
         here.running_on = place.nodes
-        self._live.lingering = back.lingering
+        self._live.lingering, self._live.lingers_until = back.lingering, back.lingers_until
         journal.append(
             "restarted",
             attempt=self._live.attempt,

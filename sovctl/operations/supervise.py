@@ -249,7 +249,7 @@ class Supervisor:
         job = self._live.ask_job()
         state = "+".join([job.state, *sorted(job.flags)]) if job else "unknown"
         self._live.ports.journal.append("signal", attempt=self._live.attempt, name="SIGTERM", job_state=state)
-        if job is None or self._ended_by_slurm(job):
+        if job is None or self._live.ended_by_slurm(job):
             return
         self._live.watch.job = job
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
@@ -258,9 +258,9 @@ class Supervisor:
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
         """scancel, the time limit, a preemption, somebody's requeue: Slurm is ending the job; nothing to decide."""
-        told = self._live.ports.clock.now()
         job = self._live.watch.job
         assert job is not None
+        self._pass_on_unheard(child)
         ended = ended_for_good(job, self._live.plan.restarts)
         if ended:
             culprit = Culprit.TIME_LIMIT if ended in ("TIMEOUT", "DEADLINE") else Culprit.STOPPED
@@ -271,6 +271,8 @@ class Supervisor:
             child.wait(30.0)
             return 0
         self._live.ports.signals.ignore_termination()
+        back = self._live.bring_back()
+        back.stand_by()
         child.wait(1.0)
         blame = blame_nodes(self._live.evidence(None)) or (
             Blame(Culprit.PREEMPTED, evidence="the job was preempted", step=self._live.progress.step)
@@ -278,16 +280,20 @@ class Supervisor:
             else Blame(Culprit.STOPPED, evidence="the job was requeued from outside", step=self._live.progress.step)
         )
         self._live.append_end(self._live.attempt, blame, Decision(Action.REQUEUE, "the job was requeued"))
-        child.wait(20.0)
-        back = self._live.bring_back()
         back.size = self._live.size_for(self._live.free_elsewhere(blame.nodes, job), self._live.unfit(set(blame.nodes)))
-        back.settle(told)
+        back.settle(child)
         return 0
+
+    def _pass_on_unheard(self, child: ChildProcess) -> None:
+        """slurmd's SIGTERM may have come before the script was there: it gets it now, to save while there is time."""
+        came = self._live.ports.signals.terminated_at
+        if child.poll() is None and (came is None or came < self._live.began):
+            child.send(signal.SIGTERM)
 
     def _on_script_end(self, child: ChildProcess, status: int) -> int | None:
         self._live.progress.follow()
         job = self._live.ask_job()
-        if self._ended_by_slurm(job):
+        if self._live.ended_by_slurm(job):
             return self._on_ended_by_slurm(child)
         if job is not None and job.preempted_at:
             # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
@@ -308,17 +314,9 @@ class Supervisor:
         if blame.culprit is Culprit.USER_CODE or no_step_started(blame.signature):
             blame = self._settle_crash(end)
             # Slurm may have ended the script before it told anybody of a requeue.
-            if blame.culprit is not Culprit.HARDWARE and self._ended_by_slurm(self._live.ask_job()):
+            if blame.culprit is not Culprit.HARDWARE and self._live.ended_by_slurm(self._live.ask_job()):
                 return self._on_ended_by_slurm(child)
         return self._recovery.recover(child, blame, status)
-
-    def _ended_by_slurm(self, job: JobView | None) -> bool:
-        """Whether this execution of the job is over, requeued from outside or for good."""
-        if job is None or (job.running and job.restarts <= self._live.plan.restarts):
-            return False
-        state = "+".join([job.state, *sorted(job.flags)])
-        self._live.watch.job, self._live.watch.ended_by_slurm = job, state
-        return True
 
     def _settle_crash(self, end: ScriptEnd) -> Blame:
         """A crash may be the first sign of a fault: look until the evidence speaks, at most a short while.

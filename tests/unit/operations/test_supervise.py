@@ -20,7 +20,7 @@ from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
-from sovctl.operations.live_run import gpus_of
+from sovctl.operations.live_run import LiveRun, gpus_of
 from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
@@ -421,7 +421,7 @@ def test_a_step_that_does_not_start_because_of_a_dead_node_is_the_nodes() -> Non
 
 
 def term(run: Run, at: float) -> None:
-    run.clock.at(at, lambda: run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(at, lambda: run.deliver(signal.SIGTERM))
 
 
 def test_scancel_ends_the_run_and_it_never_comes_back() -> None:
@@ -494,6 +494,42 @@ def test_a_requeue_that_ends_the_script_before_anybody_is_told_is_no_crash(told_
     whole(run)
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_sigterm_that_came_before_the_supervisor_could_hear_it_is_found_out(cancel: bool) -> None:
+    run = Run()
+    live = run.supervisor()
+    (run.slurm.cancel if cancel else run.slurm.requeue)(run.job_id)
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 3.0, lambda: child.end(0 if child.received else 1))
+    assert live() == 0
+    assert run.children[0].received == [signal.SIGTERM]
+    if cancel:
+        assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    else:
+        assert run.of("attempt_ended")[0]["action"] == "requeue"
+        assert run.await_start() < 10
+
+
+def test_a_slow_look_for_checkpoints_leaves_no_requeued_job_to_slurms_own_delay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run()
+    run.clock.at(15.0, lambda: run.slurm.requeue(run.job_id))
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    asked: list[float] = []
+
+    def newest(live: LiveRun) -> None:
+        asked.append(run.clock.time)
+        run.clock.sleep(40.0)
+
+    monkeypatch.setattr(LiveRun, "newest", newest)
+    run.attempt()
+    assert run.slurm.begins[0] is not None
+    assert run.slurm.begins[0] < NOW + 15 + 100
+    assert run.slurm.requests.index(f"update {run.job_id}") < len(run.slurm.requests)
+    assert asked
+
+
 def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     run = Run()
     term(run, 15.0)
@@ -509,7 +545,7 @@ def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
 
 def test_other_signals_reach_the_script() -> None:
     run = Run()
-    run.clock.at(5.0, lambda: run.pending_signals.append(signal.SIGUSR1))
+    run.clock.at(5.0, lambda: run.deliver(signal.SIGUSR1))
     ends(run, 0)
     run.attempt()
     assert run.children[0].received == [signal.SIGUSR1]
@@ -1121,7 +1157,7 @@ def at_fault(node: str, ended_at: float) -> JobEvidence:
 
 def test_a_node_whose_epilog_found_it_at_fault_is_left_though_nobody_saw_it_before() -> None:
     run = Run()
-    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.deliver(signal.SIGTERM))
     run.attempt()
     run.evidence = [at_fault("n002", run.clock.time), at_fault("n004", run.clock.time)]
     run.await_start()
@@ -1138,7 +1174,7 @@ def test_a_node_whose_epilog_found_it_at_fault_is_left_though_nobody_saw_it_befo
 def test_what_an_epilog_found_before_the_attempt_is_no_news() -> None:
     run = Run()
     run.evidence = [at_fault("n002", NOW - 60)]
-    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.deliver(signal.SIGTERM))
     run.attempt()
     run.await_start()
     ends(run, 0)

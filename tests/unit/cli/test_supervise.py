@@ -1,11 +1,15 @@
-"""What the batch script tells its supervisor, and what that understands."""
+"""What the batch script tells its supervisor, what that understands, and who gets its signals."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+import signal
+from dataclasses import fields, replace
+from pathlib import Path
 
-from sovctl.cli.supervise import _parse
+from run_fakes import PLAN
+
+from sovctl.cli.supervise import _parse, _progress
 from sovctl.submit.nodes import NodePlan
 from sovctl.submit.options import OwnOptions
 from sovctl.submit.script import Launch, UserScript, batch_script
@@ -40,3 +44,14 @@ def test_what_stands_in_no_batch_script_of_its_own_is_known_here() -> None:
         *("image", "isolate", "mount", "home", "clean_env", "writable", "env_name", "private_network"),
         *("slurm_client", "runtime", "inside"),
     } == _ELSEWHERE
+
+
+def test_who_waits_for_the_supervisor_goes_on_passing_signals_after_it_was_killed(tmp_path: Path) -> None:
+    """Else `scancel --batch --signal=USR1` would reach the script of a first supervisor only."""
+    (tmp_path / "events.jsonl").write_text(
+        '{"seq": 1, "at": 1.0, "kind": "checkpoint_saved", "attempt": 0, "step": 40}\n', "ascii"
+    )
+    watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    before = [signal.getsignal(signum) for signum in watched]
+    assert _progress(replace(PLAN, run_dir=tmp_path)) == 40
+    assert [signal.getsignal(signum) for signum in watched] == before
