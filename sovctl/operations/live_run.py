@@ -331,15 +331,16 @@ class LiveRun:
         well = self.moving.well if self.moving is not None else ()
         return broken_links(well, self.crash.looked)
 
-    def unfit(self, avoid: set[str]) -> frozenset[str]:
-        """Nodes of the job the next attempt must not get: those given, and spares with something against them."""
+    def unfit(self, avoid: set[str], *, ask: bool = False) -> frozenset[str]:
+        """Nodes of the job the next attempt must not get: those given, and spares with something against them.
+        `ask`: slurmd of each, though nothing spoke against any before."""
         try:
             views = self.ports.cluster.nodes(self.here.nodes)
         except SovctlError:
             return frozenset(avoid)
         self.down = frozenset(item.name for item in views if item.state.down)
         self.mute = frozenset(item.name for item in views if not item.state.responding)
-        asked = self.suspicion.any or self.doubtful
+        asked = ask or self.suspicion.any or self.doubtful
         self.unanswered = self.ports.ping.silent(views) if asked else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in self.unanswered, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute

@@ -1115,6 +1115,58 @@ def test_a_node_that_somebody_else_cut_out_meanwhile_leaves_the_way_back_open() 
     whole(run)
 
 
+def dies_at_the_restart(run: Run, node: str) -> None:
+    """A node that stops answering when the allocation is about to be made ready; its part of the step never ends."""
+
+    def die() -> None:
+        if run.of("restart_intent"):
+            run.silent_slurmds.add(node)
+
+    append = run.journal.append
+
+    def noticed(kind: str, **fields: Any) -> dict[str, Any]:
+        record = append(kind, **fields)
+        die()
+        return record
+
+    run.journal.append = noticed  # type: ignore[method-assign]
+    run.slurm.steps = lambda job_id: (f"{job_id}.0",) if {node} & run.silent_slurmds & set(run.job.nodes) else ()  # type: ignore[method-assign]
+
+
+def test_a_second_node_that_dies_at_the_restart_is_replaced_by_a_spare_as_well() -> None:
+    run = Run(nodes=8, count=5)
+    fault(run)
+    dies_at_the_restart(run, "n003")
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=3, spares=2)
+    assert run.of("restart_refused")
+    assert [item["nodes"] for item in run.of("attempt_started")][-1] == ["n001", "n004", "n005"]
+    assert run.job.restarts == 0
+    assert "requeued" not in run.kinds
+    whole(run)
+
+
+def test_a_restart_that_is_refused_for_nothing_known_goes_through_the_queue_at_once() -> None:
+    run = Run(nodes=8, count=5)
+    fault(run)
+    run.slurm.steps = lambda job_id: (f"{job_id}.0",)  # type: ignore[method-assign]
+    run.attempt(size=3, spares=2)
+    assert len(run.of("restart_refused")) == 1
+    assert run.of("requeued")[0]["exclude"] == ["n002"]
+    whole(run)
+
+
+def test_second_deaths_beyond_the_spares_go_through_the_queue_without_them() -> None:
+    run = Run(nodes=8, count=4)
+    fault(run)
+    dies_at_the_restart(run, "n003")
+    run.attempt(size=3, spares=1)
+    assert run.of("requeued")
+    asked = [request.split()[0] for request in run.slurm.requests]
+    assert asked.index("drop") < asked.index("requeue"), "the job would complete until SlurmdTimeout"
+    whole(run)
+
+
 # Checkpoints that cannot be trusted
 
 
