@@ -457,6 +457,7 @@ class LiveRun:
             blamed=list(blame.nodes),
             suspects=list(decision.suspects),
             evidence=blame.evidence,
+            confidence=blame.confidence.value,
             signature=blame.signature,
             step=blame.step,
             checkpoint=str(newest.path) if newest else "",

@@ -6,6 +6,7 @@ Each look returns whom to blame when the script has to be ended now, and None wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
@@ -78,7 +79,7 @@ class RunLooks:
             evidence=blame.evidence,
             happened=self._happened(evidence, quiet),
         )
-        return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
+        return replace(blame, step=self._live.progress.step)
 
     def _happened(self, evidence: Sequence[NodeEvidence], quiet: Quiet) -> float | None:
         """Since when a node is at fault: the ranks of the others stop within a step of it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
-from sovctl.model.blame import Blame, Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.progress import Phase, Progress
 from sovctl.ports import JobLooks, Journal, RunFiles
 from sovctl.recovery.straggler import SlowGpu, Windows, became_slower, slow_gpus
@@ -127,7 +127,9 @@ class StragglerWatch:
         self._journal.append(
             "straggler", attempt=self._attempt, node=node, rank=rank, ratio=round(ratio, 3), evidence=evidence
         )
-        return Blame(Culprit.HARDWARE, (node,), f"{node}: STRAGGLER {evidence}", signature="straggler")
+        return Blame(
+            Culprit.HARDWARE, (node,), f"{node}: STRAGGLER {evidence}", signature="straggler", at_most=Confidence.LIKELY
+        )
 
 
 def _name(item: SlowGpu) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sovctl.model.blame import Blame, Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.node import NodeView
 from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.model.reason import incident_time, parse_reason
@@ -58,7 +58,13 @@ def blame_nodes(nodes: Sequence[NodeEvidence]) -> Blame | None:
     evidence = "; ".join(f"{name}: {words}" for name, words in found[:4])
     if len(found) > 4:
         evidence += f"; and {len(found) - 4} more"
-    return Blame(Culprit.HARDWARE, tuple(name for name, _ in found), evidence)
+    silent = any(words.startswith(_SILENT) for _, words in found)
+    doubt = Confidence.LIKELY if silent else Confidence.SURE
+    return Blame(Culprit.HARDWARE, tuple(name for name, _ in found), evidence, at_most=doubt)
+
+
+_SILENT = "NODE_DEAD slurmd does not answer"
+"""A machine that hangs for a minute does so too."""
 
 
 def condemns(item: NodeEvidence) -> str:
@@ -72,7 +78,7 @@ def condemns(item: NodeEvidence) -> str:
     if "FAIL" in view.state.flags:
         return f"an administrator marked it FAIL{f' ({view.reason})' if view.reason else ''}"
     if item.slurmd_silent and item.ranks_silent:
-        return "NODE_DEAD slurmd does not answer and its ranks are silent"
+        return f"{_SILENT} and its ranks are silent"
     return item.own_findings[0] if item.own_findings else ""
 
 
@@ -108,7 +114,7 @@ def blame_end(
         return Blame(Culprit.NONE, evidence="the script finished", step=end.step)
     hardware = blame_nodes(nodes)
     if hardware is not None:
-        return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
+        return replace(hardware, step=end.step)
     if end.status == STOPPED or stop_asked:
         return Blame(asked, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
     outside = _outside_the_code(end, links or {}, len(nodes)) or _device(end, [item.view.name for item in nodes])
@@ -123,6 +129,8 @@ def blame_end(
         # The status of one and the same bug differs: it is that of the rank srun heard of first (1, 143, ...).
         signature=end.signature or words,
         step=end.step,
+        # Without an error of its own in the output, there is only how it ended.
+        at_most=Confidence.SURE if end.signature else Confidence.GUESS,
     )
 
 
@@ -198,7 +206,8 @@ def _device(end: ScriptEnd, nodes: Sequence[str]) -> Blame | None:
     if not node:
         # Halving finds it; a signature would say that it is no node.
         return Blame(Culprit.UNKNOWN, (), words, "", end.step)
-    return Blame(Culprit.HARDWARE if sure else Culprit.UNKNOWN, (node,), words, end.signature, end.step)
+    culprit = Culprit.HARDWARE if sure else Culprit.UNKNOWN
+    return Blame(culprit, (node,), words, end.signature, end.step, Confidence.LIKELY)
 
 
 _OF_A_DEVICE = frozenset({"cuda", "nccl"})

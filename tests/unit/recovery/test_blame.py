@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.model.blame import Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.node import NodeState, NodeView
 from sovctl.recovery.blame import (
     NodeEvidence,
@@ -307,3 +307,33 @@ def test_what_torch_prints_of_a_broken_device_names_the_node_of_its_rank(said: s
     end = ScriptEnd(1, crash.signature, None, crash.kind.value, crash.rank, crash.node)
     blame = blame_end(end, [seen(name="n002"), seen()])
     assert (blame.culprit, blame.nodes) == (culprit, () if culprit is Culprit.USER_CODE else ("n003",))
+
+
+@pytest.mark.parametrize(
+    ("blame", "confidence"),
+    [
+        (blame_nodes([seen("ALLOCATED", "DRAIN", reason=OURS)]), "sure"),
+        (blame_nodes([seen("DOWN", reason="Not responding")]), "sure"),
+        (blame_nodes([seen(slurmd=True, ranks=True)]), "likely"),
+        # One that is known only by its silence makes the sentence no surer.
+        (blame_nodes([seen("DOWN"), seen(name="n004", slurmd=True, ranks=True)]), "likely"),
+        (blame_end(ScriptEnd(1), [seen(slurmd=True, ranks=True)]), "likely"),
+        (blame_end(ScriptEnd(1, "ValueError: empty"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(139), [seen()]), "guess"),
+        (blame_end(ScriptEnd(1, ECC, 40, "cuda", 17, "n003"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(1, ECC, 40, "cuda", 17, ""), [seen()]), "guess"),
+        (blame_end(ScriptEnd(1, "OSError: [Errno N] Stale file handle", 4, "storage"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(0), [seen()]), "sure"),
+        (blame_end(ScriptEnd(75), [seen()]), "sure"),
+    ],
+)
+def test_how_sure_a_blame_is(blame: Blame, confidence: str) -> None:
+    assert blame.confidence == confidence
+
+
+@given(st.sampled_from(Culprit), st.sampled_from(Confidence))
+def test_who_is_not_known_is_never_sure_and_doubt_only_adds(culprit: Culprit, doubt: Confidence) -> None:
+    usual, blame = Blame(culprit).confidence, Blame(culprit, at_most=doubt).confidence
+    order = list(Confidence)
+    assert order.index(blame) == max(order.index(usual), order.index(doubt))
+    assert culprit is not Culprit.UNKNOWN or blame is Confidence.GUESS
