@@ -538,8 +538,15 @@ class SubmissionFiles(Protocol):
 class AskStorage(Protocol):
     """Has something done that touches a storage which may hang."""
 
-    def __call__(self, work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
-        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds."""
+    def __call__(
+        self,
+        work: Callable[[], Any],
+        *,
+        patience_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
+        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds. `meanwhile`: done once a
+        second until then; what it raises ends the waiting."""
         ...
 
 

@@ -141,9 +141,11 @@ def _no_lemons() -> frozenset[str]:
     return frozenset()
 
 
-def _ask_at_once(work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+def _ask_at_once(
+    work: Callable[[], Any], *, patience_s: float | None = None, meanwhile: Callable[[], None] | None = None
+) -> Any:
     """For storages that cannot hang: nothing is waited for, however long `patience_s` is."""
-    del patience_s
+    del patience_s, meanwhile
     return work()
 
 
@@ -222,6 +224,10 @@ class Watch:
     ended_by_slurm: str = ""
 
 
+class JobIsEnding(Exception):
+    """Slurm requeues or ends the job before its script was started."""
+
+
 class LiveRun:
     """The state of one run in this execution of its job."""
 
@@ -253,6 +259,8 @@ class LiveRun:
         self.arrived = self.began = ports.clock.now()
         """`arrived`: when the supervisor started, which Slurm lets it when the prologs are done."""
         self.allocation_noted = False
+        self._sigterm_asked: float | None = -1.0
+        """The SIGTERM after which Slurm was asked what it means."""
         self.moving = self.progress_watch()
         self.crash = self.crash_look()
 
@@ -404,38 +412,55 @@ class LiveRun:
             sigterm_at=lambda: ports.signals.terminated_at,
         )
 
-    def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint; None also when nobody can tell."""
+    def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:
+        """The newest complete checkpoint; None also when nobody can tell, or not so soon."""
         try:
-            return self.resume_point(record=False).checkpoint
+            return self._find_checkpoint(record=False, proof_s=within_s).checkpoint
+        except StorageSilent as error:
+            self.ports.say(CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message).message)
+            return None
         except CheckpointDirUnreadable as error:
             self.ports.say(error.message)
             return None
 
-    def resume_point(self, patience_s: float = 0.0, *, record: bool = True) -> ResumePoint:
-        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept.
+    def resume_point(self, patience_s: float) -> ResumePoint:
+        """From where to go on. No rank of this run writes any more, so that a proof is kept.
 
         A directory that cannot be listed is not an empty one: it is looked at again for `patience_s`, then
-        CheckpointDirUnreadable is raised.
+        CheckpointDirUnreadable is raised. Raises JobIsEnding when Slurm ends the job meanwhile.
         """
         deadline = self.ports.clock.now() + patience_s
         while True:
             try:
-                return self._find_checkpoint(record=record)
+                return self._find_checkpoint(record=True, meanwhile=self._notice_end)
             except CheckpointDirUnreadable:
                 if self.ports.clock.now() >= deadline:
                     raise
             except StorageSilent as error:
                 # It comes back, or the time limit comes: a run that is held meanwhile has nobody to let it go.
-                if not patience_s or self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
+                if self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
                     raise CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message) from error
             self.ports.clock.sleep(1.0)
+            self._notice_end()
 
-    def _find_checkpoint(self, *, record: bool) -> ResumePoint:
+    def _notice_end(self) -> None:
+        """Raises JobIsEnding where a SIGTERM was Slurm's. The one before the first call was perhaps not heard."""
+        came = self.ports.signals.terminated_at
+        if self._sigterm_asked == came:
+            return
+        self._sigterm_asked = came
+        if self.ended_by_slurm(self.ask_job()):
+            raise JobIsEnding
+
+    def _find_checkpoint(
+        self, *, record: bool, proof_s: float = _PROOF_S, meanwhile: Callable[[], None] | None = None
+    ) -> ResumePoint:
         where, kind, ask = self.plan.checkpoint_dir, self.plan.checkpoint_format, self.ports.checkpoints
         # A directory that answers is read for as long as that takes: the first proof of a large one takes a minute.
         ask(where.exists)
-        found: ResumePoint = ask(lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=_PROOF_S)
+        found: ResumePoint = ask(
+            lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=proof_s, meanwhile=meanwhile
+        )
         return found
 
     def append_end(
@@ -446,10 +471,11 @@ class LiveRun:
         newest: Checkpoint | None = None,
         status: int | None = None,
         happened: float | None = None,
+        within_s: float = _PROOF_S,
     ) -> None:
-        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for;
-        `happened`: when it ended, where that was long ago."""
-        newest = newest or self.newest()
+        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for, and
+        found `within_s` or left open; `happened`: when it ended, where that was long ago."""
+        newest = newest or self.newest(within_s)
         self.ports.journal.append(
             "attempt_ended",
             attempt=attempt,

@@ -16,7 +16,7 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
 from sovctl.model.progress import FINISHED
-from sovctl.operations.live_run import LiveRun, Ports, RunPlan, end_of, last_attempt
+from sovctl.operations.live_run import JobIsEnding, LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.look_at_run import RunLooks
 from sovctl.operations.recover import Recovery
 from sovctl.operations.settle import Question, settle
@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # most runs have no image
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
+_PROOF_S = 8.0
+"""How long the newest checkpoint may take to be found where KillWait runs."""
 _SETTLE_S = 8.0
 """How long a script that lost a rank gets to end by itself, and a fault to show, before the crash is judged."""
 
@@ -97,6 +99,8 @@ class Supervisor:
             found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
         except CheckpointDirUnreadable as error:
             return self._hold_unstarted(error.message)
+        except JobIsEnding:
+            return self._leave_unstarted()
         if found.loses and not self._live.plan.fresh:
             return self._hold_unstarted(found.loses)
         if self._live.ports.image is not None:
@@ -135,6 +139,20 @@ class Supervisor:
         self._live.ports.say(f"{why}; the run is held{instead}")
         self._live.ports.signals.ignore_termination()
         self._live.bring_back().hold(why)
+        return 0
+
+    def _leave_unstarted(self) -> int:
+        """Slurm ends the job while its checkpoints are looked for: there is no attempt to close."""
+        job = self._live.watch.job
+        assert job is not None
+        ended = ended_for_good(job, self._live.plan.restarts)
+        if ended:
+            self._live.ports.journal.append("run_ended", outcome=ended.lower(), job_id=self._live.plan.job_id)
+            return 0
+        self._live.ports.signals.ignore_termination()
+        back = self._live.bring_back()
+        back.stand_by()
+        back.settle()
         return 0
 
     def _misplaced(self, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -266,7 +284,8 @@ class Supervisor:
             culprit = Culprit.TIME_LIMIT if ended in ("TIMEOUT", "DEADLINE") else Culprit.STOPPED
             hardware = blame_nodes(self._live.evidence(None)) if ended == "NODE_FAIL" else None
             blame = hardware or Blame(culprit, evidence=f"Slurm ended the job: {ended}", step=self._live.progress.step)
-            self._live.append_end(self._live.attempt, blame, Decision(Action.END, f"the job is {ended}"))
+            decision = Decision(Action.END, f"the job is {ended}")
+            self._live.append_end(self._live.attempt, blame, decision, within_s=_PROOF_S)
             self._live.ports.journal.append("run_ended", outcome=ended.lower(), job_id=self._live.plan.job_id)
             child.wait(30.0)
             return 0
@@ -279,7 +298,8 @@ class Supervisor:
             if job.preempted_at or says_preempted(self._live.ports.output.read(job.stderr))
             else Blame(Culprit.STOPPED, evidence="the job was requeued from outside", step=self._live.progress.step)
         )
-        self._live.append_end(self._live.attempt, blame, Decision(Action.REQUEUE, "the job was requeued"))
+        decision = Decision(Action.REQUEUE, "the job was requeued")
+        self._live.append_end(self._live.attempt, blame, decision, within_s=_PROOF_S)
         back.size = self._live.size_for(self._live.free_elsewhere(blame.nodes, job), self._live.unfit(set(blame.nodes)))
         back.settle(child)
         return 0

@@ -145,6 +145,8 @@ class Run:
         self.image: Any = None
         """The image of the run; None: it has none."""
         self.hold = FakeHold(self)
+        self.checkpoints: Any = None
+        """Has checkpoints looked for; None: at once."""
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -199,6 +201,8 @@ class Run:
             say=self.said.append,
         )
         ports = replace(ports, image=self.image)
+        if self.checkpoints is not None:
+            ports = replace(ports, checkpoints=self.checkpoints)
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 

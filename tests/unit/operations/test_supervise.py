@@ -509,6 +509,38 @@ def test_a_sigterm_that_came_before_the_supervisor_could_hear_it_is_found_out(ca
         assert run.await_start() < 10
 
 
+@pytest.mark.parametrize(("wish", "sigterm"), [("requeue", True), ("cancel", True), ("requeue", False)])
+def test_a_job_that_ends_while_its_checkpoints_are_proven_is_let_go_at_once(wish: str, sigterm: bool) -> None:
+    """A large one takes minutes, and KillWait is over before."""
+    run = Run()
+
+    def ask(work: Callable[[], Any], *, patience_s: float | None = None, meanwhile: Any = None) -> Any:
+        for _ in range(600 if meanwhile else 0):
+            run.clock.sleep(1.0)
+            meanwhile()
+        return work()
+
+    def strike() -> None:
+        getattr(run.slurm, wish)(run.job_id)
+        run.deliver(signal.SIGTERM)
+
+    run.checkpoints = ask
+    live = run.supervisor()
+    if sigterm:
+        run.clock.at(20.0, strike)
+    else:
+        # Before the supervisor could hear it.
+        run.slurm.requeue(run.job_id)
+    assert live() == 0
+    assert not run.children
+    assert run.clock.time < NOW + 27
+    if wish == "cancel":
+        assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    else:
+        assert run.await_start() < 10
+    whole(run)
+
+
 def test_a_slow_look_for_checkpoints_leaves_no_requeued_job_to_slurms_own_delay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -518,7 +550,8 @@ def test_a_slow_look_for_checkpoints_leaves_no_requeued_job_to_slurms_own_delay(
     run.clock.at(16.0, lambda: run.children[0].end(-15))
     asked: list[float] = []
 
-    def newest(live: LiveRun) -> None:
+    def newest(live: LiveRun, within_s: float) -> None:
+        assert within_s < 10
         asked.append(run.clock.time)
         run.clock.sleep(40.0)
 
