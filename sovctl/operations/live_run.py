@@ -285,7 +285,10 @@ class LiveRun:
 
     def ended_by_slurm(self, job: JobView | None) -> bool:
         """Whether this execution of the job is over, requeued from outside or for good."""
-        if job is None or (job.running and job.restarts <= self.plan.restarts):
+        if job is None:
+            return False
+        # Only what is known to be an end: a state of a name that is not known here ends nobody's run.
+        if not (job.over or job.completing or job.pending or job.restarts > self.plan.restarts):
             return False
         self.watch.job, self.watch.ended_by_slurm = job, "+".join([job.state, *sorted(job.flags)])
         return True

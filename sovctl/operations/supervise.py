@@ -44,6 +44,12 @@ if TYPE_CHECKING:  # most runs have no image
     from sovctl.operations.image_of_run import RunImage
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
+_ENDED_BY = {
+    "TIMEOUT": Culprit.TIME_LIMIT,
+    "DEADLINE": Culprit.TIME_LIMIT,
+    # Where the site cancels whom it preempts (PreemptMode=CANCEL).
+    "PREEMPTED": Culprit.PREEMPTED,
+}
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
 _PROOF_S = 8.0
@@ -281,7 +287,7 @@ class Supervisor:
         self._pass_on_unheard(child)
         ended = ended_for_good(job, self._live.plan.restarts)
         if ended:
-            culprit = Culprit.TIME_LIMIT if ended in ("TIMEOUT", "DEADLINE") else Culprit.STOPPED
+            culprit = _ENDED_BY.get(ended, Culprit.STOPPED)
             hardware = blame_nodes(self._live.evidence(None)) if ended == "NODE_FAIL" else None
             blame = hardware or Blame(culprit, evidence=f"Slurm ended the job: {ended}", step=self._live.progress.step)
             decision = Decision(Action.END, f"the job is {ended}")

@@ -72,6 +72,8 @@ def ended_for_good(job: JobView, restarts_before: int) -> str:
     if job.over:
         return job.state
     if job.state == "COMPLETING" and job.restarts <= restarts_before:
+        if job.preempted_at and job.reason not in _ENDING:
+            return "PREEMPTED"
         return _ENDING.get(job.reason, "CANCELLED")
     return ""
 

@@ -563,6 +563,36 @@ def test_a_slow_look_for_checkpoints_leaves_no_requeued_job_to_slurms_own_delay(
     assert asked
 
 
+@pytest.mark.parametrize("state", ["STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT", "SOMETHING_NEW"])
+def test_a_running_job_that_slurm_calls_by_another_name_is_not_over(state: str) -> None:
+    """`scancel --signal=STOP` shows STOPPED; what is not known here ends nobody's run."""
+    run = Run()
+    run.clock.at(15.0, lambda: setattr(run.job, "state", state))
+    term(run, 16.0)
+    run.clock.at(80.0, lambda: setattr(run.job, "state", "RUNNING"))
+    run.clock.at(90.0, lambda: run.children[0].end(0))
+    assert run.attempt() == 0
+    assert run.clock.time > NOW + 89
+    assert [event["outcome"] for event in run.of("run_ended")] == []
+    assert run.of("attempt_ended")[0]["culprit"] == "stopped", "it stopped as SIGTERM asked it to"
+
+
+def test_a_site_that_cancels_whom_it_preempts_ends_the_run_as_preempted() -> None:
+    run = Run()
+
+    def preempt() -> None:
+        run.job.preempted_at = int(run.clock.time)
+        run.slurm.cancel(run.job_id)
+
+    run.clock.at(15.0, preempt)
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["culprit"] == "preempted"
+    assert run.of("run_ended")[0]["outcome"] == "preempted"
+    whole(run)
+
+
 def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     run = Run()
     term(run, 15.0)

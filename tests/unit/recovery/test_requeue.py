@@ -43,6 +43,11 @@ def job(state: str, restarts: int = 1, *excluded: str, flags: tuple[str, ...] = 
         (job("RUNNING"), Step.REQUEUE),
         (job("SUSPENDED"), Step.REQUEUE),
         (job("CONFIGURING"), Step.REQUEUE),
+        # Slurm prints these flags of a running job in place of its state.
+        (job("STOPPED"), Step.REQUEUE),
+        (job("SIGNALING"), Step.REQUEUE),
+        (job("RESIZING"), Step.REQUEUE),
+        (job("PREEMPTED"), Step.GONE),
         # The job was rolled back to before the requeue, or never saw it.
         (job("RUNNING", 0), Step.REQUEUE),
         # 22.05 to 26.05 print COMPLETING for the requeued and for the cancelled job; the restart count tells.
@@ -89,6 +94,11 @@ def test_a_held_job_needs_no_terms(seen: JobView, step: Step) -> None:
         (job("COMPLETING", 2), ""),
         (job("COMPLETING"), "CANCELLED"),
         (job("COMPLETING", reason="TimeLimit"), "TIMEOUT"),
+        (job("COMPLETING", preempted_at=1000), "PREEMPTED"),
+        (job("COMPLETING", 2, preempted_at=1000), ""),
+        (job("COMPLETING", reason="TimeLimit", preempted_at=1000), "TIMEOUT"),
+        (job("PREEMPTED"), "PREEMPTED"),
+        (job("STOPPED"), ""),
         (job("COMPLETING", reason="NodeDown"), "NODE_FAIL"),
         (job("DEADLINE"), "DEADLINE"),
         (job("OUT_OF_MEMORY"), "OUT_OF_MEMORY"),
