@@ -538,8 +538,15 @@ class SubmissionFiles(Protocol):
 class AskStorage(Protocol):
     """Has something done that touches a storage which may hang."""
 
-    def __call__(self, work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
-        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds."""
+    def __call__(
+        self,
+        work: Callable[[], Any],
+        *,
+        patience_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
+        """What `work` returns. Raises StorageSilent after `patience_s`, None: a few seconds. `meanwhile`: done once a
+        second until then; what it raises ends the waiting."""
         ...
 
 
@@ -726,6 +733,11 @@ class Signals(Protocol):
 
     def wait(self, timeout_s: float) -> tuple[int, ...]:
         """Those that came since the last call, or come within `timeout_s`; SIGCHLD included."""
+        ...
+
+    @property
+    def terminated_at(self) -> float | None:
+        """When SIGTERM last came, in seconds since the epoch, also before anybody waited for it; None: never."""
         ...
 
     def ignore_termination(self) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 _UNRELATED_S = 3600.0
@@ -28,7 +28,8 @@ def keep_alive(
     between (a figure that grows), each time within an hour: deaths further apart have nothing to do with each other.
 
     An orderly end is told through a pipe, so that a status of 137 is not mistaken for a SIGKILL. Signals to this
-    process go on to the child. Call it before there are threads.
+    process go on to the child, where what was ignored before the call still is until the work says otherwise. Call it
+    before there are threads.
     """
     child = _Child()
     handlers = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
@@ -36,7 +37,7 @@ def keep_alive(
         deaths = reached = 0
         while deaths < tries:
             began = time.monotonic()
-            status = child.run(work)
+            status = child.run(work, handlers)
             if status is not None:
                 return status
             before, reached = reached, progress()
@@ -60,8 +61,8 @@ class _Child:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signum)
 
-    def run(self, work: Callable[[], int]) -> int | None:
-        """The status it ended with; None when it was killed."""
+    def run(self, work: Callable[[], int], before: Mapping[signal.Signals, object]) -> int | None:
+        """The status it ended with; None when it was killed. `before`: how signals were handled before the call."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -70,7 +71,7 @@ class _Child:
         self._pid = os.fork()
         if self._pid == 0:
             os.close(reader)
-            self._work(work, writer)
+            self._work(work, writer, [signum for signum, handler in before.items() if handler is signal.SIG_IGN])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         os.close(writer)
         said = b""
@@ -82,9 +83,9 @@ class _Child:
         self._pid = 0
         return int(said) if said.strip().isdigit() else None
 
-    def _work(self, work: Callable[[], int], writer: int) -> None:
+    def _work(self, work: Callable[[], int], writer: int, ignored: Sequence[signal.Signals]) -> None:
         for signum in _FORWARDED:
-            signal.signal(signum, signal.SIG_DFL)
+            signal.signal(signum, signal.SIG_IGN if signum in ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         try:
             os.write(writer, b"%d\n" % (work() & 0xFF))

@@ -18,6 +18,7 @@ from sovctl.model.progress import Progress
 from sovctl.ports import AttemptFiles, Journal, OutputTail, RunFiles, RunOutput
 
 _T = TypeVar("_T")
+_TURN_S = 1.0
 PATIENCE_S = 5.0
 """How long one access may take: a busy file server answers within a second or two."""
 
@@ -62,9 +63,16 @@ class Patience:
         self._since = 0.0
         self._thread: threading.Thread | None = None
 
-    def ask(self, work: Callable[[], _T], *, later: bool = False, patience_s: float | None = None) -> _T:
+    def ask(
+        self,
+        work: Callable[[], _T],
+        *,
+        later: bool = False,
+        patience_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> _T:
         """What `work` returns. Raises StorageSilent when that takes too long, and at once while an earlier access has
-        not come back; `later`: it is still done then."""
+        not come back; `later`: it is still done then. `meanwhile`: done once a second; what it raises ends the wait."""
         if self._late is not None and self._late.done:
             self._late = None
         if self._late is not None and not later:
@@ -74,7 +82,12 @@ class Patience:
         self._begin(task)
         if self._late is not None:
             raise StorageSilent(began - self._since)
-        if not task.wait(self._patience_s if patience_s is None else patience_s):
+        try:
+            done = _wait(task, began + (self._patience_s if patience_s is None else patience_s), meanwhile)
+        except BaseException:
+            self._late, self._since = task, began
+            raise
+        if not done:
             self._late, self._since = task, began
             raise StorageSilent(time.monotonic() - began)
         return task.result()
@@ -89,6 +102,15 @@ class Patience:
     def _work(self) -> None:
         while True:
             self._tasks.get().run()
+
+
+def _wait(task: _Task[Any], deadline: float, meanwhile: Callable[[], None] | None) -> bool:
+    """Whether it was done by then."""
+    while meanwhile is not None and time.monotonic() + _TURN_S < deadline:
+        if task.wait(_TURN_S):
+            return True
+        meanwhile()
+    return task.wait(max(0.0, deadline - time.monotonic()))
 
 
 class PatientJournal:

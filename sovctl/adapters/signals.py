@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Sequence
 
 _WATCHED = (
@@ -24,8 +25,9 @@ class SignalQueue:
     def __init__(self, watched: Sequence[signal.Signals] = _WATCHED) -> None:
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._terminated_at: float | None = None
         for signum in watched:
-            signal.signal(signum, _noted)
+            signal.signal(signum, self._noted)
 
     def wait(self, timeout_s: float) -> tuple[int, ...]:
         """Signals since the last call, oldest first; returns early when one comes."""
@@ -35,10 +37,16 @@ class SignalQueue:
         except BlockingIOError:
             return ()
 
+    @property
+    def terminated_at(self) -> float | None:
+        """When SIGTERM last came, in seconds since the epoch; None: never, or it was ignored."""
+        return self._terminated_at
+
     def ignore_termination(self) -> None:
         """SIGTERM does nothing any more, here and in processes started from now on."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-
-def _noted(signum: int, frame: object) -> None:
-    """The wakeup pipe has it already; Python only needs a handler to be there."""
+    def _noted(self, signum: int, _frame: object) -> None:
+        """The wakeup pipe has it already; Python only needs a handler to be there."""
+        if signum == signal.SIGTERM:
+            self._terminated_at = time.time()

@@ -273,6 +273,7 @@ def _why_record(run_: KnownRun, answer: Why) -> dict[str, Any]:
         "culprit": stop_.culprit.value if stop_ else None,
         "blamed": list(stop_.blamed) if stop_ else [],
         "evidence": stop_.evidence if stop_ else None,
+        "confidence": stop_.confidence or None if stop_ else None,
         "action": stop_.action if stop_ else None,
         "recovery": _timeline_record(found) if found else None,
     }

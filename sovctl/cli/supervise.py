@@ -38,6 +38,7 @@ _OPTIONS = frozenset(
         "--nodes",
         "--spare-nodes",
         "--min-nodes",
+        "--lowest-nodes",
         "--hang-timeout",
         "--progress-regex",
         "--restart-stragglers",
@@ -83,7 +84,8 @@ def _live(plan: RunPlan) -> int:
 def _progress(plan: RunPlan) -> int:
     """The furthest checkpoint in the run's journal: a run that gets on outlives any number of its supervisors."""
     try:
-        return furthest_checkpoint(wiring.supervisor_ports(plan.run_dir, plan.inside).journal.events())
+        # The journal alone: the other ports take the signals of this process, which go on to the next supervisor.
+        return furthest_checkpoint(wiring.run_journal(plan.run_dir).events())
     except SovctlError:
         return 0
 

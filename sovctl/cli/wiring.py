@@ -192,6 +192,14 @@ def become_behind(front: str, argv: Sequence[str], env: Mapping[str, str]) -> No
     become(front, argv, env)
 
 
+def run_journal(run_dir: Path) -> Journal:
+    """The record of a run; its storage is waited for only so long."""
+    from sovctl.adapters.journal import FileJournal
+    from sovctl.adapters.patient import Patience, PatientJournal
+
+    return PatientJournal(FileJournal(run_dir / "events.jsonl"), Patience())
+
+
 def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorPorts:
     """Everything the supervisor of a run touches; `inside`: the image of the run."""
     from sovctl.adapters.clock import SystemClock

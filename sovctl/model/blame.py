@@ -22,6 +22,25 @@ class Culprit(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Confidence(StrEnum):
+    """How sure a blame is."""
+
+    SURE = "sure"
+    """The culprit itself says so, or Slurm, or the site."""
+    LIKELY = "likely"
+    """Signs that seldom have another cause."""
+    GUESS = "guess"
+    """Nothing else was seen."""
+
+
+_USUAL = {
+    Culprit.FABRIC: Confidence.LIKELY,
+    Culprit.STORAGE: Confidence.LIKELY,
+    Culprit.USER_CODE: Confidence.LIKELY,
+    Culprit.UNKNOWN: Confidence.GUESS,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Blame:
     """The culprit with its evidence."""
@@ -35,3 +54,11 @@ class Blame:
     """For user code: equal for two crashes of the same kind."""
     step: int | None = None
     """Last training step known when it stopped."""
+    at_most: Confidence = Confidence.SURE
+    """Where the evidence is weaker than is usual for such a culprit."""
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure it is."""
+        usual = _USUAL.get(self.culprit, Confidence.SURE)
+        return max(usual, self.at_most, key=list(Confidence).index)

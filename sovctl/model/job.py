@@ -59,7 +59,7 @@ class JobView:
 
     @property
     def running(self) -> bool:
-        return self.state in ("RUNNING", "CONFIGURING", "SUSPENDED") and "COMPLETING" not in self.flags
+        return self.state in _RUNS and "COMPLETING" not in self.flags
 
     @property
     def completing(self) -> bool:
@@ -87,9 +87,14 @@ class JobView:
         return self.state in _OVER
 
 
+_RUNS = frozenset({"RUNNING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"})
+"""Slurm prints some flags in place of the state: of a job that got SIGSTOP (scancel --signal=STOP), gets a signal, or
+is just being shrunk."""
 _OVER = frozenset(
     {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "BOOT_FAIL", "REVOKED", "NODE_FAIL"}
+    | {"PREEMPTED"}
 )
+"""Also preempted, where the site cancels whom it preempts."""
 
 
 def gpus_in(tres: str) -> int:

@@ -6,7 +6,7 @@ in between, or that lost the last seconds of its state, is simply told again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,19 +17,24 @@ from sovctl.ports import ChildProcess, Clock, ClusterView, JobControl, Journal
 from sovctl.recovery.exclusion import ExclusionList, renew
 from sovctl.recovery.requeue import (
     KILL_WAIT_S,
+    LINGER_S,
     Goal,
     Step,
+    Told,
     begin_at,
     earliest_begin,
     epilog_estimate_s,
     exit_s,
     kill_wait_s,
+    late_begin,
     leave_s,
     locked_after_shrink,
     next_step,
     own_delay_s,
     provisional_begin,
     sched_delay_s,
+    stays_until,
+    told,
 )
 
 _Result = TypeVar("_Result")
@@ -39,7 +44,7 @@ _STEPS_END_S = 10.0
 """So long steps that were killed may take to end, before the queue is the quicker way."""
 _LINGER_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
-waits 60 s for it (REVERSE_TREE_CHILDREN_TIMEOUT, 22.05 to 26.05)."""
+waits LINGER_S for it."""
 _STEPS_LOOK_S = 0.05
 _ALL_ANSWER_S = 4.0
 """The same where none is known to be dead: one that froze a moment ago keeps scancel for MessageTimeout (10 s)."""
@@ -54,8 +59,6 @@ _TICK_S = 1.2
 """slurmctld's background loop sleeps one second and works a little."""
 _MOST_REFUSALS = 5
 """So often Slurm may refuse what the look at the job said is next."""
-_OTHERS_WAIT_S = 20.0
-"""Slurm kills the batch step KillWait (30 s) after the requeue; the begin time must be set before."""
 
 
 @dataclass(slots=True)
@@ -85,15 +88,23 @@ class BringBack:
     lingering: tuple[str, ...] = ()
     """Steps whose processes are dead and that are still on the books, for up to a minute: nothing waits for them, and
     new steps have to share their resources (--overlap)."""
+    lingers_until: float = 0.0
+    """When Slurm gives up the last of them; 0: there is none."""
     crowding: Callable[[], float] = lambda: 1.0
     """How many times longer than alone our work takes on this machine."""
+    sigterm_at: Callable[[], float | None] = lambda: None
+    """When SIGTERM last came."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
     """How long the last line of the record took: one more is to come."""
     _epilog: float = 0.0
     _kill_wait: float = KILL_WAIT_S
-    _requeued: float = 0.0
+    _told: Told | None = None
+    """When slurmd was told to end the job; None: it was not, as far as is known."""
+    _script: ChildProcess | None = None
+    """Still runs after somebody else's requeue, until it has saved or slurmd kills it; None: we have ended it."""
+    _settings: Mapping[str, str] = field(default_factory=dict)
     _asked: float = 0.0
     """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
 
@@ -109,6 +120,8 @@ class BringBack:
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
         lost = silent or bool(dead_nodes)
+        if lost:
+            self.lingers_until = self.clock.now() + LINGER_S
         patience_s = _ANSWERS_S if lost or self.lingering else _ALL_ANSWER_S
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
@@ -152,6 +165,8 @@ class BringBack:
         if not silent and not left <= set(self.lingering):
             return False
         self.lingering = tuple(sorted(left))
+        if not left:
+            self.lingers_until = 0.0
         rest = [node for node in drop if node in self.nodes]
         if rest and not self.drop(rest):
             return False
@@ -193,18 +208,37 @@ class BringBack:
             return
         self._finish(goal, chosen, self._reach(goal))
 
-    def settle(self, told: float) -> None:
+    def stand_by(self) -> None:
+        """The job was requeued by somebody else: from now on it begins before Slurm's 121 s are over whatever becomes
+        of us, for KillWait may be over before all is said."""
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        self._learn_told(job)
+        if self._may_begin(job) and not job.expedited and not (self.shrunk and self._takes_no_terms()):
+            # Asking for a pass of the scheduler, which is then seen.
+            self.passes.look()
+            self._set_terms(Goal(self.restarts, None), self._provisional(job))
+
+    def settle(self, script: ChildProcess | None = None) -> None:
         """The job was requeued by somebody else: give it its exclusions and spare it the 121 s, unless it is held.
 
-        `told`: when its batch host heard of it, in seconds since the epoch; from then on slurmd looks whether we are
-        gone, so the begin time counts from there.
+        `script`: may still run, to save or because SIGTERM does not end it.
         """
-        self._requeued = told
+        self._script = script
         job = self._patiently(lambda: self.jobs.job(self.job_id))
-        # Held is known by the priority alone: up to 26.05 a job that completes shows nothing else of its next state.
-        if job.restarts > self.restarts and not job.over and not job.running and job.priority != 0:
+        if self._may_begin(job):
             # It is out of our hands already: only a job that runs can be requeued held.
             self.requeue(exclude_reason="requeued from outside", may_hold=False)
+
+    def _may_begin(self, job: JobView) -> bool:
+        """Whether somebody else requeued it and it is to run again. Held is known by the priority alone: up to 26.05 a
+        job that completes shows nothing else of its next state."""
+        return job.restarts > self.restarts and not job.over and not job.running and job.priority != 0
+
+    def _learn_told(self, job: JobView) -> None:
+        """Somebody else requeued the job, perhaps just now, under our hands: slurmd looks whether we are gone from that
+        moment on, so the begin time counts from there."""
+        if self._told is None and job.restarts > self.restarts:
+            self._told = told(job, self.sigterm_at(), self.clock.now())
 
     def hold(self, why: str) -> None:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
@@ -246,11 +280,12 @@ class BringBack:
         while True:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             step = next_step(job, goal)
+            self._learn_told(job)
             if step is Step.REQUEUE:
                 taken = self._command(
                     lambda: self.jobs.requeue(self.job_id, hold=goal.hold), last=refused == _MOST_REFUSALS
                 )
-                self._requeued, self._asked = self.clock.now(), 0.0
+                self._told, self._asked = Told(self.clock.now()), 0.0
             elif step is Step.SET_TERMS and refused < _MOST_REFUSALS:
                 taken = self._set_terms(goal, self._provisional(job))
             else:
@@ -259,8 +294,13 @@ class BringBack:
             self.clock.sleep(0.02 if taken else 0.2)
 
     def _takes_no_terms(self) -> bool:
-        settings = self._patiently(self.cluster.settings)
+        settings = self._slurm_settings()
         return locked_after_shrink(settings.get("SLURM_VERSION", ""), settings.get("AccountingStorageType", ""))
+
+    def _slurm_settings(self) -> Mapping[str, str]:
+        """Asked once: every question takes from the seconds until KillWait."""
+        self._settings = self._settings or self._patiently(self.cluster.settings)
+        return self._settings
 
     def _leave_terms_to_others(self, chosen: ExclusionList) -> None:
         """The job takes no exclusions before it has left its nodes, and by then we are gone: `sovctl watch` gives
@@ -306,13 +346,12 @@ class BringBack:
 
     def _earliest(self, leave_s: float) -> int:
         now = self.clock.now()
-        return earliest_begin(self._requeued or now, now, self._epilog, leave_s, self._kill_wait)
+        return earliest_begin(self._told or Told(now), now, self._epilog, leave_s, self._kill_wait)
 
     def _begin(self, goal: Goal) -> int | None:
         """When the job shall begin, None: when Slurm lets it; returns at the moment to say so and leave.
 
-        Where the other nodes do not end while we can wait, the begin time is put far enough ahead for slow ones (a
-        slurmstepd whose report was lost tries again after 60 s).
+        Where the other nodes do not end while we can wait, the begin time is put far enough ahead for them.
         """
         job = self._patiently(lambda: self.jobs.job(self.job_id))
         if job.expedited:
@@ -321,20 +360,32 @@ class BringBack:
             # Where no exclusion changed, nobody has asked for the pass that the begin time is aligned with; a requeue
             # does not (22.05 to 26.05).
             self._set_terms(goal, self._provisional(job))
+        self._kill_wait = kill_wait_s(self._slurm_settings())
         measured = self._await_other_nodes()
-        return self._provisional(job) if measured is None else self._aligned(goal, job, measured)
+        return self._late(job) if measured is None else self._aligned(goal, job, measured)
 
     def _provisional(self, job: JobView) -> int | None:
-        delay = 0.0 if job.expedited else own_delay_s(self._patiently(self.cluster.settings))
+        delay = 0.0 if job.expedited else own_delay_s(self._slurm_settings())
         return provisional_begin(self.clock.now(), delay)
+
+    def _late(self, job: JobView) -> int | None:
+        """The begin time where others are still at it when we have to leave."""
+        now = self.clock.now()
+        if self._provisional(job) is None:
+            return None
+        epilog_s = epilog_estimate_s((), self._has_epilog(), self.epilog_s)
+        ranks = self._script is not None and self._script.poll() is None
+        return late_begin(
+            self._told or Told(now), now, self._kill_wait, epilog_s, ranks=ranks, lingers_until=self.lingers_until
+        )
+
+    def _has_epilog(self) -> bool:
+        return self._slurm_settings().get("Epilog", "") not in ("", "(null)")
 
     def _aligned(self, goal: Goal, job: JobView, measured: Sequence[float]) -> int:
         """A begin time that a pass of the scheduler follows. `measured`: how long the other nodes took to end."""
-        settings = self._patiently(self.cluster.settings)
-        has_epilog = settings.get("Epilog", "") not in ("", "(null)")
-        self._epilog = epilog_estimate_s(measured, has_epilog, self.epilog_s)
-        self._kill_wait = kill_wait_s(settings)
-        delay = sched_delay_s(settings.get("SchedulerParameters", ""))
+        self._epilog = epilog_estimate_s(measured, self._has_epilog(), self.epilog_s)
+        delay = sched_delay_s(self._slurm_settings().get("SchedulerParameters", ""))
         # slurmd looks seldom when the job has been ending for 10 s: nothing is gained by leaving long before its look.
         deadline = max(self.clock.now(), self._earliest(self._leave_s()) - delay) + delay + _TICK_S
         while True:
@@ -355,21 +406,25 @@ class BringBack:
             self.clock.sleep(0.03)
 
     def _await_other_nodes(self) -> list[float] | None:
-        """Wait until only the batch host is left completing; returns how long the others took, in seconds; None when
-        they are not done in time."""
+        """Wait until only the batch host is left completing; returns how long the others took after the last rank, in
+        seconds; None when they are not done in time."""
         began = self.clock.now()
-        while self.clock.now() - began < _OTHERS_WAIT_S:
+        until = stays_until(self._told or Told(began), self._kill_wait, self._leave_s())
+        while True:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
-            if not job.completing or set(job.nodes) <= {self.batch_host}:
+            if self._script is not None and self._script.poll() is None:
+                began = self.clock.now()
+            elif not job.completing or set(job.nodes) <= {self.batch_host}:
                 done = self.clock.now()
                 self.journal.append("epilogs_done", attempt=self.attempt)
                 self._record_s = self.clock.now() - done
                 return [done - began] if len(self.nodes) > 1 else []
+            if self.clock.now() >= until:
+                return None
             self.clock.sleep(0.05)
-        return None
 
     def _set_terms(self, goal: Goal, begin: int | None) -> bool:
-        exclude = sorted(goal.exclude or ())
+        exclude = None if goal.exclude is None else sorted(goal.exclude)
         self._asked = asked = self.clock.now()
         taken = self._command(
             lambda: self.jobs.update_pending(self.job_id, exclude=exclude, begin=begin, size=self.size)

@@ -47,6 +47,7 @@ from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
+from sovctl.recovery.requeue import LINGER_S
 
 if TYPE_CHECKING:  # most runs have no image
     from sovctl.isolation.inside import Inside
@@ -140,9 +141,11 @@ def _no_lemons() -> frozenset[str]:
     return frozenset()
 
 
-def _ask_at_once(work: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+def _ask_at_once(
+    work: Callable[[], Any], *, patience_s: float | None = None, meanwhile: Callable[[], None] | None = None
+) -> Any:
     """For storages that cannot hang: nothing is waited for, however long `patience_s` is."""
-    del patience_s
+    del patience_s, meanwhile
     return work()
 
 
@@ -221,6 +224,10 @@ class Watch:
     ended_by_slurm: str = ""
 
 
+class JobIsEnding(Exception):
+    """Slurm requeues or ends the job before its script was started."""
+
+
 class LiveRun:
     """The state of one run in this execution of its job."""
 
@@ -232,6 +239,8 @@ class LiveRun:
         """Step of the checkpoint this attempt was given."""
         self.lingering: tuple[str, ...] = ()
         """Steps of earlier attempts that are still on Slurm's books, though their processes are dead."""
+        self.lingers_until = 0.0
+        """When Slurm gives the last of them up."""
         self.down: frozenset[str] = frozenset()
         """Nodes of the job that Slurm calls DOWN."""
         self.mute: frozenset[str] = frozenset()
@@ -250,6 +259,8 @@ class LiveRun:
         self.arrived = self.began = ports.clock.now()
         """`arrived`: when the supervisor started, which Slurm lets it when the prologs are done."""
         self.allocation_noted = False
+        self._sigterm_asked: float | None = -1.0
+        """The SIGTERM after which Slurm was asked what it means."""
         self.moving = self.progress_watch()
         self.crash = self.crash_look()
 
@@ -271,6 +282,16 @@ class LiveRun:
             return self.ports.jobs.job(self.plan.job_id)
         except SovctlError:
             return None
+
+    def ended_by_slurm(self, job: JobView | None) -> bool:
+        """Whether this execution of the job is over, requeued from outside or for good."""
+        if job is None:
+            return False
+        # Only what is known to be an end: a state of a name that is not known here ends nobody's run.
+        if not (job.over or job.completing or job.pending or job.restarts > self.plan.restarts):
+            return False
+        self.watch.job, self.watch.ended_by_slurm = job, "+".join([job.state, *sorted(job.flags)])
+        return True
 
     def evidence(
         self, silence_s: float | None, nodes: Sequence[str] = (), *, ranks_silent: bool = True
@@ -321,15 +342,16 @@ class LiveRun:
         well = self.moving.well if self.moving is not None else ()
         return broken_links(well, self.crash.looked)
 
-    def unfit(self, avoid: set[str]) -> frozenset[str]:
-        """Nodes of the job the next attempt must not get: those given, and spares with something against them."""
+    def unfit(self, avoid: set[str], *, ask: bool = False) -> frozenset[str]:
+        """Nodes of the job the next attempt must not get: those given, and spares with something against them.
+        `ask`: slurmd of each, though nothing spoke against any before."""
         try:
             views = self.ports.cluster.nodes(self.here.nodes)
         except SovctlError:
             return frozenset(avoid)
         self.down = frozenset(item.name for item in views if item.state.down)
         self.mute = frozenset(item.name for item in views if not item.state.responding)
-        asked = self.suspicion.any or self.doubtful
+        asked = ask or self.suspicion.any or self.doubtful
         self.unanswered = self.ports.ping.silent(views) if asked else frozenset()
         bad = blame_nodes([NodeEvidence(item, item.name in self.unanswered, True) for item in views])
         return frozenset(avoid) | frozenset(bad.nodes if bad else ()) | self.mute
@@ -388,41 +410,60 @@ class LiveRun:
             say=ports.say,
             shrunk=self.here.shrunk,
             lingering=self.lingering,
+            lingers_until=self.lingers_until,
             crowding=ports.crowding,
+            sigterm_at=lambda: ports.signals.terminated_at,
         )
 
-    def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint; None also when nobody can tell."""
+    def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:
+        """The newest complete checkpoint; None also when nobody can tell, or not so soon."""
         try:
-            return self.resume_point(record=False).checkpoint
+            return self._find_checkpoint(record=False, proof_s=within_s).checkpoint
+        except StorageSilent as error:
+            self.ports.say(CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message).message)
+            return None
         except CheckpointDirUnreadable as error:
             self.ports.say(error.message)
             return None
 
-    def resume_point(self, patience_s: float = 0.0, *, record: bool = True) -> ResumePoint:
-        """From where to go on. `record`: no rank of this run writes any more, so that a proof may be kept.
+    def resume_point(self, patience_s: float) -> ResumePoint:
+        """From where to go on. No rank of this run writes any more, so that a proof is kept.
 
         A directory that cannot be listed is not an empty one: it is looked at again for `patience_s`, then
-        CheckpointDirUnreadable is raised.
+        CheckpointDirUnreadable is raised. Raises JobIsEnding when Slurm ends the job meanwhile.
         """
         deadline = self.ports.clock.now() + patience_s
         while True:
             try:
-                return self._find_checkpoint(record=record)
+                return self._find_checkpoint(record=True, meanwhile=self._notice_end)
             except CheckpointDirUnreadable:
                 if self.ports.clock.now() >= deadline:
                     raise
             except StorageSilent as error:
                 # It comes back, or the time limit comes: a run that is held meanwhile has nobody to let it go.
-                if not patience_s or self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
+                if self.ports.clock.now() >= deadline + _STORAGE_BACK_S:
                     raise CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message) from error
             self.ports.clock.sleep(1.0)
+            self._notice_end()
 
-    def _find_checkpoint(self, *, record: bool) -> ResumePoint:
+    def _notice_end(self) -> None:
+        """Raises JobIsEnding where a SIGTERM was Slurm's. The one before the first call was perhaps not heard."""
+        came = self.ports.signals.terminated_at
+        if self._sigterm_asked == came:
+            return
+        self._sigterm_asked = came
+        if self.ended_by_slurm(self.ask_job()):
+            raise JobIsEnding
+
+    def _find_checkpoint(
+        self, *, record: bool, proof_s: float = _PROOF_S, meanwhile: Callable[[], None] | None = None
+    ) -> ResumePoint:
         where, kind, ask = self.plan.checkpoint_dir, self.plan.checkpoint_format, self.ports.checkpoints
         # A directory that answers is read for as long as that takes: the first proof of a large one takes a minute.
         ask(where.exists)
-        found: ResumePoint = ask(lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=_PROOF_S)
+        found: ResumePoint = ask(
+            lambda: resume_point(where, kind, quiet_s=0.0, record=record), patience_s=proof_s, meanwhile=meanwhile
+        )
         return found
 
     def append_end(
@@ -433,10 +474,11 @@ class LiveRun:
         newest: Checkpoint | None = None,
         status: int | None = None,
         happened: float | None = None,
+        within_s: float = _PROOF_S,
     ) -> None:
-        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for;
-        `happened`: when it ended, where that was long ago."""
-        newest = newest or self.newest()
+        """Write down how an attempt ended; nothing is done before this is on disk. `newest`: None: looked for, and
+        found `within_s` or left open; `happened`: when it ended, where that was long ago."""
+        newest = newest or self.newest(within_s)
         self.ports.journal.append(
             "attempt_ended",
             attempt=attempt,
@@ -444,6 +486,7 @@ class LiveRun:
             blamed=list(blame.nodes),
             suspects=list(decision.suspects),
             evidence=blame.evidence,
+            confidence=blame.confidence.value,
             signature=blame.signature,
             step=blame.step,
             checkpoint=str(newest.path) if newest else "",
@@ -539,10 +582,11 @@ def last_attempt(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     return next((event for event in reversed(events) if event["kind"] == "attempt_started"), None)
 
 
-def lingering_steps(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Steps that were left on the books when the last attempt was started in its allocation."""
+def lingering_steps(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], float]:
+    """Steps that were left on the books when the last attempt was started in its allocation, and until when at most."""
     last = [event for event in events if event["kind"] in ("restarted", "requeued")][-1:]
-    return tuple(str(step) for event in last for step in event.get("lingering", ()))
+    steps = tuple(str(step) for event in last for step in event.get("lingering", ()))
+    return steps, float(last[0].get("at", 0.0)) + LINGER_S if steps else 0.0
 
 
 def end_of(events: Sequence[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:

@@ -6,6 +6,7 @@ Each look returns whom to blame when the script has to be ended now, and None wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
@@ -78,7 +79,7 @@ class RunLooks:
             evidence=blame.evidence,
             happened=self._happened(evidence, quiet),
         )
-        return Blame(blame.culprit, blame.nodes, blame.evidence, step=self._live.progress.step)
+        return replace(blame, step=self._live.progress.step)
 
     def _happened(self, evidence: Sequence[NodeEvidence], quiet: Quiet) -> float | None:
         """Since when a node is at fault: the ranks of the others stop within a step of it."""
@@ -134,6 +135,9 @@ class RunLooks:
         if now - self._live.watch.job_checked > (_JOB_CHECK_S if self._live.watch.job is None else 60.0):
             self._live.watch.job_checked = now
             self._live.watch.job = self._live.ask_job() or self._live.watch.job
+            # Its SIGTERM may have come before anybody here could hear it.
+            if self._live.ended_by_slurm(self._live.watch.job):
+                return None
             self._note_allocation()
         job = self._live.watch.job
         if job is None or job.ends_at is None or not job.requeue:

@@ -53,10 +53,10 @@ class Recovery:
             held = len(self._live.here.nodes)
             if self._restart_here(child, back, place):
                 return None
-            if len(self._live.here.nodes) == held:
+            # The job lost nodes while it was made ready, or one of them died: there may be spares enough all the same.
+            known, unfit = unfit, unfit | self._live.unfit(avoid, ask=True)
+            if len(self._live.here.nodes) == held and unfit == known:
                 break
-            # The job lost nodes while it was made ready: there may be spares enough all the same.
-            unfit = self._live.unfit(avoid)
             place = self._place(blame, decision, free, self._live.ask_job(), unfit)
         self._live.ports.signals.ignore_termination()
         back.size = self._live.size_for(free, unfit)
@@ -102,7 +102,7 @@ class Recovery:
             journal.append("restart_refused", attempt=self._live.attempt, how=place.how.value)
             return False
         here.running_on = place.nodes
-        self._live.lingering = back.lingering
+        self._live.lingering, self._live.lingers_until = back.lingering, back.lingers_until
         journal.append(
             "restarted",
             attempt=self._live.attempt,

@@ -16,7 +16,7 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
 from sovctl.model.progress import FINISHED
-from sovctl.operations.live_run import LiveRun, Ports, RunPlan, end_of, last_attempt
+from sovctl.operations.live_run import JobIsEnding, LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.look_at_run import RunLooks
 from sovctl.operations.recover import Recovery
 from sovctl.operations.settle import Question, settle
@@ -44,8 +44,16 @@ if TYPE_CHECKING:  # most runs have no image
     from sovctl.operations.image_of_run import RunImage
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
+_ENDED_BY = {
+    "TIMEOUT": Culprit.TIME_LIMIT,
+    "DEADLINE": Culprit.TIME_LIMIT,
+    # Where the site cancels whom it preempts (PreemptMode=CANCEL).
+    "PREEMPTED": Culprit.PREEMPTED,
+}
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
+_PROOF_S = 8.0
+"""How long the newest checkpoint may take to be found where KillWait runs."""
 _SETTLE_S = 8.0
 """How long a script that lost a rank gets to end by itself, and a fault to show, before the crash is judged."""
 
@@ -97,6 +105,8 @@ class Supervisor:
             found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
         except CheckpointDirUnreadable as error:
             return self._hold_unstarted(error.message)
+        except JobIsEnding:
+            return self._leave_unstarted()
         if found.loses and not self._live.plan.fresh:
             return self._hold_unstarted(found.loses)
         if self._live.ports.image is not None:
@@ -135,6 +145,20 @@ class Supervisor:
         self._live.ports.say(f"{why}; the run is held{instead}")
         self._live.ports.signals.ignore_termination()
         self._live.bring_back().hold(why)
+        return 0
+
+    def _leave_unstarted(self) -> int:
+        """Slurm ends the job while its checkpoints are looked for: there is no attempt to close."""
+        job = self._live.watch.job
+        assert job is not None
+        ended = ended_for_good(job, self._live.plan.restarts)
+        if ended:
+            self._live.ports.journal.append("run_ended", outcome=ended.lower(), job_id=self._live.plan.job_id)
+            return 0
+        self._live.ports.signals.ignore_termination()
+        back = self._live.bring_back()
+        back.stand_by()
+        back.settle()
         return 0
 
     def _misplaced(self, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -249,7 +273,7 @@ class Supervisor:
         job = self._live.ask_job()
         state = "+".join([job.state, *sorted(job.flags)]) if job else "unknown"
         self._live.ports.journal.append("signal", attempt=self._live.attempt, name="SIGTERM", job_state=state)
-        if job is None or self._ended_by_slurm(job):
+        if job is None or self._live.ended_by_slurm(job):
             return
         self._live.watch.job = job
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
@@ -258,36 +282,44 @@ class Supervisor:
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
         """scancel, the time limit, a preemption, somebody's requeue: Slurm is ending the job; nothing to decide."""
-        told = self._live.ports.clock.now()
         job = self._live.watch.job
         assert job is not None
+        self._pass_on_unheard(child)
         ended = ended_for_good(job, self._live.plan.restarts)
         if ended:
-            culprit = Culprit.TIME_LIMIT if ended in ("TIMEOUT", "DEADLINE") else Culprit.STOPPED
+            culprit = _ENDED_BY.get(ended, Culprit.STOPPED)
             hardware = blame_nodes(self._live.evidence(None)) if ended == "NODE_FAIL" else None
             blame = hardware or Blame(culprit, evidence=f"Slurm ended the job: {ended}", step=self._live.progress.step)
-            self._live.append_end(self._live.attempt, blame, Decision(Action.END, f"the job is {ended}"))
+            decision = Decision(Action.END, f"the job is {ended}")
+            self._live.append_end(self._live.attempt, blame, decision, within_s=_PROOF_S)
             self._live.ports.journal.append("run_ended", outcome=ended.lower(), job_id=self._live.plan.job_id)
             child.wait(30.0)
             return 0
         self._live.ports.signals.ignore_termination()
+        back = self._live.bring_back()
+        back.stand_by()
         child.wait(1.0)
         blame = blame_nodes(self._live.evidence(None)) or (
             Blame(Culprit.PREEMPTED, evidence="the job was preempted", step=self._live.progress.step)
             if job.preempted_at or says_preempted(self._live.ports.output.read(job.stderr))
             else Blame(Culprit.STOPPED, evidence="the job was requeued from outside", step=self._live.progress.step)
         )
-        self._live.append_end(self._live.attempt, blame, Decision(Action.REQUEUE, "the job was requeued"))
-        child.wait(20.0)
-        back = self._live.bring_back()
+        decision = Decision(Action.REQUEUE, "the job was requeued")
+        self._live.append_end(self._live.attempt, blame, decision, within_s=_PROOF_S)
         back.size = self._live.size_for(self._live.free_elsewhere(blame.nodes, job), self._live.unfit(set(blame.nodes)))
-        back.settle(told)
+        back.settle(child)
         return 0
+
+    def _pass_on_unheard(self, child: ChildProcess) -> None:
+        """slurmd's SIGTERM may have come before the script was there: it gets it now, to save while there is time."""
+        came = self._live.ports.signals.terminated_at
+        if child.poll() is None and (came is None or came < self._live.began):
+            child.send(signal.SIGTERM)
 
     def _on_script_end(self, child: ChildProcess, status: int) -> int | None:
         self._live.progress.follow()
         job = self._live.ask_job()
-        if self._ended_by_slurm(job):
+        if self._live.ended_by_slurm(job):
             return self._on_ended_by_slurm(child)
         if job is not None and job.preempted_at:
             # SIGTERM of a grace time goes to the steps alone (preempt.c, 22.05 to 26.05): the script may end by it
@@ -308,17 +340,9 @@ class Supervisor:
         if blame.culprit is Culprit.USER_CODE or no_step_started(blame.signature):
             blame = self._settle_crash(end)
             # Slurm may have ended the script before it told anybody of a requeue.
-            if blame.culprit is not Culprit.HARDWARE and self._ended_by_slurm(self._live.ask_job()):
+            if blame.culprit is not Culprit.HARDWARE and self._live.ended_by_slurm(self._live.ask_job()):
                 return self._on_ended_by_slurm(child)
         return self._recovery.recover(child, blame, status)
-
-    def _ended_by_slurm(self, job: JobView | None) -> bool:
-        """Whether this execution of the job is over, requeued from outside or for good."""
-        if job is None or (job.running and job.restarts <= self._live.plan.restarts):
-            return False
-        state = "+".join([job.state, *sorted(job.flags)])
-        self._live.watch.job, self._live.watch.ended_by_slurm = job, state
-        return True
 
     def _settle_crash(self, end: ScriptEnd) -> Blame:
         """A crash may be the first sign of a fault: look until the evidence speaks, at most a short while.

@@ -50,7 +50,7 @@ class TakeOver:
         if job is not None and job.running:
             here.dropped([node for node in here.nodes if node not in job.nodes])
         here.running_on = tuple(node for node in last.get("nodes", ()) if node in here.nodes)
-        self._live.lingering = lingering_steps(events)
+        self._live.lingering, self._live.lingers_until = lingering_steps(events)
         self._live.ports.say("its supervisor was killed; a new one takes over")
         self._live.ports.journal.append("taken_over", attempt=self._live.attempt)
         ended = end_of(events, self._live.attempt)

@@ -131,6 +131,9 @@ class RunTakeOver:
         for job in jobs:
             if job.pending and job.reason == "BeginTime":
                 self._look_at_waiting(job.job_id)
+            if job.completing and not job.over and job.job_id in self._runs:
+                # Perhaps on its way back: looked at by itself until then, for a slow slurmctld is read seldom.
+                self._orphans.setdefault(job.job_id, _Orphan(set(), now))
             if job.running:
                 self._not_requeued.discard(job.job_id)
                 self._places |= {(job.job_id, node): now for node in job.nodes}

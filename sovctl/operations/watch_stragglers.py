@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
-from sovctl.model.blame import Blame, Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.progress import Phase, Progress
 from sovctl.ports import JobLooks, Journal, RunFiles
 from sovctl.recovery.straggler import SlowGpu, Windows, became_slower, slow_gpus
 
 _LEAST_WINDOW_S, _MOST_WINDOW_S = 3.0, 60.0
+_A_RANK_S = 0.01
+"""Each rank's word is a file on a shared file system: no more than a hundred of them a second are read."""
 _WINDOW_STEPS = 5.0
 """The figures of the ranks are smoothed over about so many steps."""
 _LOOK_EVERY_S = 600.0
@@ -40,6 +42,8 @@ class StragglerWatch:
         self._journal = journal
         self._attempt = 0
         self._began = self._next = self._next_look = 0.0
+        self._ranks = 0
+        """Whose words were read the last time."""
         self._steps: dict[int, int] = {}
         self._windows = Windows()
         self._told: set[str] = set()
@@ -58,7 +62,8 @@ class StragglerWatch:
             return self._hear(now)
         if now < self._next:
             return None
-        self._next = now + min(max(_LEAST_WINDOW_S, _WINDOW_STEPS * (step_s or 0.0)), _MOST_WINDOW_S)
+        window = min(max(_LEAST_WINDOW_S, _WINDOW_STEPS * (step_s or 0.0)), _MOST_WINDOW_S)
+        self._next = now + max(window, _A_RANK_S * self._ranks)
         if step_s is not None:
             self._pace.append(step_s)
             if now >= self._next_look and (self._suspects or became_slower(self._pace)):
@@ -72,7 +77,9 @@ class StragglerWatch:
             self._looks.cancel()
 
     def _compare_ranks(self) -> Blame | None:
-        words = [item for item in self._files.all_progress() if self._counts(item)]
+        everyone = self._files.all_progress()
+        self._ranks = len(everyone)
+        words = [item for item in everyone if self._counts(item)]
         seconds = {item.rank: busy for item in words if (busy := busy_seconds(item)) is not None}
         # A window in which nobody did a step says nothing new.
         steps = {item.rank: item.step or 0 for item in words}
@@ -120,7 +127,9 @@ class StragglerWatch:
         self._journal.append(
             "straggler", attempt=self._attempt, node=node, rank=rank, ratio=round(ratio, 3), evidence=evidence
         )
-        return Blame(Culprit.HARDWARE, (node,), f"{node}: STRAGGLER {evidence}", signature="straggler")
+        return Blame(
+            Culprit.HARDWARE, (node,), f"{node}: STRAGGLER {evidence}", signature="straggler", at_most=Confidence.LIKELY
+        )
 
 
 def _name(item: SlowGpu) -> str:

@@ -34,6 +34,8 @@ class Stop:
     action: str
     why: str
     exit_status: int | None
+    confidence: str = ""
+    """How sure the judgement is; empty: not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,7 @@ def _stop(end: Event) -> Stop:
         action=text(end, "action"),
         why=text(end, "why"),
         exit_status=whole(end, "exit_status"),
+        confidence=text(end, "confidence"),
     )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sovctl.model.blame import Blame, Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.node import NodeView
 from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.model.reason import incident_time, parse_reason
@@ -58,7 +58,13 @@ def blame_nodes(nodes: Sequence[NodeEvidence]) -> Blame | None:
     evidence = "; ".join(f"{name}: {words}" for name, words in found[:4])
     if len(found) > 4:
         evidence += f"; and {len(found) - 4} more"
-    return Blame(Culprit.HARDWARE, tuple(name for name, _ in found), evidence)
+    silent = any(words.startswith(_SILENT) for _, words in found)
+    doubt = Confidence.LIKELY if silent else Confidence.SURE
+    return Blame(Culprit.HARDWARE, tuple(name for name, _ in found), evidence, at_most=doubt)
+
+
+_SILENT = "NODE_DEAD slurmd does not answer"
+"""A machine that hangs for a minute does so too."""
 
 
 def condemns(item: NodeEvidence) -> str:
@@ -72,7 +78,7 @@ def condemns(item: NodeEvidence) -> str:
     if "FAIL" in view.state.flags:
         return f"an administrator marked it FAIL{f' ({view.reason})' if view.reason else ''}"
     if item.slurmd_silent and item.ranks_silent:
-        return "NODE_DEAD slurmd does not answer and its ranks are silent"
+        return f"{_SILENT} and its ranks are silent"
     return item.own_findings[0] if item.own_findings else ""
 
 
@@ -108,10 +114,10 @@ def blame_end(
         return Blame(Culprit.NONE, evidence="the script finished", step=end.step)
     hardware = blame_nodes(nodes)
     if hardware is not None:
-        return Blame(Culprit.HARDWARE, hardware.nodes, hardware.evidence, step=end.step)
+        return replace(hardware, step=end.step)
     if end.status == STOPPED or stop_asked:
         return Blame(asked, evidence=f"the script stopped as asked ({stop_asked or 'by itself'})", step=end.step)
-    outside = _outside_the_code(end, links or {}, len(nodes))
+    outside = _outside_the_code(end, links or {}, len(nodes)) or _device(end, [item.view.name for item in nodes])
     if outside is not None:
         return outside
     words = _died_of(end)
@@ -123,6 +129,8 @@ def blame_end(
         # The status of one and the same bug differs: it is that of the rank srun heard of first (1, 143, ...).
         signature=end.signature or words,
         step=end.step,
+        # Without an error of its own in the output, there is only how it ended.
+        at_most=Confidence.SURE if end.signature else Confidence.GUESS,
     )
 
 
@@ -167,6 +175,42 @@ def _outside_the_code(end: ScriptEnd, links: Mapping[str, str], of: int) -> Blam
     return None
 
 
+_DEVICE = re.compile(
+    r"uncorrectable (?:ECC|NVLink) error|(?:ECC|NVLINK)_?UNCORRECTABLE|fallen off the bus|GPU is lost"
+    r"|system not yet initialized|SYSTEM_?NOT_?READY",
+    re.IGNORECASE,
+)
+"""CUDA's own words of a device or a fabric manager that is broken (cudaErrorECCUncorrectable, NvlinkUncorrectable,
+SystemNotReady), where the node itself is not seen to be at fault: no kernel log, no NVML."""
+_PERHAPS_DEVICE = re.compile(
+    r"device\(s\) is/are busy or unavailable|DEVICES?_?UNAVAILABLE|no CUDA-capable device|CUDA_ERROR_NO_DEVICE"
+    r"|No CUDA GPUs are available"
+    r"|CUDA unknown error|CUDA driver initialization failed",
+    re.IGNORECASE,
+)
+"""A driver that died says so, and so does a script that was given no GPU or shares one that is exclusive."""
+
+
+def _device(end: ScriptEnd, nodes: Sequence[str]) -> Blame | None:
+    """The node of the rank that CUDA told of a broken device. Where it may be the script as well, nobody is condemned:
+    the node is left out as a suspect, on the small budget. A script whose ranks say it on all nodes ends there."""
+    if end.kind not in _OF_A_DEVICE:
+        return None
+    sure = _DEVICE.search(end.signature) is not None
+    if not sure and _PERHAPS_DEVICE.search(end.signature) is None:
+        return None
+    node = next((name for name in nodes if name in (end.node, end.node.partition(".")[0])), "")
+    rank = f" (rank {end.rank})" if end.rank is not None else ""
+    at = f" at step {end.step}" if end.step is not None else ""
+    words = f"{node or 'the script'}{rank}: {end.signature}{at}"
+    if not node:
+        # Halving finds it; a signature would say that it is no node.
+        return Blame(Culprit.UNKNOWN, (), words, "", end.step)
+    culprit = Culprit.HARDWARE if sure else Culprit.UNKNOWN
+    return Blame(culprit, (node,), words, end.signature, end.step, Confidence.LIKELY)
+
+
+_OF_A_DEVICE = frozenset({"cuda", "nccl"})
 _NO_STEP = "launch|"
 _CONTROLLER_AWAY = re.compile(
     r"Unable to contact slurm controller|[Tt]imed out|Zero Bytes were transmitted|standby mode"

@@ -29,7 +29,10 @@ _STORAGE = (
     r"|Transport endpoint is not connected|\[Errno (?:5|28|30|107|116|122)\]"
 )
 _NCCL = r"\bNCCL\b|ncclSystemError|ncclInternalError|ncclRemoteError|ProcessGroupNCCL"
-_CUDA = r"CUDA error|CUDA_ERROR_|cudaError|CUBLAS_STATUS|CUDNN_STATUS|AcceleratorError|device-side assert"
+_CUDA = (
+    r"CUDA error|CUDA_ERROR_|cudaError|CUBLAS_STATUS|CUDNN_STATUS|AcceleratorError|device-side assert"
+    r"|CUDA unknown error|No CUDA GPUs are available|cudaGetDeviceCount|CUDA driver initialization failed"
+)
 _KINDS = tuple(
     (name, re.compile(text, re.IGNORECASE if name == "cuda" else 0))
     for name, text in (("oom", _MEMORY), ("storage", _STORAGE), ("nccl", _NCCL), ("cuda", _CUDA))

@@ -11,7 +11,7 @@ from datetime import datetime, tzinfo
 from enum import StrEnum
 from typing import Any
 
-from sovctl.model.blame import Culprit
+from sovctl.model.blame import Confidence, Culprit
 from sovctl.recovery.attempts import Attempt, Event, Stop, attempts, number, seconds, text
 from sovctl.recovery.blame import no_step_started
 from sovctl.recovery.timeline import Timeline, last_checkpoint, timeline, total_steps_lost
@@ -174,10 +174,10 @@ class _Teller:
     def _happened(self, stop: Stop) -> str:
         when = self._when()
         if stop.culprit is Culprit.HARDWARE and stop.blamed:
-            return f"{self._blamed(stop)}: {_without_name(stop)} ({when})"
+            return f"{self._blamed(stop)}: {_without_name(stop)} ({when}{_doubt(stop)})"
         if stop.culprit is Culprit.UNKNOWN and not no_step_started(stop.signature):
             return f"it is not known what stopped it: {stop.evidence or 'no evidence is recorded'} ({when})"
-        return f"{stop.evidence or _WORDS[stop.culprit]} ({when})"
+        return f"{stop.evidence or _WORDS[stop.culprit]} ({when}{_doubt(stop)})"
 
     def _when(self) -> str:
         found = self._timeline
@@ -359,6 +359,11 @@ def _without_name(stop: Stop) -> str:
     """The evidence without the name of the one node it is about, which stands before it already."""
     evidence = stop.evidence or "the evidence is not recorded"
     return evidence.removeprefix(f"{stop.blamed[0]}: ") if len(stop.blamed) == 1 else evidence
+
+
+def _doubt(stop: Stop) -> str:
+    """What a person should know before he believes it."""
+    return {Confidence.LIKELY.value: ", likely", Confidence.GUESS.value: ", a guess"}.get(stop.confidence, "")
 
 
 def _seen(found: Timeline) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sovctl.errors import UsageError
-from sovctl.model.blame import Blame, Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.progress import Phase
 from sovctl.model.rank_look import GpuUse, NodeLook
 from sovctl.recovery.fabric import broken_links
@@ -254,8 +254,9 @@ def _by_silence(seen: Standstill) -> Hang | NotYet | None:
         return NotYet(f"{', '.join(seen.silent)} did not answer; asked again")
     slowest = max(look.took_s for look in seen.looks)
     names = ", ".join(seen.silent)
+    # A machine that swaps or waits for its storage is as slow.
     words = f"{names}: NODE_FROZEN starts no process, while {len(seen.looks)} other nodes answered in {slowest:.1f} s"
-    return _hang(seen, Culprit.HARDWARE, seen.silent, words)
+    return _hang(seen, Culprit.HARDWARE, seen.silent, words, at_most=Confidence.LIKELY)
 
 
 def _by_stopped(seen: Standstill) -> Hang | None:
@@ -371,11 +372,18 @@ def _named(ranks: Sequence[Placed]) -> str:
     return f"rank {numbers} on {where} is" if len(ranks) == 1 else f"ranks {numbers} on {where} are"
 
 
-def _hang(seen: Standstill, culprit: Culprit, nodes: Sequence[str], words: str, apart: Sequence[Placed] = ()) -> Hang:
+def _hang(
+    seen: Standstill,
+    culprit: Culprit,
+    nodes: Sequence[str],
+    words: str,
+    apart: Sequence[Placed] = (),
+    at_most: Confidence = Confidence.SURE,
+) -> Hang:
     usual = f", usually one in {seen.step_s:.3g} s" if seen.step_s else ""
     after = f" after step {seen.step}" if seen.step is not None else ""
     evidence = f"no progress for {seen.idle_s:.0f} s{after}{usual}: {words}"
     return Hang(
-        Blame(culprit, tuple(nodes), evidence, signature="hang", step=seen.step),
+        Blame(culprit, tuple(nodes), evidence, signature="hang", step=seen.step, at_most=at_most),
         tuple(item.look.rank for item in apart),
     )

@@ -72,6 +72,8 @@ def ended_for_good(job: JobView, restarts_before: int) -> str:
     if job.over:
         return job.state
     if job.state == "COMPLETING" and job.restarts <= restarts_before:
+        if job.preempted_at and job.reason not in _ENDING:
+            return "PREEMPTED"
         return _ENDING.get(job.reason, "CANCELLED")
     return ""
 
@@ -107,13 +109,73 @@ def leave_s(orders_s: Sequence[float], crowding: float) -> float:
     return max(LEAVE_S * max(1.0, crowding), max(orders_s, default=0.0) + exit_s(crowding))
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """When slurmd was told to end the job, in seconds since the epoch."""
+
+    at: float
+    unsure_s: float = 0.0
+    """Or up to so much later."""
+
+
+def told(job: JobView, sigterm_at: float | None, now: float) -> Told:
+    """When slurmd was told to end a job that somebody else requeued. `sigterm_at`: when the last SIGTERM came, which
+    slurmd sends first of all, but others send too. EndTime is the second of the requeue by slurmctld's clock."""
+    ended = job.ends_at if job.ends_at is not None and job.ends_at <= now else None
+    if sigterm_at is not None and sigterm_at <= now and (ended is None or abs(sigterm_at - ended) <= _SAME_MOMENT_S):
+        return Told(sigterm_at)
+    return Told(now - _UNSURE_S if ended is None else float(ended), _UNSURE_S)
+
+
+_SAME_MOMENT_S = 3.0
+"""From the second of EndTime to slurmd's SIGTERM: a whole second, the message, and two clocks."""
+_UNSURE_S = 1.0
+"""EndTime is a whole second; and slurmd's looks are a second apart."""
+
+
 def earliest_begin(
-    requeued: float, now: float, epilog_s: float, leave_s: float = LEAVE_S, kill_wait_s: float = KILL_WAIT_S
+    told: Told, now: float, epilog_s: float, leave_s: float = LEAVE_S, kill_wait_s: float = KILL_WAIT_S
 ) -> int:
     """The first whole second at which the job may begin, if the supervisor leaves `leave_s` after `now`: it must be
-    ahead when the last epilog ends, or Slurm replaces it by one 121 s away. `requeued`: when that was asked for."""
-    noticed = requeued + _slurmd_notices(now + leave_s - requeued, kill_wait_s)
+    ahead when the last epilog ends, or Slurm replaces it by one 121 s away."""
+    gone = now + leave_s - told.at
+    part = told.unsure_s / _PARTS
+    later = [part * number for number in range(_PARTS + 1 if part else 1)]
+    noticed = told.at + part + max(by + _slurmd_notices(gone - by, kill_wait_s) for by in later)
     return math.floor(noticed + _report_s(leave_s) + epilog_s) + 1
+
+
+_PARTS = 20
+"""So finely the time is gone through in which slurmd may have been told."""
+
+
+def stays_until(told: Told, kill_wait_s: float, leave_s: float) -> float:
+    """How long the supervisor can wait for others: slurmd kills it with the rest of the batch step at KillWait."""
+    return told.at + max(kill_wait_s, _LEAST_KILL_WAIT_S) - max(_LEAST_LEAVE_S, 2.0 * leave_s)
+
+
+_LEAST_LEAVE_S = 2.0
+
+
+def late_begin(
+    told: Told, now: float, kill_wait_s: float, epilog_s: float, *, ranks: bool, lingers_until: float
+) -> int:
+    """The begin time of a job whose nodes have not ended while the supervisor could wait. `ranks`: its script and so
+    its ranks still run, until slurmd kills them at KillWait; `lingers_until`: when the last slurmstepd gives up that
+    waits for a dead node. Where neither is known, a report was lost, or an epilog takes its time."""
+    ends = [told.at + max(kill_wait_s, _LEAST_KILL_WAIT_S) + 1.0] if ranks else []
+    ends += [lingers_until] if lingers_until > now else []
+    if not ends:
+        return math.floor(now) + LOST_REPORT_S
+    return min(math.floor(max(now, *ends) + epilog_s + _LATE_MARGIN_S) + 1, math.floor(now) + PROVISIONAL_BEGIN_S)
+
+
+LOST_REPORT_S = 70
+"""A slurmstepd or slurmd whose report was lost tries again after 60 s (22.05 to 26.05)."""
+_LATE_MARGIN_S = 4.0
+LINGER_S = 60.0
+"""So long a slurmstepd waits for the report of a dead node below it in the step's tree (REVERSE_TREE_CHILDREN_TIMEOUT,
+22.05 to 26.05)."""
 
 
 def _report_s(leave_s: float) -> float:

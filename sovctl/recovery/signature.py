@@ -21,6 +21,8 @@ _ECHO = re.compile(
 )
 _SLURMSTEPD = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ DUE TO (PREEMPTION|JOB REQUEUE|TIME LIMIT)")
 _VARIABLE = (
+    # torch puts this before what CUDA said, which is what tells.
+    (re.compile(r" Did you run some cuda functions before calling NumCudaDevices\(\).*?already set an error\?"), ""),
     (re.compile(r"0x[0-9a-fA-F]+"), "ADDR"),
     (re.compile(r"(?<![\w.])/[^\s:'\"]+"), "PATH"),
     (re.compile(r"\d+(?:\.\d+)?"), "N"),

@@ -82,6 +82,8 @@ def batch_script(
         *leading_block(script.text)[1:],
         b"# Written by sovctl %s around %s; the script itself is at the end."
         % (_bytes(launch.version), _line(script.name)),
+        # Slurm sends it once. What comes before the supervisor can hear it, its first look at the job finds out.
+        b"trap '' TERM",
         *_interpreter_check(launch.python, expedite=expedite),
         *_lost_arguments(arguments),
         _supervise(script, own, launch, nodes or NodePlan(), inside) + b" %d<<'%s'" % (SCRIPT_FD, mark),

@@ -91,6 +91,22 @@ sys.exit(keep_alive(work, lambda: 99))
         assert process.wait(20) == 42
 
 
+def test_what_is_ignored_stays_so_in_the_work_until_it_says_otherwise() -> None:
+    waiting = """
+import os, signal, sys
+from sovctl.adapters.kept_alive import keep_alive
+from sovctl.adapters.signals import SignalQueue
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def work():
+    os.kill(os.getpid(), signal.SIGTERM)
+    queue = SignalQueue()
+    os.kill(os.getpid(), signal.SIGTERM)
+    return len(queue.wait(10.0))
+sys.exit(keep_alive(work, lambda: 99))
+"""
+    assert subprocess.run([sys.executable, "-c", waiting], timeout=60).returncode == 1
+
+
 def test_what_a_killed_supervisor_left_behind_is_found_and_ended(eventually: Callable[..., object]) -> None:
     env = {**os.environ, "SOVCTL_RUN_DIR": "/runs/lab-7-1", "SLURM_JOB_ID": "7"}
     other = {**os.environ, "SOVCTL_RUN_DIR": "/runs/lab-7-1", "SLURM_JOB_ID": "8"}

@@ -65,5 +65,20 @@ subprocess.run(["/bin/sh", "-c", "kill -TERM $$; echo too"])
     assert run(code) == ["alive", "too"]
 
 
+def test_when_sigterm_came_is_known_before_anybody_waits_for_it() -> None:
+    code = """
+print(queue.terminated_at)
+me(signal.SIGUSR1)
+print(queue.terminated_at)
+before = time.time(); me(signal.SIGTERM); after = time.time()
+print(before <= queue.terminated_at <= after)
+first = queue.terminated_at
+queue.ignore_termination()
+me(signal.SIGTERM)
+print(queue.terminated_at == first)
+"""
+    assert run(code) == ["None", "None", "True", "True"]
+
+
 def test_hundreds_of_signals_do_not_block() -> None:
     assert run("for _ in range(3000): me(signal.SIGUSR1)\nprint(len(queue.wait(0.0)) > 0)") == ["True"]

@@ -5,6 +5,7 @@ Cells that have a story of their own elsewhere (test_stories, test_in_place, tes
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.command import CommandRunner, Completed
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
 from tests.slurm.conftest import TOY, wait
@@ -91,15 +92,27 @@ def refuses_a_checkpoint(lab: cluster.Lab, run: Training) -> bool:
     return "was not saved: No space left on device" in run.output()
 
 
-def was_judged(lab: cluster.Lab, run: Training) -> bool:
-    """A health check of the node, as slurmd starts it, did not fail the node."""
+def _judged(lab: cluster.Lab, run: Training) -> Completed:
+    """A health check of the node, as slurmd starts it."""
     node = nodes_of(run, 0)[1]
-    check = [sys.executable, "-P", "-m", "sovctl", "health", "check"]
-    said = CommandRunner(cluster.node_environment(lab.layout, node)).run(check, timeout_s=60, check=False)
-    return said.status == 0
+    check = [sys.executable, "-P", "-m", "sovctl", "health", "check", "--json"]
+    return CommandRunner(cluster.node_environment(lab.layout, node)).run(check, timeout_s=60, check=False)
 
 
-SURVIVED = (("link-flap", was_judged), ("thermal-throttle", was_judged), ("disk-full", refuses_a_checkpoint))
+def was_judged(lab: cluster.Lab, run: Training) -> bool:
+    """A single flap fails no node."""
+    return _judged(lab, run).status == 0
+
+
+def is_hot(lab: cluster.Lab, run: Training) -> bool:
+    """The GPU that is slowed down by heat is named, and its node is not failed for it."""
+    said = _judged(lab, run)
+    verdict = json.loads(said.stdout)
+    hot = [finding["message"] for finding in verdict["findings"] if finding["code"] == "GPU_HOT"]
+    return (said.status, verdict["state"], len(hot)) == (0, "degraded", 1) and "GPU 2" in hot[0]
+
+
+SURVIVED = (("link-flap", was_judged), ("thermal-throttle", is_hot), ("disk-full", refuses_a_checkpoint))
 
 
 @pytest.mark.parametrize(("fault", "felt"), SURVIVED, ids=[fault for fault, _ in SURVIVED])

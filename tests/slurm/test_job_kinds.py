@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +84,32 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_a_new_slice(
     # The next one begins without Slurm's 121 s. On a busy machine the begin time is set further ahead, and the pass
     # that takes the job is then backfill's, which comes every 30 s.
     assert second["at"] - asked["at"] < 90
+
+
+DEAF = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1
+[ "$SOVCTL_ATTEMPT" = 1 ] && exit 0
+trap '' TERM
+srun bash -c 'trap "" TERM; echo up; while :; do sleep 0.2; done'
+"""
+
+
+def test_a_requeue_by_hand_is_spared_slurms_delay_though_kill_wait_ends_the_supervisor(
+    story_lab: StartLab, work_dir: Path, user: str
+) -> None:
+    """SIGTERM ends no rank and not the script, so slurmd kills them all, the supervisor too."""
+    lab = story_lab(health=False, overrides={"KillWait": "8", "SchedulerParameters": "bf_interval=3"})
+    run = start_script(lab, work_dir, user, DEAF)
+    run.wait("both ranks", lambda: run.output().count("up") == 2, 60)
+    at = time.time()
+    run.command("scontrol", "requeue", run.job_id)
+    ending = cluster.slurm(lab.layout).job(run.job_id)
+    assert ending.completing
+    assert ending.ends_at is not None
+    assert -1 <= ending.ends_at - at <= time.time() - at, "EndTime tells when slurmd was told"
+    again = run.await_event("attempt_started", 150, attempt=1)
+    assert again["at"] - at < 75, "Slurm's own delay is 121 s"
+    assert run.await_end()["outcome"] == "finished"
+    assert_record_whole(run, 2)
+    assert run.events("attempt_ended")[0]["culprit"] == "stopped"
+    assert cluster.slurm(lab.layout).job(run.job_id).restarts == 1

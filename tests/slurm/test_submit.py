@@ -102,6 +102,74 @@ def test_a_signal_before_the_time_limit_reaches_the_script(scripts: Scripts) -> 
     assert [event["name"] for event in scripts.run.events("signal")] == ["SIGUSR1"]
 
 
+TRAPS = """#!/bin/bash
+srun --ntasks=2 bash -c 'trap "echo rank $SLURM_PROCID >> got; exit 0" USR1; while :; do sleep 0.2; done'
+"""
+
+
+def test_a_signal_of_the_users_own_reaches_the_ranks_and_not_the_script(scripts: Scripts) -> None:
+    """Without `B:` Slurm sends it to the steps alone, up to half a minute early."""
+    scripts.submit(TRAPS, "--ntasks=2", "--time=1", "--signal=USR1@20", "--parsable")
+    assert scripts.run.await_end(90)["outcome"] == "finished"
+    assert sorted((scripts.run.work_dir / "got").read_text().splitlines()) == ["rank 0", "rank 1"]
+    assert scripts.run.events("signal") == []
+    assert len(scripts.run.events("attempt_started")) == 1
+
+
+TWICE = """#!/bin/bash
+until [ -e "go.$SOVCTL_ATTEMPT" ]; do sleep 0.1; done
+"""
+
+
+def test_dependencies_wait_for_the_end_of_a_run_and_not_of_its_first_execution(scripts: Scripts) -> None:
+    run = scripts.run
+    scripts.submit(TWICE, "--parsable")
+    run.await_event("attempt_started", attempt=0)
+    slurm = cluster.slurm(run.lab.layout)
+
+    def after(kind: str) -> str:
+        words = ("--parsable", f"--dependency={kind}:{run.job_id}", "--output=/dev/null", "--wrap=true")
+        return run.command("sbatch", *words).stdout.strip()
+
+    plain = {kind: after(kind) for kind in ("afterok", "afterany", "afternotok")}
+    (run.work_dir / "next.sh").write_text("#!/bin/sh\ntrue\n")
+    own = Training(run.lab, run.work_dir, TrainingSpec(), run.user)
+    words = (
+        "--parsable",
+        f"--dependency=afterok:{run.job_id}",
+        f"--chdir={run.work_dir}",
+        str(run.work_dir / "next.sh"),
+    )
+    own.job_id = own.sovctl("submit", *words).stdout.strip()
+
+    run.command("scontrol", "requeue", run.job_id)
+    run.await_event("attempt_started", attempt=1)
+    assert {slurm.job(job_id).state for job_id in (*plain.values(), own.job_id)} == {"PENDING"}
+    (run.work_dir / "go.1").touch()
+    assert run.await_end()["outcome"] == "finished"
+    for kind in ("afterok", "afterany"):
+        run.wait(f"the job {kind}", lambda kind=kind: slurm.job(plain[kind]).state == "COMPLETED", 60)  # type: ignore[misc]
+    assert own.await_end()["outcome"] == "finished"
+    assert slurm.job(plain["afternotok"]).state == "PENDING"
+    run.command("scancel", plain["afternotok"])
+
+
+def test_a_run_whose_steps_cannot_be_launched_is_tried_a_few_times_and_then_held(scripts: Scripts) -> None:
+    run = scripts.run
+    scripts.submit("#!/bin/bash\nsrun --gres=gpu:99 true\n", "--parsable")
+    held = run.await_event("held", 150)
+    assert "Slurm started no step for the script" in held["why"]
+    ended = run.events("attempt_ended")
+    assert [event["action"] for event in ended] == ["requeue"] * (len(ended) - 1) + ["hold"]
+    assert 1 < len(ended) <= 4
+    assert {(event["culprit"], *event["blamed"]) for event in ended} == {("unknown",)}
+    scripts.run.wait("the job to be held", lambda: cluster.slurm(run.lab.layout).job(run.job_id).held, 45)
+    why = run.sovctl("run", "why", run.job_id).stdout
+    assert "nvalid generic resource" in why, why
+    assert "sovctl run resume" in why
+    run.sovctl("run", "stop", run.job_id)
+
+
 def test_near_the_time_limit_the_run_saves_and_goes_on(scripts: Scripts) -> None:
     scripts.submit(
         "#!/bin/bash\n"

@@ -41,6 +41,33 @@ def test_what_answers_is_passed_on() -> None:
         patience.ask(lambda: 1 / 0)
 
 
+def test_something_can_be_done_while_a_long_access_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovctl.adapters.patient._TURN_S", 0.01)
+    patience, turns, go = Patience(), [0], threading.Event()
+
+    def meanwhile() -> None:
+        turns[0] += 1
+        if turns[0] == 3:
+            go.set()
+
+    assert patience.ask(lambda: go.wait(60), patience_s=60.0, meanwhile=meanwhile)
+    assert turns[0] >= 3
+
+
+def test_whatever_is_done_meanwhile_can_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovctl.adapters.patient._TURN_S", 0.01)
+    patience, go = Patience(), threading.Event()
+
+    def meanwhile() -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        patience.ask(lambda: go.wait(60), patience_s=60.0, meanwhile=meanwhile)
+    with pytest.raises(StorageSilent):
+        patience.ask(lambda: 7)
+    go.set()
+
+
 def test_reads_of_a_hanging_storage_are_empty_at_once(tmp_path: Path) -> None:
     patience = Patience(0.05)
     directory = RunDirectory(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,8 @@ class Run:
         self.image: Any = None
         """The image of the run; None: it has none."""
         self.hold = FakeHold(self)
+        self.checkpoints: Any = None
+        """Has checkpoints looked for; None: at once."""
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
@@ -158,6 +161,8 @@ class Run:
         self.children: list[FakeChild] = []
         self.environments: list[dict[str, str]] = []
         self.pending_signals: list[int] = []
+        self.sigterm_at: float | None = None
+        """When SIGTERM last came."""
         self.on_start: Callable[[FakeChild], None] = lambda child: None
         self.job_id = self.slurm.submit(count, supervised=True)
         self.slurm.records[self.job_id].stdout = "/out"
@@ -196,6 +201,8 @@ class Run:
             say=self.said.append,
         )
         ports = replace(ports, image=self.image)
+        if self.checkpoints is not None:
+            ports = replace(ports, checkpoints=self.checkpoints)
         if self.nodes is not None:
             ports = replace(ports, looks=self.nodes, run_output=self.nodes, kept=self.nodes)
 
@@ -235,6 +242,12 @@ class Run:
         when = self.clock.time if at is None else at
         self.words = Progress(0, "n001", 1, attempt, Phase.RUNNING, when - 5, step=step, step_at=when, step_seconds=0.5)
 
+    def deliver(self, signum: int) -> None:
+        """A signal to the supervisor."""
+        self.pending_signals.append(signum)
+        if signum == signal.SIGTERM:
+            self.sigterm_at = self.clock.time
+
     # Ports
 
     def start(self, argv: Sequence[str], env: Mapping[str, str]) -> FakeChild:
@@ -250,6 +263,10 @@ class Run:
             self.clock.sleep(min(0.05, until - self.clock.time) + 1e-6)
         received, self.pending_signals = tuple(self.pending_signals), []
         return received
+
+    @property
+    def terminated_at(self) -> float | None:
+        return self.sigterm_at
 
     def ignore_termination(self) -> None:
         return

@@ -233,7 +233,7 @@ def test_a_requeue_by_somebody_else_is_spared_the_121_s() -> None:
     run = Run()
     back = run.back(["n001", "n002"])
     run.slurm.requeue(run.job_id)
-    back.settle(run.clock.time)
+    back.settle()
     run.slurm.leave(run.job_id)
     assert run.await_start() < 6
     assert run.job.restarts == 1
@@ -243,7 +243,7 @@ def test_a_hold_by_somebody_else_is_left_alone() -> None:
     run = Run()
     back = run.back(["n001", "n002"])
     run.slurm.requeue(run.job_id, hold=True)
-    back.settle(run.clock.time)
+    back.settle()
     run.slurm.leave(run.job_id)
     run.clock.sleep(1000)
     assert run.slurm.job(run.job_id).held
@@ -353,7 +353,7 @@ def test_a_pass_is_asked_for_where_no_exclusion_changes() -> None:
     run = Run()
     back = run.back(["n001", "n002"])
     run.slurm.requeue(run.job_id)
-    back.settle(run.clock.time)
+    back.settle()
     assert len(run.slurm.begins) == 2
     run.slurm.leave(run.job_id)
     assert run.await_start() < 6
@@ -366,7 +366,8 @@ def test_a_begin_counts_from_when_slurmd_was_told() -> None:
     run.slurm.requeue(run.job_id)
     told = run.clock.time
     run.clock.sleep(0.8)
-    back.settle(told)
+    back.sigterm_at = lambda: told
+    back.settle()
     left = run.clock.time
     looks = [told + after for after in (0.67, 1.67, 2.67, 3.67, 4.67, 5.67) if told + after >= left]
     assert run.of("requeued")[0]["begin"] > looks[0]
@@ -405,3 +406,90 @@ def test_a_seldom_look_of_slurmd_is_not_missed(others_s: float) -> None:
     begin = run.slurm.begins[-1]
     assert begin is not None
     assert look < begin < look + 2.5
+
+
+def leave(run: Run, epilog_s: float = 0.3) -> None:
+    """The supervisor is gone; the batch host's own epilog is a short one, whatever the other nodes took."""
+    run.slurm._epilog_s = epilog_s
+    run.slurm.leave(run.job_id)
+
+
+def test_ranks_that_save_until_kill_wait_cost_no_more_than_that() -> None:
+    """SIGTERM does not end the script: slurmd kills it and its supervisor 30 s after the requeue."""
+    run = Run()
+    run.slurm._epilog_s = 30.2
+    script = FakeChild(run.clock)
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.stand_by()
+    back.settle(script)
+    assert run.clock.time < NOW + 29, "SIGKILL would have come first"
+    run.clock.at(30.1, lambda: leave(run))
+    run.await_start()
+    assert run.clock.time < NOW + 45
+
+
+def test_a_save_within_kill_wait_is_waited_for_and_no_epilog() -> None:
+    run = Run()
+    run.slurm.epilog = "/etc/slurm/epilog.sh"
+    run.slurm._epilog_s = 15.3
+    script = FakeChild(run.clock)
+    run.clock.at(15.0, lambda: script.end(0))
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.sigterm_at = lambda: NOW
+    back.settle(script)
+    leave(run)
+    run.await_start()
+    assert NOW + 20.67 < run.clock.time < NOW + 30, "slurmd's next look, an epilog of 2 s, and the next second"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_step_that_waits_for_a_dead_node_costs_its_minute_and_no_more(known: bool) -> None:
+    run = Run()
+    run.slurm._epilog_s = 50.0
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.lingers_until = NOW + 50.0 if known else 0.0
+    back.settle()
+    leave(run, 50.0 - (run.clock.time - NOW))
+    run.await_start()
+    assert run.clock.time < NOW + (60 if known else 100)
+
+
+@pytest.mark.parametrize("before_s", [0.7, 3.2, 10.9])
+def test_a_requeue_by_somebody_else_under_our_hands_counts_from_then(before_s: float) -> None:
+    """It came while a recovery of our own was under way: slurmd's looks are a second apart, later ten."""
+    run = Run()
+    blamed(run, "n002")
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    told = run.clock.time
+    run.job.ends_at = int(told)
+    run.clock.sleep(before_s)
+    back.requeue(exclude_reason="XID79")
+    left = run.clock.time
+    looks = [0.67 + second for second in range(11)] + [20.67, 29.67]
+    assert run.of("requeued")[0]["begin"] > min(told + look for look in looks if told + look >= left)
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 25
+
+
+def test_slurms_own_delay_is_over_before_anything_else_is_done() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id)
+    back.stand_by()
+    assert run.clock.time < NOW + 1
+    assert run.job.excluded == ()
+    # Killed here: nobody sets its terms.
+    run.slurm.leave(run.job_id)
+    assert run.await_start() < 100
+
+
+def test_nobody_gives_a_begin_to_a_held_job() -> None:
+    run = Run()
+    back = run.back(["n001", "n002"])
+    run.slurm.requeue(run.job_id, hold=True)
+    back.stand_by()
+    assert run.slurm.begins == []

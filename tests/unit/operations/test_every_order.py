@@ -125,7 +125,7 @@ class EveryOrder(RuleBasedStateMachine):
             held_by_us = node in self.run_.job.nodes and self.run_.job.state == "RUNNING"
             self._outside(lambda: self.run_.slurm.set_down(node, "Not responding"))
             if held_by_us:
-                self.run_.pending_signals.append(signal.SIGTERM)
+                self.run_.deliver(signal.SIGTERM)
 
         self._plan(after, down)
 
@@ -281,14 +281,14 @@ class EveryOrder(RuleBasedStateMachine):
         def over() -> None:
             if run.job.state == "RUNNING" and run.job.restarts == restarts:
                 run.job.state, run.job.nodes, run.job.present = "TIMEOUT", (), False
-                run.pending_signals.append(signal.SIGTERM)
+                run.deliver(signal.SIGTERM)
 
         run.clock.at(ends_at - NOW, over)
 
     def _requeue_from_outside(self) -> None:
         if self.run_.job.state == "RUNNING":
             self._outside(lambda: self.run_.slurm.requeue(self.run_.job_id))
-            self.run_.pending_signals.append(signal.SIGTERM)
+            self.run_.deliver(signal.SIGTERM)
 
     def _outside(self, act: Callable[[], None]) -> None:
         """Somebody else tells Slurm, who always gets through. Time passes meanwhile: one may come in the middle of

@@ -114,6 +114,6 @@ def test_a_requeue_from_outside_never_leaves_a_run_that_slurm_sets_aside() -> No
     run.journal.append("attempt_ended", attempt=2, culprit="hardware", blamed=[FAULTY], evidence="XID79")
     back = run.back(run.job.nodes)
     run.slurm.requeue(run.job_id)
-    back.settle(run.clock.time)
+    back.settle()
     run.slurm.leave(run.job_id)
     assert run.await_start() < 6

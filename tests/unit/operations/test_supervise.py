@@ -20,7 +20,7 @@ from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
-from sovctl.operations.live_run import gpus_of
+from sovctl.operations.live_run import LiveRun, gpus_of
 from sovctl.ports import LookAnswer
 from sovctl.recovery.decide import Limits
 
@@ -421,7 +421,7 @@ def test_a_step_that_does_not_start_because_of_a_dead_node_is_the_nodes() -> Non
 
 
 def term(run: Run, at: float) -> None:
-    run.clock.at(at, lambda: run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(at, lambda: run.deliver(signal.SIGTERM))
 
 
 def test_scancel_ends_the_run_and_it_never_comes_back() -> None:
@@ -494,6 +494,105 @@ def test_a_requeue_that_ends_the_script_before_anybody_is_told_is_no_crash(told_
     whole(run)
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_sigterm_that_came_before_the_supervisor_could_hear_it_is_found_out(cancel: bool) -> None:
+    run = Run()
+    live = run.supervisor()
+    (run.slurm.cancel if cancel else run.slurm.requeue)(run.job_id)
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 3.0, lambda: child.end(0 if child.received else 1))
+    assert live() == 0
+    assert run.children[0].received == [signal.SIGTERM]
+    if cancel:
+        assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    else:
+        assert run.of("attempt_ended")[0]["action"] == "requeue"
+        assert run.await_start() < 10
+
+
+@pytest.mark.parametrize(("wish", "sigterm"), [("requeue", True), ("cancel", True), ("requeue", False)])
+def test_a_job_that_ends_while_its_checkpoints_are_proven_is_let_go_at_once(wish: str, sigterm: bool) -> None:
+    """A large one takes minutes, and KillWait is over before."""
+    run = Run()
+
+    def ask(work: Callable[[], Any], *, patience_s: float | None = None, meanwhile: Any = None) -> Any:
+        for _ in range(600 if meanwhile else 0):
+            run.clock.sleep(1.0)
+            meanwhile()
+        return work()
+
+    def strike() -> None:
+        getattr(run.slurm, wish)(run.job_id)
+        run.deliver(signal.SIGTERM)
+
+    run.checkpoints = ask
+    live = run.supervisor()
+    if sigterm:
+        run.clock.at(20.0, strike)
+    else:
+        # Before the supervisor could hear it.
+        run.slurm.requeue(run.job_id)
+    assert live() == 0
+    assert not run.children
+    assert run.clock.time < NOW + 27
+    if wish == "cancel":
+        assert run.of("run_ended")[0]["outcome"] == "cancelled"
+    else:
+        assert run.await_start() < 10
+    whole(run)
+
+
+def test_a_slow_look_for_checkpoints_leaves_no_requeued_job_to_slurms_own_delay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run()
+    run.clock.at(15.0, lambda: run.slurm.requeue(run.job_id))
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    asked: list[float] = []
+
+    def newest(live: LiveRun, within_s: float) -> None:
+        assert within_s < 10
+        asked.append(run.clock.time)
+        run.clock.sleep(40.0)
+
+    monkeypatch.setattr(LiveRun, "newest", newest)
+    run.attempt()
+    assert run.slurm.begins[0] is not None
+    assert run.slurm.begins[0] < NOW + 15 + 100
+    assert run.slurm.requests.index(f"update {run.job_id}") < len(run.slurm.requests)
+    assert asked
+
+
+@pytest.mark.parametrize("state", ["STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT", "SOMETHING_NEW"])
+def test_a_running_job_that_slurm_calls_by_another_name_is_not_over(state: str) -> None:
+    """`scancel --signal=STOP` shows STOPPED; what is not known here ends nobody's run."""
+    run = Run()
+    run.clock.at(15.0, lambda: setattr(run.job, "state", state))
+    term(run, 16.0)
+    run.clock.at(80.0, lambda: setattr(run.job, "state", "RUNNING"))
+    run.clock.at(90.0, lambda: run.children[0].end(0))
+    assert run.attempt() == 0
+    assert run.clock.time > NOW + 89
+    assert [event["outcome"] for event in run.of("run_ended")] == []
+    assert run.of("attempt_ended")[0]["culprit"] == "stopped", "it stopped as SIGTERM asked it to"
+
+
+def test_a_site_that_cancels_whom_it_preempts_ends_the_run_as_preempted() -> None:
+    run = Run()
+
+    def preempt() -> None:
+        run.job.preempted_at = int(run.clock.time)
+        run.slurm.cancel(run.job_id)
+
+    run.clock.at(15.0, preempt)
+    term(run, 15.01)
+    run.clock.at(16.0, lambda: run.children[0].end(-15))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["culprit"] == "preempted"
+    assert run.of("run_ended")[0]["outcome"] == "preempted"
+    whole(run)
+
+
 def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     run = Run()
     term(run, 15.0)
@@ -509,7 +608,7 @@ def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
 
 def test_other_signals_reach_the_script() -> None:
     run = Run()
-    run.clock.at(5.0, lambda: run.pending_signals.append(signal.SIGUSR1))
+    run.clock.at(5.0, lambda: run.deliver(signal.SIGUSR1))
     ends(run, 0)
     run.attempt()
     assert run.children[0].received == [signal.SIGUSR1]
@@ -1079,6 +1178,58 @@ def test_a_node_that_somebody_else_cut_out_meanwhile_leaves_the_way_back_open() 
     whole(run)
 
 
+def dies_at_the_restart(run: Run, node: str) -> None:
+    """A node that stops answering when the allocation is about to be made ready; its part of the step never ends."""
+
+    def die() -> None:
+        if run.of("restart_intent"):
+            run.silent_slurmds.add(node)
+
+    append = run.journal.append
+
+    def noticed(kind: str, **fields: Any) -> dict[str, Any]:
+        record = append(kind, **fields)
+        die()
+        return record
+
+    run.journal.append = noticed  # type: ignore[method-assign]
+    run.slurm.steps = lambda job_id: (f"{job_id}.0",) if {node} & run.silent_slurmds & set(run.job.nodes) else ()  # type: ignore[method-assign]
+
+
+def test_a_second_node_that_dies_at_the_restart_is_replaced_by_a_spare_as_well() -> None:
+    run = Run(nodes=8, count=5)
+    fault(run)
+    dies_at_the_restart(run, "n003")
+    run.on_start = lambda child: len(run.children) > 1 and child.end(0)
+    run.attempt(size=3, spares=2)
+    assert run.of("restart_refused")
+    assert [item["nodes"] for item in run.of("attempt_started")][-1] == ["n001", "n004", "n005"]
+    assert run.job.restarts == 0
+    assert "requeued" not in run.kinds
+    whole(run)
+
+
+def test_a_restart_that_is_refused_for_nothing_known_goes_through_the_queue_at_once() -> None:
+    run = Run(nodes=8, count=5)
+    fault(run)
+    run.slurm.steps = lambda job_id: (f"{job_id}.0",)  # type: ignore[method-assign]
+    run.attempt(size=3, spares=2)
+    assert len(run.of("restart_refused")) == 1
+    assert run.of("requeued")[0]["exclude"] == ["n002"]
+    whole(run)
+
+
+def test_second_deaths_beyond_the_spares_go_through_the_queue_without_them() -> None:
+    run = Run(nodes=8, count=4)
+    fault(run)
+    dies_at_the_restart(run, "n003")
+    run.attempt(size=3, spares=1)
+    assert run.of("requeued")
+    asked = [request.split()[0] for request in run.slurm.requests]
+    assert asked.index("drop") < asked.index("requeue"), "the job would complete until SlurmdTimeout"
+    whole(run)
+
+
 # Checkpoints that cannot be trusted
 
 
@@ -1121,7 +1272,7 @@ def at_fault(node: str, ended_at: float) -> JobEvidence:
 
 def test_a_node_whose_epilog_found_it_at_fault_is_left_though_nobody_saw_it_before() -> None:
     run = Run()
-    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.deliver(signal.SIGTERM))
     run.attempt()
     run.evidence = [at_fault("n002", run.clock.time), at_fault("n004", run.clock.time)]
     run.await_start()
@@ -1138,7 +1289,7 @@ def test_a_node_whose_epilog_found_it_at_fault_is_left_though_nobody_saw_it_befo
 def test_what_an_epilog_found_before_the_attempt_is_no_news() -> None:
     run = Run()
     run.evidence = [at_fault("n002", NOW - 60)]
-    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.pending_signals.append(signal.SIGTERM))
+    run.clock.at(20.0, lambda: run.slurm.requeue(run.job_id) or run.deliver(signal.SIGTERM))
     run.attempt()
     run.await_start()
     ends(run, 0)

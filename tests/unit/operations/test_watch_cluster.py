@@ -449,6 +449,27 @@ def test_a_requeued_run_is_spared_the_wait_also_without_a_dead_node() -> None:
     assert site.site.did == [("terms", "7", (), 2)]
 
 
+def test_a_run_on_its_way_out_of_its_nodes_is_followed_where_slurm_is_read_seldom() -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    site.passes(2)
+    read = site.site.jobs
+
+    def slowly() -> Any:
+        site.clock.sleep(3.0)
+        return read()
+
+    site.site.jobs = slowly  # type: ignore[method-assign]
+    site.site.records["7"] = replace(site.site.records["7"], state="COMPLETING")
+    site.site.changes += 1
+    site.passes(2)
+    reads = site.site.reads
+    site.site.requeued("7", wait_s=90)
+    site.passes(2)
+    assert site.site.did == [("terms", "7", (), 2)]
+    assert site.site.reads == reads, "it is not yet time to read all of it again"
+
+
 def test_a_run_that_missed_the_scheduler_is_given_another_pass() -> None:
     site = Watched()
     site.site.runs("7", "n001")

@@ -291,6 +291,19 @@ def test_a_rank_that_lags_behind_is_told_and_left_only_if_wished(restart: bool) 
     assert (blame is not None and blame.nodes == ("n003",)) == restart
 
 
+def test_the_words_of_thousands_of_ranks_are_read_seldom() -> None:
+    world, read = World(), []
+    words = [Progress(rank, "n001", 1, 0, Phase.RUNNING, NOW, step=1, step_at=NOW) for rank in range(4096)]
+
+    def all_progress() -> tuple[Progress, ...]:
+        read.append(world.clock.time)
+        return tuple(words)
+
+    world.all_progress = all_progress  # type: ignore[method-assign]
+    world.run(410, world.step)
+    assert 10 <= len(read) <= 12
+
+
 def gpus(odd_clock: int) -> LookAnswer:
     """Eight busy GPUs, one of n003 at this clock."""
     looks = []

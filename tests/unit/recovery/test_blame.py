@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.model.blame import Culprit
+from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.node import NodeState, NodeView
 from sovctl.recovery.blame import (
     NodeEvidence,
@@ -17,6 +17,7 @@ from sovctl.recovery.blame import (
     no_step_started,
     worth_looking_at,
 )
+from sovctl.recovery.crash import read_crash
 
 OURS = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
 
@@ -239,3 +240,100 @@ def test_the_same_error_is_the_same_crash_whichever_status_srun_ended_with() -> 
     one, other = (blame_end(ScriptEnd(status, "ValueError: document N is empty", 12), []) for status in (1, 143))
     assert one.signature == other.signature
     assert blame_end(ScriptEnd(1), []).signature != blame_end(ScriptEnd(139), []).signature
+
+
+ECC = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+
+
+@pytest.mark.parametrize(
+    ("signature", "node", "culprit", "named"),
+    [
+        (ECC, "n003", Culprit.HARDWARE, ("n003",)),
+        # torchrun names hosts in full.
+        (ECC, "n003.cluster.example", Culprit.HARDWARE, ("n003",)),
+        (ECC, "", Culprit.UNKNOWN, ()),
+        ("NCCL WARN Cuda failure N 'uncorrectable NVLink error detected'", "n003", Culprit.HARDWARE, ("n003",)),
+        ("RuntimeError: CUDA error: system not yet initialized", "n003", Culprit.HARDWARE, ("n003",)),
+        ("RuntimeError: No CUDA-capable device is detected", "n003", Culprit.UNKNOWN, ("n003",)),
+        (
+            "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "n003",
+            Culprit.UNKNOWN,
+            ("n003",),
+        ),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "n003", Culprit.USER_CODE, ()),
+        ("RuntimeError: CUDA error: unspecified launch failure", "n003", Culprit.USER_CODE, ()),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate N GiB", "n003", Culprit.USER_CODE, ()),
+    ],
+)
+def test_what_cuda_says_of_a_device_speaks_against_its_node(
+    signature: str, node: str, culprit: Culprit, named: tuple[str, ...]
+) -> None:
+    kind = "nccl" if "NCCL" in signature else "cuda"
+    end = ScriptEnd(1, signature, 40, kind, 17, node)
+    blame = blame_end(end, [seen(name="n002"), seen()])
+    assert (blame.culprit, blame.nodes, blame.step) == (culprit, named, 40)
+    assert signature in blame.evidence
+    # What a script of its own prints about devices is no word of CUDA's.
+    assert blame_end(ScriptEnd(1, signature, 40, "python", 17, node), [seen()]).culprit is Culprit.USER_CODE
+
+
+@pytest.mark.parametrize(
+    ("said", "culprit"),
+    [
+        ("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered", Culprit.HARDWARE),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+            "NumCudaDevices() that might have already set an error? Error 802: system not yet initialized",
+            Culprit.HARDWARE,
+        ),
+        ("RuntimeError: No CUDA GPUs are available", Culprit.UNKNOWN),
+        (
+            "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment",
+            Culprit.UNKNOWN,
+        ),
+        ("RuntimeError: CUDA error: device-side assert triggered", Culprit.USER_CODE),
+    ],
+)
+def test_what_torch_prints_of_a_broken_device_names_the_node_of_its_rank(said: str, culprit: Culprit) -> None:
+    output = (
+        "[rank3]: Traceback (most recent call last):\n"
+        '[rank3]:   File "train.py", line 7, in <module>\n'
+        f"[rank3]: {said}\n"
+        "[rank3]: CUDA kernel errors might be asynchronously reported at some other API call\n"
+        "srun: error: n003: task 3: Exited with exit code 1\n"
+    )
+    crash = read_crash(output, 1)
+    end = ScriptEnd(1, crash.signature, None, crash.kind.value, crash.rank, crash.node)
+    blame = blame_end(end, [seen(name="n002"), seen()])
+    assert (blame.culprit, blame.nodes) == (culprit, () if culprit is Culprit.USER_CODE else ("n003",))
+
+
+@pytest.mark.parametrize(
+    ("blame", "confidence"),
+    [
+        (blame_nodes([seen("ALLOCATED", "DRAIN", reason=OURS)]), "sure"),
+        (blame_nodes([seen("DOWN", reason="Not responding")]), "sure"),
+        (blame_nodes([seen(slurmd=True, ranks=True)]), "likely"),
+        # One that is known only by its silence makes the sentence no surer.
+        (blame_nodes([seen("DOWN"), seen(name="n004", slurmd=True, ranks=True)]), "likely"),
+        (blame_end(ScriptEnd(1), [seen(slurmd=True, ranks=True)]), "likely"),
+        (blame_end(ScriptEnd(1, "ValueError: empty"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(139), [seen()]), "guess"),
+        (blame_end(ScriptEnd(1, ECC, 40, "cuda", 17, "n003"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(1, ECC, 40, "cuda", 17, ""), [seen()]), "guess"),
+        (blame_end(ScriptEnd(1, "OSError: [Errno N] Stale file handle", 4, "storage"), [seen()]), "likely"),
+        (blame_end(ScriptEnd(0), [seen()]), "sure"),
+        (blame_end(ScriptEnd(75), [seen()]), "sure"),
+    ],
+)
+def test_how_sure_a_blame_is(blame: Blame, confidence: str) -> None:
+    assert blame.confidence == confidence
+
+
+@given(st.sampled_from(Culprit), st.sampled_from(Confidence))
+def test_who_is_not_known_is_never_sure_and_doubt_only_adds(culprit: Culprit, doubt: Confidence) -> None:
+    usual, blame = Blame(culprit).confidence, Blame(culprit, at_most=doubt).confidence
+    order = list(Confidence)
+    assert order.index(blame) == max(order.index(usual), order.index(doubt))
+    assert culprit is not Culprit.UNKNOWN or blame is Confidence.GUESS

@@ -35,6 +35,14 @@ def test_a_recovery() -> None:
     assert answer.stop is not None and answer.stop.culprit is Culprit.HARDWARE
 
 
+@pytest.mark.parametrize(
+    ("confidence", "said"), [("sure", " UTC)"), ("likely", " UTC, likely)"), ("guess", " UTC, a guess)"), ("", " UTC)")]
+)
+def test_doubt_is_told(confidence: str, said: str) -> None:
+    record = Record().started(0, 0).ended(9, 0, "user-code", "the script was killed by SIGSEGV", confidence=confidence)
+    assert told(record).lines[0] == f"the script was killed by SIGSEGV (at 2026-11-22 22:13:29{said}"
+
+
 UNTROUBLED = {
     "waiting": (Record(), Story.WAITING, "it has not started yet: nothing is recorded about it"),
     "running": (

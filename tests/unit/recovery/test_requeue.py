@@ -13,17 +13,21 @@ from sovctl.recovery.requeue import (
     SLURMD_LOOKS_S,
     Goal,
     Step,
+    Told,
     begin_at,
     earliest_begin,
     ended_for_good,
     epilog_estimate_s,
     exit_s,
     kill_wait_s,
+    late_begin,
     leave_s,
     next_step,
     own_delay_s,
     provisional_begin,
     sched_delay_s,
+    stays_until,
+    told,
 )
 
 AWAY = Goal(restarts_before=1, exclude=frozenset({"n003"}))
@@ -39,6 +43,11 @@ def job(state: str, restarts: int = 1, *excluded: str, flags: tuple[str, ...] = 
         (job("RUNNING"), Step.REQUEUE),
         (job("SUSPENDED"), Step.REQUEUE),
         (job("CONFIGURING"), Step.REQUEUE),
+        # Slurm prints these flags of a running job in place of its state.
+        (job("STOPPED"), Step.REQUEUE),
+        (job("SIGNALING"), Step.REQUEUE),
+        (job("RESIZING"), Step.REQUEUE),
+        (job("PREEMPTED"), Step.GONE),
         # The job was rolled back to before the requeue, or never saw it.
         (job("RUNNING", 0), Step.REQUEUE),
         # 22.05 to 26.05 print COMPLETING for the requeued and for the cancelled job; the restart count tells.
@@ -85,6 +94,11 @@ def test_a_held_job_needs_no_terms(seen: JobView, step: Step) -> None:
         (job("COMPLETING", 2), ""),
         (job("COMPLETING"), "CANCELLED"),
         (job("COMPLETING", reason="TimeLimit"), "TIMEOUT"),
+        (job("COMPLETING", preempted_at=1000), "PREEMPTED"),
+        (job("COMPLETING", 2, preempted_at=1000), ""),
+        (job("COMPLETING", reason="TimeLimit", preempted_at=1000), "TIMEOUT"),
+        (job("PREEMPTED"), "PREEMPTED"),
+        (job("STOPPED"), ""),
         (job("COMPLETING", reason="NodeDown"), "NODE_FAIL"),
         (job("DEADLINE"), "DEADLINE"),
         (job("OUT_OF_MEMORY"), "OUT_OF_MEMORY"),
@@ -100,7 +114,7 @@ seconds = st.floats(1_700_000_000, 1_800_000_000)
 @given(seconds, st.floats(0, 60), st.floats(0, 30))
 def test_the_begin_is_ahead_even_after_the_epilog(requeued: float, later: float, epilog: float) -> None:
     now = requeued + later
-    earliest = earliest_begin(requeued, now, epilog)
+    earliest = earliest_begin(Told(requeued), now, epilog)
     assert earliest > now + epilog
     # Not much later either: slurmd's look, the epilog, and the next whole second.
     look = 10.0 if later > 10.5 else 1.0
@@ -110,7 +124,60 @@ def test_the_begin_is_ahead_even_after_the_epilog(requeued: float, later: float,
 @given(seconds, st.floats(0, 60), st.floats(0, 60), st.floats(0, 30))
 def test_leaving_later_never_means_beginning_sooner(requeued: float, one: float, two: float, epilog: float) -> None:
     sooner, later = sorted((one, two))
-    assert earliest_begin(requeued, requeued + sooner, epilog) <= earliest_begin(requeued, requeued + later, epilog)
+    told = Told(requeued)
+    assert earliest_begin(told, requeued + sooner, epilog) <= earliest_begin(told, requeued + later, epilog)
+
+
+@given(seconds, st.floats(0, 60), st.floats(0, 1), st.floats(0, 30))
+def test_where_slurmd_was_told_within_a_second_no_look_of_its_is_missed(
+    told: float, later: float, after: float, epilog: float
+) -> None:
+    sure = earliest_begin(Told(told + after), told + later, epilog)
+    unsure = earliest_begin(Told(told, 1.0), told + later, epilog)
+    assert unsure >= sure
+    assert unsure <= told + later + epilog + 0.1 + 0.15 + (11.0 if later > 9.5 else 2.0) + 1.0 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "sigterm_at", "at", "unsure_s"),
+    [
+        (1000, 1000.4, 1000.4, 0.0),
+        (1000, 1001.9, 1001.9, 0.0),
+        # A SIGTERM of a grace time, or of the user, long before.
+        (1000, 950.0, 1000.0, 1.0),
+        (1000, None, 1000.0, 1.0),
+        (None, 990.0, 990.0, 0.0),
+        (None, None, 1004.0, 1.0),
+        # A time limit is no end.
+        (9000, None, 1004.0, 1.0),
+    ],
+)
+def test_when_slurmd_was_told(ends_at: int | None, sigterm_at: float | None, at: float, unsure_s: float) -> None:
+    assert told(job("COMPLETING", 2, ends_at=ends_at), sigterm_at, 1005.0) == Told(at, unsure_s)
+
+
+def test_nobody_waits_longer_than_slurmd_lets_live() -> None:
+    assert stays_until(Told(100.0), 30.0, 0.1) == 128.0
+    assert stays_until(Told(100.0), 2.0, 0.1) == 103.0
+    assert stays_until(Told(100.0), 30.0, 3.0) == 124.0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "lingers_until", "begin"),
+    [(True, 0.0, 138), (False, 0.0, 198), (False, 150.0, 157), (True, 150.0, 157), (False, 110.0, 198)],
+)
+def test_a_late_begin_is_after_what_is_known_to_end(ranks: bool, lingers_until: float, begin: int) -> None:
+    assert late_begin(Told(100.0), 128.0, 30.0, 2.0, ranks=ranks, lingers_until=lingers_until) == begin
+
+
+@given(st.floats(0, 300), st.floats(0, 60), st.booleans(), st.floats(0, 400))
+def test_a_late_begin_is_ahead_and_before_slurms_own(
+    kill_wait: float, epilog: float, ranks: bool, lingers_until: float
+) -> None:
+    told_at = Told(100.0)
+    now = max(100.0, stays_until(told_at, kill_wait, 0.1))
+    begin = late_begin(told_at, now, kill_wait, epilog, ranks=ranks, lingers_until=lingers_until)
+    assert now + 3 < begin <= now + 90
 
 
 @given(st.integers(1_700_000_000, 1_800_000_000), st.none() | seconds, st.floats(0, 30))
@@ -134,9 +201,9 @@ def test_slurmd_looks_at_its_own_times() -> None:
     times = [100 + look for look in SLURMD_LOOKS_S]
     assert times == sorted(times)
     # Gone at once: noticed at the second look (0.17 s), so the next whole second will do.
-    assert earliest_begin(100.0, 100.05, 0.0) == 101
+    assert earliest_begin(Told(100.0), 100.05, 0.0) == 101
     # Gone just after the last early look: noticed a second later.
-    assert earliest_begin(100.0, 100.6, 0.0) == 102
+    assert earliest_begin(Told(100.0), 100.6, 0.0) == 102
 
 
 @pytest.mark.parametrize(
@@ -155,7 +222,7 @@ def test_slurmd_looks_at_its_own_times() -> None:
 )
 def test_after_ten_seconds_slurmd_looks_seldom(gone: float, kill_wait: float, noticed: float) -> None:
     """Measured on 22.05: gone 11.9 s after the requeue, noticed at 20.69 s."""
-    begin = earliest_begin(100.0, 100.0 + gone, 0.0, 0.0, kill_wait)
+    begin = earliest_begin(Told(100.0), 100.0 + gone, 0.0, 0.0, kill_wait)
     assert begin == math.floor(noticed + 0.15) + 1
 
 
@@ -166,9 +233,9 @@ def test_kill_wait(told: str, seconds: float) -> None:
 
 def test_where_leaving_takes_long_so_does_the_report_of_the_end() -> None:
     """Noticed at 101.67 in all three; slurmctld may hear of it after 102."""
-    assert earliest_begin(100.0, 101.0, 0.0) == 102
-    assert earliest_begin(100.0, 101.0, 0.0, leave_s=0.2) == 102
-    assert earliest_begin(100.0, 101.0, 0.0, leave_s=0.6) == 103
+    assert earliest_begin(Told(100.0), 101.0, 0.0) == 102
+    assert earliest_begin(Told(100.0), 101.0, 0.0, leave_s=0.2) == 102
+    assert earliest_begin(Told(100.0), 101.0, 0.0, leave_s=0.6) == 103
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,19 @@ def test_a_node_without_sovctl_says_so(tmp_path: Path) -> None:
     assert b"is not on this node; install sovctl where every node sees it" in done.stderr
 
 
+def test_a_sigterm_before_the_supervisor_is_there_ends_nothing(tmp_path: Path) -> None:
+    """Slurm sends it once; a job without its supervisor would wait for Slurm's own 121 s."""
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nkill -TERM $$\necho alive\n")
+    slow.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "/dev/stdin"],
+        input=batch_script(UserScript("t.sh", b"#!/bin/sh\n"), OwnOptions(), _launch(str(slow))),
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
+
+
 def test_nothing_of_the_environment_is_lost(stand_in: str, tmp_path: Path) -> None:
     shower = tmp_path / "python"
     shower.write_text("#!/bin/sh\nexec env -0\n")
