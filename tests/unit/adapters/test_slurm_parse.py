@@ -372,6 +372,8 @@ def test_a_group_name_is_never_looked_up() -> None:
 def test_programs_with_a_number_each() -> None:
     text = "Epilog[0]      = /a/epilog\nEpilog[1]      = /b/epilog\nEpilogMsgTime  = 2000 usec\n"
     assert parse.parse_config(text) == {"Epilog": "/a/epilog,/b/epilog", "EpilogMsgTime": "2000 usec"}
+    hosts = "SlurmctldHost[0]        = ctl1(10.0.0.1)\nSlurmctldHost[1]        = ctl2(10.0.0.2)\n"
+    assert parse.parse_config(hosts) == {"SlurmctldHost": "ctl1(10.0.0.1),ctl2(10.0.0.2)"}
 
 
 # Spares in the pool
