@@ -130,10 +130,9 @@ class RunPlaces:
         if not self.act:
             self.voice.tell(f"observe:room:{job_id}", f"would make room until it has started, {words}")
             return
-        terms = {"qos": room.qos, "before": room.before, "after": room.after}
         begun = self.voice.begun("room-intended", job_id=job_id) or {}
-        if {key: begun.get(key) for key in terms} != terms:
-            self.voice.write("room-intended", job_id=job_id, **terms)
+        if (begun.get("qos"), begun.get("before"), begun.get("after")) != (room.qos, room.before, room.after):
+            self.voice.write("room-intended", job_id=job_id, qos=room.qos, before=room.before, after=room.after)
         self._rooms[job_id] = room
         self._passes.discard(job_id)
         self.pool.apply(room.raise_command)

@@ -39,7 +39,7 @@ WRITERS = {
     ),
     "Events of a node": ("check_node", "end_job"),
     "Events of the watch": (
-        "watch_cluster",
+        "watch_restart",
         "watch_deaths",
         "watch_runs",
         "watch_suspects",
@@ -325,7 +325,7 @@ NOT_FINDINGS = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERI
 def _codes() -> set[str]:
     """Every code that a finding or a Reason can carry: the constants in the modules that make them."""
     health = [path for path in (ROOT / "sovctl" / "health").glob("*.py") if path.stem not in ("nvlink5", "xid")]
-    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_cluster")]
+    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_restart")]
     found = set()
     for path in [*health, *operations, ROOT / "sovctl" / "ports.py"]:
         for node in ast.walk(ast.parse(_read(path))):
