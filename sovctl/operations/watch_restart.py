@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovctl.errors import SovctlError
+from sovctl.errors import SlurmUnreachable, SovctlError
 from sovctl.model.reason import parse_reason
 from sovctl.operations.watch_places import RunPlaces
 from sovctl.operations.watch_preempted import PreemptedJobs
@@ -101,6 +101,8 @@ class Settlement:
         job_id, exclude = str(event.get("job_id", "")), [str(node) for node in event.get("exclude", ())]
         try:
             job = self.site.job(job_id)
+        except SlurmUnreachable:
+            raise
         except SovctlError:
             return
         if job.pending and not set(exclude) <= set(job.excluded):
@@ -113,6 +115,8 @@ class Settlement:
         job_id, node = str(event.get("job_id", "")), str(event.get("node", ""))
         try:
             gone = node not in self.site.job(job_id).nodes
+        except SlurmUnreachable:
+            raise
         except SovctlError:
             return
         if gone:

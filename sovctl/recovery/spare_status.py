@@ -9,6 +9,12 @@ from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, Pool, PoolJob
 from sovctl.recovery.spares import Classes, limit_qos, needs
 
+PROOFS = frozenset({"ok", "failed", "unsure"})
+"""Outcomes of a loaded test that say something about the node."""
+_LATE_TESTS = 2
+"""A test is late when so many were due."""
+_NAMED = 5
+
 
 @dataclass(frozen=True, slots=True)
 class NodeWord:
@@ -18,7 +24,7 @@ class NodeWord:
     since: float | None = None
     """Seconds since the epoch."""
     tested: str = ""
-    """What the last loaded test said: ok, failed, unsure, interrupted; empty: none yet."""
+    """What the last loaded test said, while idle or after a job: ok, failed, unsure, interrupted; empty: none yet."""
     tested_at: float | None = None
 
 
@@ -98,6 +104,31 @@ def spare_status(
         max(0, total - len(out) - bad - (limit if limit is not None else total)),
         tuple(_problems(pool, classes, partition, kept, limit, jobs)),
     )
+
+
+def stale_words(status: SpareStatus, kept_since: float | None, every_s: float, now: float, *, after_jobs: bool) -> str:
+    """Spares whose last loaded test is old, because jobs keep them busy, and what gives them one; empty: none.
+
+    `kept_since`: since when there are spares; `after_jobs`: a test in the gap between two jobs is switched on.
+    """
+    if every_s <= 0 or kept_since is None:
+        return ""
+    late = [node for node in status.pool if node.jobs and now - _proven_at(node, kept_since) > _LATE_TESTS * every_s]
+    if not late:
+        return ""
+    names = ", ".join(node.name for node in late[:_NAMED]) + (
+        f" and {len(late) - _NAMED} more" if late[_NAMED:] else ""
+    )
+    oldest_s = now - min(_proven_at(node, kept_since) for node in late)
+    words = f"no loaded test for up to {oldest_s / 3600:.0f} h, busy all the time: {names}; "
+    if not after_jobs:
+        return words + "burn_in.after_jobs = true tests them in the gap between two jobs"
+    return words + f"the next gap is when its job ends; `scontrol requeue {late[0].jobs[0]}` makes one now"
+
+
+def _proven_at(node: SpareNode, kept_since: float) -> float:
+    tested_at = node.word.tested_at if node.word.tested in PROOFS else None
+    return max(tested_at or 0.0, kept_since)
 
 
 def _spare(view: NodeView, pool: Pool, jobs: Sequence[PoolJob], words: Mapping[str, NodeWord]) -> SpareNode:

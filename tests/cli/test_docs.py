@@ -325,7 +325,7 @@ NOT_FINDINGS = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERI
 def _codes() -> set[str]:
     """Every code that a finding or a Reason can carry: the constants in the modules that make them."""
     health = [path for path in (ROOT / "sovctl" / "health").glob("*.py") if path.stem not in ("nvlink5", "xid")]
-    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_restart")]
+    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_cluster")]
     found = set()
     for path in [*health, *operations, ROOT / "sovctl" / "ports.py"]:
         for node in ast.walk(ast.parse(_read(path))):
