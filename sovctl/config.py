@@ -225,7 +225,8 @@ class SpareConfig:
     """Mean time until a failed node is back, as long as the journal knows of too few repairs."""
     test_every_s: float = 21600.0
     """A spare gets a piece of the burn-in so often: an idle one by `sovctl sweep --act`, one that is never idle in the
-    gap between two jobs (`burn_in.after_jobs`); `sovctl spare status` names those whose last is twice as old. 0: never."""
+    gap between two jobs (`burn_in.after_jobs`). `sovctl spare status` names those whose last is twice as old. 0:
+    never."""
 
 
 @dataclass(frozen=True, slots=True)
