@@ -177,8 +177,9 @@ class RunTakeOver:
         if not self.act:
             self.voice.tell(f"observe:free:{job_id}", f"would ask {words}")
             return
-        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
+        # First the request, which does no harm twice: one that is killed after each record would never get to it.
         self.ask_to_free(job.extra.get("JobId", job_id), job.nodes)
+        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
         self.voice.say(f"asked {words}")
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
