@@ -3,6 +3,7 @@ out. Their records are files of theirs, and may say anything. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ _SKEW_S = 3600.0
 """Clocks of nodes may be off by so much, and what is judged after the end of a job is written then."""
 _MOST_STEPS_A_SECOND = 1000.0
 _LONGEST = 500
+_TASK = re.compile(r"[0-9]{1,20}_[0-9]{1,10}")
 
 
 def doubt(account: RunAccount, jobs: Sequence[AccountedJob], since: float, now: float) -> str:
@@ -51,11 +53,14 @@ def doubt(account: RunAccount, jobs: Sequence[AccountedJob], since: float, now: 
 def borne_out(account: RunAccount, jobs: Sequence[AccountedJob], run: str) -> RunAccount:
     """Under the names that Slurm and the directory give it; nodes that it blames are nodes it had."""
     user = jobs[0].user if jobs else account.user
+    # An array's task is known by another number than Slurm's own.
+    number = run.rpartition("-")[0].rpartition("-")[2]
+    job_id = account.job_id if _TASK.fullmatch(account.job_id) else number
     had = {node for job in jobs for node in job.nodes}
-    incidents = tuple(_borne_out(item, run, user, had) for item in account.incidents)
-    return replace(account, run=run, user=user, name=account.name[:_LONGEST], incidents=incidents)
+    incidents = tuple(_borne_out(replace(item, run=run, user=user, job_id=job_id), had) for item in account.incidents)
+    return replace(account, run=run, user=user, job_id=job_id, name=account.name[:_LONGEST], incidents=incidents)
 
 
-def _borne_out(item: Incident, run: str, user: str, had: set[str]) -> Incident:
+def _borne_out(item: Incident, had: set[str]) -> Incident:
     nodes = tuple(node for node in item.nodes if node in had) if had else item.nodes
-    return replace(item, run=run, user=user, nodes=nodes, code=item.code[:_LONGEST], evidence=item.evidence[:_LONGEST])
+    return replace(item, nodes=nodes, code=item.code[:_LONGEST], evidence=item.evidence[:_LONGEST])

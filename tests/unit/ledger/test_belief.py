@@ -57,8 +57,9 @@ def test_a_record_that_slurm_contradicts(change: dict[str, object], words: str) 
 
 def test_names_come_from_slurm_and_blamed_nodes_are_nodes_it_had() -> None:
     lying = replace(ITEM, nodes=("n2", "n999", "n3"), evidence="x" * 99_999)
-    found = borne_out(replace(ACCOUNT, incidents=(lying,), run="\x1b"), JOBS, "lab-7-1")
-    assert (found.run, found.user) == ("lab-7-1", "alice")
+    found = borne_out(replace(ACCOUNT, incidents=(lying,), run="\x1b", job_id="8"), JOBS, "lab-7-1")
+    assert (found.run, found.user, found.job_id) == ("lab-7-1", "alice", "7")
+    assert borne_out(replace(ACCOUNT, job_id="5_2"), JOBS, "lab-7-1").job_id == "5_2"
     (item,) = found.incidents
     assert (item.run, item.user, item.nodes, len(item.evidence)) == ("lab-7-1", "alice", ("n2", "n3"), 500)
     assert borne_out(ACCOUNT, (), "lab-7-1").incidents[0].nodes == ("n2",)
