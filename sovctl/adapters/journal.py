@@ -23,7 +23,7 @@ from sovctl.errors import SovctlError, TryLaterError
 LONGEST_LINE = 256 * 1024
 """Bytes; evidence is sentences, so a longer record is a mistake of the caller."""
 LARGEST_READ = 64 * 1024 * 1024
-"""Bytes; of a larger file only the newest part is read."""
+"""Bytes; of a larger file only the newest part is read, where nothing else is said."""
 _LOCK_WAIT_S = 10.0
 _LOCKS_UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """Lustre without `-o flock` answers so; the single writer is then by arrangement only."""
@@ -42,9 +42,11 @@ class JournalError(SovctlError):
 class FileJournal:
     """`Journal` on one file. Fields `seq` (from 1, no gaps) and `at` (seconds since the epoch) are added."""
 
-    def __init__(self, path: Path, *, lock_wait_s: float = _LOCK_WAIT_S) -> None:
+    def __init__(self, path: Path, *, lock_wait_s: float = _LOCK_WAIT_S, most_bytes: int = LARGEST_READ) -> None:
+        """`most_bytes`: of a larger file only the newest part is read."""
         self.path = path
         self._lock_wait_s = lock_wait_s
+        self._most_bytes = most_bytes
 
     def append(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Write one record and return it. Raises JournalError, TryLaterError when another writer holds the file."""
@@ -68,7 +70,7 @@ class FileJournal:
         """Every whole record, oldest first; a file that is not there yet has none. `newest_only`: of this kind the
         newest is enough."""
         try:
-            data = newest_part(self.path, LARGEST_READ)
+            data = newest_part(self.path, self._most_bytes)
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -589,11 +589,12 @@ def alive_mark(config: Config) -> AliveMark:
     return AliveFile(cluster_journal_dir(config) / "alive", node_name(config))
 
 
-def node_journal(config: Config, node: str) -> Journal:
-    """What was written about one node in the cluster journal."""
-    from sovctl.adapters.journal import FileJournal
+def node_journal(config: Config, node: str, most_bytes: int = 0) -> Journal:
+    """What was written about one node in the cluster journal; `most_bytes`: of a larger file only the newest part."""
+    from sovctl.adapters.journal import LARGEST_READ, FileJournal
 
-    return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node}.jsonl")
+    path = cluster_journal_dir(config) / "nodes" / f"{node}.jsonl"
+    return FileJournal(path, most_bytes=most_bytes or LARGEST_READ)
 
 
 def cluster_journal_dir(config: Config) -> Path:
@@ -759,7 +760,8 @@ def spare_ports(config: Config) -> SparePorts:
         turn=FileTurn(cluster_journal_dir(config) / "spare.lock"),
         clock=SystemClock(),
         shell=remote_shell(config),
-        node_journal=lambda node: node_journal(config, node),
+        # What a node said last is at the end; the watch reads that of every spare each minute.
+        node_journal=lambda node: node_journal(config, node, most_bytes=256 * 1024),
     )
 
 

@@ -12,7 +12,7 @@ from sovctl.model.pool import Change, Pool
 from sovctl.ports import Clock, Journal, PoolSite, RemoteAnswer, RemoteShell, Turn
 from sovctl.recovery.outages import Outages, outages
 from sovctl.recovery.spare_count import Advice, Observed, advise
-from sovctl.recovery.spare_status import PROOFS, NodeWord, SpareStatus, spare_status, stale_words
+from sovctl.recovery.spare_status import PROOFS, NodeWord, SpareStatus, spare_nodes, spare_status, stale_words
 from sovctl.recovery.spares import (
     Classes,
     Need,
@@ -206,7 +206,8 @@ def status(partition: str, classes: Classes, ports: SparePorts, tests: LoadedTes
     views, jobs = ports.site.nodes(), ports.site.pool_jobs()
     found = []
     for item in chosen:
-        words = {node: _word(node, events, ports) for node in item.nodes}
+        # Only of these: a cluster has thousands of journals, and the watch asks each minute.
+        words = {view.name: _word(view.name, events, ports) for view in spare_nodes(classes, item, views, jobs)}
         one = spare_status(pool, classes, item, views, jobs, wanted.get(item.name), words)
         found.append(_with_stale(one, events, tests or LoadedTests(), ports.clock.now()))
     return found

@@ -83,11 +83,10 @@ def spare_status(
     wanted: int | None,
     words: Mapping[str, NodeWord],
 ) -> SpareStatus:
-    """`wanted`: spares as they were set, None: never. `words` by node."""
-    own = [view for view in views if view.name in set(partition.nodes)]
-    above = {node for job in jobs if job.holds_nodes and job.qos != classes.preemptible for node in job.nodes}
-    out = tuple(view.name for view in own if not view.state.schedulable)
-    spare = [_spare(view, pool, jobs, words) for view in own if view.name not in above and view.name not in out]
+    """`wanted`: spares as they were set, None: never. `words` by node, of those that `spare_nodes` names."""
+    members, above = set(partition.nodes), _held_above(classes, jobs)
+    out = tuple(view.name for view in views if view.name in members and not view.state.schedulable)
+    spare = [_spare(view, pool, jobs, words) for view in spare_nodes(classes, partition, views, jobs)]
     found = pool.qos.get(partition.qos)
     limit = found.node_limit if found is not None else None
     total = len(partition.nodes)
@@ -98,12 +97,24 @@ def spare_status(
         total,
         kept,
         limit,
-        len(above & set(partition.nodes)),
+        len(above & members),
         out,
         tuple(sorted(spare, key=lambda node: (not node.good, node.free_in_s, node.name))),
         max(0, total - len(out) - bad - (limit if limit is not None else total)),
         tuple(_problems(pool, classes, partition, kept, limit, jobs)),
     )
+
+
+def spare_nodes(
+    classes: Classes, partition: Partition, views: Sequence[NodeView], jobs: Sequence[PoolJob]
+) -> list[NodeView]:
+    """Those in service that no job of a class above holds."""
+    free = set(partition.nodes) - _held_above(classes, jobs)
+    return [view for view in views if view.name in free and view.state.schedulable]
+
+
+def _held_above(classes: Classes, jobs: Sequence[PoolJob]) -> set[str]:
+    return {node for job in jobs if job.holds_nodes and job.qos != classes.preemptible for node in job.nodes}
 
 
 def stale_words(status: SpareStatus, kept_since: float | None, every_s: float, now: float, *, after_jobs: bool) -> str:

@@ -262,6 +262,18 @@ def test_a_spare_that_is_never_idle_is_named_with_what_gives_it_a_test() -> None
     assert len(_stale(site)) == 1
 
 
+def test_only_journals_of_nodes_that_could_be_spares_are_read() -> None:
+    site = Site()
+    site.set(2)
+    site.nodes.clear()
+    site.slurm.views[1] = replace(site.slurm.views[1], state=NodeState("DOWN"))
+    site.slurm.jobs.append(PoolJob("7", "RUNNING", ("n001",), ("main",), "normal"))
+    site.slurm.jobs.append(PoolJob("8", "RUNNING", ("n003",), ("preemptible",), "preemptible"))
+    found = spares.status("", CLASSES, site.ports)[0]
+    assert [node.name for node in found.pool] == ["n004", "n005", "n006", "n003"]
+    assert sorted(site.nodes) == ["n003", "n004", "n005", "n006"]
+
+
 def test_a_test_after_a_job_counts_for_whose_turn_it_is() -> None:
     site = Site()
     site.set(2)
