@@ -224,7 +224,9 @@ class SpareConfig:
     repair_hours: float = 72.0
     """Mean time until a failed node is back, as long as the journal knows of too few repairs."""
     test_every_s: float = 21600.0
-    """An idle spare gets a piece of the burn-in so often, by `sovctl sweep --act`; 0: never."""
+    """A spare gets a piece of the burn-in so often: an idle one by `sovctl sweep --act`, one that is never idle in the
+    gap between two jobs (`burn_in.after_jobs`). `sovctl spare status` names those whose last is twice as old. 0:
+    never."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ held to the same contract suites."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +26,7 @@ from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.site import HookProgram, Preemptable
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.submitted import SubmittedRun
+from sovctl.model.user_run import UserRun
 from sovctl.model.verdict import Verdict
 from sovctl.model.watched_run import WatchedRun
 
@@ -229,7 +230,7 @@ class Pending(Protocol[Answer]):
     @property
     def done(self) -> bool: ...
     def result(self) -> Answer:
-        """When done. Raises SovctlError."""
+        """Waits until it is done. Raises SovctlError."""
         ...
 
 
@@ -815,8 +816,8 @@ class RunRecords(Protocol):
         """Directories of runs right below a directory; none when it cannot be listed."""
         ...
 
-    def owned_by(self, run_dir: str, uid: int) -> bool:
-        """Whether a run's directory and its journal belong to this user."""
+    def owner(self, run_dir: str) -> int | None:
+        """The uid of the run's events; None: there are none."""
         ...
 
     def record(self, run_dir: str) -> dict[str, Any]:
@@ -830,6 +831,15 @@ class RunRecords(Protocol):
     def progress(self, run_dir: str) -> tuple[Progress, ...]: ...
     def kept(self, run_dir: str, attempt: int, name: str) -> Any:
         """The JSON in `attempts/<n>/<name>`; None when it is not there or no JSON."""
+        ...
+
+
+class UserRecords(Protocol):
+    """Records of other users' runs, for root: read with the rights of each owner, each within a share of his own."""
+
+    def read(self, places: Mapping[int, Sequence[str]], note: Callable[[str], None]) -> Iterator[UserRun]:
+        """The runs right below the directories of each uid, of each user the newest first; `note` hears in words what
+        was left out."""
         ...
 
 

@@ -25,7 +25,8 @@ class InThread(Generic[Answer]):
         return not self._thread.is_alive()
 
     def result(self) -> Answer:
-        """When `done`: the answer. Raises SovctlError where the work did."""
+        """The answer, as soon as it is there. Raises SovctlError where the work did."""
+        self._thread.join()
         if self._error is not None:
             if isinstance(self._error, SovctlError):
                 raise self._error

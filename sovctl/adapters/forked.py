@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-Messages = Iterable[dict[str, Any]]
+Messages = Iterable[dict[str, Any] | bytes]
+"""JSON objects, a line each; bytes are passed on as they are."""
 
 
 @dataclass
@@ -47,9 +48,18 @@ class Forked:
             self.take()
         return self.ended
 
+    def receive_some(self, wait_s: float) -> bool:
+        """Take in what comes first, or its end, within so many seconds; False: nothing came."""
+        poller = select.poll()
+        poller.register(self.pipe, select.POLLIN | select.POLLHUP)
+        if not poller.poll(max(0.0, wait_s) * 1000):
+            return False
+        self.take()
+        return True
+
     def take(self) -> None:
         """Take in what is there now; call when the pipe is readable."""
-        chunk = os.read(self.pipe, 64 * 1024)
+        chunk = os.read(self.pipe, 1024 * 1024)
         self.data += chunk
         self.ended = not chunk
 
@@ -99,7 +109,7 @@ def _child(writer: int, ask: Callable[[], Messages]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         for message in ask():
-            _write(writer, json.dumps(message).encode() + b"\n")
+            _write(writer, message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")
         status = 0
     except BaseException as error:
         with suppress(BaseException):

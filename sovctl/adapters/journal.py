@@ -23,7 +23,7 @@ from sovctl.errors import SovctlError, TryLaterError
 LONGEST_LINE = 256 * 1024
 """Bytes; evidence is sentences, so a longer record is a mistake of the caller."""
 LARGEST_READ = 64 * 1024 * 1024
-"""Bytes; of a larger file only the newest part is read."""
+"""Bytes; of a larger file only the newest part is read, where nothing else is said."""
 _LOCK_WAIT_S = 10.0
 _LOCKS_UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """Lustre without `-o flock` answers so; the single writer is then by arrangement only."""
@@ -42,9 +42,11 @@ class JournalError(SovctlError):
 class FileJournal:
     """`Journal` on one file. Fields `seq` (from 1, no gaps) and `at` (seconds since the epoch) are added."""
 
-    def __init__(self, path: Path, *, lock_wait_s: float = _LOCK_WAIT_S) -> None:
+    def __init__(self, path: Path, *, lock_wait_s: float = _LOCK_WAIT_S, most_bytes: int = LARGEST_READ) -> None:
+        """`most_bytes`: of a larger file only the newest part is read."""
         self.path = path
         self._lock_wait_s = lock_wait_s
+        self._most_bytes = most_bytes
 
     def append(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Write one record and return it. Raises JournalError, TryLaterError when another writer holds the file."""
@@ -68,7 +70,7 @@ class FileJournal:
         """Every whole record, oldest first; a file that is not there yet has none. `newest_only`: of this kind the
         newest is enough."""
         try:
-            data = _read_bounded(self.path, LARGEST_READ)
+            data = newest_part(self.path, self._most_bytes)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -218,10 +220,10 @@ def _parse_all(lines: list[bytes]) -> list[dict[str, Any]]:
         records = json.loads(b"[" + b",\n".join(lines) + b"]")
     except (ValueError, RecursionError):
         records = []
-    if len(records) == len(lines) and all(
-        type(item) is dict and type(item.get("seq")) is int and type(item.get("kind")) is str for item in records
-    ):
-        return list(records)
+    if len(records) == len(lines) and {type(item) for item in records} <= {dict}:
+        kinds = {(type(item.get("seq")), type(item.get("kind"))) for item in records}
+        if kinds <= {(int, str)}:
+            return list(records)
     return [record for line in lines if (record := _parse(line)) is not None]
 
 
@@ -247,12 +249,20 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if _is_record(record) else None
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
+def whole_records(data: bytes) -> list[dict[str, Any]]:
+    """Those in the text of a journal, oldest first."""
+    return _parse_all(data.split(b"\n")[:-1])
+
+
+def newest_part(path: Path, limit: int, owner: int | None = None) -> bytes:
+    """The text of a regular file from the beginning of a line on; `owner`: it must be this user's. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        if owner is not None and status.st_uid != owner:
+            raise OSError(errno.EPERM, "somebody else's")
         if status.st_size <= limit:
             return read_whole(descriptor, status.st_size)
         os.lseek(descriptor, status.st_size - limit, os.SEEK_SET)

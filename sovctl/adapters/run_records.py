@@ -21,18 +21,17 @@ class RunRecordFiles:
         """Directories that look like runs: no symlinks, none hidden."""
         try:
             with os.scandir(run_root) as entries:
-                found = [entry.path for entry in entries if not entry.name.startswith(".") and _is_run(entry)]
+                found = [entry.path for entry in entries if not entry.name.startswith(".") and looks_like_run(entry)]
         except (OSError, ValueError):
             return ()
         return tuple(sorted(found)[:_MOST_RUNS])
 
-    def owned_by(self, run_dir: str, uid: int) -> bool:
-        """Whether a run's directory and its journal belong to this user: nobody else's file is shown as his."""
+    def owner(self, run_dir: str) -> int | None:
+        """The uid of its events; None: there are none."""
         try:
-            places = [os.stat(run_dir), os.lstat(Path(run_dir, "events.jsonl"))]
+            return os.lstat(Path(run_dir, "events.jsonl")).st_uid
         except (OSError, ValueError):
-            return False
-        return all(place.st_uid == uid for place in places)
+            return None
 
     def record(self, run_dir: str) -> dict[str, Any]:
         """`run.json`, or an empty dict."""
@@ -54,7 +53,8 @@ class RunRecordFiles:
         return RunDirectory(Path(run_dir)).kept(attempt, name) if _named(run_dir) else None
 
 
-def _is_run(entry: os.DirEntry[str]) -> bool:
+def looks_like_run(entry: os.DirEntry[str]) -> bool:
+    """By its name; a link is none."""
     try:
         return entry.is_dir(follow_symlinks=False) and entry.name.count("-") >= 2
     except OSError:

@@ -80,17 +80,18 @@ def _read_as_owner(run: WatchedRun, seen: _Version | None) -> tuple[_Version, li
     path = Path(run.run_dir) / "events.jsonl"
     if os.getuid() != 0:
         return _read(path, run.uid, seen)
-    _become(run.uid, run.gid, [run.gid])
+    become(run.uid, run.gid, [run.gid])
     try:
         return _read(path, run.uid, seen)
     except PermissionError:
         # A project's directory, open to one of the owner's other groups; who they are may take a name service to tell.
         os.seteuid(0)
-        _become(run.uid, run.gid, os.getgrouplist(pwd.getpwuid(run.uid).pw_name, run.gid))
+        become(run.uid, run.gid, os.getgrouplist(pwd.getpwuid(run.uid).pw_name, run.gid))
         return _read(path, run.uid, seen)
 
 
-def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Take on a user's rights, in a child of root's."""
     os.seteuid(0)
     os.setgroups(groups)
     os.setegid(gid)

@@ -9,9 +9,12 @@ from pathlib import Path
 from sovctl.adapters import slurm_parse as parse
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.slurm_cli import look_for_conf, slurm_error
-from sovctl.errors import CommandTimeout, SlurmUnreachable
+from sovctl.errors import CommandFailed, CommandTimeout, SlurmUnreachable
 from sovctl.model.accounted import AccountedJob
 
+_COLUMNS: tuple[str, ...] = parse.ACCOUNT_COLUMNS
+_FAILED_NODE = "FailedNode"
+"""From 23.02 on; before, sacct refuses to be asked for it."""
 _TIMEOUT_S = 120.0
 """A month of a busy site is hundreds of thousands of records."""
 
@@ -27,9 +30,14 @@ class Sacct:
     def jobs(self, since: float, *, everybody: bool) -> tuple[AccountedJob, ...]:
         """Every execution of every job that was there after `since`, without its steps; `everybody`: not only the
         caller's. Raises SovctlError where the site has no accounting."""
-        columns: tuple[str, ...] = parse.ACCOUNT_COLUMNS
-        if "FailedNode" in self._sacct("--helpformat").split():  # from 23.02
-            columns = (*columns[:-2], "FailedNode", *columns[-2:])
+        try:
+            return self._jobs(since, everybody, (*_COLUMNS[:-2], _FAILED_NODE, *_COLUMNS[-2:]))
+        except CommandFailed as error:
+            if _FAILED_NODE not in error.message:
+                raise
+            return self._jobs(since, everybody, _COLUMNS)
+
+    def _jobs(self, since: float, everybody: bool, columns: tuple[str, ...]) -> tuple[AccountedJob, ...]:
         delimiter = secrets.token_hex(8)
         # A moment in words: sacct takes `uts` only in later versions.
         begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))

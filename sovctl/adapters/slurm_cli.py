@@ -17,7 +17,7 @@ from sovctl.errors import (
     SlurmUnreachable,
     SovctlError,
 )
-from sovctl.model.job import JobSize, JobView
+from sovctl.model.job import FIRST_PRIORITY, JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, PoolJob
 from sovctl.model.site import Preemptable
@@ -38,8 +38,6 @@ _UNREACHABLE = (
 _NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establish a configuration source")
 _NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")
 _DENIED = ("Access/permission denied", "Invalid user id", "Permission denied")
-_FIRST = 4_000_000_000
-"""Above every priority that Slurm reckons out, below its own marks at the end of 32 bits."""
 _SIG_ABORT = "997"
 """slurm_protocol_defs.h (22.05 to 26.05): slurmstepd sends SIGKILL and does not wait for the nodes below it in the
 step's tree. After an ordinary SIGKILL the one above a dead node waits 60 s for it, and the job with it. A step's owner
@@ -186,7 +184,7 @@ class SlurmCli:
 
     def put_first(self, job_id: str) -> None:
         """The highest priority among pending jobs, until it is requeued; for root and operators."""
-        self._slurm("scontrol", "update", f"JobId={job_id}", f"Priority={_FIRST}", about=job_id)
+        self._slurm("scontrol", "update", f"JobId={job_id}", f"Priority={FIRST_PRIORITY}", about=job_id)
 
     def forbid_requeue(self, job_id: str) -> None:
         """Requeue=0: stronger than RequeueExit and than --requeue=expedite (23.11 on)."""

@@ -340,6 +340,7 @@ ACCOUNT_COLUMNS = (
     "WorkDir", "JobName",
 )  # fmt: skip
 """Of sacct; what a user can choose comes last."""
+_FIXED = ACCOUNT_COLUMNS[:-2]
 
 
 def parse_accounting(text: str, delimiter: str, columns: Sequence[str] = ACCOUNT_COLUMNS) -> list[AccountedJob]:
@@ -348,36 +349,40 @@ def parse_accounting(text: str, delimiter: str, columns: Sequence[str] = ACCOUNT
     A job's name may hold line breaks and anything else, so the delimiter must be one that nobody can guess: a line
     without the right number of it is part of a name and passed over.
     """
+    # By place and not by name: a month of a busy site is hundreds of thousands of lines.
+    assert tuple(columns[: len(_FIXED)]) == _FIXED
+    failed = columns.index("FailedNode") if "FailedNode" in columns else None
+    where, name = columns.index("WorkDir"), columns.index("JobName")
     jobs = []
     for line in text.split("\n"):
         values = line.split(delimiter)
         if len(values) < len(columns) - 1 or not _DIGITS.fullmatch(values[0]):
             continue
-        record = dict(zip(columns, values, strict=False))
-        submitted = _epoch(record, "Submit")
-        if submitted is not None:
-            jobs.append(_accounted(record, submitted))
+        job_id, cluster, user, uid, state, submit, eligible, start, end, tres, nodes = values[: len(_FIXED)]
+        submitted = _whole(submit, 0)
+        if not submitted:
+            continue
+        failed_node = values[failed] if failed is not None else ""
+        jobs.append(
+            AccountedJob(
+                job_id=job_id,
+                cluster=cluster,
+                user=user,
+                uid=_whole(uid, -1),
+                # `CANCELLED by 1000`
+                state=state.partition(" ")[0],
+                submitted=submitted,
+                eligible=_whole(eligible, 0) or None,
+                started=_whole(start, 0) or None,
+                ended=_whole(end, 0) or None,
+                nodes=expand("" if nodes == "None assigned" else nodes),
+                gpus=gpus_in(tres),
+                failed_node="" if failed_node in _EMPTY else failed_node,
+                name=values[name] if len(values) > name else "",
+                work_dir=values[where],
+            )
+        )
     return jobs
-
-
-def _accounted(record: dict[str, str], submitted: int) -> AccountedJob:
-    return AccountedJob(
-        job_id=record["JobIDRaw"],
-        cluster=record.get("Cluster", ""),
-        user=record.get("User", ""),
-        uid=_whole(record.get("UID", ""), -1),
-        # `CANCELLED by 1000`
-        state=record.get("State", "").partition(" ")[0],
-        submitted=submitted,
-        eligible=_epoch(record, "Eligible"),
-        started=_epoch(record, "Start"),
-        ended=_epoch(record, "End"),
-        nodes=expand("" if record.get("NodeList") == "None assigned" else record.get("NodeList", "")),
-        gpus=gpus_in(record.get("AllocTRES", "")),
-        failed_node=_value(record, "FailedNode"),
-        name=record.get("JobName", ""),
-        work_dir=record.get("WorkDir", ""),
-    )
 
 
 _RPC = re.compile(r"^\s+(\S+)\s+\(\s*\d+\) count:(\d+)\s+ave_time:\d+\s+total_time:(\d+)", re.MULTILINE)
@@ -404,17 +409,43 @@ def parse_rpcs(text: str, by: str = "message type") -> dict[str, RpcCount]:
 
 
 def expand(hostlist: str) -> tuple[str, ...]:
-    """`n[001-003,7]` as names, in Slurm's order. The many single names need no library."""
+    """`n[001-003,7]` as names, in Slurm's order. Single names and one range list, which is nearly all, need no library:
+    a report of a month expands tens of thousands."""
     if not hostlist or hostlist in _EMPTY:
         return ()
     if "[" not in hostlist:
         return tuple(hostlist.split(","))
+    plain = _PLAIN_HOSTS.fullmatch(hostlist)
+    numbers = _numbers(plain[2]) if plain else None
+    if plain and numbers is not None:
+        return tuple(f"{plain[1]}{number}" for number in numbers)
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
         return tuple(NodeSet(hostlist, resolver=RESOLVER_NOGROUP))
     except (NodeSetException, ValueError):
         return (hostlist,)
+
+
+_PLAIN_HOSTS = re.compile(r"([A-Za-z][\w.-]*)\[([0-9,-]{1,4096})\]", re.ASCII)
+_MOST_HOSTS = 65536
+
+
+def _numbers(ranges: str) -> list[str] | None:
+    """`001-003,007` as Slurm writes it: one width or no zeros in front, and ascending. None: not so."""
+    found: list[str] = []
+    last = -1
+    for part in ranges.split(","):
+        low, dash, high = part.partition("-")
+        high = high if dash else low
+        if not (low.isdigit() and high.isdigit()) or (low[0] == "0" and len(low) != len(high)):
+            return None
+        first, before, last = int(low), last, int(high)
+        if not before < first <= last < first + _MOST_HOSTS - len(found):
+            return None
+        found += [f"{number:0{len(low)}d}" for number in range(first, last + 1)]
+    alike = len({len(number) for number in found}) == 1 or not any(number[0] == "0" != number for number in found)
+    return found if alike else None
 
 
 def fold(names: Iterable[str]) -> str:

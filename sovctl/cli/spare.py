@@ -88,7 +88,8 @@ def status(
     """
     config = load_config()
     with progress("asking slurmctld"):
-        found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config))
+        tests = spares.LoadedTests(config.spare.test_every_s, config.burn_in.after_jobs)
+        found = spares.status(partition, wiring.spare_classes(config), wiring.spare_ports(config), tests)
     if as_json:
         print_json("sovctl.spares/1", {"partitions": [_status_record(item) for item in found]})
         return EXIT_DONE

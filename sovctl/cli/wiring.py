@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sovctl.operations.node_by_hand import HandPorts
     from sovctl.operations.prove_runtimes import RuntimeProof
     from sovctl.operations.report import ReportPorts
+    from sovctl.operations.report import SitePorts as ReportSitePorts
     from sovctl.operations.runs import RunPorts
     from sovctl.operations.send_alerts import AlertSender, FollowedJournal
     from sovctl.operations.site import SitePorts
@@ -146,17 +147,26 @@ def run_ports() -> RunPorts:
 
 def report_ports(config: Config) -> ReportPorts:
     """What a report reads: root everything, others what is theirs."""
+    from sovctl.adapters.background import InThread
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.sacct import Sacct
-    from sovctl.adapters.site_records import SiteRecordFiles
     from sovctl.operations.report import ReportPorts
 
     return ReportPorts(
         runs=run_ports(),
         accounting=Sacct(CommandRunner(), bin_dir=config.slurm.bin_dir),
-        active=lambda: frozenset(job.job_id.partition("_")[0] for job in slurm().jobs() if not job.over),
-        site=SiteRecordFiles(cluster_journal_dir(config)) if os.geteuid() == 0 else None,
+        active=lambda: {job.job_id.partition("_")[0]: job.uid for job in slurm().jobs() if not job.over},
+        beside=InThread,
+        site=_site_records(config) if os.geteuid() == 0 else None,
     )
+
+
+def _site_records(config: Config) -> ReportSitePorts:
+    from sovctl.adapters.site_records import SiteRecordFiles
+    from sovctl.adapters.user_records import UserRecordFiles
+    from sovctl.operations.report import SitePorts
+
+    return SitePorts(SiteRecordFiles(cluster_journal_dir(config)), UserRecordFiles(), os.geteuid())
 
 
 def fold_hostlist(names: Iterable[str]) -> str:
@@ -587,11 +597,12 @@ def alive_mark(config: Config) -> AliveMark:
     return AliveFile(cluster_journal_dir(config) / "alive", node_name(config))
 
 
-def node_journal(config: Config, node: str) -> Journal:
-    """What was written about one node in the cluster journal."""
-    from sovctl.adapters.journal import FileJournal
+def node_journal(config: Config, node: str, most_bytes: int = 0) -> Journal:
+    """What was written about one node in the cluster journal; `most_bytes`: of a larger file only the newest part."""
+    from sovctl.adapters.journal import LARGEST_READ, FileJournal
 
-    return FileJournal(cluster_journal_dir(config) / "nodes" / f"{node}.jsonl")
+    path = cluster_journal_dir(config) / "nodes" / f"{node}.jsonl"
+    return FileJournal(path, most_bytes=most_bytes or LARGEST_READ)
 
 
 def cluster_journal_dir(config: Config) -> Path:
@@ -757,7 +768,8 @@ def spare_ports(config: Config) -> SparePorts:
         turn=FileTurn(cluster_journal_dir(config) / "spare.lock"),
         clock=SystemClock(),
         shell=remote_shell(config),
-        node_journal=lambda node: node_journal(config, node),
+        # What a node said last is at the end; the watch reads that of every spare each minute.
+        node_journal=lambda node: node_journal(config, node, most_bytes=256 * 1024),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -326,9 +327,13 @@ def _nodes(failures: Sequence[Incident], drained: Sequence[NodeEvent]) -> list[N
     for item in failures:
         for node in item.nodes:
             seen[node].append((item.at, item.code or item.culprit.value))
-    for event in drained:
-        if not any(abs(at - event.at) <= _SAME_INCIDENT_S for at, _ in seen[event.node]):
-            seen[event.node].append((event.at, event.code))
+    for entries in seen.values():
+        entries.sort()
+    for event in sorted(drained, key=lambda item: item.at):
+        entries = seen[event.node]
+        after = bisect.bisect_left(entries, (event.at - _SAME_INCIDENT_S,))
+        if after == len(entries) or entries[after][0] > event.at + _SAME_INCIDENT_S:
+            entries.insert(after, (event.at, event.code))
     return _ranked({node: (entries, "") for node, entries in seen.items()})
 
 

@@ -198,4 +198,5 @@ def _chain(tries: Sequence[Timeline], success: bool | None) -> Chain:
         if item.started_at is not None and (since := item.detected_at or item.decided_at or item.fault_at) is not None
     ]
     assert stop is not None
-    return Chain(began(stamps_of(first)) or _last_word_at(first), stop.culprit, len(starts), success, tuple(gaps))
+    at = next((at for at in (first.fault_at, first.detected_at, first.decided_at) if at is not None), None)
+    return Chain(at or _last_word_at(first), stop.culprit, len(starts), success, tuple(gaps))

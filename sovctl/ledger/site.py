@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sovctl.health.ledger import Ledger, LedgerEntry, merged
 from sovctl.health.tally import Tallies
@@ -21,6 +21,7 @@ _NEAR_S = 600.0
 _AFTER_S = 30.0
 _EXACT_S = 1.0
 _HARD = frozenset({XidClass.RESET, XidClass.DRAIN})
+_Told = TypeVar("_Told", GpuFault, NodeEvent)
 _OUT = {"drain-intended": "drain-done", "down-intended": "down-done"}
 
 
@@ -47,6 +48,10 @@ def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAcco
         events[event.node].append(event)
     if not faults and not events:
         return list(accounts)
+    for near in faults.values():
+        near.sort(key=_at)
+    for told in events.values():
+        told.sort(key=_at)
     return [
         replace(
             account,
@@ -89,12 +94,8 @@ def _with_cause(
     seen = item.stamps.get(Stamp.DETECTED)
     if seen is None or not item.nodes:
         return item
-    near = [
-        fault for node in item.nodes for fault in faults.get(node, ()) if seen - _NEAR_S <= fault.at <= seen + _AFTER_S
-    ]
-    drains = [
-        event for node in item.nodes for event in events.get(node, ()) if seen - _NEAR_S <= event.at <= seen + _AFTER_S
-    ]
+    near = [fault for node in item.nodes for fault in _around(faults.get(node, ()), seen)]
+    drains = [event for node in item.nodes for event in _around(events.get(node, ()), seen)]
     lines = [fault.at for fault in near]
     times = lines or [event.fault_at for event in drains if event.fault_at is not None]
     stamps, known = dict(item.stamps), item.stamps.get(Stamp.FAULT)
@@ -105,6 +106,16 @@ def _with_cause(
     serials = dict.fromkeys([*(fault.serial for fault in near), *(one for event in drains for one in event.serials)])
     code = item.code or next((event.code for event in drains), "")
     return replace(item, stamps=stamps, lost_s=_lost_s(item, stamps), serials=tuple(serials), code=code)
+
+
+def _at(told: GpuFault | NodeEvent) -> float:
+    return told.at
+
+
+def _around(told: Sequence[_Told], seen: float) -> Sequence[_Told]:
+    """Those that may be the cause of what was seen then. `told`: in the order of time."""
+    begin = bisect.bisect_left(told, seen - _NEAR_S, key=_at)
+    return told[begin : bisect.bisect_right(told, seen + _AFTER_S, lo=begin, key=_at)]
 
 
 def _node_events(entries: Sequence[Event]) -> Iterable[NodeEvent]:

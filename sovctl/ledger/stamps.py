@@ -39,6 +39,7 @@ class Stamp(StrEnum):
 
 
 _ORDER = tuple(Stamp)
+_FIRST = (Stamp.FAULT, Stamp.DETECTED, Stamp.DECIDED)
 
 Stamps = Mapping[Stamp, float]
 """Seconds since the epoch; what is not known is not in it."""
@@ -82,7 +83,10 @@ def stamps_of(found: Timeline) -> dict[Stamp, float]:
 
 def began(stamps: Stamps) -> float | None:
     """From where on the incident counts: the fault, else when it was seen, else when it was judged."""
-    return next((stamps[stamp] for stamp in (Stamp.FAULT, Stamp.DETECTED, Stamp.DECIDED) if stamp in stamps), None)
+    for stamp in _FIRST:
+        if stamp in stamps:
+            return stamps[stamp]
+    return None
 
 
 def steps(stamps: Stamps) -> Iterable[tuple[Stamp, float]]:
@@ -93,7 +97,7 @@ def steps(stamps: Stamps) -> Iterable[tuple[Stamp, float]]:
         if at is None:
             continue
         if before is not None:
-            yield stamp, max(0.0, round(at - before, 3))
+            yield stamp, at - before if at > before else 0.0
         before = at if before is None or at > before else before
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+FIRST_PRIORITY = 4_000_000_000
+"""Above every priority that Slurm reckons out, below its own marks at the end of 32 bits."""
 _GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
 from sovctl.model.site import MachineView, SlurmView
-from sovctl.site.judge_machine import judge_machine, lua_lines
+from sovctl.site.judge_machine import backup_lines, judge_machine, lua_lines
 from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
 from sovctl.site.judge_slurm import judge_slurm
 from sovctl.site.line import Line, State, passed, skipped, worst
@@ -77,7 +77,11 @@ def diagnose(ports: DoctorPorts, settings: DoctorSettings) -> Diagnosis:
     here = judge_machine(machine, is_node=is_node, has_gpus=has_gpus, site_mode=site_mode)
     groups: dict[str, tuple[Line, ...]] = {}
     if not asked:
-        groups["Slurm"] = (*judge_slurm(view), *lua_lines(machine, view.settings))
+        groups["Slurm"] = (
+            *judge_slurm(view),
+            *lua_lines(machine, view.settings),
+            *(backup_lines(machine, view.settings) if site_mode else ()),
+        )
         groups["what this Slurm can do"] = tuple(_abilities(view))
     groups[f"this machine, {machine.node}"] = tuple(here)
     if not asked:

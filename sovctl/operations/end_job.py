@@ -14,7 +14,7 @@ from sovctl.health.judge import judge
 from sovctl.health.ledger import timed
 from sovctl.health.memory import rose_since
 from sovctl.health.probes import PROBES
-from sovctl.model.burn_in import SILENT, BurnInResult
+from sovctl.model.burn_in import SILENT, BurnInOutcome, BurnInResult
 from sovctl.model.gpu import pci_address
 from sovctl.model.job_evidence import MOST, EccDelta, JobEvidence, JobXid, Stray
 from sovctl.model.probe import ProbeState
@@ -51,7 +51,7 @@ def end_job(ports: JobPorts, settings: JobSettings, journal: Journal) -> Guarded
     notes = seen.notes
     if alone and verdict.state is not VerdictState.FAILED and ports.burn_in and settings.burn_in:
         burnt, more = after_job(ports.burn_in, settings.burn_in, seen.snapshot)
-        notes = (*notes, *more)
+        notes = (*notes, *more, *_write_burnt(journal, settings, burnt))
         if burnt:
             verdict = judge(replace(seen.snapshot, burn_in=_with(seen.snapshot.burn_in, burnt)), (), states)
     notes = (*notes, *_evidence(journal, settings, verdict, seen))
@@ -101,6 +101,29 @@ def _evidence(journal: Journal, settings: JobSettings, verdict: Verdict, seen: L
     except SovctlError as error:
         return (error.message,)
     return ()
+
+
+def _write_burnt(journal: Journal, settings: JobSettings, burnt: tuple[BurnInResult, ...]) -> tuple[str, ...]:
+    """So that a spare that is never idle has a proof, too: `sovctl spare status` shows its age."""
+    notes: tuple[str, ...] = ()
+    for result in (result for result in burnt if result.outcome not in SILENT):
+        outcome = _OUTCOMES.get(result.outcome, "unsure")
+        try:
+            journal.append(
+                "burnt-in", node=settings.node, job_id=settings.job_id, outcome=outcome, why=result.evidence[:200]
+            )
+        except SovctlError as error:
+            notes = (*notes, error.message)
+    return notes
+
+
+_OUTCOMES = {
+    BurnInOutcome.PASSED: "ok",
+    BurnInOutcome.LEARNT: "ok",
+    BurnInOutcome.WRONG: "failed",
+    BurnInOutcome.FAILED: "failed",
+}
+"""In the words of the test of an idle spare."""
 
 
 def _with(known: tuple[BurnInResult, ...], fresh: tuple[BurnInResult, ...]) -> tuple[BurnInResult, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sovctl.errors import CommandFailed, RefusedError, SovctlError, UsageError
@@ -12,7 +12,7 @@ from sovctl.model.pool import Change, Pool
 from sovctl.ports import Clock, Journal, PoolSite, RemoteAnswer, RemoteShell, Turn
 from sovctl.recovery.outages import Outages, outages
 from sovctl.recovery.spare_count import Advice, Observed, advise
-from sovctl.recovery.spare_status import NodeWord, SpareStatus, spare_status
+from sovctl.recovery.spare_status import PROOFS, NodeWord, SpareStatus, spare_nodes, spare_status, stale_words
 from sovctl.recovery.spares import (
     Classes,
     Need,
@@ -181,8 +181,19 @@ def spares_set(events: Iterable[dict[str, Any]]) -> dict[str, int]:
 # How they are
 
 
-def status(partition: str, classes: Classes, ports: SparePorts) -> list[SpareStatus]:
-    """Each partition in which spares are kept, or the named one. Raises UsageError for one that Slurm does not know."""
+@dataclass(frozen=True, slots=True)
+class LoadedTests:
+    """How often each spare is to have a loaded test."""
+
+    every_s: float = 0.0
+    """0: never."""
+    after_jobs: bool = False
+    """The epilog gives a node one in the gap between two jobs."""
+
+
+def status(partition: str, classes: Classes, ports: SparePorts, tests: LoadedTests | None = None) -> list[SpareStatus]:
+    """Each partition in which spares are kept, or the named one; with `tests` also whose last one is old. Raises
+    UsageError for a partition that Slurm does not know."""
     pool, events = ports.site.pool(), _events(ports.journal)
     wanted = spares_set(events)
     names = [partition] if partition else [name for name, spares in wanted.items() if spares]
@@ -195,21 +206,41 @@ def status(partition: str, classes: Classes, ports: SparePorts) -> list[SpareSta
     views, jobs = ports.site.nodes(), ports.site.pool_jobs()
     found = []
     for item in chosen:
-        words = {node: _word(node, events, ports) for node in item.nodes}
-        found.append(spare_status(pool, classes, item, views, jobs, wanted.get(item.name), words))
+        # Only of these: a cluster has thousands of journals, and the watch asks each minute.
+        words = {view.name: _word(view.name, events, ports) for view in spare_nodes(classes, item, views, jobs)}
+        one = spare_status(pool, classes, item, views, jobs, wanted.get(item.name), words)
+        found.append(_with_stale(one, events, tests or LoadedTests(), ports.clock.now()))
     return found
 
 
+def _with_stale(item: SpareStatus, events: Sequence[dict[str, Any]], tests: LoadedTests, now: float) -> SpareStatus:
+    own = (event for event in events if event.get("kind") == "spare-done" and event.get("partition") == item.partition)
+    kept_since = next((_seconds(event.get("at")) for event in own), None)
+    words = stale_words(item, kept_since, tests.every_s, now, after_jobs=tests.after_jobs)
+    return replace(item, problems=(*item.problems, words)) if words else item
+
+
 def _word(node: str, events: Sequence[dict[str, Any]], ports: SparePorts) -> NodeWord:
-    verdicts = [event for event in _events(ports.node_journal(node)) if event.get("kind") == "verdict"]
-    tests = [event for event in events if event.get("kind") == "spare-tested" and event.get("node") == node]
-    said, test = (verdicts[-1] if verdicts else {}), (tests[-1] if tests else {})
+    """Its last verdict, and its last loaded test: of an idle spare, or in the epilog of a job."""
+    said: dict[str, Any] = {}
+    tests = _tests(node, events)
+    for event in _events(ports.node_journal(node)):
+        if event.get("kind") == "verdict":
+            said = event
+        elif event.get("kind") == "burnt-in":
+            tests.append(event)
+    proofs = [event for event in tests if event.get("outcome") in PROOFS]
+    test = max(proofs or tests, key=lambda event: _seconds(event.get("at")) or 0.0, default={})
     return NodeWord(
         str(said.get("state", "unknown")),
         _seconds(said.get("at")),
         str(test.get("outcome", "")),
         _seconds(test.get("at")),
     )
+
+
+def _tests(node: str, events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("kind") == "spare-tested" and event.get("node") == node]
 
 
 def _seconds(value: Any) -> float | None:
@@ -276,14 +307,11 @@ def test_next(ports: SparePorts, every_s: float, timeout_s: float, *, dry_run: b
     kept = {name for name, spares in spares_set(events).items() if spares}
     if not kept:
         return None
-    last = {
-        str(event.get("node")): _seconds(event.get("at")) for event in events if event.get("kind") == "spare-tested"
-    }
     idle = [view for view in ports.site.nodes() if str(view.state) == "IDLE" and kept & set(view.partitions)]
     latest = ports.clock.now() - every_s
-    due = sorted((last.get(view.name) or 0.0, view.name, view.address) for view in idle)
-    fit = (item for item in due if item[0] <= latest and _word(item[1], events, ports).verdict != "failed")
-    chosen = next(fit, None)
+    words = {view.name: _word(view.name, events, ports) for view in idle}
+    due = sorted((_last_try(view.name, words[view.name], events), view.name, view.address) for view in idle)
+    chosen = next((item for item in due if item[0] <= latest and words[item[1]].verdict != "failed"), None)
     if chosen is None:
         return None
     _, node, address = chosen
@@ -293,6 +321,12 @@ def test_next(ports: SparePorts, every_s: float, timeout_s: float, *, dry_run: b
     tested = Tested(node, _outcome(answer), _last_line(answer))
     ports.journal.append("spare-tested", node=tested.node, outcome=tested.outcome, why=tested.why)
     return tested
+
+
+def _last_try(node: str, word: NodeWord, events: Sequence[dict[str, Any]]) -> float:
+    """Also in vain: who is interrupted each time must not keep the others from their turn."""
+    tried = (_seconds(event.get("at")) for event in _tests(node, events))
+    return max((at for at in (*tried, word.tested_at) if at is not None), default=0.0)
 
 
 def _outcome(answer: RemoteAnswer) -> str:

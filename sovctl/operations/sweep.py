@@ -35,7 +35,10 @@ from sovctl.model.verdict import Finding, Severity, VerdictState
 from sovctl.model.verdict_json import finding_record
 from sovctl.operations.late_alarms import LateAlarms
 from sovctl.ports import Clock, EvidenceFiles, Journal, Ledgers, RemoteAnswer, RemoteShell, Turn
+from sovctl.recovery.attempts import seconds
 
+_STILL_MEANT_S = 600.0
+"""An intent without an outcome that is older was of another time."""
 _DAY_S = 86400.0
 _HOUR_S = 3600.0
 _EVIDENCE_KEPT_S = 30 * _DAY_S
@@ -288,6 +291,8 @@ class _Acts:
     notes: list[str] = field(default_factory=list)
     _read: Sequence[Mapping[str, Any]] | None = None
     """The journal as it was before this pass."""
+    _gone_on: set[str] = field(default_factory=set)
+    """Incidents whose intent is in the journal already."""
 
     def decide_and_act(
         self, assessed: Mapping[str, Assessed], stuck: Mapping[str, tuple[str, ...]]
@@ -334,6 +339,7 @@ class _Acts:
         return Deed()
 
     def _drain(self, decision: Drain, assessed: Assessed) -> Deed:
+        decision = replace(decision, reason=self._begun("drain", decision.node, decision.reason))
         verdict = assessed.verdict
         findings = [finding_record(item) for item in (*(verdict.findings if verdict else ()), *assessed.findings)]
         details = {
@@ -353,6 +359,7 @@ class _Acts:
         )
 
     def _free(self, decision: Free) -> Deed:
+        decision = replace(decision, reason=self._begun("down", decision.node, decision.reason))
         return self._act(
             "down",
             f"free {', '.join(decision.jobs)} by setting it down",
@@ -376,7 +383,8 @@ class _Acts:
         if not self.settings.act:
             return Deed(f"would {words}", argv)
         common = {"incident": reason.incident, "node": node}
-        self._journal(f"{kind}-intended", **common, **details, reason=str(reason), command=shlex.join(argv))
+        if reason.incident not in self._gone_on:
+            self._journal(f"{kind}-intended", **common, **details, reason=str(reason), command=shlex.join(argv))
         try:
             effect()
         except SovctlError as error:
@@ -384,6 +392,19 @@ class _Acts:
             return Deed(command=argv, why=f"could not {words}: {error.message}")
         self._journal(f"{kind}-done", **common)
         return Deed(words, argv, done=True)
+
+    def _begun(self, kind: str, node: str, reason: DrainReason) -> DrainReason:
+        """The reason under which the same was begun a short while ago, by who was killed before it was done: one
+        incident has one record."""
+        own = (event for event in reversed(self._events() or ()) if event.get("node") == node)
+        last = next((event for event in own if str(event.get("kind", "")).startswith(f"{kind}-")), None)
+        if last is None or last.get("kind") != f"{kind}-intended":
+            return reason
+        begun, age_s = parse_reason(str(last.get("reason", ""))), self.ports.clock.now() - (seconds(last, "at") or 0.0)
+        if begun is None or begun.code != reason.code or age_s >= _STILL_MEANT_S:
+            return reason
+        self._gone_on.add(begun.incident)
+        return begun
 
     def _resume_if_passed(self, wanted: Retest, answer: RemoteAnswer) -> Deed:
         if answer.failure is not None or answer.status != 0:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.errors import SovctlError
-from sovctl.model.reason import parse_reason
 from sovctl.operations.sweep import SweepPorts, SweepSettings, act_on, find_stuck
 from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, DeathWatch
 from sovctl.operations.watch_places import RunPlaces
 from sovctl.operations.watch_preempted import PreemptedJobs
 from sovctl.operations.watch_reads import SlurmReads
+from sovctl.operations.watch_restart import Settlement, open_intents
 from sovctl.operations.watch_runs import RunTakeOver, down_names
 from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
 from sovctl.operations.watch_voice import Voice
@@ -200,45 +200,15 @@ class ClusterWatch:
         if isinstance(record, Mapping) and record.get("schema") == SCHEMA:
             self._runs.restore(record)
             self._preempted.restore(record)
-        nodes = {node.name: node for node in self.ports.deaths.site.nodes()}
+            self._remembered = dict(record)
         events = self.ports.journal.events()
         self._voice.remember(events)
-        self._deaths.restore(events)
-        for event in _open_intents(events):
-            kind, node = event["kind"].removesuffix("-intended"), str(event.get("node", ""))
-            if kind == "takeover":
-                self._settle_takeover(event)
-            elif kind == "drop":
-                self._settle_drop(event)
-            elif kind == "end":
-                self._preempted.resume(event)
-            elif kind == "room":
-                self._places.resume(event)
-            elif node in nodes:
-                reason = parse_reason(nodes[node].reason)
-                if reason and reason.incident == event.get("incident"):
-                    self._voice.write(f"{kind}-done", node=node, incident=reason.incident)
+        begun = open_intents(events)
+        settle = Settlement(self.ports.deaths.site, self._voice, self._runs, self._preempted, self._places)
+        never = settle.all(begun, self.ports.clock.now())
+        self._suspects.settle(begun)
+        self._deaths.restore(events, never)
         self._ready = True
-
-    def _settle_takeover(self, event: Mapping[str, Any]) -> None:
-        job_id, exclude = str(event.get("job_id", "")), [str(node) for node in event.get("exclude", ())]
-        try:
-            job = self.ports.deaths.site.job(job_id)
-        except SovctlError:
-            return
-        if job.pending and not set(exclude) <= set(job.excluded):
-            self._runs.take_over(job_id, exclude)
-        else:
-            self._voice.write("takeover-done", job_id=job_id)
-
-    def _settle_drop(self, event: Mapping[str, Any]) -> None:
-        job_id, node = str(event.get("job_id", "")), str(event.get("node", ""))
-        try:
-            gone = node not in self.ports.deaths.site.job(job_id).nodes
-        except SovctlError:
-            return
-        if gone:
-            self._voice.write("dropped-from-job", node=node, job_id=job_id)
 
     def _remember(self) -> None:
         record = {"schema": SCHEMA, **self._runs.record(), **self._preempted.record()}
@@ -255,32 +225,3 @@ class ClusterWatch:
         if now - self._pruned_at >= _PRUNE_EVERY_S and self.settings.deaths.act:
             self._pruned_at = now
             self.ports.suspects.answers.prune(now - _ANSWERS_KEPT_S)
-
-
-_OUTCOMES = {
-    "down-done": "down-intended",
-    "down-failed": "down-intended",
-    "drain-done": "drain-intended",
-    "drain-failed": "drain-intended",
-    "takeover-done": "takeover-intended",
-    "takeover-failed": "takeover-intended",
-    "dropped-from-job": "drop-intended",
-    "end-done": "end-intended",
-    "end-failed": "end-intended",
-    "room-restored": "room-intended",
-}
-_INTENTS = frozenset(_OUTCOMES.values())
-
-
-def _open_intents(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Intents without an outcome, oldest first; a newer intent of the same kind about the same thing takes an older
-    one's place."""
-    still_open: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    for event in events:
-        kind = str(event.get("kind", ""))
-        about = (str(event.get("node", "")), str(event.get("job_id", "")))
-        if kind in _INTENTS:
-            still_open[(kind, *about)] = event
-        elif kind in _OUTCOMES:
-            still_open.pop((_OUTCOMES[kind], *about), None)
-    return list(still_open.values())

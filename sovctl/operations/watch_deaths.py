@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.errors import SlurmUnreachable, SovctlError
@@ -126,15 +126,16 @@ class DeathWatch:
         """Witnesses are being asked beside the passes."""
         return self._asked is not None
 
-    def restore(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """From the watch's journal: what was set down within the hour. What was only begun counts as done."""
+    def restore(self, events: Sequence[Mapping[str, Any]], never: Collection[str] = ()) -> None:
+        """From the watch's journal: what was set down within the hour. What was only begun counts as done, but for
+        incidents that are known never to have been carried out."""
         ours = {
             str(event.get("incident")): seconds(event, "at") or 0.0
             for event in events
             if event.get("kind") == "down-intended" and _code(str(event.get("reason", ""))) == CODE
         }
         failed = {str(event.get("incident")) for event in events if event.get("kind") == "down-failed"}
-        self._declared = {incident: at for incident, at in ours.items() if incident not in failed}
+        self._declared = {incident: at for incident, at in ours.items() if incident not in {*failed, *never}}
 
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
@@ -249,15 +250,19 @@ class DeathWatch:
         if not self.settings.act:
             self.voice.tell(f"left:{decision.node}", f"would set {decision.node} down: {shlex.join(decision.argv)}")
             return
+        begun = self.voice.begun("down-intended", node=decision.node)
+        if begun is not None and _code(str(begun.get("reason", ""))) == CODE:
+            decision = replace(decision, reason=str(begun["reason"]))
         reason = parse_reason(decision.reason)
         incident = reason.incident if reason else ""
-        self.voice.write(
-            "down-intended",
-            node=decision.node,
-            incident=incident,
-            reason=decision.reason,
-            silent_since=silent_since,
-        )
+        if begun is None or begun.get("incident") != incident:
+            self.voice.write(
+                "down-intended",
+                node=decision.node,
+                incident=incident,
+                reason=decision.reason,
+                silent_since=silent_since,
+            )
         self.before_down(decision.node)
         try:
             self.ports.site.set_down(decision.node, decision.reason)

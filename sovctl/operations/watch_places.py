@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
-from sovctl.model.job import JobView
+from sovctl.model.job import FIRST_PRIORITY, JobView
 from sovctl.operations.allocation import nodes_asked
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
@@ -38,6 +38,8 @@ class RunPlaces:
     """Waiting runs, and whether their partition keeps spares."""
     _rooms: dict[str, Room] = field(default_factory=dict)
     """Limits that were raised, by the run they were raised for."""
+    _passes: set[str] = field(default_factory=set)
+    """Runs for which a pass of the scheduler was asked for since their limit was raised."""
     _not_before: float = -1e9
 
     @property
@@ -85,7 +87,14 @@ class RunPlaces:
         if not self.act:
             self.voice.tell(f"observe:first:{job.job_id}", f"would put run {job.job_id} first among the waiting jobs")
             return
-        self.voice.write("first-intended", job_id=job.job_id)
+        begun = self.voice.begun("first-intended", job_id=job.job_id)
+        if job.priority >= FIRST_PRIORITY:
+            # By a watch that was killed before it wrote that down.
+            if begun is not None:
+                self.voice.write("first-done", job_id=job.job_id)
+            return
+        if begun is None:
+            self.voice.write("first-intended", job_id=job.job_id)
         try:
             self.site.put_first(job.job_id)
         except SlurmUnreachable:
@@ -114,18 +123,29 @@ class RunPlaces:
         if isinstance(room, str):
             if job_id not in self._rooms:
                 self.voice.tell(f"room:{job_id}", f"run {job_id} waits for a place in {partition}: {room}")
+            else:
+                self._ask_for_pass(job_id)
             return
         words = f"other jobs took the place of run {job_id} in {partition}: {shlex.join(room.raise_command)}"
         if not self.act:
             self.voice.tell(f"observe:room:{job_id}", f"would make room until it has started, {words}")
             return
-        self.voice.write("room-intended", job_id=job_id, qos=room.qos, before=room.before, after=room.after)
+        begun = self.voice.begun("room-intended", job_id=job_id) or {}
+        if (begun.get("qos"), begun.get("before"), begun.get("after")) != (room.qos, room.before, room.after):
+            self.voice.write("room-intended", job_id=job_id, qos=room.qos, before=room.before, after=room.after)
         self._rooms[job_id] = room
+        self._passes.discard(job_id)
         self.pool.apply(room.raise_command)
         self.voice.write("room-made", job_id=job_id, qos=room.qos, nodes=room.after)
         self.voice.say(words)
-        # A pass of the scheduler comes of it.
-        self.site.put_first(job_id)
+        self._ask_for_pass(job_id)
+
+    def _ask_for_pass(self, job_id: str) -> None:
+        """Once for each limit that was raised, also by a watch that was killed then: a pass of the scheduler comes of
+        any change of a job."""
+        if job_id not in self._passes:
+            self._passes.add(job_id)
+            self.site.put_first(job_id)
 
     def _restore_what_is_over(self) -> None:
         for job_id, room in list(self._rooms.items()):
@@ -139,6 +159,7 @@ class RunPlaces:
             self.voice.write("room-restored", job_id=job_id, qos=room.qos, nodes=room.before)
             self.voice.say(f"run {job_id} has its place again: {shlex.join(room.restore_command)}")
             del self._rooms[job_id]
+            self._passes.discard(job_id)
 
     def _spares_of(self, job: JobView) -> int:
         return self.spares().get(job.extra.get("Partition", ""), 0)

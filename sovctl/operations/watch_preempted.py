@@ -87,7 +87,9 @@ class PreemptedJobs:
         """Go on with one from its record, after the watch was killed."""
         said, at = event.get("preempted_at"), event.get("at")
         if isinstance(said, int) and isinstance(at, int | float):
-            self._victims[str(event.get("job_id", ""))] = _Victim(str(event.get("run", "")), said, float(at))
+            job_id = str(event.get("job_id", ""))
+            self._told.pop(job_id, None)
+            self._victims[job_id] = _Victim(str(event.get("run", "")), said, float(at))
 
     def record(self) -> dict[str, Any]:
         """For the memory file: who was told to leave. Once Slurm has requeued such a job nobody could see that."""
@@ -148,8 +150,8 @@ class PreemptedJobs:
         elif job.completing:
             if now - victim.asked_at >= _ASK_AGAIN_S:
                 victim.asked_at = now
-                self.voice.write("end-asked", job_id=job_id, nodes=list(job.nodes))
                 self.ask_to_end(job.extra.get("JobId", job_id), job.nodes)
+                self.voice.write("end-asked", job_id=job_id, nodes=list(job.nodes))
         elif not job.running or job.preempted_at != victim.preempted_at:
             self._finish(job_id, str(job.state))
 

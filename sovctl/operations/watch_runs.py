@@ -180,8 +180,9 @@ class RunTakeOver:
         if not self.act:
             self.voice.tell(f"observe:free:{job_id}", f"would ask {words}")
             return
-        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
+        # First the request, which does no harm twice: one that is killed after each record would never get to it.
         self.ask_to_free(job.extra.get("JobId", job_id), job.nodes)
+        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
         self.voice.say(f"asked {words}")
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
@@ -217,7 +218,8 @@ class RunTakeOver:
                 keep = [name for name in job.nodes if name != node]
                 spared = job.running and node in job.nodes and job.batch_host != node and self._has_spares(job_id)
                 if spared:
-                    self.voice.write("drop-intended", node=node, job_id=job_id)
+                    if self.voice.begun("drop-intended", node=node, job_id=job_id) is None:
+                        self.voice.write("drop-intended", node=node, job_id=job_id)
                     self.site.drop_nodes(job_id, keep)
                     self.voice.write("dropped-from-job", node=node, job_id=job_id)
             except SovctlError as error:
@@ -368,7 +370,9 @@ class RunTakeOver:
         if not self.act:
             self.voice.tell(f"observe:{job.job_id}", f"would change {words}")
             return
-        self.voice.write("takeover-intended", job_id=job.job_id, exclude=exclude)
+        begun = self.voice.begun("takeover-intended", job_id=job.job_id)
+        if begun is None or begun.get("exclude") != exclude:
+            self.voice.write("takeover-intended", job_id=job.job_id, exclude=exclude)
         try:
             self.site.update_pending(job.job_id, exclude=exclude, begin=begin)
         except SlurmUnreachable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sovctl.errors import SovctlError
 from sovctl.health.death import in_service
@@ -22,6 +23,7 @@ from sovctl.operations.sweep import Deed, SweepPorts, SweepSettings, act_on, ask
 from sovctl.operations.watch_runs import RunTakeOver
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Beside, Clock, Pending, RunWords, SiteAnswers
+from sovctl.recovery.attempts import seconds
 
 _EVERY_S = 5.0
 _ASK_AGAIN_S = 600.0
@@ -93,6 +95,16 @@ class SuspectChecks:
         if self._cases and now >= self._not_before:
             self._start(nodes)
 
+    def settle(self, begun: Sequence[Mapping[str, Any]]) -> None:
+        """After a restart: what was answered and not written down."""
+        for event in begun:
+            node, job_id, at = str(event.get("node", "")), str(event.get("job_id", "")), seconds(event, "at") or 0.0
+            answers = self.ports.answers.load(job_id) if event.get("kind") == "suspected" else ()
+            said = next((item for item in answers if item.node == node and item.checked_at >= at), None)
+            if said is not None:
+                self.voice.begun("suspected", node=node, job_id=job_id)
+                self.voice.write("suspect-checked", node=node, job_id=job_id, state=str(said.state), words=said.words)
+
     def _read(self, now: float) -> None:
         runs = {run.job_id: run for run in self.runs.runs}
         said = self.ports.words.read(tuple(runs.values()))
@@ -113,7 +125,8 @@ class SuspectChecks:
         for case in chosen:
             del self._cases[(case.raw_job_id, case.named.node)]
             self._checked[(case.raw_job_id, case.named.node)] = now
-            self.voice.write("suspected", node=case.named.node, job_id=case.job_id, why=case.named.why)
+            if self.voice.begun("suspected", node=case.named.node, job_id=case.job_id) is None:
+                self.voice.write("suspected", node=case.named.node, job_id=case.job_id, why=case.named.why)
         self._checked = {key: at for key, at in self._checked.items() if now - at < _ASK_AGAIN_S}
         names = {case.named.node for case in chosen}
         views = [nodes[name] for name in sorted(names) if name in nodes and in_service(nodes[name])]
@@ -146,10 +159,11 @@ class SuspectChecks:
             self._cases |= {(item.raw_job_id, item.named.node): item for item in cases if item.named.node in refused}
             self.voice.say("; ".join(f"{name}: {deeds[name].why}" for name in sorted(refused)))
             cases = tuple(item for item in cases if item.named.node not in refused)
-        for case in cases:
-            self._tell(case, assessed.get(case.named.node), nodes.get(case.named.node), deeds.get(case.named.node))
+        # The answer first: who was told is not asked about again.
         for raw in dict.fromkeys(case.raw_job_id for case in cases):
             self._answer(raw, [case for case in cases if case.raw_job_id == raw], assessed, nodes, deeds)
+        for case in cases:
+            self._tell(case, assessed.get(case.named.node), nodes.get(case.named.node), deeds.get(case.named.node))
 
     def _tell(self, case: _Case, found: Assessed | None, view: NodeView | None, deed: Deed | None) -> None:
         node = case.named.node

@@ -20,6 +20,8 @@ class Voice:
     clock: Clock
     _told: set[str] = field(default_factory=set)
     _late: LateAlarms = field(default_factory=LateAlarms)
+    _begun: dict[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    """Intents of a watch that was killed before it carried them out, by kind, node and job."""
 
     def remember(self, events: Sequence[Mapping[str, Any]]) -> None:
         """What was written before this process: an entry of the last hour needs no second one."""
@@ -33,6 +35,15 @@ class Voice:
             self._say_once("journal", error.message)
         else:
             self._told.discard("journal")
+
+    def go_on(self, intent: Mapping[str, Any]) -> None:
+        """This was begun before, and not carried out: who does so now needs no second record of it."""
+        about = (str(intent.get("node", "")), str(intent.get("job_id", "")))
+        self._begun[(str(intent["kind"]), *about)] = intent
+
+    def begun(self, kind: str, *, node: str = "", job_id: str = "") -> Mapping[str, Any] | None:
+        """Take an intent that was begun before."""
+        return self._begun.pop((kind, node, job_id), None)
 
     def tell(self, key: str, words: str) -> None:
         """Say a thing once, until `forget`."""

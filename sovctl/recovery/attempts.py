@@ -7,13 +7,16 @@ counts as absent, and nothing here raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sovctl.model.blame import Culprit
 
 Event = Mapping[str, Any]
+_NOTHING: Event = {}
 _MOST_GPUS = 1 << 20
+_HUGE = 1 << 63
+_YEAR_10000 = 253402214400
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +85,55 @@ class Attempt:
 
 def attempts(events: Sequence[Event]) -> tuple[Attempt, ...]:
     """Every attempt that started, oldest first."""
-    own: dict[int, list[Event]] = {}
+    own: dict[int, _Said] = {}
     starts = []
     for event in events:
         attempt = number(event)
         if attempt is None:
             continue
-        own.setdefault(attempt, []).append(event)
-        if event.get("kind") == "attempt_started":
-            starts.append((attempt, event))
+        said = own.get(attempt)
+        if said is None:
+            said = own[attempt] = _Said()
+        if said.add(event) == "attempt_started":
+            starts.append((event, said))
     known, each = [], None
-    for attempt, start in starts:
+    for start, said in starts:
         # Told once for each execution of the job, which may see several attempts.
-        told = _gpus_each(start, own[attempt])
+        told = _gpus_each(start, said.first.get("allocated", {}))
         each = each if told is None else told
-        known.append(_attempt(start, own[attempt], each))
+        known.append(_attempt(start, said, each))
     return tuple(known)
 
 
-def _gpus_each(start: Event, own: Sequence[Event]) -> float | None:
+@dataclass(slots=True)
+class _Said:
+    """What is kept of the events of one attempt. A month of a site is hundreds of thousands: each is looked at once."""
+
+    first: dict[str, Event] = field(default_factory=dict)
+    """Of each kind."""
+    saved: Event = field(default_factory=dict)
+    """The last checkpoint."""
+    before_end: Event | None = None
+    stall_s: float = 0.0
+
+    def add(self, event: Event) -> str:
+        """In the order of the record; returns its kind."""
+        kind, first = text(event, "kind"), self.first
+        if kind not in first:
+            first[kind] = event
+        if kind == "checkpoint_saved":
+            self.saved = event
+            self.stall_s += seconds(event, "stall_seconds") or 0.0
+        if "attempt_ended" not in first:
+            self.before_end = event
+        return kind
+
+
+def _gpus_each(start: Event, placed: Event) -> float | None:
     """On each node, in the mean."""
     each = whole(start, "gpus")
     if each is not None:
         return each
-    placed = next((event for event in own if event.get("kind") == "allocated"), {})
     together, nodes = whole(placed, "gpus"), len(names(start, "nodes")) + len(names(start, "spares"))
     return together / nodes if together is not None and nodes else None
 
@@ -120,8 +148,11 @@ def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
     if not starts:
         return 0, None
     wanted = number(starts[-1])
-    own = [event for event in events if event.get("attempt") == wanted and number(event) is not None]
-    return len(starts), _attempt(starts[-1], own)
+    said = _Said()
+    for event in events:
+        if event.get("attempt") == wanted and number(event) is not None:
+            said.add(event)
+    return len(starts), _attempt(starts[-1], said)
 
 
 def furthest_step(events: Iterable[Event]) -> int | None:
@@ -142,7 +173,8 @@ def furthest_checkpoint(events: Iterable[Event]) -> int:
 
 def number(event: Event) -> int | None:
     """The attempt an event belongs to."""
-    return whole(event, "attempt")
+    value = event.get("attempt")
+    return value if type(value) is int and -_HUGE < value < _HUGE else None
 
 
 def text(event: Event, key: str) -> str:
@@ -154,39 +186,31 @@ def text(event: Event, key: str) -> str:
 def whole(event: Event, key: str) -> int | None:
     """A whole number."""
     value = event.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+    return value if type(value) is int and -_HUGE < value < _HUGE else None
 
 
 def seconds(event: Event, key: str) -> float | None:
     """A time in seconds since the epoch, within the years 1970 to 9999."""
     value = event.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 253402214400:
-        return None
-    return float(value)
+    if (type(value) is float or type(value) is int) and 0 <= value < _YEAR_10000:
+        return float(value)
+    return None
 
 
 def names(event: Event, key: str) -> tuple[str, ...]:
     """A list of node names."""
     value = event.get(key)
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
+    return tuple([item for item in value if isinstance(item, str)]) if isinstance(value, list | tuple) else ()
 
 
-def _attempt(start: Event, own: Sequence[Event], gpus_each: float | None = None) -> Attempt:
-    first: dict[str, Event] = {}
-    last: dict[str, Event] = {}
-    for event in own:
-        kind = text(event, "kind")
-        first.setdefault(kind, event)
-        last[kind] = event
-    nothing: Event = {}
-    end = first.get("attempt_ended")
-    words = own[: own.index(end)] if end is not None else own
+def _attempt(start: Event, said: _Said, gpus_each: float | None = None) -> Attempt:
+    first, saved, nothing = said.first, said.saved, _NOTHING
+    nodes, end = names(start, "nodes"), first.get("attempt_ended")
     loaded, stepped = first.get("checkpoint_loaded", nothing), first.get("first_step", nothing)
-    saved = last.get("checkpoint_saved", nothing)
     placed = first.get("allocated", nothing)
     return Attempt(
         number=number(start) or 0,
-        nodes=names(start, "nodes"),
+        nodes=nodes,
         batch_host=text(start, "batch_host"),
         started_at=seconds(start, "at"),
         excluded=names(start, "excluded"),
@@ -201,14 +225,14 @@ def _attempt(start: Event, own: Sequence[Event], gpus_each: float | None = None)
         saved_step=whole(saved, "step"),
         detected_at=seconds(first.get("detected", nothing), "at"),
         fault_at=_fault_at(first),
-        last_word_at=seconds(words[-1], "at") if words else None,
+        last_word_at=seconds(said.before_end, "at") if said.before_end is not None else None,
         stop=_stop(end) if end is not None else None,
-        gpus=_times(gpus_each, len(names(start, "nodes"))),
+        gpus=_times(gpus_each, len(nodes)),
         eligible_at=seconds(placed, "eligible_at"),
         allocated_at=seconds(placed, "allocated_at"),
         began_at=seconds(placed, "began_at"),
         caught_up_at=_happened(first.get("caught_up", nothing)),
-        stall_s=sum(seconds(event, "stall_seconds") or 0.0 for event in own if event.get("kind") == "checkpoint_saved"),
+        stall_s=said.stall_s,
     )
 
 

@@ -9,6 +9,12 @@ from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, Pool, PoolJob
 from sovctl.recovery.spares import Classes, limit_qos, needs
 
+PROOFS = frozenset({"ok", "failed", "unsure"})
+"""Outcomes of a loaded test that say something about the node."""
+_LATE_TESTS = 2
+"""A test is late when so many were due."""
+_NAMED = 5
+
 
 @dataclass(frozen=True, slots=True)
 class NodeWord:
@@ -18,7 +24,7 @@ class NodeWord:
     since: float | None = None
     """Seconds since the epoch."""
     tested: str = ""
-    """What the last loaded test said: ok, failed, unsure, interrupted; empty: none yet."""
+    """What the last loaded test said, while idle or after a job: ok, failed, unsure, interrupted; empty: none yet."""
     tested_at: float | None = None
 
 
@@ -77,11 +83,10 @@ def spare_status(
     wanted: int | None,
     words: Mapping[str, NodeWord],
 ) -> SpareStatus:
-    """`wanted`: spares as they were set, None: never. `words` by node."""
-    own = [view for view in views if view.name in set(partition.nodes)]
-    above = {node for job in jobs if job.holds_nodes and job.qos != classes.preemptible for node in job.nodes}
-    out = tuple(view.name for view in own if not view.state.schedulable)
-    spare = [_spare(view, pool, jobs, words) for view in own if view.name not in above and view.name not in out]
+    """`wanted`: spares as they were set, None: never. `words` by node, of those that `spare_nodes` names."""
+    members, above = set(partition.nodes), _held_above(classes, jobs)
+    out = tuple(view.name for view in views if view.name in members and not view.state.schedulable)
+    spare = [_spare(view, pool, jobs, words) for view in spare_nodes(classes, partition, views, jobs)]
     found = pool.qos.get(partition.qos)
     limit = found.node_limit if found is not None else None
     total = len(partition.nodes)
@@ -92,12 +97,49 @@ def spare_status(
         total,
         kept,
         limit,
-        len(above & set(partition.nodes)),
+        len(above & members),
         out,
         tuple(sorted(spare, key=lambda node: (not node.good, node.free_in_s, node.name))),
         max(0, total - len(out) - bad - (limit if limit is not None else total)),
         tuple(_problems(pool, classes, partition, kept, limit, jobs)),
     )
+
+
+def spare_nodes(
+    classes: Classes, partition: Partition, views: Sequence[NodeView], jobs: Sequence[PoolJob]
+) -> list[NodeView]:
+    """Those in service that no job of a class above holds."""
+    free = set(partition.nodes) - _held_above(classes, jobs)
+    return [view for view in views if view.name in free and view.state.schedulable]
+
+
+def _held_above(classes: Classes, jobs: Sequence[PoolJob]) -> set[str]:
+    return {node for job in jobs if job.holds_nodes and job.qos != classes.preemptible for node in job.nodes}
+
+
+def stale_words(status: SpareStatus, kept_since: float | None, every_s: float, now: float, *, after_jobs: bool) -> str:
+    """Spares whose last loaded test is old, because jobs keep them busy, and what gives them one; empty: none.
+
+    `kept_since`: since when there are spares; `after_jobs`: a test in the gap between two jobs is switched on.
+    """
+    if every_s <= 0 or kept_since is None:
+        return ""
+    late = [node for node in status.pool if node.jobs and now - _proven_at(node, kept_since) > _LATE_TESTS * every_s]
+    if not late:
+        return ""
+    names = ", ".join(node.name for node in late[:_NAMED]) + (
+        f" and {len(late) - _NAMED} more" if late[_NAMED:] else ""
+    )
+    oldest_s = now - min(_proven_at(node, kept_since) for node in late)
+    words = f"no loaded test for up to {oldest_s / 3600:.0f} h, busy all the time: {names}; "
+    if not after_jobs:
+        return words + "burn_in.after_jobs = true tests them in the gap between two jobs"
+    return words + f"the next gap is when its job ends; `scontrol requeue {late[0].jobs[0]}` makes one now"
+
+
+def _proven_at(node: SpareNode, kept_since: float) -> float:
+    tested_at = node.word.tested_at if node.word.tested in PROOFS else None
+    return max(tested_at or 0.0, kept_since)
 
 
 def _spare(view: NodeView, pool: Pool, jobs: Sequence[PoolJob], words: Mapping[str, NodeWord]) -> SpareNode:

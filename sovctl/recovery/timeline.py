@@ -140,9 +140,12 @@ def timelines(events: Sequence[Event], known: Sequence[Attempt] | None = None) -
 
 
 def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event], hang: Event | None) -> Timeline:
-    requeued = [event for event in after if event.get("kind") == "requeued"]
-    here = [event for event in after if event.get("kind") == "restarted"]
-    acted = any(event.get("kind") in ("requeue_intent", "hold_intent", "restart_intent") for event in after)
+    last = {text(event, "kind"): event for event in after}
+    requeued, here = last.get("requeued"), last.get("restarted")
+    back = requeued or here
+    # In its own allocation.
+    again = here if here is not None and requeued is None else {}
+    acted = not last.keys().isdisjoint(_INTENTS)
     decided = stopped.stop.at if stopped.stop else None
     return Timeline(
         stopped=stopped,
@@ -150,24 +153,20 @@ def _timeline(stopped: Attempt, resumed: Attempt | None, after: Sequence[Event],
         # The next attempt closes one whose supervisor died: that time is no time of a fault.
         detected_at=stopped.detected_at or (decided if acted else None),
         decided_at=decided if acted or stopped.detected_at else None,
-        requeued_at=seconds((requeued or here)[-1], "at") if requeued or here else None,
-        how=text(here[-1], "how") if here and not requeued else "",
-        dropped=names(here[-1], "dropped") if here and not requeued else (),
+        requeued_at=seconds(back, "at") if back is not None else None,
+        how=text(again, "how"),
+        dropped=names(again, "dropped"),
         excluded=_excluded(requeued, resumed),
-        given_up=names(requeued[-1], "given_up") if requeued else (),
-        short=text(requeued[-1], "short") if requeued else "",
+        given_up=names(requeued, "given_up") if requeued is not None else (),
+        short=text(requeued, "short") if requeued is not None else "",
         by_supervisor=acted,
-        held=any(event.get("kind") == "held" for event in after),
-        slurm_silent=any(event.get("kind") == "slurm_silent" for event in after),
-        killed_at=_last(after, "killed"),
-        epilogs_done_at=_last(after, "epilogs_done"),
+        held="held" in last,
+        slurm_silent="slurm_silent" in last,
+        killed_at=seconds(last["killed"], "at") if "killed" in last else None,
+        epilogs_done_at=seconds(last["epilogs_done"], "at") if "epilogs_done" in last else None,
         fault_at=since if (since := _hung_since(hang)) is not None else stopped.fault_at,
-        misplaced=sum(event.get("kind") == "misplaced" for event in after),
+        misplaced=sum(event.get("kind") == "misplaced" for event in after) if "misplaced" in last else 0,
     )
-
-
-def _last(after: Sequence[Event], kind: str) -> float | None:
-    return next((seconds(event, "at") for event in reversed(after) if event.get("kind") == kind), None)
 
 
 def _hung_since(hang: Event | None) -> float | None:
@@ -176,9 +175,12 @@ def _hung_since(hang: Event | None) -> float | None:
     return at - idle if at is not None and idle is not None and idle < at else None
 
 
-def _excluded(requeued: Sequence[Event], resumed: Attempt | None) -> tuple[str, ...]:
-    if requeued:
-        return names(requeued[-1], "exclude")
+_INTENTS = frozenset({"requeue_intent", "hold_intent", "restart_intent"})
+
+
+def _excluded(requeued: Event | None, resumed: Attempt | None) -> tuple[str, ...]:
+    if requeued is not None:
+        return names(requeued, "exclude")
     return resumed.excluded if resumed else ()
 
 

@@ -12,6 +12,11 @@ _CLOCK_ERROR_MS = 500.0
 _SERVER_OFFSET_S = 2.0
 _NO_SHARED_APPEND = frozenset({"nfs", "nfs4"})
 """A client appends where it believes the end to be: open(2), O_APPEND."""
+_OF_ONE_MACHINE = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "vfat", "xfs"}
+    | {"zfs"}
+)
+"""File systems that two machines cannot have mounted at a time."""
 _RUNTIMES = {
     "bubblewrap": ("bwrap",),
     "images": ("skopeo", "umoci", "mksquashfs", "unsquashfs"),
@@ -190,8 +195,36 @@ def lua_lines(view: MachineView, settings: Mapping[str, str]) -> list[Line]:
     return lines
 
 
+def controllers(settings: Mapping[str, str]) -> tuple[str, ...]:
+    """Hosts of slurmctld: `SlurmctldHost=ctl1(10.0.0.1)`, more of them with commas (backups)."""
+    names = (part.partition("(")[0].strip() for part in settings.get("SlurmctldHost", "").split(","))
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
 def is_controller(host: str, settings: Mapping[str, str]) -> bool:
-    """Whether slurmctld runs on this host: `SlurmctldHost=ctl1(10.0.0.1)`, more of them with commas (backups)."""
-    names = {part.partition("(")[0].strip() for part in settings.get("SlurmctldHost", "").split(",")}
+    """Whether slurmctld runs on this host."""
+    names = set(controllers(settings))
     short = {name.partition(".")[0] for name in names}
     return bool({host, "localhost"} & names) or host.partition(".")[0] in short
+
+
+def backup_lines(view: MachineView, settings: Mapping[str, str]) -> list[Line]:
+    """One watch at a time, and the one on the backup goes on where the other was: by a lock and by what lies in the
+    journal directory."""
+    hosts = controllers(settings)
+    if len(hosts) < 2:
+        return []
+    name, named = "backup-controller", " and ".join(hosts)
+    forgets = "two watches act at a time, and neither knows what the other has begun"
+    state = settings.get("StateSaveLocation", "(null)")
+    beside = f", on the storage that holds StateSaveLocation ({state})" if state.startswith("/") else ""
+    fix = f'In sovctl.toml of {named}: [cluster] journal_dir = "/shared/sovctl/journal"{beside}'
+    if not view.journal_dir:
+        return [warned(name, f"{named} share no journal, cluster.journal_dir is not set: {forgets}", fix)]
+    trial = next((trial for trial in view.files if trial.directory == view.journal_dir), None)
+    if not is_controller(view.host, settings) or trial is None or not trial.kind:
+        return [skipped(name, f"whether {named} share {view.journal_dir} is seen there", f"On {named}: sovctl doctor")]
+    if trial.kind in _OF_ONE_MACHINE:
+        words = f"{view.journal_dir} ({trial.kind}) is {view.host}'s own, and {named} run slurmctld: {forgets}"
+        return [warned(name, words, fix)]
+    return [passed(name, f"{view.journal_dir} ({trial.kind}) for {named}")]

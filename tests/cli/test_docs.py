@@ -39,7 +39,7 @@ WRITERS = {
     ),
     "Events of a node": ("check_node", "end_job"),
     "Events of the watch": (
-        "watch_cluster",
+        "watch_restart",
         "watch_deaths",
         "watch_runs",
         "watch_suspects",

@@ -13,9 +13,11 @@ from sovctl.adapters import step_daemons
 from sovctl.adapters.journal import FileJournal
 from sovctl.adapters.site_answers import SiteAnswerFiles
 from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.adapters.slurm_pool import SlurmPool
+from sovctl.adapters.watch_memory import WatchMemoryFile
 from sovctl.cli import watch
 
-_COMMANDS = ("set_down", "drain", "resume", "drop_nodes", "update_pending", "requeue", "put_first")
+_COMMANDS = ("set_down", "drain", "resume", "drop_nodes", "update_pending", "requeue", "put_first", "release")
 
 
 def main(left: int) -> int:
@@ -35,6 +37,8 @@ def main(left: int) -> int:
         setattr(SlurmCli, name, mortal(getattr(SlurmCli, name)))
     FileJournal.append = mortal(FileJournal.append)  # type: ignore[method-assign]
     SiteAnswerFiles.save = mortal(SiteAnswerFiles.save)  # type: ignore[method-assign]
+    WatchMemoryFile.save = mortal(WatchMemoryFile.save)  # type: ignore[method-assign]
+    SlurmPool.apply = mortal(SlurmPool.apply)  # type: ignore[method-assign]
     step_daemons.ask_to_free = mortal(step_daemons.ask_to_free)
     step_daemons.ask_to_end = mortal(step_daemons.ask_to_end)
     return watch.run(["--act"])

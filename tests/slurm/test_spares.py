@@ -16,6 +16,9 @@ import pytest
 from sovctl.adapters.command import CommandRunner, Completed
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
+from tests.slurm.conftest import start_script
+from tests.slurm.test_site import SLEEPER
+from tests.slurm.test_watch_killed import Lives
 
 pytestmark = pytest.mark.slurm
 
@@ -27,11 +30,11 @@ FILLER = replace(ENDLESS, nodes=1, save_every=100_000, sbatch=("--preemptible",)
 class Pool:
     """A lab, and what an administrator types."""
 
-    def __init__(self, lab: cluster.Lab) -> None:
+    def __init__(self, lab: cluster.Lab, grace_s: float = 20.0) -> None:
         self.lab = lab
         self.runner = CommandRunner(lab.environment)
         with lab.layout.site_config.open("a") as settings:
-            settings.write("\n[spare]\ngrace_s = 20.0\n")
+            settings.write(f"\n[spare]\ngrace_s = {grace_s}\n")
 
     def spare(self, *words: str) -> Completed:
         return self.runner.run([sys.executable, "-P", "-m", "sovctl", "spare", *words], timeout_s=60, check=False)
@@ -59,6 +62,47 @@ def _filler(pool: Pool, work_dir: Path, user: str, name: str) -> Training:
     run.submit()
     run.await_step(3)
     return run
+
+
+STUBBORN = """#!/bin/bash
+#SBATCH --exclusive --ntasks=1 --requeue --partition=preemptible --qos=preemptible --output=/dev/null
+srun bash -c 'trap "" TERM; while :; do sleep 1; done'
+"""
+
+
+def test_a_run_gets_its_place_back_and_jobs_that_do_not_leave_are_ended_while_the_watch_dies_at_every_step(
+    story_lab: Callable[..., cluster.Lab], work_dir: Path, user: str
+) -> None:
+    """Another job waits at the limit and takes the place of the run on its way through the queue; the spares are held
+    by jobs that ignore SIGTERM; and each watch lives for one effect."""
+    lab = story_lab(nodes=6, gpus=2, accounting=True, preemption=True, out_limit_per_hour=20)
+    pool, site = Pool(lab, grace_s=5.0), Lives(lab)
+    assert pool.spare("set", "2").status == 0
+    run = start_script(lab, work_dir, "", SLEEPER % 2)
+    other = pool.slurm("sbatch", "--parsable", "-N2", "--exclusive", "-o/dev/null", "--wrap=sleep 600").strip()
+    (work_dir / "stubborn").write_text(STUBBORN)
+    victims = [pool.slurm("sbatch", "--parsable", "-N1", str(work_dir / "stubborn")).strip() for _ in range(2)]
+    run.await_event("attempt_started")
+    run.wait("all to run", lambda: all(site.slurm.steps(job) for job in victims) and site.slurm.job(other).running, 60)
+    waiting = pool.slurm("sbatch", "--parsable", "-N1", "--exclusive", "-o/dev/null", "--wrap=sleep 600").strip()
+    run.wait("the limit", lambda: site.slurm.job(waiting).reason == "QOSGrpNodeLimit", 30)
+    site.stop("watch")
+    held = site.slurm.job(run.job_id).nodes
+    faults.inject(lab, "xid:79", held[1], 1)
+
+    def over() -> bool:
+        ended = {event["job_id"] for event in site.events("end-done")}
+        return bool(site.events("room-restored")) and ended == set(victims)
+
+    site.until("the run to have its place", run.job_id, over)
+    again = run.await_event("attempt_started", attempt=1)
+    assert held[1] not in again["nodes"]
+    assert site.slurm.job(waiting).running
+    assert [site.slurm.job(job).restarts for job in (run.job_id, other, *victims)] == [1, 0, 1, 1]
+    for kind, subject in (("room", run.job_id), ("first", run.job_id), *(("end", job) for job in victims)):
+        assert [event.get("job_id") for event in site.events(f"{kind}-intended")].count(subject) == 1, (kind, subject)
+    limits = pool.slurm("sacctmgr", "-nP", "show", "qos", "sovctl-spare-main", "format=GrpTRES")
+    assert limits.strip() == "node=4"
 
 
 def test_a_run_that_loses_a_node_takes_a_spare_by_preemption_and_everything_can_be_undone(

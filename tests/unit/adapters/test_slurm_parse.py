@@ -359,6 +359,31 @@ def test_expanding_what_was_folded_gives_the_names_back(listed: list[str]) -> No
     assert sorted(parse.expand(parse.fold(listed))) == sorted(listed)
 
 
+hostlists = st.from_regex(r"\A(n|rack1-n|n0|)\[[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1,3}(-[0-9]{1,3})?){0,3}\]\Z")
+
+
+@given(hostlists)
+@example("n[8-12]")
+@example("n[08-12,13]")
+@example("n[0,10]")
+@example("n[00,1]")
+@example("n[3,1]")
+@example("n[1-3,3]")
+def test_ranges_are_expanded_as_the_library_does_it(text: str) -> None:
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
+
+    try:
+        known = tuple(NodeSet(text, resolver=RESOLVER_NOGROUP))
+    except NodeSetException:
+        known = (text,)
+    assert parse.expand(text) == known
+
+
+@pytest.mark.parametrize("text", ["n[0-65535]", "n[1-2]x[1-2]", "n[-]", "n[]"])
+def test_lists_that_are_not_plain_end_too(text: str) -> None:
+    assert parse.expand(text)
+
+
 @pytest.mark.parametrize("text", ["", "(null)", "None", "n/a"])
 def test_no_hosts(text: str) -> None:
     assert parse.expand(text) == ()
@@ -372,6 +397,8 @@ def test_a_group_name_is_never_looked_up() -> None:
 def test_programs_with_a_number_each() -> None:
     text = "Epilog[0]      = /a/epilog\nEpilog[1]      = /b/epilog\nEpilogMsgTime  = 2000 usec\n"
     assert parse.parse_config(text) == {"Epilog": "/a/epilog,/b/epilog", "EpilogMsgTime": "2000 usec"}
+    hosts = "SlurmctldHost[0]        = ctl1(10.0.0.1)\nSlurmctldHost[1]        = ctl2(10.0.0.2)\n"
+    assert parse.parse_config(hosts) == {"SlurmctldHost": "ctl1(10.0.0.1),ctl2(10.0.0.2)"}
 
 
 # Spares in the pool

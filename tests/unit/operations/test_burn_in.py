@@ -92,6 +92,8 @@ def test_a_job_that_leaves_the_node_idle_is_followed_by_one_piece_an_hour(
 ) -> None:
     assert epilog(node, records, work, shared).fit
     assert [(spec.piece, spec.device) for spec in work.specs] == [(Piece.MATMUL, "cuda")]
+    told = [event for event in node.events() if event["kind"] == "burnt-in"]
+    assert [(event["node"], event["outcome"]) for event in told] == [(NODE, "ok")]
     assert len(references_from_record(shared.record)) == 1
     epilog(node, records, work, shared)
     assert len(work.specs) == 1, "not so soon"

@@ -14,7 +14,7 @@ from sovctl.errors import CommandFailed, RefusedError, UsageError
 from sovctl.model.node import NodeState
 from sovctl.model.pool import PoolJob
 from sovctl.operations import spares
-from sovctl.operations.spares import Asked, SparePorts
+from sovctl.operations.spares import Asked, LoadedTests, SparePorts
 from sovctl.ports import RemoteAnswer, SshFailure
 from sovctl.recovery.spares import Classes
 
@@ -227,6 +227,61 @@ def test_a_spare_that_fails_its_test_is_none(answer: RemoteAnswer, outcome: str,
     assert status.left == left
     again = spares.test_next(site.ports, 0.0, 60.0)
     assert again is not None and again.node == "n002"
+
+
+EVERY_S = 3600.0
+
+
+def _stale(site: Site, **plan: Any) -> list[str]:
+    found = spares.status("", CLASSES, site.ports, LoadedTests(EVERY_S, **plan))
+    return [words for words in found[0].problems if "no loaded test" in words]
+
+
+def test_a_spare_that_is_never_idle_is_named_with_what_gives_it_a_test() -> None:
+    site = Site()
+    site.set(2)
+    busy = replace(site.slurm.views[0], state=NodeState("ALLOCATED"))
+    site.slurm.views[0] = busy
+    site.slurm.jobs.append(PoolJob("41", "RUNNING", (busy.name,), ("preemptible",), "preemptible"))
+    site.clock.sleep(1.9 * EVERY_S)
+    assert _stale(site) == [], "not late yet"
+    site.clock.sleep(0.2 * EVERY_S)
+    (words,) = _stale(site)
+    assert busy.name in words and "n002" not in words, "idle ones have their turn"
+    assert "burn_in.after_jobs = true" in words
+    assert "scontrol requeue 41" in _stale(site, after_jobs=True)[0]
+    assert spares.status("", CLASSES, site.ports)[0].problems == (), "nobody asked for tests"
+    # The epilog of a job gave it one; one that was interrupted is no proof.
+    node = site.ports.node_journal(busy.name)
+    node.append("burnt-in", node=busy.name, job_id="40", outcome="ok", why="right")
+    site.journal.append("spare-tested", node=busy.name, outcome="interrupted", why="job 41 is here")
+    assert _stale(site) == []
+    (shown,) = (item for item in spares.status("", CLASSES, site.ports)[0].pool if item.name == busy.name)
+    assert (shown.word.tested, shown.word.tested_at) == ("ok", pytest.approx(site.clock.time, abs=1.0))
+    site.clock.sleep(2.1 * EVERY_S)
+    assert len(_stale(site)) == 1
+
+
+def test_only_journals_of_nodes_that_could_be_spares_are_read() -> None:
+    site = Site()
+    site.set(2)
+    site.nodes.clear()
+    site.slurm.views[1] = replace(site.slurm.views[1], state=NodeState("DOWN"))
+    site.slurm.jobs.append(PoolJob("7", "RUNNING", ("n001",), ("main",), "normal"))
+    site.slurm.jobs.append(PoolJob("8", "RUNNING", ("n003",), ("preemptible",), "preemptible"))
+    found = spares.status("", CLASSES, site.ports)[0]
+    assert [node.name for node in found.pool] == ["n004", "n005", "n006", "n003"]
+    assert sorted(site.nodes) == ["n003", "n004", "n005", "n006"]
+
+
+def test_a_test_after_a_job_counts_for_whose_turn_it_is() -> None:
+    site = Site()
+    site.set(2)
+    site.ports.node_journal("n001").append("burnt-in", node="n001", job_id="9", outcome="ok", why="right")
+    assert (spares.test_next(site.ports, EVERY_S, 60.0) or spares.Tested("")).node == "n002"
+    site.shell.answer = RemoteAnswer(b"", status=75)
+    assert (spares.test_next(site.ports, EVERY_S, 60.0) or spares.Tested("")).node == "n003"
+    assert (spares.test_next(site.ports, EVERY_S, 60.0) or spares.Tested("")).node == "n004", "n003 had its turn"
 
 
 # How many

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from test_watch_cluster import LOOSE, suspicion
@@ -71,6 +72,63 @@ def test_killed_between_any_two_effects_it_does_nothing_twice_and_forgets_nothin
         if story == "suspect":
             assert [item.state for item in site.answers["7"]] == [SiteWord.FAILED], moment
     assert moment > least
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_with_one_effect_a_life_it_gets_there_all_the_same(story: str) -> None:
+    """Whoever starts it again and again gets one request or record done each time, and none twice."""
+    tell, expected, least = STORIES[story]
+    site = Watched(limits=LOOSE)
+    tell(site)
+    lives = live_by_live(site)
+    assert [item[:3] for item in site.site.did] == expected, site.kinds
+    assert_every_intent_has_one_outcome(site, lives)
+    assert lives > least
+
+
+def test_a_death_that_was_only_begun_does_not_spend_the_limit() -> None:
+    """One death an hour is dealt with here: killed before the node was set down, the next watch sets it down."""
+    for moment in range(1, 8):
+        site = Watched()
+        batch_host_dies(site)
+        live_through(site, moment)
+        assert [item[:2] for item in site.site.did][:1] == [("down", "n002")], (moment, site.said)
+        assert not site.of("alarm"), (moment, site.kinds)
+        site.kill_node("n005")
+        site.passes(60)
+        assert site.site.did.count(("down", "n005")) == 0 and len(site.of("alarm")) == 1, (moment, site.kinds)
+
+
+def test_what_was_begun_long_ago_is_ended_in_the_record() -> None:
+    site = Watched()
+    reason = "sovctl:261122-230223-n003-5979 NODE_DEAD slurmd silent"
+    about = {"node": "n003", "incident": "261122-230223-n003-5979"}
+    site.journal.append("down-intended", **about, reason=reason)
+    site.clock.sleep(1000)
+    site.passes(2)
+    assert [event["incident"] for event in site.of("down-failed")] == [about["incident"]]
+    site.start()
+    site.passes(2)
+    assert len(site.of("down-failed")) == 1
+
+
+def live_by_live(site: Watched, most: int = 40) -> int:
+    """Each life ends before its second effect; returns how many it took until one had nothing left to do."""
+    for life in range(1, most):
+        left = [2]
+
+        def count(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+
+        site.site.effect = site.journal.effect = count
+        with suppress(Killed):
+            site.passes(60)
+        if left[0] == 2:
+            return life
+        site.start()
+    raise AssertionError(site.kinds)
 
 
 def live_through(site: Watched, moment: int) -> bool:

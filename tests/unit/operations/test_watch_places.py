@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -138,24 +139,44 @@ def test_killed_before_any_effect_the_limit_is_as_it_was_in_the_end() -> None:
     assert moment > 6
 
 
+def test_with_one_effect_a_life_the_limit_is_raised_once_and_restored_once() -> None:
+    site = Pooled()
+    for _ in range(30):
+        mortal(site, 2)
+        with suppress(Killed):
+            site.passes(20)
+        if site.of("room-made") or (site.limit == 5 and site.site.did.count(("first", "7")) > 1):
+            site.site.runs("7", "n001", "n004", "n005", "n006")
+        site.start()
+        if site.of("room-restored"):
+            break
+    assert (site.limit, site.slurm.applied) == (4, [RAISED, RESTORED]), site.kinds
+    assert [len(site.of(kind)) for kind in ("first-intended", "first-done", "room-intended")] == [1, 1, 1]
+
+
 class Killed(BaseException):
     """SIGKILL."""
 
 
-def _live(site: Pooled, moment: int) -> bool:
-    left, apply = [moment], site.slurm.apply
+def mortal(site: Pooled, moment: int) -> None:
+    """The watch is killed before its `moment`-th effect from here."""
+    left, apply = [moment], type(site.slurm).apply
 
     def count() -> None:
         left[0] -= 1
         if left[0] == 0:
             raise Killed
 
-    def mortal(argv: Any) -> None:
+    def applied(argv: Any) -> None:
         count()
-        apply(argv)
+        apply(site.slurm, argv)
 
     site.site.effect = site.journal.effect = count
-    site.slurm.apply = mortal  # type: ignore[method-assign]
+    site.slurm.apply = applied  # type: ignore[method-assign]
+
+
+def _live(site: Pooled, moment: int) -> bool:
+    mortal(site, moment)
     killed = False
     for started in (False, True, True):
         if started and site.site.records["7"].pending:

@@ -13,7 +13,7 @@ from run_fakes import FakeClock
 from sovctl.errors import JobNotFound, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.health.sweep import SweepPolicy
-from sovctl.model.job import JobSize, JobView
+from sovctl.model.job import FIRST_PRIORITY, JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import PoolJob
 from sovctl.model.site_answer import SiteAnswer
@@ -82,6 +82,8 @@ class FakeSite:
 
     def put_first(self, job_id: str) -> None:
         self._change("first", job_id)
+        if job_id in self.records:
+            self.records[job_id] = replace(self.records[job_id], priority=FIRST_PRIORITY)
 
     def release(self, job_id: str) -> None:
         self._change("release", job_id)

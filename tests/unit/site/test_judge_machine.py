@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sovctl.adapters.slurm_parse import fold
 from sovctl.model.site import FileTrial, HookFile, MachineView
 from sovctl.operations.doctor import node_command
-from sovctl.site.judge_machine import judge_machine, lua_lines
+from sovctl.site.judge_machine import backup_lines, judge_machine, lua_lines
 from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
 from sovctl.site.line import SCHEMA, Line, State, failed, passed, warned
 
@@ -100,6 +100,29 @@ def test_the_lua_scripts_that_slurm_conf_asks_for() -> None:
     assert [line.state for line in lua_lines(view, asked)] == [State.PASS, State.FAIL]
     assert [line.check for line in lua_lines(replace(view, host="login1"), asked)] == ["cli_filter.lua"]
     assert lua_lines(view, {}) == []
+
+
+TWO = {"SlurmctldHost": "ctl1(10.0.0.1),ctl2(10.0.0.2)", "StateSaveLocation": "/ha/slurmctld"}
+
+
+@pytest.mark.parametrize(
+    ("host", "change", "state"),
+    [
+        ("ctl1", {"files": (replace(WHOLE, directory="/shared/journal"),)}, "pass"),
+        ("ctl2.site", {"files": (replace(WHOLE, directory="/shared/journal", kind="xfs"),)}, "warn"),
+        ("ctl1", {"files": (replace(WHOLE, directory="/shared/journal", kind="tmpfs", problem="full"),)}, "warn"),
+        ("login1", {"files": (replace(WHOLE, directory="/shared/journal", kind="xfs"),)}, "skip"),
+        ("ctl1", {}, "skip"),
+        ("ctl1", {"journal_dir": ""}, "warn"),
+    ],
+)
+def test_two_controllers_need_one_journal(host: str, change: dict[str, Any], state: str) -> None:
+    (line,) = backup_lines(replace(FIT, host=host, **change), TWO)
+    assert line.state == state
+    assert "ctl1 and ctl2" in line.seen
+    if line.state is State.WARN:
+        assert "journal_dir" in line.fix and "StateSaveLocation (/ha/slurmctld)" in line.fix
+    assert backup_lines(replace(FIT, host=host, **change), {"SlurmctldHost": "ctl1(10.0.0.1)"}) == []
 
 
 # The nodes together
