@@ -273,13 +273,15 @@ static bool has_image(void)
 	return step.asked && *step.asked->image;
 }
 
-/* Of an isolated step on the host's own root always: what the environment names there, the step no longer sees. */
-static bool wants_clean(void)
+/* An image always gets less than all: the host's PATH is wrong in it, and no secret belongs there. An isolated step on
+ * the host's own root has a clean environment: what other variables name there, it no longer sees. */
+static bool keeps_less(environment_place *place)
 {
-	return step.asked->clean_env || (step.isolated && !has_image());
+	*place = !has_image() ? HOST_ROOT_CLEAN : step.asked->clean_env ? IMAGE_CLEAN : IMAGE_FREE;
+	return has_image() || step.isolated || step.asked->clean_env;
 }
 
-static void clean_environment(spank_t spank)
+static void clean_environment(spank_t spank, environment_place place)
 {
 	char **env = NULL;
 
@@ -288,7 +290,7 @@ static void clean_environment(spank_t spank)
 	/* Taking one out moves the rest; start over where it was. */
 	for (size_t i = 0; env && env[i];) {
 		const char *entry = env[i];
-		char *name = environment_keeps(entry, step.allow_env) ? NULL : strndup(entry, strcspn(entry, "="));
+		char *name = environment_keeps(entry, step.allow_env, place) ? NULL : strndup(entry, strcspn(entry, "="));
 		bool taken = name && spank_unsetenv(spank, name) == ESPANK_SUCCESS;
 
 		free(name);
@@ -297,8 +299,8 @@ static void clean_environment(spank_t spank)
 		if (!taken || (env && env[i] == entry))
 			i++;
 	}
-	if (has_image())
-		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	if (place != HOST_ROOT_CLEAN) /* unless the site lets the job's through */
+		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
 }
 
 static void find_slurm_first(spank_t spank)
@@ -314,9 +316,11 @@ static void find_slurm_first(spank_t spank)
 
 void step_task_user(spank_t spank)
 {
+	environment_place place;
+
 	if (!step.status && step.asked) {
-		if (wants_clean())
-			clean_environment(spank);
+		if (keeps_less(&place))
+			clean_environment(spank, place);
 		find_slurm_first(spank);
 		request_hand_on(spank, step.asked);
 	}

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 
-from sovctl.isolation.environment import ALLOWED, SECRETS
+from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 STUB = Path(__file__).parent / "spank_stub.c"
@@ -368,30 +369,60 @@ def test_which_options_isolate(stub: Path, option: str, isolates: bool) -> None:
     assert said(stub, "asks", option, value) == f"{int(isolates)}\n"
 
 
-@pytest.mark.parametrize(("name", "kept"), VARIABLES)
-def test_a_clean_environment(stub: Path, name: str, kept: bool) -> None:
-    assert said(stub, "keeps", f"{name}=1", "") == f"{int(kept)}\n"
+def kept(stub: Path, entries: Sequence[str], place: str, more: str = "") -> list[bool]:
+    answer = said(stub, "keeps", place, more, text="".join(f"{entry}\n" for entry in entries))
+    return [line == "1" for line in answer.split()]
 
 
-def test_a_clean_environment_is_the_same_in_both_runtimes(stub: Path) -> None:
-    assert said(stub, "variables").splitlines() == [*ALLOWED, "", *SECRETS]
+def test_a_clean_environment(stub: Path) -> None:
+    names = [name for name, _ in VARIABLES]
+    assert dict(zip(names, kept(stub, names, "host"), strict=True)) == dict(VARIABLES)
+    in_image = {**dict(VARIABLES), "PATH": False}  # the host's
+    assert dict(zip(names, kept(stub, names, "clean"), strict=True)) == in_image
+
+
+def test_both_runtimes_have_the_same_lists_of_variables(stub: Path) -> None:
+    assert said(stub, "variables").splitlines() == [*ALLOWED, "", *OF_THE_HOST, "", *SECRETS, ""]
+
+
+EVERY_PATTERN = (*ALLOWED, *OF_THE_HOST, *SECRETS)
+FITTING = st.tuples(st.sampled_from(EVERY_PATTERN), st.text("AX_2", max_size=4))
+NAMES = st.one_of(
+    FITTING.map(lambda two: two[0].replace("*", two[1])),
+    FITTING.map(lambda two: two[0].strip("*") + two[1]),
+    st.text("ABCXYZ_abc019%", min_size=1, max_size=12),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    names=st.lists(NAMES, min_size=40, max_size=60, unique=True),
+    more=st.lists(st.sampled_from(["PATH", "SSH_*", "X*", "SLURM_JWT"]), max_size=2),
+    place=st.sampled_from(["host", "clean", "free"]),
+)
+def test_both_runtimes_let_the_same_variables_in(stub: Path, names: list[str], more: list[str], place: str) -> None:
+    clean, host_root = place != "free", place == "host"
+    job = dict.fromkeys(names, "of the job")
+    inner = inner_environment(job, (), clean=clean, home="", extra_allowed=more, host_root=host_root)
+    expected = [name == "HOME" or inner.get(name) == "of the job" for name in names]  # both set it themselves
+    assert kept(stub, [f"{name}=x" for name in names], place, ",".join(more)) == expected
 
 
 @pytest.mark.parametrize(
-    ("entry", "more", "kept"),
+    ("entry", "more", "stays"),
     [
-        ("HF_HOME=/x", "HF_*,WANDB_PROJECT", 1),
-        ("WANDB_PROJECT=a=b", "HF_*,WANDB_PROJECT", 1),
-        ("WANDB_API_KEY=1", "HF_*,WANDB_PROJECT", 0),
-        ("SLURM_JWT=1", "SLURM_JWT", 1),  # the site says so
-        ("EVIL=1", ",,", 0),
-        ("", "*", 0),
-        ("=", "*", 0),
-        ("=x", "*", 0),
+        ("HF_HOME=/x", "HF_*,WANDB_PROJECT", True),
+        ("WANDB_PROJECT=a=b", "HF_*,WANDB_PROJECT", True),
+        ("WANDB_API_KEY=1", "HF_*,WANDB_PROJECT", False),
+        ("SLURM_JWT=1", "SLURM_JWT", True),  # the site says so
+        ("EVIL=1", ",,", False),
+        ("", "*", False),
+        ("=", "*", False),
+        ("=x", "*", False),
     ],
 )
-def test_what_the_site_lets_pass(stub: Path, entry: str, more: str, kept: int) -> None:
-    assert said(stub, "keeps", entry, more) == f"{kept}\n"
+def test_what_the_site_lets_pass(stub: Path, entry: str, more: str, stays: bool) -> None:
+    assert kept(stub, [entry], "host", more) == [stays]
 
 
 def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -> None:

@@ -210,6 +210,17 @@ def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
     assert "EVIL" not in plain
 
 
+def test_an_image_gets_neither_secrets_nor_what_belongs_to_the_host(place: Path, srun: Srun) -> None:
+    secrets = ("SLURM_JWT=x", "SSH_AUTH_SOCK=/x", "KRB5CCNAME=x", "SITE_TOKEN_FILE=/x")
+    host = (f"PATH=/opt/evil:{os.environ['PATH']}", "PYTHONPATH=/x", "XDG_RUNTIME_DIR=/x", "BASH_FUNC_x%%=() { :; }")
+    said = srun(f"--sov-image={place}/a.sqsh", "env", env=("LR=0.1", "NCCL_DEBUG=WARN", *secrets, *host)).stdout
+    seen = dict(line.partition("=")[::2] for line in said.splitlines())
+    assert (seen["LR"], seen["NCCL_DEBUG"]) == ("0.1", "WARN")
+    assert seen["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert not {one.partition("=")[0] for one in (*secrets, *host)} & (seen.keys() - {"PATH"})
+    assert "SLURM_JOB_ID" in seen
+
+
 def test_the_allow_list_holds_for_the_real_name(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
     rules = image_lab.layout.root / "sovctl-policy.conf"
     (place / "good").mkdir()
