@@ -211,13 +211,14 @@ def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
 
 
 def test_an_image_gets_neither_secrets_nor_what_belongs_to_the_host(place: Path, srun: Srun) -> None:
-    secrets = ("SLURM_JWT=x", "SSH_AUTH_SOCK=/x", "KRB5CCNAME=x", "SITE_TOKEN_FILE=/x")
+    secrets = ("SSH_AUTH_SOCK=/x", "KRB5CCNAME=x", "SITE_TOKEN_FILE=/x")
     host = (f"PATH=/opt/evil:{os.environ['PATH']}", "PYTHONPATH=/x", "XDG_RUNTIME_DIR=/x", "BASH_FUNC_x%%=() { :; }")
-    said = srun(f"--sov-image={place}/a.sqsh", "env", env=("LR=0.1", "NCCL_DEBUG=WARN", *secrets, *host)).stdout
+    words = ("--export=ALL,SLURM_JWT=x", f"--sov-image={place}/a.sqsh")  # srun itself would use the token
+    said = srun(*words, "env", env=("LR=0.1", "NCCL_DEBUG=WARN", *secrets, *host)).stdout
     seen = dict(line.partition("=")[::2] for line in said.splitlines())
     assert (seen["LR"], seen["NCCL_DEBUG"]) == ("0.1", "WARN")
     assert seen["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    assert not {one.partition("=")[0] for one in (*secrets, *host)} & (seen.keys() - {"PATH"})
+    assert not {"SLURM_JWT", *(one.partition("=")[0] for one in (*secrets, *host))} & (seen.keys() - {"PATH"})
     assert "SLURM_JOB_ID" in seen
 
 
