@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import pytest
 from image_registry import Registry, make_layout, missing_programs, push, registry
 
 from sovctl.lab import cluster
-from sovctl.lab.processes import stop
 from sovctl.lab.training import as_user
+from tests.slurm.conftest import start_apart
 
 _MISSING = missing_programs() + ([] if shutil.which("bwrap") else ["bubblewrap"])
 pytestmark = [
@@ -105,17 +104,11 @@ def test_a_step_that_is_cancelled_leaves_nothing(steps: tuple[Steps, str], event
 
 
 def _hide(lab: cluster.Lab, node: str, program: str, work: Path) -> None:
-    """Start a node's slurmd again where this program is not installed: in a mount namespace of its own."""
+    """Start a node's slurmd again where this program is not installed."""
     for name in ("upper", "work"):
         (work / name).mkdir(parents=True)
     layers = f"lowerdir=/usr/bin,upperdir={work}/upper,workdir={work}/work"
-    slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
-    script = f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/{program} && exec {slurmd}"
-    role = f"slurmd:{node}"
-    stop(item for item in lab.processes if item.role == role)
-    words = ["unshare", "--mount", "sh", "-c", script]
-    fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
-    cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))
+    start_apart(lab, node, f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/{program}")
 
 
 def _readable(layout: Path) -> Path:

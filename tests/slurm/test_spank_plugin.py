@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user, mounts
+from tests.slurm.conftest import make_user, mounts, start_apart
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -531,3 +534,54 @@ def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually
     eventually(lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12345", spank_lab), "an empty node")
     assert mounts(spank_lab) == before
     assert in_service(spank_lab)
+
+
+@pytest.fixture
+def half_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    """Two nodes with one plugstack.conf, and a plugin that cannot be loaded on the second."""
+    root = new_root()
+    attach_logs(root)
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf image_owners=any"
+    stack = f"optional {plugin} {words}\n"
+    beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
+    lab = cluster.up(cluster.Request(root, nodes=2, gpus=0, health=False, beside=beside))
+    try:
+        start_apart(lab, "n002", f"mount --bind /dev/null {plugin}")
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+def test_a_node_without_the_plugin_is_named_before_the_run_starts(
+    half_lab: cluster.Lab, plugin: Path, user: str, work_dir: Path, eventually: Callable[..., object]
+) -> None:
+    home = plugin.parent / "home"  # the image lies below it, and an image's name holds no blank
+    home.mkdir()
+    os.chown(home, pwd.getpwnam(user or "root").pw_uid, -1)
+    run = Training(half_lab, work_dir, TrainingSpec(), user)
+    look = ("srun", "-N2", "-n2", "--sov-isolate", "sh", "-c", "grep -c NoNewPrivs:.1 /proc/self/status; true")
+    eventually(lambda: sorted(run.command(*look, check=False).stdout.split()) == ["0", "1"], "n002 to lack the plugin")
+    doctor = ("env", f"HOME={home}", sys.executable, "-P", "-m", "sovctl", "doctor", "isolation", "--json")
+    found = json.loads(run.command(*doctor, "--nodelist=n[001-002]", check=False).stdout)
+    assert [one["node"] for one in found["nodes"]] == ["n001", "n002"]
+    runtimes = {one["name"]: (one["works"], one["nodes"]) for one in found["runtimes"]}
+    if shutil.which("bwrap"):
+        assert (found["passed"], runtimes["bubblewrap"]) == (True, (True, [])), json.dumps(found)
+    if shutil.which("mksquashfs"):
+        assert runtimes["spank"] == (False, ["n002"])
+    script = work_dir / "s.sh"
+    script.write_text("#!/bin/sh\nsrun echo ran\n")
+    words = ("submit", "--parsable", f"--chdir={work_dir}", "--runtime=spank", "--isolate")
+
+    def ended(name: str, *where: str) -> str:
+        out = work_dir / name
+        run.job_id = run.sovctl(*words, *where, f"--output={out}", str(script)).stdout.strip()
+        jobs = ("squeue", "-h", "-j", run.job_id)
+        eventually(lambda: not run.command(*jobs, check=False).stdout.strip(), f"{name} to end", 60.0)
+        return out.read_text()
+
+    told = ended("both", "-N2")
+    assert "the plugin of the runtime spank is missing on n002: Slurm would run the steps there outside" in told
+    assert "ran" not in told.splitlines()
+    assert "ran" in ended("one", "-wn001").splitlines()
+    assert in_service(half_lab)
