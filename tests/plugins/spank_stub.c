@@ -2,7 +2,7 @@
  * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
  *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps PLACE PATTERNS < NAMES
  *        variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
- *        record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
+ *        program NAME PATH | list WORD... | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
  *        epilog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
@@ -18,6 +18,7 @@
 #include "image.h"
 #include "layer.h"
 #include "policy.h"
+#include "program.h"
 #include "record.h"
 #include "request.h"
 #include "settings.h"
@@ -223,6 +224,15 @@ static int show_env_dir(char *argv[])
 	return 0;
 }
 
+static int show_program(const char *name, const char *path)
+{
+	char problem[PROGRAM_PROBLEM] = "";
+	int status = program_missing(name, path, name, problem);
+
+	printf("%d %s\n", status, problem);
+	return 0;
+}
+
 static int show_client(void)
 {
 	static client it;
@@ -305,6 +315,10 @@ int main(int argc, char *argv[])
 		return show_image(argv[2]);
 	if (argc > 5 && !strcmp(argv[1], "envdir"))
 		return show_env_dir(argv);
+	if (argc > 3 && !strcmp(argv[1], "program"))
+		return show_program(argv[2], argv[3]);
+	if (argc > 1 && !strcmp(argv[1], "list"))
+		return printf("%d\n", program_is_list(argc - 2, argv + 2)) < 0;
 	if (argc > 1 && !strcmp(argv[1], "client"))
 		return show_client();
 	if (argc > 3 && !strcmp(argv[1], "keeps"))

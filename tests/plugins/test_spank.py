@@ -574,3 +574,71 @@ def test_the_client_is_what_the_process_is_made_of(stub: Path) -> None:
     assert prefix == str(stub.parent.parent)
     assert all(path.startswith("/") for path in libraries)
     assert str(Path(loader).parent) in libraries
+
+
+def test_what_a_program_lacks_is_named(stub: Path, tmp_path: Path) -> None:
+    """A file in a directory of PATH, one that is given by its whole name, and what each is run by."""
+    loader = b"/lib64/ld-of-nowhere.so.2"
+    program = Path("/usr/bin/true").read_bytes()
+    usual = re.search(rb"/lib[^\0]*/ld-[^\0]*", program)
+    assert usual is not None
+    files = {
+        "whole": program,
+        "loaded": program.replace(usual[0], loader.ljust(len(usual[0]), b"\0")[: len(usual[0])]),
+        "script": b"#!/bin/sh\n",
+        "other": b"#! /nowhere/python3 -u\n",
+        "empty": b"",
+        "text": b"echo\n",
+        "nul": b"#!/nowhere/\0x\n",
+        "endless": b"#!/" + b"x" * 5000,
+        "no newline": b"#!/nowhere/x",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    named = loader.decode()[: len(usual[0])]
+    expected = {
+        "loaded": f"126 {{}} needs {named}, which the image has not",
+        "other": "126 {} needs /nowhere/python3, which the image has not",
+        "gone": "127 there is no program {} in the image",
+    }
+    for name in (*files, "directory", "fifo", "gone"):
+        for one, path in ((f"{tmp_path}/{name}", ""), (name, f"/nowhere:{tmp_path}:/nowhere")):
+            assert said(stub, "program", one, path) == f"{expected.get(name, '0 ').format(one)}\n", name
+    for one in ("./gone", "a/gone", ".", "", "go\x1bne"):
+        assert said(stub, "program", one, str(tmp_path)) == "0 \n"
+    for path in ("x" * 9000, f"{tmp_path}::/nowhere"):  # where Slurm looks then, is Slurm's affair
+        assert said(stub, "program", "gone", path) == "0 \n"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    head=st.sampled_from([b"#!", b"#! ", b"\x7fELF\x02\x01\x01", b"\x7fELF"]),
+    rest=st.binary(max_size=300),
+    data=st.data(),
+)
+def test_any_file_may_be_the_program(stub: Path, tmp_path: Path, head: bytes, rest: bytes, data: st.DataObject) -> None:
+    """Whatever stands in it, also in the numbers of a header."""
+    whole = bytearray(Path("/usr/bin/true").read_bytes()[:1200])
+    for at in data.draw(st.lists(st.integers(16, 400), max_size=6)):
+        whole[at] = data.draw(st.integers(0, 255))
+    for content in (head + rest, bytes(whole)):
+        (tmp_path / "x").write_bytes(content)
+        assert re.match("(0|126) ", said(stub, "program", f"{tmp_path}/x", ""))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["conf", "0-1 readlink /x\n"], 1),
+        (["conf", "* true"], 1),
+        (["conf", "0,2\tx"], 1),
+        (["sleep", "30"], 0),
+        (["sh", "-c", "0 x\n"], 0),
+        (["hostname"], 0),
+        ([], 0),
+    ],
+)
+def test_the_list_of_multi_prog_is_no_program(stub: Path, words: list[str], found: int) -> None:
+    assert said(stub, "list", *words) == f"{found}\n"

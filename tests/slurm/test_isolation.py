@@ -298,11 +298,13 @@ def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[st
         (root / "data").write_bytes(os.urandom(100_000))
         subprocess.run(["mksquashfs", str(root), str(squashfs), "-quiet"], check=True, capture_output=True)
         squashfs.write_bytes(squashfs.read_bytes()[:-5000])
+        (place / "bare" / "etc").mkdir(parents=True)
         spoilt = f"{served.address}/team/train@sha256:{'0' * 64}"
         found = {
             "unreachable": Bad(("--image", "127.0.0.1:1/team/train:1"), 75, "127.0.0.1:1 does not answer"),
             "digest": Bad(("--image", spoilt), 1, "there is no image"),
             "unauthorized": Bad(("--image", f"{closed.address}/team/train:1"), 3, "does not let you have"),
+            "no program": Bad(("--image", str(place / "bare")), 127, "there is no program echo in the image"),
             "truncated": Bad(("--image", str(squashfs)), 1, "is cut short"),
             "mount missing": Bad(("--image", image, "--mount", "/no/such:/x"), 2, "nothing to mount at /no/such"),
             "mount not allowed": Bad(("--image", image, "--mount", "/etc:/x"), 3, "the site does not allow /etc"),
@@ -311,7 +313,8 @@ def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[st
 
 
 @pytest.mark.parametrize(
-    "what", ["unreachable", "digest", "unauthorized", "truncated", "mount missing", "mount not allowed"]
+    "what",
+    ["unreachable", "digest", "unauthorized", "no program", "truncated", "mount missing", "mount not allowed"],
 )
 def test_bad_input_is_one_sentence_and_its_status_and_costs_no_node(
     lab: cluster.Lab, work_dir: Path, user: str, bad_inputs: tuple[str, str, dict[str, Bad]], what: str

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
@@ -29,65 +30,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can make namespaces for its steps"),
     pytest.mark.skipif(not Path("/usr/include/slurm/spank.h").exists(), reason="libslurm-dev is not installed"),
 ]
-
-# Holds something of each kind, says so, and waits to be ended.
-HOLD = r"""
-import ctypes, os, socket, sys, time
-open("/tmp/secret", "w").write("mine")
-open("/var/tmp/secret", "w").write("mine")
-open("/dev/shm/secret", "w").write("mine")
-shm = ctypes.CDLL(None).shmget(0x50F, 4096, 0o1666)
-listener = socket.socket(socket.AF_UNIX); listener.bind("/tmp/socket"); listener.listen()
-print("ready", shm, flush=True)
-time.sleep(300)
-"""
-
-# Tries to reach what another user's job holds; prints what it could do.
-REACH = r"""
-import glob, json, os, signal, subprocess, sys
-def target(fd):
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return ""
-inherited = [target(fd) for fd in range(64)]  # before libffi opens itself
-import _posixshmem, ctypes
-host_pid, gpus = int(sys.argv[1]), sys.argv[2]
-libc = ctypes.CDLL(None, use_errno=True)
-def tries(what):
-    try:
-        return repr(what())
-    except OSError as error:
-        return error.strerror
-def pids_of_others():
-    ours = (0, os.getuid())
-    return [pid for pid in os.listdir("/proc") if pid.isdigit() and os.stat("/proc/" + pid).st_uid not in ours]
-def ptrace():
-    if libc.ptrace(16, host_pid, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-def shmget():
-    if libc.shmget(0x50F, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-in_userns = ["unshare", "--user", "--map-root-user", "--mount", "--"]
-print(json.dumps({
-    "others": pids_of_others(),
-    "cmdline": tries(lambda: open(f"/proc/{host_pid}/cmdline").read()),
-    "signal": tries(lambda: os.kill(host_pid, 0)),
-    "ptrace": tries(ptrace),
-    "shm": tries(shmget),
-    "shm_open": tries(lambda: _posixshmem.shm_open("/secret", os.O_RDONLY, 0)),
-    "sysv": open("/proc/sysvipc/shm").read().count("\n") - 1,
-    "files": sum(map(glob.glob, ("/tmp/*", "/var/tmp/sec*", "/dev/shm/*", "/dev/mqueue/*")), []),
-    "init root": tries(lambda: os.listdir("/proc/1/root")),
-    "gpus": {os.path.basename(path): tries(lambda: open(path).close()) for path in glob.glob(gpus + "*")},
-    "mknod": tries(lambda: os.mknod("/tmp/node", 0o20666, os.makedev(1, 3))),
-    "umount": [subprocess.run([*in_userns, "umount", "-l", path], capture_output=True).returncode != 0
-               for path in ("/tmp", "/proc", *sorted(glob.glob(gpus + "*"))[-1:])],
-    "fds": inherited,
-    "status": [line.split() for line in open("/proc/self/status") if line.startswith(("NoNewPrivs", "Cap"))],
-}))
-"""
-
 
 # Another plugin with an option for images, named as that of pyxis.
 OTHER = r"""
@@ -306,36 +248,29 @@ def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -
         assert said.stderr.count(name) == 1
 
 
-def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "abstract"), [("--sov-isolate", "None"), ("--sov-private-network", "Connection refused")]
+)
+def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str, option: str, abstract: str) -> None:
     gpus = str(spank_lab.layout.device_dir / "n001" / "nvidia")
-    srun = ("srun", "-n1", "-wn001", "--gres=gpu:1", "--sov-isolate", "python3", "-c")
-    first = start(spank_lab, user, *srun, HOLD)
+    srun = ("srun", "-n1", "-wn001", "--gres=gpu:1")
+    first = start(spank_lab, user, *srun, option, "python3", "-c", HOLD)
     try:
         assert first.stdout is not None
         while "ready" not in first.stdout.readline():
             assert first.poll() is None
         held = subprocess.run(["pgrep", "-u", user, "-f", "^[^ ]*python3 -c"], capture_output=True, text=True).stdout
-        said = run(spank_lab, second_user, *srun, REACH, held.split()[0], gpus)
+        said = run(spank_lab, second_user, *srun, "--sov-isolate", "python3", "-c", REACH, held.split()[0], gpus)
         found = json.loads(said.stdout)
     finally:
         first.terminate()
         first.communicate(timeout=30)
-    assert found["others"] == []
-    assert found["cmdline"] == "No such file or directory"
-    assert found["signal"] == found["ptrace"] == "No such process"
-    assert found["shm_open"] == "No such file or directory"
-    assert found["shm"] == "No such file or directory"
-    assert found["sysv"] == 0
-    assert found["files"] == []
-    assert found["init root"] == "Permission denied"
+    assert reached(found) == {}
+    assert found["abstract"] == abstract
     assert found["gpus"] == {"nvidia0": "Permission denied", "nvidia1": "None"}
-    assert found["mknod"] == "Operation not permitted"
-    assert found["umount"] == [True, True, True]
     fds = set(found["fds"]) - {""}
     assert fds
     assert all(re.match(r"pipe:|socket:|/dev/null|/dev/pts", fd) for fd in fds), fds
-    assert ["NoNewPrivs:", "1"] in found["status"]
-    assert {line[1] for line in found["status"] if line[0] != "NoNewPrivs:"} == {"0" * 16}
 
 
 def test_a_private_network_hides_abstract_sockets(spank_lab: cluster.Lab, user: str) -> None:
