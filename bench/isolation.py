@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ def leftover_figures(bench: Bench) -> list[Figure]:
     become = bench.become()
     env = {**os.environ, **bench.env}
     bench.step(bench.sovctl, "exec", "--image", bench.image, "--", "true")  # what a node unpacks once is to stay
-    before, seen = bench.names(), 0
+    before, seen, killed, began = bench.names(), 0, 0, time.monotonic()
     for number in range(KILLS):
         job, null = f"kill-{number}", subprocess.DEVNULL
         words = [bench.sovctl, "exec", "--image", bench.image, "--", "sleep", "60"]
@@ -169,17 +170,28 @@ def leftover_figures(bench: Bench) -> list[Figure]:
         time.sleep(chance.uniform(0.0, 1.0))
         seen = max(seen, bench.left())
         there = bench.processes("")
+        stepds = [pid for pid in map(_stepd_of, there) if pid]
         for victim in chance.sample(there, min(2, len(there))):
             with suppress(ProcessLookupError):
                 os.kill(victim, chance.choice((signal.SIGKILL, signal.SIGTERM)))
-        srun.terminate()
+        if stepds and chance.random() < 0.25:
+            with suppress(ProcessLookupError):
+                os.kill(stepds[0], signal.SIGKILL)
+                killed += 1
+        for _ in range(2):
+            srun.terminate()
+        # scancel itself tries again for minutes while a job is between two states.
+        bench.runner.run([*become, "scancel", f"--name={job}"], timeout_s=300, check=False)
         try:
             srun.wait(20)
         except subprocess.TimeoutExpired:
             srun.kill()
             srun.wait(10)
-            # scancel itself tries again for minutes while a job is between two states.
-            bench.runner.run(["scancel", f"--name={job}"], timeout_s=300, check=False)
+        if number % 20 == 19:
+            took = time.monotonic() - began
+            print(
+                f"{number + 1} of {KILLS} after {took:.0f} s, {killed} slurmstepds killed", file=sys.stderr, flush=True
+            )
     if not seen:
         raise SovctlError("no isolated step was seen while it ran: what is left would not be seen either")
     deadline = time.monotonic() + 30
@@ -192,6 +204,15 @@ def leftover_figures(bench: Bench) -> list[Figure]:
         figure(f"processes, mounts and loop devices left {after}", [float(bench.left())], "", target=0),
         figure(f"files and directories left {after}", [float(len(new))], "", target=0),
     ]
+
+
+def _stepd_of(pid: int) -> int:
+    """The slurmstepd that started this process; 0: it was another."""
+    try:
+        parent = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+        return parent if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd" else 0
+    except (OSError, IndexError):
+        return 0
 
 
 def _uid(user: str) -> int:

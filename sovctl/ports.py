@@ -1030,7 +1030,7 @@ class TinyImage(Protocol):
     squashfs: str
     """Empty: it cannot be made here."""
     secret: str
-    """What `command` prints inside."""
+    """What `command` prints inside, and the node behind it; elsewhere the word `outside`."""
 
     @property
     def command(self) -> tuple[str, ...]: ...

@@ -17,10 +17,16 @@ const char *const environment_allowed[] = {
 	"LOGNAME",     "HOSTNAME",	  NULL,
 };
 
-const char *const environment_secrets[] = { "SLURM_JWT", "SSH_*", "KRB5CCNAME", "GPG_*", "SUDO_*", "*_TOKEN_FILE", NULL };
+const char *const environment_of_the_host[] = {
+	"PATH",	       "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT",   "LD_CONFIG", "PYTHONPATH",    "PYTHONHOME",
+	"VIRTUAL_ENV", "CONDA_*",	  "PERL5LIB",	"MANPATH",    "MODULEPATH", "LOADEDMODULES", "_LMFILES_",
+	"LMOD_*",      "BASH_ENV",	  "ENV",	"BASH_FUNC_*", "TMPDIR",    "TMP",	     "TEMP",
+	"XDG_*",       "DBUS_*",	  "DISPLAY",	"XAUTHORITY", "SHELL",	   "HOME",	    "PWD",
+	"OLDPWD",      "MAIL",		  "_",		"ENROOT_*",   "PYXIS_*",   "APPTAINER_*",   "SINGULARITY_*",
+	NULL,
+};
 
-/* The built-in runtime sets these two itself. */
-static const char *const own[] = { "PATH", "HOME", NULL };
+const char *const environment_secrets[] = { "SLURM_JWT", "SSH_*", "KRB5CCNAME", "GPG_*", "SUDO_*", "*_TOKEN_FILE", NULL };
 
 static bool matches(const char *const patterns[], const char *name)
 {
@@ -48,7 +54,13 @@ static bool site_allows(const char *list, const char *name)
 	return false;
 }
 
-bool environment_keeps(const char *entry, const char *more)
+/* The built-in runtime sets these two itself. */
+static bool own(const char *name, environment_place place)
+{
+	return strcmp(name, "HOME") == 0 || (place == HOST_ROOT_CLEAN && strcmp(name, "PATH") == 0);
+}
+
+bool environment_keeps(const char *entry, const char *more, environment_place place)
 {
 	size_t length = strcspn(entry, "=");
 	char name[LONGEST];
@@ -58,7 +70,9 @@ bool environment_keeps(const char *entry, const char *more)
 	memcpy(name, entry, length);
 	name[length] = '\0';
 	/* What the site names goes before the secrets, as it does in the built-in runtime. */
-	if (site_allows(more, name))
+	if (site_allows(more, name) || own(name, place))
 		return true;
-	return !matches(environment_secrets, name) && (matches(environment_allowed, name) || matches(own, name));
+	if (matches(environment_secrets, name))
+		return false;
+	return place == IMAGE_FREE ? !matches(environment_of_the_host, name) : matches(environment_allowed, name);
 }

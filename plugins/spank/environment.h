@@ -1,4 +1,4 @@
-/* Which variables a clean environment keeps. The same lists as in sovctl/isolation/environment.py. Pure. */
+/* Which variables a task keeps. The same lists as in sovctl/isolation/environment.py. Pure. */
 #ifndef SOVCTL_ENVIRONMENT_H
 #define SOVCTL_ENVIRONMENT_H
 
@@ -6,9 +6,17 @@
 
 /* Patterns, with NULL behind the last. */
 extern const char *const environment_allowed[];
+extern const char *const environment_of_the_host[];
 extern const char *const environment_secrets[];
 
+/* Where a task runs, and what it keeps there. */
+typedef enum {
+	HOST_ROOT_CLEAN, /* what is allowed; the host's PATH is right */
+	IMAGE_CLEAN,	 /* what is allowed */
+	IMAGE_FREE,	 /* all but what belongs to the host */
+} environment_place;
+
 /* Whether a variable stays, by its entry "NAME=value" or its name. `more`: the site's patterns, with commas. */
-bool environment_keeps(const char *entry, const char *more);
+bool environment_keeps(const char *entry, const char *more, environment_place place);
 
 #endif

@@ -23,6 +23,7 @@
 #include "exit_status.h"
 #include "layer.h"
 #include "policy.h"
+#include "program.h"
 #include "record.h"
 #include "request.h"
 #include "sandbox.h"
@@ -40,6 +41,7 @@ static struct {
 	int image; /* the file; -1: none */
 	layer kept;
 	client client;
+	bool of_script; /* the step of a batch script */
 } step = { .box = SANDBOX_NONE, .image = -1, .kept = { .dir = -1 }, .allow_env = "" };
 
 static void refuse(int status, const char *format, const char *first, const char *second, const char *third)
@@ -188,6 +190,7 @@ static void describe(spank_t spank, image_plan *plan, char home[SETTINGS_MAX_PAT
 	if (spank_get_item(spank, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS && step_id == BATCH_STEP &&
 	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) == ESPANK_SUCCESS && argc > 0 && argv[0][0] == '/')
 		plan->script = argv[0];
+	step.of_script = plan->script != NULL;
 	if (plan->wish->home) {
 		if (spank_getenv(spank, "HOME", home, SETTINGS_MAX_PATH) == ESPANK_SUCCESS && request_is_target(home))
 			plan->home = home;
@@ -273,13 +276,15 @@ static bool has_image(void)
 	return step.asked && *step.asked->image;
 }
 
-/* Of an isolated step on the host's own root always: what the environment names there, the step no longer sees. */
-static bool wants_clean(void)
+/* An image always gets less than all: the host's PATH is wrong in it, and no secret belongs there. An isolated step on
+ * the host's own root has a clean environment: what other variables name there, it no longer sees. */
+static bool keeps_less(environment_place *place)
 {
-	return step.asked->clean_env || (step.isolated && !has_image());
+	*place = !has_image() ? HOST_ROOT_CLEAN : step.asked->clean_env ? IMAGE_CLEAN : IMAGE_FREE;
+	return has_image() || step.isolated || step.asked->clean_env;
 }
 
-static void clean_environment(spank_t spank)
+static void clean_environment(spank_t spank, environment_place place)
 {
 	char **env = NULL;
 
@@ -288,7 +293,7 @@ static void clean_environment(spank_t spank)
 	/* Taking one out moves the rest; start over where it was. */
 	for (size_t i = 0; env && env[i];) {
 		const char *entry = env[i];
-		char *name = environment_keeps(entry, step.allow_env) ? NULL : strndup(entry, strcspn(entry, "="));
+		char *name = environment_keeps(entry, step.allow_env, place) ? NULL : strndup(entry, strcspn(entry, "="));
 		bool taken = name && spank_unsetenv(spank, name) == ESPANK_SUCCESS;
 
 		free(name);
@@ -297,8 +302,8 @@ static void clean_environment(spank_t spank)
 		if (!taken || (env && env[i] == entry))
 			i++;
 	}
-	if (has_image())
-		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	if (place != HOST_ROOT_CLEAN) /* unless the site lets the job's through */
+		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
 }
 
 static void find_slurm_first(spank_t spank)
@@ -312,11 +317,29 @@ static void find_slurm_first(spank_t spank)
 	spank_setenv(spank, "PATH", path, 1);
 }
 
+/* Says what Slurm, which only has the kernel's word for it, would not. Its own list of programs it knows by itself. */
+static void check_program(spank_t spank)
+{
+	char path[4096] = "", problem[PROGRAM_PROBLEM];
+	char **argv = NULL;
+	int argc = 0, status;
+
+	if (step.status || !step.isolated || !has_image() ||
+	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || program_is_list(argc, argv) ||
+	    spank_getenv(spank, "PATH", path, sizeof(path)) == ESPANK_NOSPACE)
+		return;
+	status = program_missing(argv[0], path, step.of_script ? "the batch script" : argv[0], problem);
+	if (status)
+		refuse(status, "%s%s%s", problem, "", "");
+}
+
 void step_task_user(spank_t spank)
 {
+	environment_place place;
+
 	if (!step.status && step.asked) {
-		if (wants_clean())
-			clean_environment(spank);
+		if (keeps_less(&place))
+			clean_environment(spank, place);
 		find_slurm_first(spank);
 		request_hand_on(spank, step.asked);
 	}
@@ -325,6 +348,7 @@ void step_task_user(spank_t spank)
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 			refuse(FAILED, "cannot forbid new privileges: %s%s%s", strerror(errno), "", "");
 	}
+	check_program(spank);
 	if (step.status) {
 		dprintf(STDERR_FILENO, "sovctl: %s\n", step.why);
 		_exit(step.status);

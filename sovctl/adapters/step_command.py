@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.job_look import without_slurm_options
 from sovctl.errors import SovctlError
+from sovctl.model.step_id import LOOK_STEP
 from sovctl.ports import StepAnswer
 
 _HELP_S = 10.0
@@ -36,11 +38,15 @@ class StepCommand:
         self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float, variables: Mapping[str, str]
     ) -> StepAnswer:
         """Any program in a step, with variables for srun. Raises SovctlError where there is no srun."""
-        if not self._srun:
-            raise SovctlError("it needs a step of Slurm", hint="Leave --here out: sovctl doctor isolation")
-        argv = (self._srun, "-N1", "-n1", "--quiet", *srun_options, *words)
+        argv = (self.srun(), "-N1", "-n1", "--quiet", *srun_options, *words)
         done = self._runner.run(argv, timeout_s=timeout_s, env=variables, check=False)
         return StepAnswer(done.status, done.stdout, done.stderr, by_step=True)
+
+    def srun(self) -> str:
+        """Where it is. Raises SovctlError where there is none."""
+        if not self._srun:
+            raise SovctlError("it needs a step of Slurm", hint="Leave --here out: sovctl doctor isolation")
+        return self._srun
 
     def offers(self, option: str) -> bool:
         """By the help of srun, which lists the options of the plugins that it has loaded."""
@@ -48,3 +54,35 @@ class StepCommand:
             return False
         said = self._runner.run((self._srun, "--help"), timeout_s=_HELP_S, check=False).stdout
         return f"{option}=" in said or f"{option} " in said
+
+
+class StepInJob:
+    """A program on nodes of the job that this process is part of, beside its other steps. `ports.StepCommand`."""
+
+    def __init__(self, runner: CommandRunner, job_id: str, bin_dir: str = "") -> None:
+        self._runner = runner
+        self._job_id = job_id
+        self._outside = StepCommand(runner, bin_dir)
+
+    def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer:
+        """A sovctl command in a step of its own job."""
+        return self._outside.run(words, srun_options, timeout_s)
+
+    def program(
+        self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float, variables: Mapping[str, str]
+    ) -> StepAnswer:
+        """The batch script's variables of Slurm are options of the user's own sruns, so this one gets none of them."""
+        srun = self._outside.srun()
+        told = self._runner.environment()
+        options = sorted(told.keys() - without_slurm_options(told).keys())
+        argv = (
+            *("env", *(f"--unset={name}" for name in options), srun, "--overlap", f"--jobid={self._job_id}"),
+            *("--cpus-per-task=1", "--mem=0", "--cpu-bind=none", "--mpi=none", "--no-kill", "--input=none"),
+            *("--immediate=5", "--quiet", f"--job-name={LOOK_STEP}", "--chdir=/", *srun_options, *words),
+        )
+        done = self._runner.run(argv, timeout_s=timeout_s, env=variables, check=False)
+        return StepAnswer(done.status, done.stdout, done.stderr, by_step=True)
+
+    def offers(self, option: str) -> bool:
+        """By the help of srun on this node."""
+        return self._outside.offers(option)

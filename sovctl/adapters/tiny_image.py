@@ -13,6 +13,7 @@ from sovctl.errors import CommandMissing, SovctlError
 
 _LIBRARY = re.compile(r"(/\S+) \(0x")
 _MARKER = "sovctl-marker"
+_SAY = 'word=outside; [ ! -r "$0" ] || read -r word <"$0"; echo "$word ${SLURMD_NODENAME-}"'
 
 
 class TinyImage:
@@ -27,7 +28,7 @@ class TinyImage:
         self.squashfs = ""
         """Empty where it cannot be made."""
         self.secret = os.urandom(8).hex()
-        self.command: tuple[str, ...] = ("/bin/cat", f"/etc/{_MARKER}")
+        self.command: tuple[str, ...] = ("/bin/sh", "-c", _SAY, f"/etc/{_MARKER}")
 
     def make(self) -> None:
         """Raises SovctlError."""

@@ -15,10 +15,13 @@ from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import print_line, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED
-from sovctl.operations.prove_isolation import SCHEMA, prove
+from sovctl.operations.prove_isolation import SCHEMA, prove, prove_each
 
 if TYPE_CHECKING:
+    from sovctl.isolation.proof import Check
     from sovctl.operations.doctor import Diagnosis
+    from sovctl.operations.prove_isolation import Proof
+    from sovctl.operations.prove_runtimes import RuntimeProof
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -127,38 +130,64 @@ def run(argv: Sequence[str]) -> int:
 def isolation(
     image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="In this image, not on the host's root.")] = "",
     partition: Annotated[str, typer.Option("--partition", "-p", help="Of the step.")] = "",
-    node: Annotated[str, typer.Option("--nodelist", "-w", metavar="NODE", help="Where the step runs.")] = "",
+    nodes: Annotated[str, typer.Option("--nodelist", "-w", metavar="NODES", help="Each of them; n[001-064] too.")] = "",
     here: Annotated[bool, typer.Option("--here", help="On this machine, without Slurm.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> int:
     """Run an isolated step, measure from inside it, and print pass or fail of each property; status 1 on any fail.
 
-    Then have every runtime run a program of a tiny image, and print which work here.
+    Then have every runtime run a program of a tiny image, on all nodes that were named, and print which work where.
 
-    Example: sovctl doctor isolation --partition gpu
+    Example: sovctl doctor isolation --partition gpu -w n[001-008]
     """
     config = load_config()
     options = [f"--partition={partition}"] if partition else []
-    options += [f"--nodelist={node}"] if node else []
+    named = () if here else wiring.expand_hostlist(nodes)
+    step, allowed = wiring.step_command(config, here=here), config.isolation.allow_env.split()
     with progress("waiting for the isolated step"):
-        found = prove(image, wiring.step_command(config, here=here), options, config.isolation.allow_env.split())
-        runtimes = wiring.runtime_proofs(config, options, here=here)
+        proofs = (
+            prove_each(image, step, options, allowed, named)
+            if len(named) > 1
+            else (prove(image, step, [*options, *(f"--nodelist={node}" for node in named)], allowed),)
+        )
+        runtimes = wiring.runtime_proofs(config, options, named, here=here)
+    passed = all(proof.passed for proof in proofs)
     if as_json:
-        checks = [{"name": check.name, "passed": check.passed, "seen": check.seen} for check in found.checks]
+        first = next((proof for proof in proofs if not proof.passed), proofs[0])
+        each = [_proof_record(proof) for proof in proofs]
         fields = {
-            "node": found.node,
-            "by_step": found.by_step,
-            "passed": found.passed,
-            "checks": checks,
-            "runtimes": [{"name": one.name, "works": one.works, "why": one.why} for one in runtimes],
+            "node": first.node,
+            "by_step": first.by_step,
+            "passed": passed,
+            "checks": _proof_record(first)["checks"],
         }
-        print_json(SCHEMA, fields)
+        told = [{"name": one.name, "works": one.works, "why": one.why, "nodes": list(one.nodes)} for one in runtimes]
+        print_json(SCHEMA, {**fields, "nodes": each, "runtimes": told})
     else:
-        where = "by a step of Slurm" if found.by_step else "without Slurm"
-        print_line(f"{found.node}, {where}:")
-        for check in found.checks:
+        _print_proofs(proofs)
+        _print_runtimes(runtimes)
+    return EXIT_DONE if passed else EXIT_FAILED
+
+
+def _proof_record(proof: Proof) -> dict[str, object]:
+    checks = [{"name": check.name, "passed": check.passed, "seen": check.seen} for check in proof.checks]
+    return {"node": proof.node, "passed": proof.passed, "checks": checks}
+
+
+def _print_proofs(proofs: Sequence[Proof]) -> None:
+    """Nodes that saw the same stand together."""
+    alike: dict[tuple[Check, ...], list[Proof]] = {}
+    for proof in proofs:
+        alike.setdefault(proof.checks, []).append(proof)
+    for checks, those in alike.items():
+        where = "by a step of Slurm" if those[0].by_step else "without Slurm"
+        print_line(f"{', '.join(proof.node for proof in those)}, {where}:")
+        for check in checks:
             print_line(f"  {'pass' if check.passed else 'FAIL'}  {check.name:<14} {check.seen}", 23)
-        print("runtimes, each with a program of an image:")
-        for one in runtimes:
-            print_line(f"  {'works' if one.works else 'no':<5} {one.name:<14} {one.why}".rstrip(), 23)
-    return EXIT_DONE if found.passed else EXIT_FAILED
+
+
+def _print_runtimes(runtimes: Sequence[RuntimeProof]) -> None:
+    print("runtimes, each with a program of an image:")
+    for one in runtimes:
+        why = f"{', '.join(one.nodes)}: {one.why}" if one.nodes else one.why
+        print_line(f"  {'works' if one.works else 'no':<5} {one.name:<14} {why}".rstrip(), 23)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
@@ -296,9 +297,26 @@ def _image_of_run(run_dir: Path, inside: Inside) -> RunImage:
         bundles,
         step_command(config, here=False).offers,
         check_plugin_owner,
+        lambda runtime: _nodes_outside(config, runtime, bundles),
         user,
     )
     return RunImage(inside, str(run_dir), (sys.executable, "-P", "-m", "sovctl"), places)
+
+
+def _nodes_outside(config: Config, runtime: str, bundles: OciBundles) -> tuple[str, ...]:
+    """Of this job's nodes; of a job of one node the batch host's own answer is enough."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.step_command import StepInJob
+    from sovctl.adapters.tiny_image import TinyImage
+    from sovctl.operations.prove_runtimes import nodes_outside
+
+    nodes = expand_hostlist(os.environ.get("SLURM_JOB_NODELIST", ""))
+    if len(nodes) < 2:
+        return ()
+    runner = CommandRunner()
+    tiny = TinyImage(runner, image_cache_dir(config).parent)
+    step = StepInJob(runner, os.environ.get("SLURM_JOB_ID", ""), config.slurm.bin_dir)
+    return nodes_outside(runtime, nodes, tiny, step, bundles, (os.geteuid(), os.getegid()))
 
 
 def check_plugin_owner(path: str) -> None:
@@ -318,8 +336,10 @@ def cached_image(config: Config, digest: str) -> str:
     return found.path if found else f"{cache.where()}/..."
 
 
-def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -> tuple[RuntimeProof, ...]:
-    """What each runtime made of a tiny image."""
+def runtime_proofs(
+    config: Config, srun_options: Sequence[str], nodes: Sequence[str] = (), *, here: bool
+) -> tuple[RuntimeProof, ...]:
+    """What each runtime made of a tiny image, on all of some nodes."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.tiny_image import TinyImage
@@ -328,7 +348,7 @@ def runtime_proofs(config: Config, srun_options: Sequence[str], *, here: bool) -
     tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
     bundles = OciBundles(bundle_roots(config), _say)
     step = step_command(config, here=here)
-    return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()))
+    return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()), nodes)
 
 
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:

@@ -14,7 +14,7 @@ ALLOWED = (
 )
 """What passes with a clean environment: the scheduler, the launchers, the communication libraries, the terminal.
 
-The SPANK plugin has the same list (plugins/spank/environment.c), and `SECRETS` too.
+The SPANK plugin has this list and the two below as well (plugins/spank/environment.c).
 """
 
 OF_THE_HOST = (

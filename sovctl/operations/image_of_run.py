@@ -34,6 +34,8 @@ class ImagePlaces:
     """Whether srun here knows an option."""
     check_owner: Callable[[str], None] = lambda _path: None
     """Raises RefusedError where the SPANK plugin would not mount this image."""
+    nodes_outside: Callable[[str], tuple[str, ...]] = lambda _runtime: ()
+    """Nodes of the job where Slurm would run its steps outside of the image of this runtime."""
     user: tuple[int, int] = (0, 0)
     """User and group id."""
 
@@ -52,6 +54,7 @@ class RunImage:
     def prepare(self) -> str:
         """Have the image where its runtime finds it; returns its digest. Raises SovctlError."""
         self._check_plugin()
+        self._check_nodes()
         if not self._inside.image:
             return ""
         self._path, digest = self._places.fetch(self._inside, self._run_dir)
@@ -80,6 +83,17 @@ class RunImage:
             raise SovctlError(
                 f"srun knows no {option} here: the plugin of the runtime {self._inside.runtime} is not loaded",
                 hint="See plugstack.conf, or use --runtime bubblewrap.",
+            )
+
+    def _check_nodes(self) -> None:
+        runtime = self._inside.runtime
+        outside = self._places.nodes_outside(runtime) if runtime in BY_VARIABLES else ()
+        if outside:
+            what = "oci.conf" if runtime == OCI else f"the plugin of the runtime {runtime}"
+            some = f"{', '.join(outside[:8])}{' and more' if len(outside) > 8 else ''}"
+            raise SovctlError(
+                f"{what} is missing on {some}: Slurm would run the steps there outside of the image without a word",
+                hint=f"Leave them out, sovctl submit --exclude={','.join(outside)}, or use --runtime bubblewrap.",
             )
 
     def _variables(self, env: Mapping[str, str]) -> Mapping[str, str]:

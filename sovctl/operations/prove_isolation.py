@@ -31,6 +31,20 @@ class Proof:
         return all(check.passed for check in self.checks)
 
 
+def prove_each(
+    image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str], nodes: Sequence[str]
+) -> tuple[Proof, ...]:
+    """The same on each of several nodes; a step that does not run there is a check that fails."""
+    found = []
+    for node in nodes:
+        try:
+            proof = prove(image, step, (*srun_options, f"--nodelist={node}"), allowed_env)
+        except SovctlError as error:
+            proof = Proof(node, True, (Check("step", False, error.message),))
+        found.append(proof)
+    return tuple(found)
+
+
 def prove(image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str]) -> Proof:
     """Measure in a step of Slurm where there is a Slurm, else here. Raises SovctlError when the step does not run."""
     wanted = ("--image", image) if image else ("--isolate",)

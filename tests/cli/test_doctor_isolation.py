@@ -36,9 +36,10 @@ def test_each_runtime_works_or_says_why_not(
     assert sovctl(["doctor", "isolation", "--here", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["passed"], found["by_step"]) == (True, False)
+    assert [(one["node"], one["checks"]) for one in found["nodes"]] == [(found["node"], found["checks"])]
     runtimes = {one["name"]: one for one in found["runtimes"]}
     assert tuple(runtimes) == KNOWN
-    assert runtimes["bubblewrap"] == {"name": "bubblewrap", "works": True, "why": ""}
+    assert runtimes["bubblewrap"] == {"name": "bubblewrap", "works": True, "why": "", "nodes": []}
     assert all(one["why"] for one in runtimes.values() if not one["works"])
     if shutil.which("apptainer") is None:
         assert not runtimes["apptainer"]["works"]

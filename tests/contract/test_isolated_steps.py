@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from image_registry import make_layout, missing_programs, push, registry
+from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.isolation_host import IsolationHost
 from sovctl.adapters.node_roots import NodeRoots
@@ -685,6 +686,46 @@ def test_two_users_on_one_node_cannot_touch_each_other(user: User, image: str, p
         victim.communicate(timeout=30)
 
 
+def _with_gpus(count: int) -> list[str]:
+    """Words before a command that then finds device files of GPUs in /dev, each one that everybody may open."""
+    copy = "mount -t tmpfs none /mnt && cp -a /dev/. /mnt/ 2>/dev/null"
+    made = " && ".join(f"mknod -m 666 /mnt/nvidia{number} c 1 3" for number in range(count))
+    return ["unshare", "--mount", "sh", "-c", f'{copy}; {made} && mount --rbind /mnt /dev && exec "$0" "$@"']
+
+
+@pytest.mark.parametrize(("words", "abstract"), [((), "None"), (("--private-network",), "Connection refused")])
+def test_two_steps_of_two_users_cannot_reach_each_other(
+    user: User, place: Path, words: tuple[str, ...], abstract: str
+) -> None:
+    other = _user(place, OTHER)
+    python = ("/usr/bin/python3", "-c")
+    pipe = subprocess.PIPE
+    argv = user.argv("--isolate", *words, "--", *python, HOLD)
+    victim = subprocess.Popen(argv, env=user.env(), cwd="/", stdin=pipe, stdout=pipe, text=True)
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline().startswith("ready ")
+        (pid,) = _children(victim.pid)
+        done = other.run("--isolate", "--", *python, REACH, pid, "/dev/nvidia")
+    finally:
+        victim.communicate(timeout=30)
+    found = json.loads(done.stdout)
+    assert reached(found) == {}
+    assert found["abstract"] == abstract
+    assert {fd for fd in found["fds"] if fd and not fd.startswith(("pipe:", "socket:", "/dev/null"))} == set()
+
+
+def test_a_step_gets_the_device_files_of_its_own_gpus(user: User) -> None:
+    job = {"SLURM_JOB_ID": "61", "SLURM_STEP_ID": "0", "SLURM_STEP_GPUS": "1"}
+    look = "ls /dev | grep nvidia; cat /dev/nvidia1 && echo opened; cat /tmp/gpu 2>&1; true"
+    inside = user.argv("--isolate", "--mount", "/dev/nvidia0:/tmp/gpu", "--", "sh", "-c", look)
+    done = subprocess.run(
+        [*_with_gpus(2), *inside], env=user.env(**job), cwd="/", capture_output=True, text=True, timeout=60
+    )
+    # The mount shows a device file of another job, which cannot be opened there.
+    assert done.stdout.splitlines() == ["nvidia1", "opened", "cat: /tmp/gpu: Permission denied"], done.stderr
+
+
 @pytest.fixture
 def secret(user: User) -> Iterator[Path]:
     """A directory of the first user with a file that nobody else may read, beside one that everybody may."""
@@ -725,6 +766,50 @@ def test_links_into_anothers_place_show_and_change_nothing(user: User, image: st
     assert done.stdout == "seen\n"
     _did_nothing(done, secret)
     link.unlink()
+
+
+@pytest.mark.parametrize("through", ["name", "link"])
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        (("--image", "{}"), ""),
+        (("--image", "{}/private"), ""),
+        (("--image", "{}/i.sqsh"), ""),
+        (("--image", "{}/i.sif"), ""),
+        (("--image", "oci:{}"), ""),
+        (("--image", "oci:{}:1"), ""),
+        (("--image", "IMAGE", "--home", "mount"), "HOME"),
+        (("--isolate", "--home", "mount"), "HOME"),
+        (("--image", "IMAGE", "--env-name", "x"), "SOVCTL_ISOLATION_ENV_DIR"),
+        (("--image", "IMAGE", "--env-name", "x"), "XDG_DATA_HOME"),
+        (("--image", "IMAGE"), "SOVCTL_ISOLATION_CACHE_DIR"),
+        (("--image", "IMAGE"), "SOVCTL_ISOLATION_NODE_DIR"),
+    ],
+)
+def test_no_value_of_an_option_leads_into_anothers_place(
+    user: User, image: str, place: Path, secret: Path, words: tuple[str, ...], variable: str, through: str
+) -> None:
+    other, target = _user(place, OTHER), secret
+    (whole,) = (place / "cache").glob("*.sqsh")
+    for name in ("i.sqsh", "i.sif"):
+        shutil.copy(whole, secret / name)
+        os.chown(secret / name, user.uid, user.uid)
+    if through == "link":
+        target = other.home / "link"
+        target.symlink_to(secret)
+        os.chown(target, other.uid, other.uid, follow_symlinks=False)
+    try:
+        options = [word.replace("{}", str(target)).replace("IMAGE", image) for word in words]
+        script = f"cat {target}/private /private $HOME/private; touch {target}/new $HOME/new; cat /etc/marker"
+        done = other.run(*options, "--", "sh", "-c", script, **({variable: str(target)} if variable else {}))
+        if "{}" in "".join(words):
+            assert done.returncode in (1, 2, 3), done.stderr
+            assert "busybox" not in done.stdout
+        for name in ("i.sqsh", "i.sif"):
+            (secret / name).unlink()
+        _did_nothing(done, secret)
+    finally:
+        (other.home / "link").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("part", ["", "upper", "work"])

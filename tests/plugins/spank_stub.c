@@ -1,8 +1,8 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
- *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps ENTRY PATTERNS
+ *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps PLACE PATTERNS < NAMES
  *        variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
- *        record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
+ *        program NAME PATH | list WORD... | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
  *        epilog JOB [WORD...] */
 #include <slurm/spank.h>
 #include <stdarg.h>
@@ -18,6 +18,7 @@
 #include "image.h"
 #include "layer.h"
 #include "policy.h"
+#include "program.h"
 #include "record.h"
 #include "request.h"
 #include "settings.h"
@@ -223,6 +224,15 @@ static int show_env_dir(char *argv[])
 	return 0;
 }
 
+static int show_program(const char *name, const char *path)
+{
+	char problem[PROGRAM_PROBLEM] = "";
+	int status = program_missing(name, path, name, problem);
+
+	printf("%d %s\n", status, problem);
+	return 0;
+}
+
 static int show_client(void)
 {
 	static client it;
@@ -254,11 +264,28 @@ static int show_request(const char *what, const char *text)
 
 static int show_variables(void)
 {
-	for (size_t i = 0; environment_allowed[i]; i++)
-		puts(environment_allowed[i]);
-	puts("");
-	for (size_t i = 0; environment_secrets[i]; i++)
-		puts(environment_secrets[i]);
+	const char *const *lists[] = { environment_allowed, environment_of_the_host, environment_secrets };
+
+	for (size_t list = 0; list < sizeof(lists) / sizeof(lists[0]); list++) {
+		for (size_t i = 0; lists[list][i]; i++)
+			puts(lists[list][i]);
+		puts("");
+	}
+	return 0;
+}
+
+/* Of each entry on a line of the input, whether it stays. */
+static int show_kept(const char *place, const char *patterns)
+{
+	environment_place where = !strcmp(place, "host") ? HOST_ROOT_CLEAN : !strcmp(place, "clean") ? IMAGE_CLEAN : IMAGE_FREE;
+	char *entry = NULL;
+	size_t room = 0;
+
+	for (ssize_t got; (got = getline(&entry, &room, stdin)) >= 0;) {
+		entry[strcspn(entry, "\n")] = '\0';
+		printf("%d\n", environment_keeps(entry, patterns, where));
+	}
+	free(entry);
 	return 0;
 }
 
@@ -288,10 +315,14 @@ int main(int argc, char *argv[])
 		return show_image(argv[2]);
 	if (argc > 5 && !strcmp(argv[1], "envdir"))
 		return show_env_dir(argv);
+	if (argc > 3 && !strcmp(argv[1], "program"))
+		return show_program(argv[2], argv[3]);
+	if (argc > 1 && !strcmp(argv[1], "list"))
+		return printf("%d\n", program_is_list(argc - 2, argv + 2)) < 0;
 	if (argc > 1 && !strcmp(argv[1], "client"))
 		return show_client();
 	if (argc > 3 && !strcmp(argv[1], "keeps"))
-		return printf("%d\n", environment_keeps(argv[2], argv[3])) < 0;
+		return show_kept(argv[2], argv[3]);
 	if (argc > 1 && !strcmp(argv[1], "variables"))
 		return show_variables();
 	if (argc > 3 && !strcmp(argv[1], "record"))

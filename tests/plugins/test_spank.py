@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 
-from sovctl.isolation.environment import ALLOWED, SECRETS
+from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 STUB = Path(__file__).parent / "spank_stub.c"
@@ -368,30 +369,60 @@ def test_which_options_isolate(stub: Path, option: str, isolates: bool) -> None:
     assert said(stub, "asks", option, value) == f"{int(isolates)}\n"
 
 
-@pytest.mark.parametrize(("name", "kept"), VARIABLES)
-def test_a_clean_environment(stub: Path, name: str, kept: bool) -> None:
-    assert said(stub, "keeps", f"{name}=1", "") == f"{int(kept)}\n"
+def kept(stub: Path, entries: Sequence[str], place: str, more: str = "") -> list[bool]:
+    answer = said(stub, "keeps", place, more, text="".join(f"{entry}\n" for entry in entries))
+    return [line == "1" for line in answer.split()]
 
 
-def test_a_clean_environment_is_the_same_in_both_runtimes(stub: Path) -> None:
-    assert said(stub, "variables").splitlines() == [*ALLOWED, "", *SECRETS]
+def test_a_clean_environment(stub: Path) -> None:
+    names = [name for name, _ in VARIABLES]
+    assert dict(zip(names, kept(stub, names, "host"), strict=True)) == dict(VARIABLES)
+    in_image = {**dict(VARIABLES), "PATH": False}  # the host's
+    assert dict(zip(names, kept(stub, names, "clean"), strict=True)) == in_image
+
+
+def test_both_runtimes_have_the_same_lists_of_variables(stub: Path) -> None:
+    assert said(stub, "variables").splitlines() == [*ALLOWED, "", *OF_THE_HOST, "", *SECRETS, ""]
+
+
+EVERY_PATTERN = (*ALLOWED, *OF_THE_HOST, *SECRETS)
+FITTING = st.tuples(st.sampled_from(EVERY_PATTERN), st.text("AX_2", max_size=4))
+NAMES = st.one_of(
+    FITTING.map(lambda two: two[0].replace("*", two[1])),
+    FITTING.map(lambda two: two[0].strip("*") + two[1]),
+    st.text("ABCXYZ_abc019%", min_size=1, max_size=12),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    names=st.lists(NAMES, min_size=40, max_size=60, unique=True),
+    more=st.lists(st.sampled_from(["PATH", "SSH_*", "X*", "SLURM_JWT"]), max_size=2),
+    place=st.sampled_from(["host", "clean", "free"]),
+)
+def test_both_runtimes_let_the_same_variables_in(stub: Path, names: list[str], more: list[str], place: str) -> None:
+    clean, host_root = place != "free", place == "host"
+    job = dict.fromkeys(names, "of the job")
+    inner = inner_environment(job, (), clean=clean, home="", extra_allowed=more, host_root=host_root)
+    expected = [name == "HOME" or inner.get(name) == "of the job" for name in names]  # both set it themselves
+    assert kept(stub, [f"{name}=x" for name in names], place, ",".join(more)) == expected
 
 
 @pytest.mark.parametrize(
-    ("entry", "more", "kept"),
+    ("entry", "more", "stays"),
     [
-        ("HF_HOME=/x", "HF_*,WANDB_PROJECT", 1),
-        ("WANDB_PROJECT=a=b", "HF_*,WANDB_PROJECT", 1),
-        ("WANDB_API_KEY=1", "HF_*,WANDB_PROJECT", 0),
-        ("SLURM_JWT=1", "SLURM_JWT", 1),  # the site says so
-        ("EVIL=1", ",,", 0),
-        ("", "*", 0),
-        ("=", "*", 0),
-        ("=x", "*", 0),
+        ("HF_HOME=/x", "HF_*,WANDB_PROJECT", True),
+        ("WANDB_PROJECT=a=b", "HF_*,WANDB_PROJECT", True),
+        ("WANDB_API_KEY=1", "HF_*,WANDB_PROJECT", False),
+        ("SLURM_JWT=1", "SLURM_JWT", True),  # the site says so
+        ("EVIL=1", ",,", False),
+        ("", "*", False),
+        ("=", "*", False),
+        ("=x", "*", False),
     ],
 )
-def test_what_the_site_lets_pass(stub: Path, entry: str, more: str, kept: int) -> None:
-    assert said(stub, "keeps", entry, more) == f"{kept}\n"
+def test_what_the_site_lets_pass(stub: Path, entry: str, more: str, stays: bool) -> None:
+    assert kept(stub, [entry], "host", more) == [stays]
 
 
 def test_the_prolog_keeps_no_value_that_is_no_name(stub: Path, tmp_path: Path) -> None:
@@ -543,3 +574,71 @@ def test_the_client_is_what_the_process_is_made_of(stub: Path) -> None:
     assert prefix == str(stub.parent.parent)
     assert all(path.startswith("/") for path in libraries)
     assert str(Path(loader).parent) in libraries
+
+
+def test_what_a_program_lacks_is_named(stub: Path, tmp_path: Path) -> None:
+    """A file in a directory of PATH, one that is given by its whole name, and what each is run by."""
+    loader = b"/lib64/ld-of-nowhere.so.2"
+    program = Path("/usr/bin/true").read_bytes()
+    usual = re.search(rb"/lib[^\0]*/ld-[^\0]*", program)
+    assert usual is not None
+    files = {
+        "whole": program,
+        "loaded": program.replace(usual[0], loader.ljust(len(usual[0]), b"\0")[: len(usual[0])]),
+        "script": b"#!/bin/sh\n",
+        "other": b"#! /nowhere/python3 -u\n",
+        "empty": b"",
+        "text": b"echo\n",
+        "nul": b"#!/nowhere/\0x\n",
+        "endless": b"#!/" + b"x" * 5000,
+        "no newline": b"#!/nowhere/x",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    named = loader.decode()[: len(usual[0])]
+    expected = {
+        "loaded": f"126 {{}} needs {named}, which the image has not",
+        "other": "126 {} needs /nowhere/python3, which the image has not",
+        "gone": "127 there is no program {} in the image",
+    }
+    for name in (*files, "directory", "fifo", "gone"):
+        for one, path in ((f"{tmp_path}/{name}", ""), (name, f"/nowhere:{tmp_path}:/nowhere")):
+            assert said(stub, "program", one, path) == f"{expected.get(name, '0 ').format(one)}\n", name
+    for one in ("./gone", "a/gone", ".", "", "go\x1bne"):
+        assert said(stub, "program", one, str(tmp_path)) == "0 \n"
+    for path in ("x" * 9000, f"{tmp_path}::/nowhere"):  # where Slurm looks then, is Slurm's affair
+        assert said(stub, "program", "gone", path) == "0 \n"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    head=st.sampled_from([b"#!", b"#! ", b"\x7fELF\x02\x01\x01", b"\x7fELF"]),
+    rest=st.binary(max_size=300),
+    data=st.data(),
+)
+def test_any_file_may_be_the_program(stub: Path, tmp_path: Path, head: bytes, rest: bytes, data: st.DataObject) -> None:
+    """Whatever stands in it, also in the numbers of a header."""
+    whole = bytearray(Path("/usr/bin/true").read_bytes()[:1200])
+    for at in data.draw(st.lists(st.integers(16, 400), max_size=6)):
+        whole[at] = data.draw(st.integers(0, 255))
+    for content in (head + rest, bytes(whole)):
+        (tmp_path / "x").write_bytes(content)
+        assert re.match("(0|126) ", said(stub, "program", f"{tmp_path}/x", ""))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["conf", "0-1 readlink /x\n"], 1),
+        (["conf", "* true"], 1),
+        (["conf", "0,2\tx"], 1),
+        (["sleep", "30"], 0),
+        (["sh", "-c", "0 x\n"], 0),
+        (["hostname"], 0),
+        ([], 0),
+    ],
+)
+def test_the_list_of_multi_prog_is_no_program(stub: Path, words: list[str], found: int) -> None:
+    assert said(stub, "list", *words) == f"{found}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import pytest
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster, faults
+from sovctl.lab.processes import stop
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
 STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2, toy=find_spec("torch") is None)
@@ -167,3 +169,13 @@ def mounts(lab: cluster.Lab) -> list[str]:
     """What is mounted on this machine, but for what other labs mount meanwhile."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [line for line in lines if "/lab/" not in line or str(lab.layout.root) in line]
+
+
+def start_apart(lab: cluster.Lab, node: str, change: str) -> None:
+    """Start a node's slurmd again in a mount namespace of its own, after this line of shell has changed it."""
+    slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
+    role = f"slurmd:{node}"
+    stop(item for item in lab.processes if item.role == role)
+    words = ["unshare", "--mount", "sh", "-c", f"{change} && exec {slurmd}"]
+    fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
+    cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import pytest
 from image_registry import Registry, make_layout, missing_programs, push, registry
 
 from sovctl.lab import cluster
-from sovctl.lab.processes import stop
 from sovctl.lab.training import as_user
+from tests.slurm.conftest import start_apart
 
 _MISSING = missing_programs() + ([] if shutil.which("bwrap") else ["bubblewrap"])
 pytestmark = [
@@ -105,17 +104,11 @@ def test_a_step_that_is_cancelled_leaves_nothing(steps: tuple[Steps, str], event
 
 
 def _hide(lab: cluster.Lab, node: str, program: str, work: Path) -> None:
-    """Start a node's slurmd again where this program is not installed: in a mount namespace of its own."""
+    """Start a node's slurmd again where this program is not installed."""
     for name in ("upper", "work"):
         (work / name).mkdir(parents=True)
     layers = f"lowerdir=/usr/bin,upperdir={work}/upper,workdir={work}/work"
-    slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
-    script = f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/{program} && exec {slurmd}"
-    role = f"slurmd:{node}"
-    stop(item for item in lab.processes if item.role == role)
-    words = ["unshare", "--mount", "sh", "-c", script]
-    fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
-    cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))
+    start_apart(lab, node, f"mount -t overlay -o {layers} none /usr/bin && rm /usr/bin/{program}")
 
 
 def _readable(layout: Path) -> Path:
@@ -305,11 +298,13 @@ def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[st
         (root / "data").write_bytes(os.urandom(100_000))
         subprocess.run(["mksquashfs", str(root), str(squashfs), "-quiet"], check=True, capture_output=True)
         squashfs.write_bytes(squashfs.read_bytes()[:-5000])
+        (place / "bare" / "etc").mkdir(parents=True)
         spoilt = f"{served.address}/team/train@sha256:{'0' * 64}"
         found = {
             "unreachable": Bad(("--image", "127.0.0.1:1/team/train:1"), 75, "127.0.0.1:1 does not answer"),
             "digest": Bad(("--image", spoilt), 1, "there is no image"),
             "unauthorized": Bad(("--image", f"{closed.address}/team/train:1"), 3, "does not let you have"),
+            "no program": Bad(("--image", str(place / "bare")), 127, "there is no program echo in the image"),
             "truncated": Bad(("--image", str(squashfs)), 1, "is cut short"),
             "mount missing": Bad(("--image", image, "--mount", "/no/such:/x"), 2, "nothing to mount at /no/such"),
             "mount not allowed": Bad(("--image", image, "--mount", "/etc:/x"), 3, "the site does not allow /etc"),
@@ -318,7 +313,8 @@ def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[st
 
 
 @pytest.mark.parametrize(
-    "what", ["unreachable", "digest", "unauthorized", "truncated", "mount missing", "mount not allowed"]
+    "what",
+    ["unreachable", "digest", "unauthorized", "no program", "truncated", "mount missing", "mount not allowed"],
 )
 def test_bad_input_is_one_sentence_and_its_status_and_costs_no_node(
     lab: cluster.Lab, work_dir: Path, user: str, bad_inputs: tuple[str, str, dict[str, Bad]], what: str

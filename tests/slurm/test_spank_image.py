@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from two_users import REACH, reached
 
 from sovctl.adapters.command import Completed
 from sovctl.isolation.cache import architecture, file_name
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import mounts
+from tests.slurm.conftest import make_user, mounts
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
+SECOND_USER = "sovctl-test2"
 PROGRAMS = ("sh", "ls", "cat", "readlink", "id", "touch", "sleep", "env", "mount", "rm", "stat", "ln", "mkdir")
 pytestmark = [
     pytest.mark.slurm,
@@ -179,6 +181,78 @@ def test_mounts_are_opened_with_the_rights_of_the_user(place: Path, srun: Srun) 
         assert "Too many levels of symbolic links" in magic.stderr
 
 
+@pytest.fixture
+def vault(place: Path, user: str) -> Iterator[Path]:
+    """A directory of another user with an image, a file and a home that nobody else may see."""
+    make_user(SECOND_USER)
+    owner = pwd.getpwnam(SECOND_USER).pw_uid
+    path = place / "vault"
+    (path / "sub").mkdir(parents=True)
+    shutil.copy(place / "a.sqsh", path / "a.sqsh")
+    (path / "private").write_text("secret\n")
+    for one in (path, *path.iterdir()):
+        os.chown(one, owner if one.name != "a.sqsh" else 0, -1)
+        one.chmod(0o700 if one.is_dir() else 0o644)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+@pytest.mark.parametrize("through", ["name", "link", "process"])
+def test_no_value_of_an_option_leads_into_anothers_place(
+    place: Path, image_lab: cluster.Lab, user: str, vault: Path, how: str, through: str
+) -> None:
+    """Files, links and links of /proc, given to each option that takes a value."""
+    run = Training(image_lab, Path("/"), TrainingSpec(), user)
+    holder = subprocess.Popen([*as_user(SECOND_USER), "sleep", "300"], cwd=vault)
+    link = place / "link"
+    target = {"name": vault, "link": link, "process": Path(f"/proc/{holder.pid}/cwd")}[through]
+    link.symlink_to(vault)
+    image = {"image": f"{place}/a.sqsh"}
+    script = "cat /x /x/private $HOME/private; echo x >/x/new; echo x >$HOME/new; echo ran"
+    try:
+        for asked, home in (
+            ({"image": f"{target}/a.sqsh"}, "/"),
+            ({**image, "mount": f"{target}:/x"}, "/"),
+            ({**image, "mount": f"{target}/sub:/x:ro"}, "/"),
+            ({**image, "mount": f"{target}/private:/x"}, "/"),
+            ({**image, "home": "mount"}, str(target)),
+        ):
+            words = [f"--sov-{name}={value}" for name, value in asked.items()] if how == "option" else []
+            env = [] if words else [f"SOVCTL_SPANK_{name.upper()}={value}" for name, value in asked.items()]
+            command = ("env", f"HOME={home}", *env, "srun", "-n1", *words, "/bin/sh", "-c", script)
+            said = run.command(*command, check=False)
+            assert (said.status, said.stdout) == (2, ""), (asked, said.stderr)
+            assert "sovctl: " in said.stderr
+        assert sorted(path.name for path in vault.iterdir()) == ["a.sqsh", "private", "sub"]
+        assert not list((vault / "sub").iterdir())
+        assert in_service(image_lab)
+    finally:
+        link.unlink()
+        holder.kill()
+        holder.wait()
+
+
+def test_two_users_in_images_on_one_node(place: Path, image_lab: cluster.Lab, user: str, vault: Path) -> None:
+    script = "echo mine >/tmp/secret; echo mine >/var/tmp/secret; echo mine >/dev/shm/secret; echo up; read line"
+    argv = ["srun", "-n1", "--gres=gpu:1", f"--sov-image={place}/a.sqsh", "/bin/sh", "-c", script]
+    pipe = subprocess.PIPE
+    env = image_lab.environment
+    first = subprocess.Popen([*as_user(user), *argv], env=env, cwd="/", stdin=pipe, stdout=pipe, text=True)
+    gpus = str(image_lab.layout.device_dir / "n001" / "nvidia")
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "up\n"
+        words = subprocess.run(["pgrep", "-u", user, "-f", "^/bin/sh -c echo mine"], capture_output=True, text=True)
+        run = Training(image_lab, Path("/"), TrainingSpec(), SECOND_USER)
+        look = ("srun", "-n1", "--gres=gpu:1", "--sov-isolate", "python3", "-c", REACH, words.stdout.split()[0], gpus)
+        found = json.loads(run.command(*look).stdout)
+    finally:
+        first.communicate("\n", timeout=30)
+    assert reached(found) == {}
+    assert found["gpus"] == {"nvidia0": "Permission denied", "nvidia1": "None"}
+
+
 def test_a_gpu_of_others_cannot_be_mounted(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
     gpu = image_lab.layout.device_dir / "n001" / "nvidia1"
     said = srun("--gres=gpu:1", f"--sov-image={place}/a.sqsh", f"--sov-mount={gpu}:/gpu", "cat /gpu", check=False)
@@ -208,6 +282,18 @@ def test_writable_is_memory_and_clean_is_clean(place: Path, srun: Srun) -> None:
     assert "SOVCTL_LAB_DIR" in said
     plain = srun("--sov-clean-env", "env", env=("EVIL=1",)).stdout
     assert "EVIL" not in plain
+
+
+def test_an_image_gets_neither_secrets_nor_what_belongs_to_the_host(place: Path, srun: Srun) -> None:
+    secrets = ("SSH_AUTH_SOCK=/x", "KRB5CCNAME=x", "SITE_TOKEN_FILE=/x")
+    host = (f"PATH=/opt/evil:{os.environ['PATH']}", "PYTHONPATH=/x", "XDG_RUNTIME_DIR=/x", "BASH_FUNC_x%%=() { :; }")
+    words = ("--export=ALL,SLURM_JWT=x", f"--sov-image={place}/a.sqsh")  # srun itself would use the token
+    said = srun(*words, "env", env=("LR=0.1", "NCCL_DEBUG=WARN", *secrets, *host)).stdout
+    seen = dict(line.partition("=")[::2] for line in said.splitlines())
+    assert (seen["LR"], seen["NCCL_DEBUG"]) == ("0.1", "WARN")
+    assert seen["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert not {"SLURM_JWT", *(one.partition("=")[0] for one in (*secrets, *host))} & (seen.keys() - {"PATH"})
+    assert "SLURM_JOB_ID" in seen
 
 
 def test_the_allow_list_holds_for_the_real_name(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
@@ -500,14 +586,36 @@ def test_slurm_inside_an_image_with_nothing_of_it(place: Path, srun: Srun) -> No
     assert "Read-only file system" in said[-1]
 
 
-def test_slurm_needs_a_shell_in_the_image(place: Path, srun: Srun, image_lab: cluster.Lab) -> None:
+@pytest.fixture(scope="module")
+def bare(place: Path) -> Path:
+    """An image without any program."""
     (place / "bare" / "etc").mkdir(parents=True)
-    subprocess.run(
-        ["mksquashfs", str(place / "bare"), str(place / "bare.sqsh"), "-quiet", "-no-progress", "-all-root"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    said = srun(f"--sov-image={place}/bare.sqsh", "--sov-slurm-client", "true", check=False)
+    image = place / "bare.sqsh"
+    words = ["mksquashfs", str(place / "bare"), str(image), "-quiet", "-no-progress", "-all-root"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return image
+
+
+def test_slurm_needs_a_shell_in_the_image(bare: Path, srun: Srun, image_lab: cluster.Lab) -> None:
+    said = srun(f"--sov-image={bare}", "--sov-slurm-client", "true", check=False)
     assert said.status == 1
     assert "Slurm's commands, which need the image's /bin/sh" in said.stderr
+    assert in_service(image_lab)
+
+
+def test_what_the_image_lacks_to_run_a_program_is_named(
+    bare: Path, place: Path, srun: Srun, image_lab: cluster.Lab, user: str, work_dir: Path
+) -> None:
+    said = srun(f"--sov-image={bare}", "true", check=False)
+    told = [line for line in said.stderr.splitlines() if not line.startswith("srun: ")]
+    assert (said.status, said.stdout, told) == (127, "", ["sovctl: there is no program /bin/sh in the image"])
+    script = work_dir / "s.sh"
+    script.write_text("#!/bin/bash\necho ran\n")
+    run = Training(image_lab, Path("/"), TrainingSpec(), user)
+    words = ("sbatch", "--wait", "--chdir=/", f"--output={work_dir}/out", f"--sov-image={place}/a.sqsh")
+    assert run.command(*words, str(script), check=False).status == 126
+    assert (work_dir / "out").read_text() == "sovctl: the batch script needs /bin/bash, which the image has not\n"
+    (work_dir / "conf").write_text("0 /bin/cat /etc/image\n")
+    listed = ("srun", "-n1", f"--sov-image={place}/a.sqsh", "--multi-prog", f"{work_dir}/conf")
+    assert run.command(*listed).stdout == "from the image\n"
     assert in_service(image_lab)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user, mounts
+from tests.slurm.conftest import make_user, mounts, start_apart
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -26,65 +30,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only a slurmd of root's can make namespaces for its steps"),
     pytest.mark.skipif(not Path("/usr/include/slurm/spank.h").exists(), reason="libslurm-dev is not installed"),
 ]
-
-# Holds something of each kind, says so, and waits to be ended.
-HOLD = r"""
-import ctypes, os, socket, sys, time
-open("/tmp/secret", "w").write("mine")
-open("/var/tmp/secret", "w").write("mine")
-open("/dev/shm/secret", "w").write("mine")
-shm = ctypes.CDLL(None).shmget(0x50F, 4096, 0o1666)
-listener = socket.socket(socket.AF_UNIX); listener.bind("/tmp/socket"); listener.listen()
-print("ready", shm, flush=True)
-time.sleep(300)
-"""
-
-# Tries to reach what another user's job holds; prints what it could do.
-REACH = r"""
-import glob, json, os, signal, subprocess, sys
-def target(fd):
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return ""
-inherited = [target(fd) for fd in range(64)]  # before libffi opens itself
-import _posixshmem, ctypes
-host_pid, gpus = int(sys.argv[1]), sys.argv[2]
-libc = ctypes.CDLL(None, use_errno=True)
-def tries(what):
-    try:
-        return repr(what())
-    except OSError as error:
-        return error.strerror
-def pids_of_others():
-    ours = (0, os.getuid())
-    return [pid for pid in os.listdir("/proc") if pid.isdigit() and os.stat("/proc/" + pid).st_uid not in ours]
-def ptrace():
-    if libc.ptrace(16, host_pid, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-def shmget():
-    if libc.shmget(0x50F, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-in_userns = ["unshare", "--user", "--map-root-user", "--mount", "--"]
-print(json.dumps({
-    "others": pids_of_others(),
-    "cmdline": tries(lambda: open(f"/proc/{host_pid}/cmdline").read()),
-    "signal": tries(lambda: os.kill(host_pid, 0)),
-    "ptrace": tries(ptrace),
-    "shm": tries(shmget),
-    "shm_open": tries(lambda: _posixshmem.shm_open("/secret", os.O_RDONLY, 0)),
-    "sysv": open("/proc/sysvipc/shm").read().count("\n") - 1,
-    "files": sum(map(glob.glob, ("/tmp/*", "/var/tmp/sec*", "/dev/shm/*", "/dev/mqueue/*")), []),
-    "init root": tries(lambda: os.listdir("/proc/1/root")),
-    "gpus": {os.path.basename(path): tries(lambda: open(path).close()) for path in glob.glob(gpus + "*")},
-    "mknod": tries(lambda: os.mknod("/tmp/node", 0o20666, os.makedev(1, 3))),
-    "umount": [subprocess.run([*in_userns, "umount", "-l", path], capture_output=True).returncode != 0
-               for path in ("/tmp", "/proc", *sorted(glob.glob(gpus + "*"))[-1:])],
-    "fds": inherited,
-    "status": [line.split() for line in open("/proc/self/status") if line.startswith(("NoNewPrivs", "Cap"))],
-}))
-"""
-
 
 # Another plugin with an option for images, named as that of pyxis.
 OTHER = r"""
@@ -303,36 +248,29 @@ def test_a_hidden_working_directory_is_told(spank_lab: cluster.Lab, user: str) -
         assert said.stderr.count(name) == 1
 
 
-def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "abstract"), [("--sov-isolate", "None"), ("--sov-private-network", "Connection refused")]
+)
+def test_two_users_on_one_node(spank_lab: cluster.Lab, user: str, second_user: str, option: str, abstract: str) -> None:
     gpus = str(spank_lab.layout.device_dir / "n001" / "nvidia")
-    srun = ("srun", "-n1", "-wn001", "--gres=gpu:1", "--sov-isolate", "python3", "-c")
-    first = start(spank_lab, user, *srun, HOLD)
+    srun = ("srun", "-n1", "-wn001", "--gres=gpu:1")
+    first = start(spank_lab, user, *srun, option, "python3", "-c", HOLD)
     try:
         assert first.stdout is not None
         while "ready" not in first.stdout.readline():
             assert first.poll() is None
         held = subprocess.run(["pgrep", "-u", user, "-f", "^[^ ]*python3 -c"], capture_output=True, text=True).stdout
-        said = run(spank_lab, second_user, *srun, REACH, held.split()[0], gpus)
+        said = run(spank_lab, second_user, *srun, "--sov-isolate", "python3", "-c", REACH, held.split()[0], gpus)
         found = json.loads(said.stdout)
     finally:
         first.terminate()
         first.communicate(timeout=30)
-    assert found["others"] == []
-    assert found["cmdline"] == "No such file or directory"
-    assert found["signal"] == found["ptrace"] == "No such process"
-    assert found["shm_open"] == "No such file or directory"
-    assert found["shm"] == "No such file or directory"
-    assert found["sysv"] == 0
-    assert found["files"] == []
-    assert found["init root"] == "Permission denied"
+    assert reached(found) == {}
+    assert found["abstract"] == abstract
     assert found["gpus"] == {"nvidia0": "Permission denied", "nvidia1": "None"}
-    assert found["mknod"] == "Operation not permitted"
-    assert found["umount"] == [True, True, True]
     fds = set(found["fds"]) - {""}
     assert fds
     assert all(re.match(r"pipe:|socket:|/dev/null|/dev/pts", fd) for fd in fds), fds
-    assert ["NoNewPrivs:", "1"] in found["status"]
-    assert {line[1] for line in found["status"] if line[0] != "NoNewPrivs:"} == {"0" * 16}
 
 
 def test_a_private_network_hides_abstract_sockets(spank_lab: cluster.Lab, user: str) -> None:
@@ -531,3 +469,54 @@ def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually
     eventually(lambda: not pids("sovctl-holder", spank_lab) and not pids("sleep 12345", spank_lab), "an empty node")
     assert mounts(spank_lab) == before
     assert in_service(spank_lab)
+
+
+@pytest.fixture
+def half_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
+    """Two nodes with one plugstack.conf, and a plugin that cannot be loaded on the second."""
+    root = new_root()
+    attach_logs(root)
+    words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf image_owners=any"
+    stack = f"optional {plugin} {words}\n"
+    beside = {"plugstack.conf": stack, "sovctl-policy.conf": ""}
+    lab = cluster.up(cluster.Request(root, nodes=2, gpus=0, health=False, beside=beside))
+    try:
+        start_apart(lab, "n002", f"mount --bind /dev/null {plugin}")
+        yield lab
+    finally:
+        cluster.down(root)
+
+
+def test_a_node_without_the_plugin_is_named_before_the_run_starts(
+    half_lab: cluster.Lab, plugin: Path, user: str, work_dir: Path, eventually: Callable[..., object]
+) -> None:
+    home = plugin.parent / "home"  # the image lies below it, and an image's name holds no blank
+    home.mkdir()
+    os.chown(home, pwd.getpwnam(user or "root").pw_uid, -1)
+    run = Training(half_lab, work_dir, TrainingSpec(), user)
+    look = ("srun", "-N2", "-n2", "--sov-isolate", "sh", "-c", "grep -c NoNewPrivs:.1 /proc/self/status; true")
+    eventually(lambda: sorted(run.command(*look, check=False).stdout.split()) == ["0", "1"], "n002 to lack the plugin")
+    doctor = ("env", f"HOME={home}", sys.executable, "-P", "-m", "sovctl", "doctor", "isolation", "--json")
+    found = json.loads(run.command(*doctor, "--nodelist=n[001-002]", check=False).stdout)
+    assert [one["node"] for one in found["nodes"]] == ["n001", "n002"]
+    runtimes = {one["name"]: (one["works"], one["nodes"]) for one in found["runtimes"]}
+    if shutil.which("bwrap"):
+        assert (found["passed"], runtimes["bubblewrap"]) == (True, (True, [])), json.dumps(found)
+    if shutil.which("mksquashfs"):
+        assert runtimes["spank"] == (False, ["n002"])
+    script = work_dir / "s.sh"
+    script.write_text("#!/bin/sh\nsrun echo ran\n")
+    words = ("submit", "--parsable", f"--chdir={work_dir}", "--runtime=spank", "--isolate")
+
+    def ended(name: str, *where: str) -> str:
+        out = work_dir / name
+        run.job_id = run.sovctl(*words, *where, f"--output={out}", str(script)).stdout.strip()
+        jobs = ("squeue", "-h", "-j", run.job_id)
+        eventually(lambda: not run.command(*jobs, check=False).stdout.strip(), f"{name} to end", 60.0)
+        return out.read_text()
+
+    told = ended("both", "-N2")
+    assert "the plugin of the runtime spank is missing on n002: Slurm would run the steps there outside" in told
+    assert "ran" not in told.splitlines()
+    assert "ran" in ended("one", "-wn001").splitlines()
+    assert in_service(half_lab)

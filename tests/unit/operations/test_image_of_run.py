@@ -25,6 +25,8 @@ class Places:
         self.front = front
         self.offers = offers
         self.owners: str | None = None
+        self.outside: tuple[str, ...] = ()
+        self.asked: list[str] = []
         self.programs: dict[str, str] = {}
         self.configs: list[Mapping[str, Any]] = []
 
@@ -42,16 +44,17 @@ class Places:
     def check_owner(self, path: str) -> None:
         check_owner(self.owners, 7, path)
 
+    def nodes_outside(self, runtime: str) -> tuple[str, ...]:
+        self.asked.append(runtime)
+        return self.outside
+
     def of(self, inside: Inside) -> RunImage:
         def fetch(_inside: Inside, _run_dir: str) -> tuple[str, str]:
             return "/cache/i.sqsh", "sha256:1"
 
-        return RunImage(
-            inside,
-            "/runs/1",
-            ME,
-            ImagePlaces(fetch, self.put_before, self, lambda _option: self.offers, self.check_owner, (7, 8)),
-        )
+        offers = lambda _option: self.offers  # noqa: E731
+        outside = (self.check_owner, self.nodes_outside)
+        return RunImage(inside, "/runs/1", ME, ImagePlaces(fetch, self.put_before, self, offers, *outside, (7, 8)))
 
 
 def test_steps_of_the_built_in_runtime_go_through_our_srun() -> None:
@@ -97,6 +100,34 @@ def test_plugins_are_told_by_variables_and_must_be_there() -> None:
     assert env["PYXIS_CONTAINER_MOUNTS"] == "/runs/1:/runs/1"
     with pytest.raises(SovctlError, match="srun knows no --container-image here"):
         Places(offers=False).of(Inside("x", runtime="pyxis")).prepare()
+
+
+@pytest.mark.parametrize(
+    ("inside", "missing"),
+    [
+        (Inside("x", runtime="spank"), "the plugin of the runtime spank"),
+        (Inside(runtime="spank"), "the plugin of the runtime spank"),
+        (Inside("x", runtime="pyxis"), "the plugin of the runtime pyxis"),
+        (Inside("x", runtime="slurm"), "oci.conf"),
+    ],
+)
+def test_nodes_that_would_run_the_steps_outside_are_named_before_the_script_starts(
+    inside: Inside, missing: str
+) -> None:
+    places = Places()
+    places.outside = ("n002", "n007")
+    with pytest.raises(SovctlError, match=f"{missing} is missing on n002, n007: Slurm would run") as raised:
+        places.of(inside).prepare()
+    assert "--exclude=n002,n007" in raised.value.hint
+    places.outside = ()
+    places.of(inside).prepare()
+
+
+def test_our_own_runtimes_say_by_themselves_what_a_node_lacks() -> None:
+    places = Places()
+    for runtime in ("bubblewrap", "apptainer", "podman"):
+        places.of(Inside("x", runtime=runtime)).prepare()
+    assert places.asked == []
 
 
 def test_slurms_own_containers_get_a_bundle() -> None:
