@@ -53,7 +53,9 @@ def site(tmp_path: Path) -> dict[str, str]:
     step = tmp_path / "checkpoints/step-20"
     step.mkdir(parents=True)
     (step / f"{LONG}.distcp").write_text("x")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SOVCTL_", "XDG_"))}
+    # Without PYTHONUNBUFFERED, as a person has it: a small output is then written at the very end.
+    foreign = ("SLURM_", "SOVCTL_", "XDG_", "PYTHONUNBUFFERED")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**env, "HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "PYTHONPATH": str(Path.cwd())}
 
 
@@ -181,6 +183,7 @@ PIPED = [
     ("config", "show"),
     ("health", "probes"),
     ("--help",),
+    ("--version",),
     ("run", "--help"),
     ("health", "check", "--help"),
     ("run", "events", "2"),
@@ -197,6 +200,21 @@ def test_a_reader_that_leaves_is_no_error(site: dict[str, str], words: tuple[str
     done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, env=site, cwd=site["HOME"], timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("words", PIPED, ids=" ".join)
+def test_an_output_that_cannot_be_written_is_said(site: dict[str, str], words: tuple[str, ...]) -> None:
+    Path(site["HOME"], "dmesg").write_text(f"[1.0] {XID}\n" * 1000)
+    argv = [sys.executable, "-m", "sovctl", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            argv, stdout=full, stderr=subprocess.PIPE, text=True, env=site, cwd=site["HOME"], timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "sovctl: cannot write the output: No space left on device",
+        "        Make room where the output goes, or send it elsewhere: df -h .",
+    ]
 
 
 WRONG = [
