@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report import Figure, figure, publish
+from report import Figure, as_people_have_it, figure, publish
 
 from sovctl.adapters.command import CommandRunner
 
@@ -36,6 +36,7 @@ _sovctl
 
 def main() -> None:
     """Measure and print."""
+    as_people_have_it()
     publish("listings", figures(), {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)})
 
 
@@ -49,6 +50,9 @@ def figures() -> list[Figure]:
             "bare Python": [sys.executable, "-c", ""],
             "sovctl --help": [sovctl, "--help"],
             f"sovctl run ls --all, {RUNS} runs": [sovctl, "run", "ls", "--all"],
+            f"sovctl run ls --all, {RUNS} runs, nothing kept": [
+                *("env", "XDG_CACHE_HOME=/proc/none", sovctl, "run", "ls", "--all")
+            ],
             f"sovctl run ls, {RUNS} runs": [sovctl, "run", "ls"],
             f"sovctl node ls, {NODES} recorded nodes": [sovctl, "node", "ls"],
             f"sovctl node ls --all, {NODES} recorded nodes": [sovctl, "node", "ls", "--all"],
@@ -68,6 +72,7 @@ def figures() -> list[Figure]:
 
 def _figures(taken: dict[str, list[float]]) -> list[Figure]:
     targets = {"sovctl --help": 120.0, f"sovctl run ls, {RUNS} runs": 250.0, f"sovctl run ls --all, {RUNS} runs": 250.0,
+               f"sovctl run ls --all, {RUNS} runs, nothing kept": 250.0,
                f"sovctl node ls, {NODES} recorded nodes": 400.0}  # fmt: skip
     python, bash = taken["bare Python"], taken["bare bash"]
     figures = []

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         HostWatch,
         Journal,
         Ledgers,
+        MadeOfFiles,
         NodeRecords,
         Preemption,
         RemoteShell,
@@ -137,11 +138,28 @@ def run_records() -> RunRecords:
 def run_ports() -> RunPorts:
     """What a look at runs touches."""
     from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.run_index import RunIndexFiles, index_directory
     from sovctl.adapters.run_records import RunRecordFiles
     from sovctl.operations.runs import RunPorts
 
-    slurm_commands = slurm()
-    return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock(), slurm_commands)
+    slurm_commands, kept = slurm(), _made_of_files()
+    return RunPorts(
+        RunIndexFiles(index_directory(os.environ), kept),
+        RunRecordFiles(),
+        slurm_commands,
+        slurm_commands,
+        SystemClock(),
+        slurm_commands,
+        kept,
+    )
+
+
+def _made_of_files() -> MadeOfFiles:
+    from sovctl import __version__
+    from sovctl.adapters.made_of_files import MadeOfFiles, cache_file
+    from sovctl.recovery.run_digest import DIGEST
+
+    return MadeOfFiles(cache_file(os.environ), f"sovctl {__version__}, digest {DIGEST}")
 
 
 def report_ports(config: Config) -> ReportPorts:

@@ -122,6 +122,12 @@ def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
     return len(starts), _attempt(starts[-1], own)
 
 
+def step_reached(attempt: Attempt) -> int | None:
+    """The furthest step this attempt is known to have reached."""
+    known = (attempt.stop.step if attempt.stop else None, attempt.saved_step, attempt.first_step, attempt.loaded_step)
+    return max((step for step in known if step is not None), default=None)
+
+
 def furthest_step(events: Iterable[Event]) -> int | None:
     """The furthest step at which an attempt was when it stopped."""
     known = (whole(event, "step") for event in events if event.get("kind") == "attempt_ended")
