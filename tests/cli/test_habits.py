@@ -247,6 +247,27 @@ def test_a_wrong_word_names_the_right_one_and_what_to_type(
     assert "--help" in err.splitlines()[1]
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "typed"),
+    [
+        (
+            ("site", "install", "--role", "nod"),
+            "there is no role 'nod'; did you mean node?",
+            "--role: node, controller",
+        ),
+        (("lab", "up", "--nodes", "many"), "--nodes must be a whole number", "sovctl lab up --help"),
+        (("spare", "set", "x"), "K must be a whole number", "sovctl spare set --help"),
+        (("report", "--since", "foo"), "--since foo: neither a length of time nor a day", "--since 30d"),
+    ],
+)
+def test_a_value_that_is_none_is_told_in_words(
+    words: tuple[str, ...], said: str, typed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == 2
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == f"sovctl: {said}" and typed in second
+
+
 def test_a_summary_that_lists_subcommands_lists_all_of_them() -> None:
     verbs = {command.path[0]: [one.path[-1] for one in command.commands] for command in command_tree().commands}
     listing = {name: group.help for name, group in main.GROUPS.items() if group.listed and verbs.get(name)}
