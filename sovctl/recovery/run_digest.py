@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovctl.recovery.attempts import Event, newest_attempt, step_reached, text
+from sovctl.recovery.attempts import Event, names, number, text, whole
 from sovctl.recovery.story import Story, story_of
 
 DIGEST = 1
@@ -30,14 +30,30 @@ class RunDigest:
 
 def digest_of(events: Sequence[Event]) -> RunDigest:
     """Made of the events of one run."""
-    count, last = newest_attempt(events)
+    starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
+    last = starts[-1] if starts else {}
     return RunDigest(
         story=story_of(events),
         short=short_of(events),
-        attempts=count,
-        nodes=last.nodes if last else (),
-        step=step_reached(last) if last else None,
+        attempts=len(starts),
+        nodes=names(last, "nodes"),
+        step=_step_reached(events, number(last)) if starts else None,
     )
+
+
+def _step_reached(events: Sequence[Event], attempt: int | None) -> int | None:
+    """The furthest an attempt is known to have come; it is not taken apart for it, for a thousand runs are waited for."""
+    telling: dict[str, Event] = {}
+    for event in events:
+        kind = event.get("kind")
+        if kind not in _TELL_STEPS or event.get("attempt") != attempt or number(event) is None:
+            continue
+        if kind == "checkpoint_saved" or kind not in telling:
+            telling[kind] = event
+    return max((step for event in telling.values() if (step := whole(event, "step")) is not None), default=None)
+
+
+_TELL_STEPS = frozenset({"checkpoint_loaded", "first_step", "checkpoint_saved", "attempt_ended"})
 
 
 def short_of(events: Sequence[Event]) -> str:

@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.job import JobView
-from sovctl.recovery.attempts import newest_attempt, step_reached
+from sovctl.recovery.attempts import Attempt, attempts
 from sovctl.recovery.run_digest import RunDigest, digest_from_record, digest_of, digest_record
 from sovctl.recovery.run_state import run_state, told_state
 
-KINDS = ("attempt_started", "attempt_ended", "first_step", "checkpoint_saved", "held", "requeued", "run_ended")
+KINDS = ("attempt_started", "attempt_ended", "first_step", "checkpoint_loaded", "checkpoint_saved", "held", "requeued",
+         "run_ended")  # fmt: skip
 EVENTS = st.lists(
     st.fixed_dictionaries(
-        {"kind": st.sampled_from(KINDS), "attempt": st.sampled_from((0, 1, None, "1"))},
+        {"kind": st.sampled_from(KINDS), "attempt": st.sampled_from((0, 1, True, 1.0, None, "1"))},
         optional={
-            "step": st.integers(0, 99),
+            "step": st.sampled_from((0, 7, 20, 99, True, "3", None)),
             "nodes": st.lists(st.text(max_size=3), max_size=2),
             "short": st.sampled_from(("", "nodes", 7)),
             "outcome": st.sampled_from(("finished", "cancelled", 1)),
@@ -39,13 +40,18 @@ JOBS = st.none() | st.builds(
 )
 
 
+def _step_of(attempt: Attempt) -> int | None:
+    known = (attempt.stop and attempt.stop.step, attempt.saved_step, attempt.first_step, attempt.loaded_step)
+    return max((step for step in known if step is not None), default=None)
+
+
 @given(EVENTS, JOBS)
 def test_the_digest_says_what_the_record_says(events: list[dict[str, Any]], job: JobView | None) -> None:
     digest = digest_of(events)
     assert told_state(digest.story, digest.short, job) == run_state(events, job)
-    count, last = newest_attempt(events)
-    assert (digest.attempts, digest.nodes) == (count, last.nodes if last else ())
-    assert digest.step == (step_reached(last) if last else None)
+    every = attempts(events)
+    assert (digest.attempts, digest.nodes) == (len(every), every[-1].nodes if every else ())
+    assert digest.step == (_step_of(every[-1]) if every else None)
 
 
 @given(EVENTS)
