@@ -42,7 +42,7 @@ def digest_of(events: Sequence[Event]) -> RunDigest:
 
 
 def _step_reached(events: Sequence[Event], attempt: int | None) -> int | None:
-    """The furthest an attempt is known to have come; it is not taken apart for it, for a thousand runs are waited for."""
+    """The furthest an attempt is known to have come; it is not taken apart: a thousand runs are waited for."""
     telling: dict[str, Event] = {}
     for event in events:
         kind = event.get("kind")
