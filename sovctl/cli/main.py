@@ -67,6 +67,7 @@ GROUPS = {
 
 def main() -> None:
     """Entry point of the console script; never returns, never shows a traceback for an expected error."""
+    _ready_streams()
     argv = sys.argv[1:]
     status = run(argv)
     if argv[:1] == ["supervise"] or _quick(argv):
@@ -78,6 +79,21 @@ def main() -> None:
                 stream.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _ready_streams() -> None:
+    """Whoever calls may have closed a standard stream, whose number no other file must get then; and not every terminal
+    has the characters of every name."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (_STDERR, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+_STDERR = 2
 
 
 def run(argv: Sequence[str]) -> int:

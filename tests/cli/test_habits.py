@@ -202,6 +202,29 @@ def test_a_reader_that_leaves_is_no_error(site: dict[str, str], words: tuple[str
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_name_that_the_terminal_has_no_characters_for_is_spelt_out(site: dict[str, str], encoding: str) -> None:
+    record = Path(site["HOME"], ".sovctl/runs/lab-2-1795385602/run.json")
+    record.write_text(
+        json.dumps({"job_id": "2", "submitted": 1795385602, "name": "日本", "run_id": "lab-2-1795385602"})
+    )
+    for words in (("run", "ls", "--all"), ("run", "show", "2")):
+        done = _sovctl(site, *words, PYTHONIOENCODING=encoding)
+        assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+        assert "\\u65e5\\u672c" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_no_error(site: dict[str, str], closed: str) -> None:
+    Path(site["HOME"], "bin/squeue").write_text("#!/bin/sh\n: >&1 && : >&2 && : <&0\n")
+    line = f"exec {sys.executable} -m sovctl run ls --all {closed}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], capture_output=True, text=True, env=site, cwd=site["HOME"], timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("lab-2" in done.stdout or LONG in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
 @pytest.mark.parametrize("words", PIPED, ids=" ".join)
 def test_an_output_that_cannot_be_written_is_said(site: dict[str, str], words: tuple[str, ...]) -> None:
     Path(site["HOME"], "dmesg").write_text(f"[1.0] {XID}\n" * 1000)
