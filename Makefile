@@ -34,9 +34,15 @@ SLURM_TESTS := tests/cli/test_doctor_isolation.py tests/contract/test_slurm.py t
 	tests/contract/test_kept_alive.py tests/contract/test_isolated_steps.py tests/slurm tests/plugins
 QUICK_TESTS := tests/slurm/test_stories.py tests/contract/test_slurm.py tests/slurm/test_job_kinds.py tests/slurm/test_expedite.py
 
-# All of them, also after one that failed: what a newer one says is no less worth knowing.
-on_every_release = failed=; \
-	for release in $(RELEASES); do sh scripts/slurm_release.sh $$release $(1) $(PYTEST_ARGS) || failed="$$failed $$release"; done; \
+# All of them, also after one that failed: what a newer one says is no less worth knowing. Status 69: its root directory cannot be
+# made, because the archive is away or has moved on, which is no fault of the code; that release is then not tested, and named.
+on_every_release = failed= away=; \
+	for release in $(RELEASES); do \
+		status=0; began=$$(date +%s); sh scripts/slurm_release.sh $$release $(1) $(PYTEST_ARGS) || status=$$?; \
+		case $$status in 0) ;; 69) away="$$away $$release" ;; *) failed="$$failed $$release" ;; esac; \
+		[ $$status -eq 69 ] || echo "sovctl: the tests on $$release took $$(($$(date +%s) - began)) s" >&2; \
+	done; \
+	[ -z "$$away" ] || echo "sovctl: not tested, for want of a root directory:$$away" >&2; \
 	[ -z "$$failed" ] || { echo "sovctl: tests failed on$$failed" >&2; exit 1; }
 
 test-slurm-versions:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from listings import figures as listings
-from report import figure, publish
+from report import as_people_have_it, figure, publish
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster
@@ -38,6 +38,7 @@ def timed(command: Callable[[], object], runs: int = RUNS) -> list[float]:
 
 def main() -> None:
     """Measure and print."""
+    as_people_have_it()
     sovctl = str(Path(sys.executable).with_name("sovctl"))
     with tempfile.TemporaryDirectory(prefix="sovbench-", dir="/var/tmp") as name:
         Path(name).chmod(0o755)

@@ -302,6 +302,7 @@ complete -c sovctl -n '__sovctl_at sovctl ckpt advise' -l json -d 'One JSON obje
 complete -c sovctl -n '__sovctl_at sovctl ckpt advise' -s h -l help -d 'Show the help of this command'
 complete -c sovctl -n '__sovctl_at sovctl doctor' -a isolation -d 'Run an isolated step, measure from inside it, and print pass or fail of each property; status 1 on any fail.'
 complete -c sovctl -n '__sovctl_at sovctl doctor' -l nodes -d 'Ask every node too, over SSH'
+complete -c sovctl -n '__sovctl_at sovctl doctor' -l steps -d 'Run an isolated step on every idle node too: does the plugin isolate?'
 complete -c sovctl -n '__sovctl_at sovctl doctor' -l dir -r -f -a '(__fish_complete_directories)' -d 'A shared directory to try; may be repeated'
 complete -c sovctl -n '__sovctl_at sovctl doctor' -l json -d 'One JSON object on stdout'
 complete -c sovctl -n '__sovctl_at sovctl doctor' -s h -l help -d 'Show the help of this command'

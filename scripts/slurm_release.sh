@@ -2,6 +2,7 @@
 # Runs tests on the Slurm of another Debian release, in a root directory of that release (its own Python, slurmd, munge, MariaDB).
 # usage: slurm_release.sh SUITE [PYTEST ARGUMENTS]...    SUITE: trixie (Slurm 24.11), sid (26.05), or any other
 # Root directories are made once, as root with mmdebstrap, and kept in $SOVCTL_SLURM_ROOTS (/var/cache/sovctl/slurm).
+# Status 69: there is no root directory and none can be made here and now, as one line says; nothing was tested.
 # `slurm_release.sh SUITE --make` makes the root only; `--shell` opens a shell there; `--record` renews tests/data/slurm/RELEASE.
 set -eu
 
@@ -10,10 +11,18 @@ shift
 here=$(cd "$(dirname "$0")/.." && pwd)
 roots=${SOVCTL_SLURM_ROOTS:-/var/cache/sovctl/slurm}
 root=$roots/$suite
+fresh=$roots/.$suite.new
+log=$roots/$suite.log
 certificates=/etc/ssl/certs/ca-certificates.crt
 
 say() {
     printf 'sovctl: %s\n' "$*" >&2
+}
+
+# Nothing of ours is at fault: the archive is away or has moved, or nobody may make a root directory here.
+leave_out() {
+    say "$suite is left out: $*"
+    exit 69
 }
 
 packages() {
@@ -24,31 +33,30 @@ packages() {
 
 # A run of mmdebstrap that was killed leaves /proc, /sys and /dev of this machine mounted there; nothing may be removed then.
 refuse_mounts() {
-    real=$(readlink -m "$root")
+    real=$(readlink -m "$1")
     while read -r _ place _; do
         case $place in
-            "$real" | "$real"/*)
-                say "$place is still mounted; look at it, then type: umount -R $real"
-                exit 1
-                ;;
+            "$real" | "$real"/*) leave_out "$place is still mounted; look at it, then type: umount -R $real" ;;
         esac
     done </proc/self/mounts
 }
 
+# Beside the one that is there, which stays until the new one is whole.
 make_root() {
     [ "$(cat "$root/.complete" 2>/dev/null)" != "$(packages)" ] || return 0
-    [ "$(id -u)" -eq 0 ] || {
-        say "making $root needs root; run this as root once"
-        exit 1
-    }
-    sh "$here/scripts/packages.sh" mmdebstrap
+    sh "$here/scripts/packages.sh" mmdebstrap >"$log" 2>&1 || leave_out "mmdebstrap cannot be installed; see $log"
     say "making a Debian $suite in $root (about a minute)"
-    refuse_mounts
-    rm -rf --one-file-system "$root"
-    mkdir -p "$roots"
+    for place in "$root" "$fresh"; do
+        refuse_mounts "$place"
+    done
+    rm -rf --one-file-system "$fresh"
     # The release file of sid may be older than apt likes; for a root of tests that does not matter.
-    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$(packages)" "$suite" "$root" >&2
-    packages >"$root/.complete"
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::http::Timeout "60"' \
+        --include="$(packages)" "$suite" "$fresh" >>"$log" 2>&1 </dev/null ||
+        leave_out "no root directory of Debian $suite could be made: $(tail -n 1 "$log"); see $log"
+    packages >"$fresh/.complete"
+    rm -rf --one-file-system "$root"
+    mv "$fresh" "$root"
 }
 
 # Everything git would carry into a fresh clone, as it is now.
@@ -90,7 +98,8 @@ install_python() {
     inside sh -ec '
         cd /srv/sovctl
         python3 -m venv --clear /opt/sovctl
-        /opt/sovctl/bin/pip install --quiet --disable-pip-version-check -e ".[dev]" numpy'
+        /opt/sovctl/bin/pip install --quiet --disable-pip-version-check -e ".[dev]" numpy' >"$log" 2>&1 ||
+        leave_out "its Python packages could not be installed: $(tail -n 1 "$log"); see $log"
     printf '%s' "$wanted" >"$root/opt/sovctl/wanted"
 }
 
@@ -103,7 +112,8 @@ record() {
     cp -R "$root/srv/sovctl/tests/data/slurm" "$here/tests/data/"
 }
 
-mkdir -p "$roots"
+[ "$(id -u)" -eq 0 ] || leave_out "only root can make and enter $root"
+mkdir -p "$roots" 2>/dev/null || leave_out "$roots cannot be made"
 exec 9>"$roots/$suite.lock"
 flock -n 9 || {
     say "somebody else uses $root; waiting"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -509,6 +508,8 @@ def _there(path: Path) -> bool:
 
 
 def _merge_file(config: Config, path: Path, log: _Log) -> Config:
+    import tomllib  # where no file is there, a command need not wait for it
+
     try:
         text = path.read_text("utf-8")
         table = tomllib.loads(text)

@@ -843,6 +843,22 @@ class UserRecords(Protocol):
         ...
 
 
+class MadeOfFiles(Protocol):
+    """What a list made of files when it read them last, kept as long as each is the same. It may forget at any time."""
+
+    def recall(self, path: str) -> Any:
+        """What was made of this file as it is now; None: nothing."""
+        ...
+
+    def keep(self, path: str, made: Any) -> None:
+        """Remember it, of the file as it was when it was recalled; JSON."""
+        ...
+
+    def save(self) -> None:
+        """Put it down for the next time."""
+        ...
+
+
 class RunIndex(Protocol):
     """The user's own list of submitted runs, newest first."""
 

@@ -57,11 +57,23 @@ local function refusal(options)
   return rule and policy.words(rule, why)
 end
 
+-- `sovctl doctor` asks; slurmctld is to hear it too, so it is let pass here.
+local function answered(options)
+  if rules_file and options.comment == policy.QUESTION then
+    slurm.log_info("%s", policy.presence("cli_filter.lua", rules_file.current()))
+    return true
+  end
+end
+
 function slurm_cli_setup_defaults(options, early)
   return slurm.SUCCESS
 end
 
 function slurm_cli_pre_submit(options, offset)
+  local asked, is_question = pcall(answered, options)
+  if asked and is_question then
+    return slurm.SUCCESS
+  end
   local ran, why
   if rules_file then
     ran, why = pcall(refusal, options)

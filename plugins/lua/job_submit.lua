@@ -121,7 +121,15 @@ local function refusal(job, partitions)
   end
 end
 
+-- `sovctl doctor` asks with a job that is only tested; the rules hold for one with this comment as for any other.
+local function answer(job)
+  if job.comment == policy.QUESTION then
+    slurm.log_user("%s", policy.presence("job_submit.lua", rules_file.current()))
+  end
+end
+
 function slurm_job_submit(job, partitions, submit_uid)
+  pcall(answer, job)
   local ran, why = pcall(refusal, job, partitions)
   if not ran then
     slurm.log_error("%s", "sovctl: cannot judge a job: " .. tostring(why))

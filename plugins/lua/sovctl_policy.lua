@@ -4,6 +4,9 @@
 
 local policy = {}
 
+-- The comment of the job with which `sovctl doctor` asks who is there; sovctl/site/judge_policy.py.
+policy.QUESTION = "sovctl:who-is-there"
+
 local MAX_BYTES = 64 * 1024
 local MAX_RULES = 256
 local MAX_WORDS = 64 -- of a line, and of a list with commas
@@ -251,6 +254,12 @@ function policy.list(text)
     values[#values + 1] = value
   end
   return values
+end
+
+-- What a script answers to the question; sovctl/site/judge_policy.py reads it.
+function policy.presence(script, verdict)
+  local rules = verdict.broken and "its policy file is broken" or #verdict.rules .. " rules in force"
+  return "sovctl: " .. script .. " is here: " .. rules
 end
 
 -- A file that is read again at each question and parsed when it changed. Keeps the last good rules while it is broken.

@@ -7,7 +7,6 @@ lives on (the user's script, a daemon of the lab).
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -153,7 +152,7 @@ def replace_process(argv: Sequence[str], env: Mapping[str, str]) -> None:
 
 def become(argv: Sequence[str], env: Mapping[str, str]) -> None:
     """As `replace_process`, with the program found on this process's PATH and not on that of `env`."""
-    program = shutil.which(argv[0])
+    program = _found(argv[0])
     if program is None:
         raise CommandMissing(argv[0])
     replace_process((program, *argv[1:]), env)
@@ -162,10 +161,16 @@ def become(argv: Sequence[str], env: Mapping[str, str]) -> None:
 def become_behind(front: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
     """As `become`, with the program found in any directory of the PATH but `front`."""
     places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if place != front]
-    program = shutil.which(argv[0], path=os.pathsep.join(places))
+    program = _found(argv[0], os.pathsep.join(places))
     if program is None:
         raise CommandMissing(argv[0])
     replace_process((program, *argv[1:]), env)
+
+
+def _found(program: str, path: str | None = None) -> str | None:
+    from shutil import which  # takes as long to import as a short answer of Slurm
+
+    return which(program, path=path)
 
 
 def _ignore_sigterm() -> None:

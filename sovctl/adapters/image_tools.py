@@ -213,10 +213,15 @@ def _explained(reference: ImageReference, said: str) -> SovctlError:
         )
     if _UNREACHABLE.search(said):
         return TryLaterError(
-            f"the registry {reference.registry} does not answer: {last[-160:]}",
+            f"the registry {reference.registry} does not answer: {_tail(last)}",
             hint="Try again later, or use an image that is in the cache: sovctl image ls",
         )
     return SovctlError(f"image {name}: {last}", hint=f"See what skopeo says: skopeo inspect {_address(reference)}")
+
+
+def _tail(said: str, most: int = 160) -> str:
+    """Its end, from the start of a word on: the cause stands there."""
+    return said if len(said) <= most else said[-most:].partition(" ")[2]
 
 
 def _address(reference: ImageReference) -> str:

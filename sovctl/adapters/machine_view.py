@@ -118,6 +118,32 @@ def slurmd_maps(node: str, conf: str = "", proc: Path = Path("/proc")) -> tuple[
     return True, bool(lines), any(line.endswith("(deleted)") for line in lines)
 
 
+def steps_with(plugin: str, proc: Path = Path("/proc")) -> tuple[int, int] | None:
+    """Of how many running steps slurmstepd has our plugin in memory, and how many run; None: root's to see, or whose
+    they are cannot be told, because several slurmds run here."""
+    names = {pid: _comm(pid) for pid in proc.glob("[0-9]*")}
+    if sum(name == "slurmd" for name in names.values()) != 1:
+        return None
+    having, seen = 0, 0
+    for pid in (pid for pid, name in names.items() if name == "slurmstepd"):
+        try:
+            maps = (pid / "maps").read_text("utf-8", "replace")
+        except FileNotFoundError:
+            continue  # it has ended
+        except OSError:
+            return None
+        if maps:
+            having, seen = having + (plugin in maps), seen + 1
+    return having, seen
+
+
+def _comm(pid: Path) -> str:
+    try:
+        return (pid / "comm").read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
 def _is_slurmd(pid: Path, node: str, conf: str) -> bool:
     try:
         words = (pid / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")

@@ -195,7 +195,7 @@ class FileTail:
             return None
 
 
-def read_bounded(path: Path, longest: int) -> bytes | None:
+def read_bounded(path: Path | str, longest: int) -> bytes | None:
     """A small regular file, no symlink followed; None when absent, larger than `longest` bytes or not regular."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.adapters.run_files import read_bounded
 from sovctl.model.submitted import SubmittedRun
+
+if TYPE_CHECKING:
+    from sovctl.ports import MadeOfFiles
 
 SCHEMA = "sovctl.submitted/1"
 _LIMIT = 64 << 10
@@ -27,8 +30,10 @@ def index_directory(environ: Mapping[str, str]) -> Path:
 class RunIndexFiles:
     """Implements ports.RunIndex. What cannot be read as an entry is passed over: the list is a convenience."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kept: MadeOfFiles | None = None) -> None:
+        """`kept`: what was read of entries before; whoever lists saves it."""
         self._directory = directory
+        self._kept = kept
 
     def save(self, run: SubmittedRun) -> None:
         """Write the entry; a reader sees all of it or nothing. Raises OSError."""
@@ -49,19 +54,30 @@ class RunIndexFiles:
     def list(self) -> tuple[SubmittedRun, ...]:
         """All runs, newest first."""
         try:
-            paths = [path for path in self._directory.iterdir() if path.name.endswith(".json")]
+            names = os.listdir(self._directory)
         except OSError:
             return ()
-        found = (_read(path) for path in paths if not path.name.startswith("."))
+        found = (
+            self._entry(f"{self._directory}/{name}") for name in names if name.endswith(".json") and name[0] != "."
+        )
         return tuple(sorted((run for run in found if run), key=lambda run: (run.submitted, run.job_id), reverse=True))
 
+    def _entry(self, path: str) -> SubmittedRun | None:
+        entry = self._kept.recall(path) if self._kept else None
+        if isinstance(entry, dict):
+            return _entry(entry)
+        entry = _read(path)
+        if self._kept and entry:
+            self._kept.keep(path, entry)
+        return _entry(entry)
 
-def _read(path: Path) -> SubmittedRun | None:
+
+def _read(path: str) -> dict[str, Any]:
     try:
         entry = json.loads(read_bounded(path, _LIMIT) or b"")
     except (ValueError, RecursionError):
-        return None
-    return _entry(entry) if isinstance(entry, dict) and entry.get("schema") == SCHEMA else None
+        return {}
+    return entry if isinstance(entry, dict) and entry.get("schema") == SCHEMA else {}
 
 
 def _entry(entry: Mapping[str, Any]) -> SubmittedRun | None:

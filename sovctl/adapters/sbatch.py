@@ -18,8 +18,8 @@ for an sbatch that hangs."""
 class Sbatch:
     """Implements ports.Submitter."""
 
-    def __init__(self, runner: CommandRunner, *, bin_dir: str = "") -> None:
-        self._runner = runner
+    def __init__(self, runner: CommandRunner, *, bin_dir: str = "", give_up_s: float = _GIVE_UP_S) -> None:
+        self._runner, self._give_up_s = runner, give_up_s
         self._program = os.path.join(bin_dir, "sbatch")  # noqa: PTH118 - without bin_dir it must stay a bare name
 
     def sbatch(
@@ -37,7 +37,7 @@ class Sbatch:
         return self._run([self._program, *options])
 
     def _run(self, argv: Sequence[str]) -> SubmitOutcome:
-        done = self._runner.run(argv, timeout_s=_GIVE_UP_S, check=False)
+        done = self._runner.run(argv, timeout_s=self._give_up_s, check=False)
         return SubmitOutcome(done.status, done.stdout, done.stderr)
 
     def _wait(self, argv: Sequence[str]) -> SubmitOutcome:

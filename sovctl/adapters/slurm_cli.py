@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sovctl.adapters import slurm_parse as parse
 from sovctl.adapters.command import CommandRunner, Completed
@@ -17,11 +18,13 @@ from sovctl.errors import (
     SlurmUnreachable,
     SovctlError,
 )
-from sovctl.model.job import FIRST_PRIORITY, JobSize, JobView
-from sovctl.model.node import NodeView
-from sovctl.model.pool import Partition, PoolJob
-from sovctl.model.site import Preemptable
 from sovctl.model.step_id import LOOK_STEP
+
+if TYPE_CHECKING:  # what a list does not need is not imported for it
+    from sovctl.model.job import JobSize, JobView
+    from sovctl.model.node import NodeView
+    from sovctl.model.pool import Partition, PoolJob
+    from sovctl.model.site import Preemptable
 
 _UNREACHABLE = (
     "Unable to contact slurm controller",
@@ -72,7 +75,7 @@ class SlurmCli:
     def nodes(self, names: Sequence[str] = ()) -> tuple[NodeView, ...]:
         """The named nodes, or all."""
         done = self._slurm("scontrol", "-o", "show", "node", *([parse.fold(names)] if names else []))
-        return tuple(parse.parse_node(record) for record in parse.parse_records(done.stdout) if "NodeName" in record)
+        return tuple(parse.parse_nodes(done.stdout))
 
     def jobs_on(self, nodes: Sequence[str]) -> tuple[JobView, ...]:
         """Active jobs that hold any of these nodes."""
@@ -184,6 +187,8 @@ class SlurmCli:
 
     def put_first(self, job_id: str) -> None:
         """The highest priority among pending jobs, until it is requeued; for root and operators."""
+        from sovctl.model.job import FIRST_PRIORITY
+
         self._slurm("scontrol", "update", f"JobId={job_id}", f"Priority={FIRST_PRIORITY}", about=job_id)
 
     def forbid_requeue(self, job_id: str) -> None:

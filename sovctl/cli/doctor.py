@@ -36,6 +36,9 @@ app = typer.Typer(
 def everything(
     ctx: typer.Context,
     nodes: Annotated[bool, typer.Option("--nodes", help="Ask every node too, over SSH.")] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Run an isolated step on every idle node too: does the plugin isolate?")
+    ] = False,
     directory: Annotated[
         list[Path] | None, typer.Option("--dir", metavar="DIR", help="A shared directory to try; may be repeated.")
     ] = None,
@@ -48,6 +51,8 @@ def everything(
     Shared directories are tried with scratch files that are gone afterwards: the cluster journal, and the current
     directory, where runs keep their record.
 
+    Whether slurmctld and sbatch run sovctl's Lua scripts is asked with a job that is only tested (`--test-only`).
+
     Each line is `pass`; `WARN`: it works, with something lost; `FAIL`: it does not work, or not safely; or `skip`: it
     does not apply here or could not be asked, and the line says why.
 
@@ -59,8 +64,8 @@ def everything(
     from sovctl.site.line import State
 
     pairs = dict(pair.partition("=")[::2] for pair in told or []) if node else None
-    ports, settings = wiring.doctor(directory or [], ask_nodes=nodes, told=pairs)
-    with progress("asking every node" if nodes else "looking at Slurm and at this machine"):
+    ports, settings = wiring.doctor(directory or [], ask_nodes=nodes, try_steps=steps, told=pairs)
+    with progress("asking every node" if nodes or steps else "looking at Slurm and at this machine"):
         found = diagnose(ports, settings)
     if as_json:
         print_json("sovctl.doctor/1", _record(found))

@@ -6,6 +6,7 @@ Start-up time is part of the product: `sovctl --help` imports no group, and node
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sovctl.cli.words import fitted, printable, say, say_next, terminal_width
+from sovctl.cli.words import fitted, flush_output, printable, say, say_next, terminal_width
 from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
 
 # The Debian package brings the libraries along that its release has too old; a training script never sees them.
@@ -66,31 +67,54 @@ GROUPS = {
 
 def main() -> None:
     """Entry point of the console script; never returns, never shows a traceback for an expected error."""
-    status = run(sys.argv[1:])
-    if sys.argv[1:2] == ["supervise"]:
-        # Slurm waits for this very end to count a requeued job out; Python takes 20 ms to tidy up, on a busy machine
-        # ten times that, and the job's begin time must still be ahead then (docs/decisions.md, 1).
-        for stream in (sys.stdout, sys.stderr):
+    _ready_streams()
+    argv = sys.argv[1:]
+    status = run(argv)
+    if argv[:1] == ["supervise"] or _quick(argv):
+        # Slurm waits for the very end of a supervisor to count a requeued job out; Python takes 20 ms to tidy up, on a
+        # busy machine ten times that, and the job's begin time must still be ahead then (docs/decisions.md, 1). Nor
+        # does a person wait until the thousands of records behind a listing are put away.
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             with suppress(OSError):
                 stream.flush()
         os._exit(status)
     sys.exit(status)
 
 
+def _ready_streams() -> None:
+    """Whoever calls may have closed a standard stream, whose number no other file must get then; and not every terminal
+    has the characters of every name."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (_STDERR, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+_STDERR = 2
+
+
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     try:
-        return _dispatch(list(argv))
+        return _written(list(argv))
     except SovctlError as error:
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
         # The reader (`| head`) went away; nothing is wrong, and Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nowhere()
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            _write_nowhere()
+            hint = "Make room where the output goes, or send it elsewhere: df -h ."
+            print_error(SovctlError(f"cannot write the output: {error.strerror}", hint=hint))
+            return EXIT_FAILED
         if os.environ.get("SOVCTL_DEBUG"):
             raise
         words = f"unexpected {type(error).__name__}: {error}"
@@ -98,8 +122,37 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_FAILED
 
 
+def _written(argv: list[str]) -> int:
+    """The status, once all of the output is written: what fails is said here, and not by Python at its end."""
+    try:
+        status = _dispatch(argv)
+    except SystemExit:  # argparse, behind a --help
+        flush_output()
+        raise
+    try:
+        flush_output()
+    except OSError:
+        if not status:
+            raise
+        _write_nowhere()  # the status says more, such as that a node is not fit
+    return status
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a write into a file says where a disk is full or broken."""
+
+
+def _write_nowhere() -> None:
+    """What is left in Python's buffer must not fail again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_error(error: SovctlError) -> None:
     """One sentence on what failed, then what to type next."""
+    try:
+        flush_output()
+    except OSError:
+        _write_nowhere()
     say(f"sovctl: {error.message}")
     say_next(error.hint)
 
@@ -119,11 +172,16 @@ def _dispatch(argv: list[str]) -> int:
         say_next("See what there is: sovctl --help")
         return EXIT_USAGE
     status = None
-    if group.quick and argv[1:2] == ["ls"]:
+    if _quick(argv):
         status = importlib.import_module(group.quick).run(argv[2:])
     if status is None:
         status = importlib.import_module(group.module).run(argv[1:])
     return int(status or 0)
+
+
+def _quick(argv: Sequence[str]) -> bool:
+    """Whether this is a listing that is waited for."""
+    return argv[1:2] == ["ls"] and argv[0] in GROUPS and bool(GROUPS[argv[0]].quick)
 
 
 def usage() -> str:

@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sovctl.cli import wiring
@@ -18,9 +18,8 @@ from sovctl.cli.words import age, clock_time, say
 from sovctl.errors import EXIT_DONE
 from sovctl.operations import runs
 from sovctl.operations.runs import KnownRun, ListedRun
-from sovctl.recovery.attempts import Attempt, newest_attempt
+from sovctl.recovery.run_digest import RunDigest
 from sovctl.recovery.run_state import RunState
-from sovctl.recovery.timeline import step_reached
 
 
 def run(argv: Sequence[str]) -> int | None:
@@ -35,12 +34,11 @@ def list_runs(words: ListingWords) -> int:
     ports, here = wiring.run_ports(), os.getcwd()  # noqa: PTH109 - text is wanted
     with progress("asking slurmctld and reading the records"):
         shown, older = (runs.list_runs(ports, here), 0) if words.everything else runs.recent_runs(ports, here)
-    rows = [_Row(item, *newest_attempt(item.run.events)) for item in shown]
     if words.as_json:
-        print_json("sovctl.runs/1", {"runs": [_record(row) for row in rows]})
+        print_json("sovctl.runs/1", {"runs": [_record(item) for item in shown]})
         return EXIT_DONE
-    print_listing(rows, _COLUMNS, "ijTMtsNr", words.format, header=not words.noheader)
-    if not rows:
+    print_listing(shown, _COLUMNS, "ijTMtsNr", words.format, header=not words.noheader)
+    if not shown:
         _say("There is no run of yours yet: start one with `sovctl submit SCRIPT`.")
     if older:
         _say(f"{older} older ones: sovctl run ls --all")
@@ -63,50 +61,40 @@ def _say(line: str) -> None:
     say(line)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    item: ListedRun
-    tries: int
-    last: Attempt | None
+def _step(digest: RunDigest) -> str:
+    return "-" if digest.step is None else str(digest.step)
 
-    @property
-    def step(self) -> str:
-        step = step_reached(self.last) if self.last else None
-        return "-" if step is None else str(step)
 
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Where it runs or ran last; none of a run that is over."""
-        return self.last.nodes if self.last and not self.item.state.over else ()
+def _nodes(item: ListedRun) -> tuple[str, ...]:
+    """Where it runs or ran last; none of a run that is over."""
+    return () if item.state.over else item.digest.nodes
 
-    @property
-    def age(self) -> str:
-        submitted = self.item.run.submitted
-        return age(time.time() - submitted) if submitted else "-"
 
-    @property
-    def detail(self) -> str:
-        return self.item.state.detail or (self.item.state.problem if self.item.run.remote else "")
+def _age(run_: KnownRun) -> str:
+    return age(time.time() - run_.submitted) if run_.submitted else "-"
+
+
+def _detail(item: ListedRun) -> str:
+    return item.state.detail or (item.state.problem if item.run.remote else "")
 
 
 _COLUMNS = (
-    Column("i", "job", "JOB", lambda row: row.item.run.job_id),
-    Column("j", "name", "NAME", lambda row: row.item.run.name or "-"),
-    Column("T", "state", "STATE", lambda row: row.item.state.word),
-    Column("M", "age", "AGE", lambda row: row.age),
-    Column("V", "submitted", "SUBMITTED", lambda row: clock_time(row.item.run.submitted or None)),
-    Column("t", "attempts", "TRIES", lambda row: str(row.tries)),
-    Column("s", "step", "STEP", lambda row: row.step),
-    Column("D", "count", "COUNT", lambda row: str(len(row.nodes))),
-    Column("N", "nodes", "NODES", lambda row: wiring.fold_hostlist(row.nodes) or "-", folded=True),
-    Column("r", "detail", "DETAIL", lambda row: row.detail, folded=True),
-    Column("I", "run_id", "RUN ID", lambda row: row.item.run.run_id or "-"),
-    Column("Z", "directory", "DIRECTORY", lambda row: row.item.run.run_dir or "-", folded=True),
+    Column("i", "job", "JOB", lambda item: item.run.job_id),
+    Column("j", "name", "NAME", lambda item: item.run.name or "-"),
+    Column("T", "state", "STATE", lambda item: item.state.word),
+    Column("M", "age", "AGE", lambda item: _age(item.run)),
+    Column("V", "submitted", "SUBMITTED", lambda item: clock_time(item.run.submitted or None)),
+    Column("t", "attempts", "TRIES", lambda item: str(item.digest.attempts)),
+    Column("s", "step", "STEP", lambda item: _step(item.digest)),
+    Column("D", "count", "COUNT", lambda item: str(len(_nodes(item)))),
+    Column("N", "nodes", "NODES", lambda item: wiring.fold_hostlist(_nodes(item)) or "-", folded=True),
+    Column("r", "detail", "DETAIL", _detail, folded=True),
+    Column("I", "run_id", "RUN ID", lambda item: item.run.run_id or "-"),
+    Column("Z", "directory", "DIRECTORY", lambda item: item.run.run_dir or "-", folded=True),
 )
 
 
-def _record(row: _Row) -> dict[str, Any]:
-    item, last = row.item, row.last
+def _record(item: ListedRun) -> dict[str, Any]:
     run_ = item.run
     return {
         **names_of(run_),
@@ -114,7 +102,7 @@ def _record(row: _Row) -> dict[str, Any]:
         "run_dir": run_.run_dir or None,
         "submitted": run_.submitted or None,
         "state": asdict(item.state),
-        "attempts": row.tries,
-        "nodes": list(last.nodes) if last else [],
-        "step": step_reached(last) if last else None,
+        "attempts": item.digest.attempts,
+        "nodes": list(item.digest.nodes),
+        "step": item.digest.step,
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sovctl.cli import wiring
+from sovctl.cli.arguments import nearest
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
@@ -149,10 +150,11 @@ def lines(prefix: _Prefix = "/usr/local", conf_dir: _ConfDir = "", as_json: _Jso
 def _roles(names: Sequence[str]) -> frozenset[Role]:
     from sovctl.site.catalogue import Role
 
-    try:
-        return frozenset(Role(name) for name in names)
-    except ValueError as error:
-        raise UsageError(f"{error}", hint=f"Name one with --role; there are {', '.join(Role)}.") from None
+    for name in names:
+        if name not in [*Role]:
+            known = nearest(name, [*Role])
+            raise UsageError(f"there is no role {name!r}{known}", hint=f"Name one with --role: {', '.join(Role)}")
+    return frozenset(Role(name) for name in names)
 
 
 def _show_steps(steps: Sequence[Step], *, dry_run: bool) -> None:

@@ -18,7 +18,7 @@ from sovctl.errors import UsageError
 _GAP = 2
 _LEAST = 8
 """A column is not folded to less than so many characters."""
-_WORD = re.compile(r"[^\s,]*,|[^\s,]+|\s+")
+_WORD = r"[^\s,]*,|[^\s,]+|\s+"
 
 
 @dataclass(slots=True)
@@ -65,22 +65,44 @@ def add_row(table: Table, cells: Iterable[str]) -> None:
 
 def print_table(table: Table, *, header: bool = True) -> None:
     """Print it as wide as the terminal; in a pipe one line a row."""
-    for number, line in enumerate(render(table, output_width(), header=header)):
-        print(_bold(line) if header and number == 0 else line)
+    lines = render(table, output_width(), header=header)
+    if header and lines:
+        lines[0] = _bold(lines[0])
+    if lines:
+        print("\n".join(lines))
 
 
 def render(table: Table, width: int | None, *, header: bool = True) -> list[str]:
     """Lines of at most `width` columns of a terminal; `None`: one line a row, however long."""
     rows = [table.columns, *table.rows] if header else table.rows
-    natural = [max((shown_width(row[at]) for row in rows), default=0) for at in range(len(table.columns))]
+    cells = [[row[at] for row in rows] for at in range(len(table.columns))]
+    natural = [_widest(column) for column in cells]
     sizes = natural if width is None else _fitted(natural, table, width)
-    lines: list[str] = []
-    for row in rows:
-        cells = [_wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        for at in range(max(map(len, cells))):
-            parts = [_pad(cell[at] if at < len(cell) else "", size, name in table.right)
-                     for cell, size, name in zip(cells, sizes, table.columns, strict=True)]  # fmt: skip
-            lines.append((" " * _GAP).join(parts).rstrip())
+    if sizes == natural and all(map(_plain, cells)):
+        form = (" " * _GAP).join(
+            f"%{'' if name in table.right else '-'}{size}s" for name, size in zip(table.columns, sizes, strict=True)
+        )
+        return [(form % row).rstrip() for row in rows]
+    return [line for row in rows for line in _lines(row, sizes, table)]
+
+
+def _widest(column: list[str]) -> int:
+    return max(map(len if _plain(column) else shown_width, column), default=0)
+
+
+def _plain(column: list[str]) -> bool:
+    """Every character takes one place: thousands of rows are then nobody's wait."""
+    return "".join(column).isascii()
+
+
+def _lines(row: Sequence[str], sizes: Sequence[int], table: Table) -> list[str]:
+    """One row, its cells wrapped."""
+    cells = [_wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
+    lines = []
+    for at in range(max(map(len, cells))):
+        parts = [_pad(cell[at] if at < len(cell) else "", size, name in table.right)
+                 for cell, size, name in zip(cells, sizes, table.columns, strict=True)]  # fmt: skip
+        lines.append((" " * _GAP).join(parts).rstrip())
     return lines
 
 
@@ -105,8 +127,8 @@ def print_listing(
         frozenset(name for name, item in zip(headers, chosen, strict=True) if item.column.folded),
         frozenset(name for name, item in zip(headers, chosen, strict=True) if item.column.right or item.right),
     )
-    for row in rows:
-        table.rows.append(tuple(_cut(printable(item.column.value(row)), item.width) for item in chosen))
+    values = [(item.column.value, item.width) for item in chosen]
+    table.rows += [tuple([_cut(printable(value(row)), width) for value, width in values]) for row in rows]
     if rows or wanted:
         print_table(table, header=header)
 
@@ -167,7 +189,7 @@ def _wrap(text: str, size: int) -> list[str]:
     if shown_width(text) <= size:
         return [text]
     lines = [""]
-    for word in _WORD.findall(text):
+    for word in re.findall(_WORD, text):
         if shown_width(lines[-1]) + shown_width(word.rstrip()) <= size:
             lines[-1] += word
             continue

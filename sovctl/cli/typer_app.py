@@ -47,7 +47,14 @@ def _sentence(error: Exception) -> str | None:
     text = str(words()).strip()
     if "\n" in text:
         return text
-    return _no_such(text, error) or (text[:1].lower() + text[1:]).rstrip(".") or "the command line is not complete"
+    own = _no_such(text, error) or _no_number(text)
+    return own or (text[:1].lower() + text[1:]).rstrip(".") or "the command line is not complete"
+
+
+def _no_number(text: str) -> str:
+    """Every version has words of its own for this, some of them a programmer's."""
+    found = re.match(r"Invalid value for ['\"]?([^\s'\"]+)['\"]?: .*valid (integer|float|number)", text)
+    return f"{found[1]} must be a {'whole number' if found[2] == 'integer' else 'number'}" if found else ""
 
 
 def _no_such(text: str, error: Exception) -> str:

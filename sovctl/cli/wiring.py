@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         HostWatch,
         Journal,
         Ledgers,
+        MadeOfFiles,
         NodeRecords,
         Preemption,
         RemoteShell,
@@ -139,11 +140,28 @@ def run_records() -> RunRecords:
 def run_ports() -> RunPorts:
     """What a look at runs touches."""
     from sovctl.adapters.clock import SystemClock
+    from sovctl.adapters.run_index import RunIndexFiles, index_directory
     from sovctl.adapters.run_records import RunRecordFiles
     from sovctl.operations.runs import RunPorts
 
-    slurm_commands = slurm()
-    return RunPorts(run_index(), RunRecordFiles(), slurm_commands, slurm_commands, SystemClock(), slurm_commands)
+    slurm_commands, kept = slurm(), _made_of_files()
+    return RunPorts(
+        RunIndexFiles(index_directory(os.environ), kept),
+        RunRecordFiles(),
+        slurm_commands,
+        slurm_commands,
+        SystemClock(),
+        slurm_commands,
+        kept,
+    )
+
+
+def _made_of_files() -> MadeOfFiles:
+    from sovctl import __version__
+    from sovctl.adapters.made_of_files import MadeOfFiles, cache_file
+    from sovctl.recovery.run_digest import DIGEST
+
+    return MadeOfFiles(cache_file(os.environ), f"sovctl {__version__}, digest {DIGEST}")
 
 
 def report_ports(config: Config) -> ReportPorts:
@@ -999,11 +1017,12 @@ def site_places(prefix: str, conf_dir: str) -> Places:
 
 
 def doctor(
-    directories: Sequence[Path], *, ask_nodes: bool, told: Mapping[str, str] | None
+    directories: Sequence[Path], *, ask_nodes: bool, try_steps: bool, told: Mapping[str, str] | None
 ) -> tuple[DoctorPorts, DoctorSettings]:
     """What `sovctl doctor` touches. A configuration that cannot be read is one of its findings."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.machine_view import absent_programs
+    from sovctl.adapters.sbatch import Sbatch
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.operations.doctor import DoctorPorts, DoctorSettings
 
@@ -1014,11 +1033,13 @@ def doctor(
         slurm=SlurmCli(CommandRunner(), bin_dir=bin_dir, timeout_s=_ASK_S),
         machine=lambda settings, is_node: _machine_view(config, problem, settings, directories, is_node=is_node),
         remote=lambda: remote_shell(config),
+        sbatch=Sbatch(CommandRunner(), bin_dir=bin_dir, give_up_s=3 * _ASK_S).answer,
+        step=lambda words, options: step_command(config, here=False).program(words, options, 60.0, {}),
         fold=fold_hostlist,
     )
     program = config.sweep.check_command.partition(" health ")[0] or "sovctl"
     clock_s, timeout_s = config.sweep.clock_offset_s, max(config.ssh.timeout_s, 30.0)
-    return ports, DoctorSettings(node_name(config), ask_nodes, told, program, timeout_s, clock_s)
+    return ports, DoctorSettings(node_name(config), ask_nodes, try_steps, told, program, timeout_s, clock_s)
 
 
 def _config_or_problem() -> tuple[Config, str]:
@@ -1084,6 +1105,7 @@ def _machine_view(
         spank_there=bool(spank) and Path(spank.replace("%n", name)).is_file(),
         spank_loaded=loaded,
         spank_replaced=replaced,
+        spank_steps=look.steps_with(spank.replace("%n", name)) if spank and is_node else None,
         lua_files=look.beside(conf_dir),
     )
 

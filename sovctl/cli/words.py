@@ -86,10 +86,20 @@ def folded(line: str, hang: int, stream: TextIO | None = None) -> str:
     return "\n".join(made)
 
 
-def say(line: str, hang: int = 8) -> None:
-    """Words for a person, on stderr: nothing in them moves the cursor, and a narrow terminal gets them folded."""
+def flush_output() -> None:
+    """Write what was printed so far. Raises OSError where it cannot be, BrokenPipeError where nobody reads it."""
     import sys
 
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def say(line: str, hang: int = 8) -> None:
+    """Words for a person, on stderr, below what was printed before them: nothing in them moves the cursor, and a narrow
+    terminal gets them folded."""
+    import sys
+
+    flush_output()
     print(folded(printable(line), hang, sys.stderr), file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,10 @@ def since(words: str, now: float, zone: tzinfo | None = None) -> float:
     match = _AGO.fullmatch(words.strip())
     if match is not None:
         return max(0.0, now - float(match[1]) * _UNITS[match[2]])
-    moment = datetime.fromisoformat(words.strip())
+    try:
+        moment = datetime.fromisoformat(words.strip())
+    except ValueError:
+        raise ValueError("neither a length of time nor a day") from None
     at = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
     if not 0 <= at <= now:
         raise ValueError(f"{words} is not in the past")

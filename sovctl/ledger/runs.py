@@ -10,7 +10,7 @@ from sovctl.ledger.incident import Chain, Incident, Outcome, RunAccount, Source,
 from sovctl.ledger.stamps import Stamp, began, stamps_of
 from sovctl.model.blame import Culprit
 from sovctl.recovery.attempts import Attempt, Event, Stop, attempts, seconds, text
-from sovctl.recovery.explain import Story, story_of
+from sovctl.recovery.story import Story, story_of
 from sovctl.recovery.timeline import Timeline, timelines
 
 _CODE = re.compile(r"\b(S?XID) ?(\d{1,4})\b|\b([A-Z]{3,}(?:_[A-Z0-9]+)+)\b")

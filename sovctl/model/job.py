@@ -72,6 +72,11 @@ class JobView:
         return self.pending and self.priority == 0
 
     @property
+    def in_reservation(self) -> bool:
+        """It names one (`--reservation`), and Slurm gives it no other nodes."""
+        return self.extra.get("Reservation", "(null)") not in ("", "(null)")
+
+    @property
     def tres(self) -> str:
         """What it was given, or asks for while it waits: `cpu=18,mem=1125G,node=18,gres/gpu=144`. One field until
         22.05, two from 23.02."""

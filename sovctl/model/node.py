@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # a list of nodes is waited for, and needs none of what a loo
     from sovctl.model.kernel_line import KernelNotice
 
 
+_RESERVED = frozenset({"RESERVED", "MAINT", "MAINTENANCE"})
+
+
 @dataclass(frozen=True, slots=True)
 class NodeState:
     """Base state plus flags, as Slurm means them (`IDLE+DRAIN`), on every Slurm version.
@@ -43,6 +46,15 @@ class NodeState:
     def schedulable(self) -> bool:
         """Slurm could place a job here now or when it is free."""
         return self.responding and not self.down and not self.draining and "FAIL" not in self.flags
+
+    @property
+    def reserved(self) -> bool:
+        """In a reservation that has begun, of maintenance too."""
+        return self.base in _RESERVED or bool(_RESERVED & self.flags)
+
+    def open_to(self, in_reservation: bool) -> bool:
+        """As `schedulable`, for a job that names a reservation, or one that does not: Slurm keeps their nodes apart."""
+        return self.schedulable and self.reserved == in_reservation
 
     def __str__(self) -> str:
         return "+".join([self.base, *sorted(self.flags)])

@@ -39,6 +39,8 @@ class SlurmView:
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Of every node, by NodeName."""
     gres: Mapping[str, str] = field(default_factory=dict)
+    idle: Mapping[str, str] = field(default_factory=dict)
+    """A partition of each node on which a step could start now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,5 +129,7 @@ class MachineView:
     """slurmd has it in memory; None: no slurmd here, or not ours to see."""
     spank_replaced: bool = False
     """slurmd has an older file in memory than the one on disk."""
+    spank_steps: tuple[int, int] | None = None
+    """Running steps whose slurmstepd has it in memory, and all of them; None: not to be seen."""
     lua_files: tuple[str, ...] = ()
     """Of job_submit.lua, cli_filter.lua and sovctl_policy.lua, those beside slurm.conf."""

@@ -47,10 +47,17 @@ class Allocation:
         return Room(self.nodes, self.batch_host, self.running_on, self.size, self.least, free_elsewhere, left)
 
 
-def free_nodes(views: Sequence[NodeView], partition: str, avoid: Sequence[str], takeable: Collection[str] = ()) -> int:
+def free_nodes(
+    views: Sequence[NodeView],
+    partition: str,
+    avoid: Sequence[str],
+    takeable: Collection[str] = (),
+    *,
+    in_reservation: bool = False,
+) -> int:
     """Nodes of the partition that a requeued job could get at once: idle, or `takeable` from those who have them."""
     return sum(
-        view.state.schedulable
+        view.state.open_to(in_reservation)
         and (view.state.base == "IDLE" or view.name in takeable)
         and view.name not in avoid
         and (not partition or not view.partitions or partition in view.partitions)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
 from sovctl.model.site import MachineView, SlurmView
-from sovctl.site.judge_machine import backup_lines, judge_machine, lua_lines
+from sovctl.site.judge_machine import backup_lines, judge_machine
 from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
+from sovctl.site.judge_policy import TEST_JOB, TriedJob, judge_policy, scripts_asked
 from sovctl.site.judge_slurm import judge_slurm
+from sovctl.site.judge_steps import WORDS, StepTrial, by_partition, judge_steps, srun_options
 from sovctl.site.line import Line, State, passed, skipped, worst
 from sovctl.submit.slurm_features import slurm_features
 
 if TYPE_CHECKING:
-    from sovctl.ports import RemoteShell, SlurmSettings
+    from sovctl.ports import RemoteShell, SlurmSettings, StepAnswer, SubmitOutcome
 
 HOOKS = ("Prolog", "Epilog", "HealthCheckProgram", "TaskProlog")
+_ROOM = frozenset({"CLOUD", "DYNAMIC_NORM"})
+"""Of an idle node that a step can use as it is: not powered down, planned, reserved or out of service."""
 TOLD = (*HOOKS, "SLURM_CONF", "PlugStackConfig")
 """What a node is told of slurm.conf."""
 
@@ -32,6 +36,10 @@ class DoctorPorts:
     machine: Callable[[Mapping[str, str], bool], MachineView]
     """Looks at this machine; gets Slurm's settings, and whether this is one of its nodes."""
     remote: Callable[[], RemoteShell]
+    sbatch: Callable[[Sequence[str]], SubmitOutcome]
+    """What it says to options alone."""
+    step: Callable[[Sequence[str], Sequence[str]], StepAnswer]
+    """A program in a step; options of srun."""
     fold: Callable[[Iterable[str]], str]
 
 
@@ -41,6 +49,8 @@ class DoctorSettings:
 
     node: str
     ask_nodes: bool = False
+    try_steps: bool = False
+    """Run an isolated step on every idle node."""
     told: Mapping[str, str] | None = None
     """As a node that is asked: what slurm.conf says, told by who asks, so that thousands of nodes do not ask the
     controller at once."""
@@ -79,13 +89,15 @@ def diagnose(ports: DoctorPorts, settings: DoctorSettings) -> Diagnosis:
     if not asked:
         groups["Slurm"] = (
             *judge_slurm(view),
-            *lua_lines(machine, view.settings),
+            *judge_policy(machine, view.settings, _test_job(ports, view)),
             *(backup_lines(machine, view.settings) if site_mode else ()),
         )
         groups["what this Slurm can do"] = tuple(_abilities(view))
     groups[f"this machine, {machine.node}"] = tuple(here)
     if not asked:
         groups["nodes"] = tuple(_nodes(ports, settings, view))
+        if settings.try_steps:
+            groups["steps"] = tuple(_steps(ports, view))
     return Diagnosis(machine, groups)
 
 
@@ -111,7 +123,23 @@ def look_at_slurm(ports: DoctorPorts) -> SlurmView:
         qos=qos,
         addresses={node.name: node.address for node in nodes},
         gres={node.name: node.gres for node in nodes},
+        idle={
+            node.name: next(iter(node.partitions), "")
+            for node in nodes
+            if node.state.base == "IDLE" and node.state.flags <= _ROOM
+        },
     )
+
+
+def _test_job(ports: DoctorPorts, view: SlurmView) -> TriedJob | None:
+    """Read-only: slurmctld says when such a job would start, and whoever judges jobs has a look at it before."""
+    if not scripts_asked(view.settings):
+        return None
+    try:
+        told = ports.sbatch(TEST_JOB)
+    except SovctlError:
+        return None
+    return TriedJob(told.status, f"{told.stdout}\n{told.stderr}")
 
 
 def node_command(program: str, settings: Mapping[str, str]) -> str:
@@ -154,3 +182,16 @@ def _nodes(ports: DoctorPorts, settings: DoctorSettings, view: SlurmView) -> lis
         else:
             read.append(read_answer(node, answer.stdout, answer.sent_at, answer.answered_at))
     return judge_nodes(read, ports.fold, settings.clock_s)
+
+
+def _steps(ports: DoctorPorts, view: SlurmView) -> list[Line]:
+    """One step a partition: nodes that are idle now are tried together."""
+    trials = []
+    for partition, nodes in by_partition(view.idle).items():
+        options = srun_options(partition, ports.fold(nodes), len(nodes))
+        try:
+            told = ports.step(WORDS, options)
+            trials.append(StepTrial(tuple(nodes), told.status, told.stdout, told.stderr))
+        except SovctlError as error:
+            trials.append(StepTrial(tuple(nodes), 1, "", error.message))
+    return judge_steps(trials, len(view.addresses) - len(view.idle), ports.fold)

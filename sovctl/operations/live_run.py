@@ -366,7 +366,9 @@ class LiveRun:
         partition = job.extra.get("Partition", "") if job is not None else ""
         try:
             views, takeable = self.ports.cluster.nodes(), self._takeable(job)
-            return free_nodes(views, partition, [*avoid, *excluded, *self.here.nodes], takeable)
+            reserved = job is not None and job.in_reservation
+            avoided = [*avoid, *excluded, *self.here.nodes]
+            return free_nodes(views, partition, avoided, takeable, in_reservation=reserved)
         except SovctlError:
             return None
 

@@ -22,12 +22,13 @@ from sovctl.model.job import JobView
 from sovctl.model.progress import Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.recovery.attempts import attempts, names, seconds, text, whole
-from sovctl.recovery.run_state import RunState, is_job_of, run_state
+from sovctl.recovery.run_digest import RunDigest, digest_from_record, digest_of, digest_record
+from sovctl.recovery.run_state import RunState, is_job_of, run_state, told_state
 from sovctl.recovery.slurm_hold import held
 
 if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
     from sovctl.ledger.incident import Incident
-    from sovctl.ports import Clock, ClusterView, JobControl, JobQueue, RunIndex, RunRecords
+    from sovctl.ports import Clock, ClusterView, JobControl, JobQueue, MadeOfFiles, RunIndex, RunRecords
     from sovctl.recovery.exclusion import Exclusion
     from sovctl.recovery.explain import Why, Words
 
@@ -51,6 +52,8 @@ class RunPorts:
     queue: JobQueue
     clock: Clock
     cluster: ClusterView | None = None
+    kept: MadeOfFiles | None = None
+    """What a list made of the files of runs when it read them last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,11 @@ class KnownRun:
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run with how it stands now."""
+    """A run with how it stands now; its events are not kept in `run`."""
 
     run: KnownRun
     state: RunState
+    digest: RunDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +116,14 @@ def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
 
 def known_runs(ports: RunPorts, cwd: str) -> tuple[KnownRun, ...]:
     """Every run of the index and below the current directory, newest first; without their events."""
+    return _known_runs(ports, cwd, _head)
+
+
+def _known_runs(ports: RunPorts, cwd: str, head: Callable[[str, RunPorts], KnownRun]) -> tuple[KnownRun, ...]:
     listed = ports.index.list()
     places = dict.fromkeys([*(entry.run_root for entry in listed), str(Path(cwd, RUNS))])
     found = {run_dir: None for root in places for run_dir in ports.records.below(root)}
-    runs = [_head(run_dir, ports) for run_dir in found]
+    runs = [head(run_dir, ports) for run_dir in found]
     started = {(run.job_id.partition("_")[0], run.submitted) for run in runs}
     waiting = [entry for entry in listed if (entry.job_id, entry.submitted) not in started]
     remote = {(entry.job_id, entry.submitted): entry.cluster for entry in listed}
@@ -141,8 +149,27 @@ def _at_path(name: str, ports: RunPorts, cwd: str) -> list[KnownRun]:
 
 
 def _head(run_dir: str, ports: RunPorts) -> KnownRun:
+    return _head_by(run_dir, ports.records.record(run_dir))
+
+
+def _kept_head(run_dir: str, ports: RunPorts) -> KnownRun:
+    """With so much of run.json as a list shows; that file is written once."""
+    path = f"{run_dir}/run.json"
+    record = ports.kept.recall(path) if ports.kept else None
+    if not isinstance(record, dict):
+        whole_record = ports.records.record(run_dir)
+        record = {name: whole_record[name] for name in _OF_A_HEAD if name in whole_record}
+        if ports.kept:
+            ports.kept.keep(path, record)
+    return _head_by(run_dir, record)
+
+
+_OF_A_HEAD = ("job_id", "run_id", "submitted", "name", "cluster")
+
+
+def _head_by(run_dir: str, record: Mapping[str, Any]) -> KnownRun:
     """What the directory's name says is used where run.json does not."""
-    record, own_name = ports.records.record(run_dir), run_dir.rpartition("/")[2]
+    own_name = run_dir.rpartition("/")[2]
     match = _RUN_ID.fullmatch(own_name)
     submitted = whole(record, "submitted")
     return KnownRun(
@@ -177,11 +204,13 @@ def _with_remote(run: KnownRun, cluster: str) -> KnownRun:
 
 
 def list_runs(ports: RunPorts, cwd: str) -> tuple[ListedRun, ...]:
-    """Every known run, newest first, with one question to Slurm for all of them."""
-    heads = known_runs(ports, cwd)
+    """Every run, newest first, with one question to Slurm for all of them."""
+    heads = _known_runs(ports, cwd, _kept_head)
     jobs, problem = _own_jobs(ports, heads)
     # An id that came back belongs to the newest run that has it: each job is taken once, newest runs first.
-    return tuple(_listed(head, ports, jobs, problem) for head in heads)
+    listed = tuple(_listed(head, ports, jobs, problem) for head in heads)
+    _save_kept(ports)
+    return listed
 
 
 def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[ListedRun, ...], int]:
@@ -190,7 +219,7 @@ def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[List
     The events of an older run are not even read where Slurm no longer knows its job: whatever its record says, it is
     over, and there may be thousands of those.
     """
-    heads = known_runs(ports, cwd)
+    heads = _known_runs(ports, cwd, _kept_head)
     jobs, problem = _own_jobs(ports, heads)
     shown = []
     for index, head in enumerate(heads):
@@ -199,6 +228,7 @@ def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[List
         item = _listed(head, ports, jobs, problem)
         if index < newest or not item.state.over:
             shown.append(item)
+    _save_kept(ports)
     return tuple(shown), len(heads) - len(shown)
 
 
@@ -211,10 +241,30 @@ def _own_jobs(ports: RunPorts, heads: Sequence[KnownRun]) -> tuple[dict[str, Job
 
 
 def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: str) -> ListedRun:
-    # A long run has saved thousands of times; a list shows the last.
-    events = ports.records.events(head.run_dir, newest_only="checkpoint_saved") if head.run_dir else ()
-    run = replace(head, events=tuple(events))
-    return ListedRun(run, _state(run, jobs.pop(run.job_id, None), problem))
+    job = jobs.pop(head.job_id, None)
+    problem = _unasked(head) or problem
+    # While Slurm may know its job somebody may be writing the record, and what a file server says of a file may be as
+    # old as a minute.
+    still = bool(job or problem)
+    digest = _digest(head.run_dir, ports, still=still) if head.run_dir else RunDigest()
+    return ListedRun(head, told_state(digest.story, digest.short, job, problem=problem), digest)
+
+
+def _digest(run_dir: str, ports: RunPorts, *, still: bool) -> RunDigest:
+    path = f"{run_dir}/events.jsonl"
+    kept = ports.kept if not still else None
+    digest = digest_from_record(kept.recall(path)) if kept else None
+    if digest is None:
+        # A long run has saved thousands of times; a list shows the last.
+        digest = digest_of(ports.records.events(run_dir, newest_only="checkpoint_saved"))
+        if kept:
+            kept.keep(path, digest_record(digest))
+    return digest
+
+
+def _save_kept(ports: RunPorts) -> None:
+    if ports.kept:
+        ports.kept.save()
 
 
 def state_of(run: KnownRun, ports: RunPorts) -> RunState:
@@ -227,9 +277,13 @@ def state_of(run: KnownRun, ports: RunPorts) -> RunState:
         return _state(run, None, error.message)
 
 
+def _unasked(run: KnownRun) -> str:
+    """Why this Slurm is not asked about it."""
+    return f"its job is on the cluster {run.remote}" if run.remote else ""
+
+
 def _state(run: KnownRun, job: JobView | None, problem: str) -> RunState:
-    if run.remote:
-        problem = f"its job is on the cluster {run.remote}"
+    problem = _unasked(run) or problem
     if job is not None and not is_job_of(run.record, run.events, job):
         job = None  # A later job got the same id.
     return run_state(run.events, job, problem=problem)
@@ -347,7 +401,7 @@ def _job_to_resume(run: KnownRun, ports: RunPorts) -> JobView:
 
 def _on_its_way(run: KnownRun, job: JobView) -> bool:
     """Whether its supervisor has decided to hold it, and it still has to leave its nodes."""
-    from sovctl.recovery.explain import Story, story_of
+    from sovctl.recovery.story import Story, story_of
 
     if story_of(run.events) is not Story.HELD or held(job):
         return False
@@ -399,7 +453,7 @@ def _exclude(run: KnownRun, exclude: Sequence[str] | None, ports: RunPorts, say:
 
 
 def _gone(run: KnownRun, job: JobView | None) -> str:
-    from sovctl.recovery.explain import story_of
+    from sovctl.recovery.story import story_of
 
     story = story_of(run.events)
     if story.over:

@@ -35,10 +35,10 @@ from sovctl.recovery.blame import (
 )
 from sovctl.recovery.decide import Action, Decision
 from sovctl.recovery.exclusion import exclusions
-from sovctl.recovery.explain import Story, story_of
 from sovctl.recovery.paces import paces
 from sovctl.recovery.requeue import ended_for_good
 from sovctl.recovery.signature import says_preempted
+from sovctl.recovery.story import Story, story_of
 
 if TYPE_CHECKING:  # most runs have no image
     from sovctl.operations.image_of_run import RunImage

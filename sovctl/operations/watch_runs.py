@@ -401,7 +401,8 @@ class RunTakeOver:
         blamed = {node: said[node] for node in job.excluded if node in said} | dict(lost)
         wanted = sorted((Exclusion(node, since) for node, since in blamed.items()), key=lambda item: item.since)
         own = [node for node in job.excluded if node not in blamed]
-        return choose(wanted, own, nodes, job.extra.get("Partition", ""), size or nodes_asked(job))
+        needed, partition = size or nodes_asked(job), job.extra.get("Partition", "")
+        return choose(wanted, own, nodes, partition, needed, in_reservation=job.in_reservation)
 
     def _ask_for_pass(self, job: JobView, now: float) -> None:
         """It missed the scheduler's last pass and would wait for the backfill (30 s): any update asks for a pass."""
@@ -455,7 +456,8 @@ def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSiz
     """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
     those as well, or says too little of itself."""
     asked, tasks, cpus = tres_nodes(job), _number(job.extra.get("NumTasks", "")), _number(job.extra.get("NumCPUs", ""))
-    free = free_nodes(nodes, job.extra.get("Partition", ""), job.excluded)
+    partition = job.extra.get("Partition", "")
+    free = free_nodes(nodes, partition, job.excluded, in_reservation=job.in_reservation)
     if not size <= free < asked or tasks % asked or cpus % asked:
         return None
     return JobSize(free, tasks // asked * free, cpus // asked * free)

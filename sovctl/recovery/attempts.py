@@ -142,19 +142,6 @@ def _times(each: float | None, nodes: int) -> int | None:
     return None if each is None or not 0 <= each < _MOST_GPUS else round(each * nodes)
 
 
-def newest_attempt(events: Sequence[Event]) -> tuple[int, Attempt | None]:
-    """How many attempts started, and the last of them: all that a long list of runs shows."""
-    starts = [event for event in events if event.get("kind") == "attempt_started" and number(event) is not None]
-    if not starts:
-        return 0, None
-    wanted = number(starts[-1])
-    said = _Said()
-    for event in events:
-        if event.get("attempt") == wanted and number(event) is not None:
-            said.add(event)
-    return len(starts), _attempt(starts[-1], said)
-
-
 def furthest_step(events: Iterable[Event]) -> int | None:
     """The furthest step at which an attempt was when it stopped."""
     known = (whole(event, "step") for event in events if event.get("kind") == "attempt_ended")

@@ -154,7 +154,9 @@ class _Choice:
     there: frozenset[str]
     """Nodes of the partition."""
     usable: frozenset[str]
-    """Those of them that are in service."""
+    """Those of them that are in service, and not in a reservation of others."""
+    closed: frozenset[str]
+    """Those in service that are, or, where the job names a reservation, are in none."""
     needed: int
     given_up: list[str] = field(default_factory=list)
 
@@ -183,13 +185,18 @@ def choose(
     *,
     required: Collection[str] = (),
     again: Collection[str] = (),
+    in_reservation: bool = False,
 ) -> ExclusionList:
     """`own`: nodes the user excluded, always kept. `needed`: nodes the job asks for. `nodes`: the cluster.
-    `required`: nodes without which it never starts (--nodelist). `again`: blamed nodes that may be tried again."""
+    `required`: nodes without which it never starts (--nodelist). `again`: blamed nodes that may be tried again.
+    `in_reservation`: it names one (--reservation)."""
     asked = frozenset(filter(None, partition.split(",")))
     there = frozenset(node.name for node in nodes if not asked or not node.partitions or asked & {*node.partitions})
-    usable = frozenset(node.name for node in nodes if node.name in there and node.state.schedulable)
-    choice = _Choice(list(wanted), frozenset(own), there, usable, needed)
+    working = frozenset(node.name for node in nodes if node.name in there and node.state.schedulable)
+    inside = frozenset(node.name for node in nodes if node.name in working and node.state.reserved)
+    # A reservation that has not begun, or is over, leaves no mark on its nodes: which they are is then not known.
+    usable = working - inside if not in_reservation else inside or working
+    choice = _Choice(list(wanted), frozenset(own), there, usable, working - usable, needed)
     for item in wanted:
         if item.node in required and (item.node in again or item.node not in usable):
             choice.let_go(item)
@@ -209,7 +216,7 @@ def choose(
     return ExclusionList(
         tuple(dict.fromkeys([*own, *(item.node for item in choice.keep)])),
         tuple(choice.given_up),
-        _asks_for(blocked, sorted(frozenset(required) & there - usable)) or _short(choice, partition, never=never),
+        _asks_for(blocked, sorted(frozenset(required) & there - working)) or _short(choice, partition, never=never),
         never,
     )
 
@@ -227,7 +234,8 @@ def _short(choice: _Choice, partition: str, *, never: bool) -> str:
         return ""
     blamed = {item.node for item in choice.keep}
     why = (
-        (choice.there - choice.usable, "out of service"),
+        (choice.there - choice.usable - choice.closed, "out of service"),
+        (choice.closed, "kept from it by a reservation"),
         (choice.usable & choice.own, "excluded by --exclude"),
         (choice.usable & blamed - choice.own, f"blamed for {TRIES} stops in a row" if never else "blamed"),
     )
@@ -279,6 +287,7 @@ def renew(
         needed,
         required=job.required,
         again=ours if by_person else once_more(events),
+        in_reservation=job.in_reservation,
     )
     aged = {item.node for item in _newest(events, now)} - {item.node for item in current}
     lapsed = tuple(node for node in job.excluded if node in aged)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovctl.model.job import JobView
-from sovctl.recovery.attempts import Event, text, whole
-from sovctl.recovery.explain import Story, story_of
+from sovctl.recovery.attempts import Event, whole
+from sovctl.recovery.run_digest import short_of
 from sovctl.recovery.slurm_hold import cause, held
+from sovctl.recovery.story import Story, story_of
 
 _SUBMIT_TAKES_S = 900
 """sbatch retries a busy controller for a while, so a job may be this much younger than its submission."""
@@ -34,7 +35,11 @@ class RunState:
 
 def run_state(events: Sequence[Event], job: JobView | None, *, problem: str = "") -> RunState:
     """`job`: None when Slurm does not know it (any more). `problem`: Slurm could not be asked."""
-    story = story_of(events)
+    return told_state(story_of(events), short_of(events), job, problem=problem)
+
+
+def told_state(story: Story, short: str, job: JobView | None, *, problem: str = "") -> RunState:
+    """The same, of a run whose events were read before; `short`: what it was short of when it was requeued."""
     if problem:
         return RunState(_RECORDED[story], problem=problem)
     if job is None:
@@ -43,7 +48,7 @@ def run_state(events: Sequence[Event], job: JobView | None, *, problem: str = ""
     if job.over:
         return _after_end(story, job, slurm)
     if job.pending:
-        return _pending(story, job, slurm, events)
+        return _pending(story, job, slurm, short)
     if story in (Story.RUNNING, Story.RECOVERED, Story.WAITING) and not job.completing:
         return RunState("running", slurm=slurm)
     return RunState("held" if story is Story.HELD else "restarting", slurm=slurm)
@@ -76,19 +81,11 @@ def _after_end(story: Story, job: JobView, slurm: str) -> RunState:
     return RunState(word, f"Slurm says {job.state}; the record has no end", slurm)
 
 
-def _pending(story: Story, job: JobView, slurm: str, events: Sequence[Event]) -> RunState:
+def _pending(story: Story, job: JobView, slurm: str, short: str) -> RunState:
     if held(job):
         return RunState("held", ": ".join(filter(None, (job.reason, cause(job)))), slurm)
-    detail = "; ".join(filter(None, (job.reason, _short(events))))
+    detail = "; ".join(filter(None, (job.reason, short and f"when it was requeued, {short}")))
     return RunState("waiting" if story is Story.WAITING else "restarting", detail, slurm)
-
-
-def _short(events: Sequence[Event]) -> str:
-    """What the run was short of when it was put into the queue for the last time."""
-    kinds = ("requeued", "attempt_started", "held")
-    last = next((event for event in reversed(events) if event.get("kind") in kinds), None)
-    said = text(last, "short") if last is not None else ""
-    return f"when it was requeued, {said}" if said else ""
 
 
 _RECORDED = {

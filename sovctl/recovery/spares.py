@@ -129,7 +129,8 @@ def choose_partition(pool: Pool, classes: Classes, name: str) -> Partition:
     if not chosen:
         said = f"Slurm knows no partition {name}" if name else "no partition is the default one"
         known = ", ".join(sorted(pool.partitions))
-        raise UsageError(said, hint=f"Name one with --partition; there are {known}.")
+        named = f"Name one with --partition; there are {known}."
+        raise UsageError(said, hint=named if known else "See what there is: scontrol show partition")
     if chosen[0].name == classes.partition:
         raise UsageError(
             f"{name} is the partition of the preemptible jobs themselves",

@@ -199,12 +199,6 @@ def total_steps_lost(events: Sequence[Event]) -> tuple[int, int]:
     return lost, unknown
 
 
-def step_reached(attempt: Attempt) -> int | None:
-    """The furthest step this attempt is known to have reached."""
-    known = (attempt.stop.step if attempt.stop else None, attempt.saved_step, attempt.first_step, attempt.loaded_step)
-    return max((step for step in known if step is not None), default=None)
-
-
 def last_checkpoint(events: Sequence[Event]) -> tuple[int, str] | None:
     """Step and path of the newest complete checkpoint the events tell of; the path is empty where only its step is."""
     newest: tuple[int, str] | None = None

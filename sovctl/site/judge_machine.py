@@ -175,24 +175,12 @@ def _spank(view: MachineView) -> Line:
         return failed("spank", f"slurmd has not loaded {view.spank_wanted}", "systemctl restart slurmd")
     if view.spank_replaced:
         return warned("spank", "slurmd has an older file in memory", "systemctl restart slurmd")
-    return passed("spank", view.spank_wanted)
-
-
-def lua_lines(view: MachineView, settings: Mapping[str, str]) -> list[Line]:
-    """The scripts that slurm.conf asks for stand beside it: one on a controller, the other wherever jobs are typed."""
-    lines = []
-    wanted = [("CliFilterPlugins", "cli_filter.lua")]
-    if is_controller(view.host, settings):
-        wanted.insert(0, ("JobSubmitPlugins", "job_submit.lua"))
-    for setting, script in wanted:
-        if "lua" not in settings.get(setting, ""):
-            continue
-        absent = sorted({script, "sovctl_policy.lua"} - set(view.lua_files))
-        if absent:
-            lines.append(failed(script, f"not beside slurm.conf: {', '.join(absent)}", "sovctl site install"))
-        else:
-            lines.append(passed(script, "beside slurm.conf"))
-    return lines
+    having, steps = view.spank_steps or (0, 0)
+    if having < steps:
+        fix = f"They end with their jobs: squeue -w {view.node}"
+        return warned("spank", f"{steps - having} of {steps} running steps began without it", fix)
+    said = f"; slurmd and {steps} running steps have it" if steps else "; slurmd has it"
+    return passed("spank", view.spank_wanted + said)
 
 
 def controllers(settings: Mapping[str, str]) -> tuple[str, ...]:

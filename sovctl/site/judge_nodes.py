@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sovctl.site.line import SCHEMA, Line, State, failed, passed, warned
+from sovctl.site.line import SCHEMA, Line, State, failed, passed, skipped, warned
 
 _LONGEST = 200
 _MOST_LINES = 60
@@ -53,6 +53,7 @@ def judge_nodes(answers: Iterable[NodeAnswer], fold: Callable[[Iterable[str]], s
         lines += _odd_ones(heard, fold, "sovctl-version", lambda answer: answer.version)
         lines += _odd_ones(heard, fold, "site-config", lambda answer: answer.config_digest)
         lines.append(_clocks(heard, fold, clock_s))
+        lines += _plugin(heard, fold)
     return lines
 
 
@@ -93,6 +94,18 @@ def _clocks(answers: list[NodeAnswer], fold: Callable[[Iterable[str]], str], clo
     if off:
         return warned("clocks", f"{fold(off)}: more than {clock_s:g} s from this machine", "chronyc tracking, on both")
     return passed("clocks", f"all within {clock_s:g} s of this machine")
+
+
+def _plugin(answers: list[NodeAnswer], fold: Callable[[Iterable[str]], str]) -> list[Line]:
+    """Where slurmd has the SPANK plugin in memory, and where nobody could see that; what is wrong was said above."""
+    said = {answer.node: line for answer in answers for line in answer.lines if line.check == "spank"}
+    having = [node for node, line in said.items() if line.state is State.PASS]
+    unseen = [node for node, line in said.items() if line.state is State.SKIP]
+    lines = [passed("spank", f"slurmd has it in memory on {len(having)} of {len(answers)} nodes")] if having else []
+    if unseen:
+        fix = "As root: sovctl doctor --nodes"
+        lines.append(skipped("spank", f"{fold(unseen)}: {said[unseen[0]].seen}", fix))
+    return lines
 
 
 def _line(record: Mapping[str, Any]) -> Line:

@@ -69,6 +69,7 @@ NOT_TYPED = {
     "sweep": "asks nodes over SSH: tests/cli/test_sweep.py",
     "node check": "asks a node over SSH: tests/cli/test_sweep.py",
     "doctor --nodes": "asks nodes over SSH: tests/slurm/test_doctor.py",
+    "doctor --steps": "starts steps: tests/slurm/test_spank_plugin.py",
     "doctor isolation": "starts steps: tests/slurm/test_isolation.py",
     "exec": "starts a step: tests/contract/test_isolated_steps.py",
     "image prefetch": "asks a registry: tests/contract/test_images.py",

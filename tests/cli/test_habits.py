@@ -53,7 +53,9 @@ def site(tmp_path: Path) -> dict[str, str]:
     step = tmp_path / "checkpoints/step-20"
     step.mkdir(parents=True)
     (step / f"{LONG}.distcp").write_text("x")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SOVCTL_", "XDG_"))}
+    # Without PYTHONUNBUFFERED, as a person has it: a small output is then written at the very end.
+    foreign = ("SLURM_", "SOVCTL_", "XDG_", "PYTHONUNBUFFERED")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**env, "HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "PYTHONPATH": str(Path.cwd())}
 
 
@@ -181,6 +183,7 @@ PIPED = [
     ("config", "show"),
     ("health", "probes"),
     ("--help",),
+    ("--version",),
     ("run", "--help"),
     ("health", "check", "--help"),
     ("run", "events", "2"),
@@ -197,6 +200,44 @@ def test_a_reader_that_leaves_is_no_error(site: dict[str, str], words: tuple[str
     done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, env=site, cwd=site["HOME"], timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_name_that_the_terminal_has_no_characters_for_is_spelt_out(site: dict[str, str], encoding: str) -> None:
+    record = Path(site["HOME"], ".sovctl/runs/lab-2-1795385602/run.json")
+    record.write_text(
+        json.dumps({"job_id": "2", "submitted": 1795385602, "name": "日本", "run_id": "lab-2-1795385602"})
+    )
+    for words in (("run", "ls", "--all"), ("run", "show", "2")):
+        done = _sovctl(site, *words, PYTHONIOENCODING=encoding)
+        assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+        assert "\\u65e5\\u672c" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_no_error(site: dict[str, str], closed: str) -> None:
+    Path(site["HOME"], "bin/squeue").write_text("#!/bin/sh\n: >&1 && : >&2 && : <&0\n")
+    line = f"exec {sys.executable} -m sovctl run ls --all {closed}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], capture_output=True, text=True, env=site, cwd=site["HOME"], timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("lab-2" in done.stdout or LONG in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize("words", PIPED, ids=" ".join)
+def test_an_output_that_cannot_be_written_is_said(site: dict[str, str], words: tuple[str, ...]) -> None:
+    Path(site["HOME"], "dmesg").write_text(f"[1.0] {XID}\n" * 1000)
+    argv = [sys.executable, "-m", "sovctl", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            argv, stdout=full, stderr=subprocess.PIPE, text=True, env=site, cwd=site["HOME"], timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "sovctl: cannot write the output: No space left on device",
+        "        Make room where the output goes, or send it elsewhere: df -h .",
+    ]
 
 
 WRONG = [
@@ -227,6 +268,27 @@ def test_a_wrong_word_names_the_right_one_and_what_to_type(
     assert out == ""
     assert said in err
     assert "--help" in err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "typed"),
+    [
+        (
+            ("site", "install", "--role", "nod"),
+            "there is no role 'nod'; did you mean node?",
+            "--role: node, controller",
+        ),
+        (("lab", "up", "--nodes", "many"), "--nodes must be a whole number", "sovctl lab up --help"),
+        (("spare", "set", "x"), "K must be a whole number", "sovctl spare set --help"),
+        (("report", "--since", "foo"), "--since foo: neither a length of time nor a day", "--since 30d"),
+    ],
+)
+def test_a_value_that_is_none_is_told_in_words(
+    words: tuple[str, ...], said: str, typed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == 2
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == f"sovctl: {said}" and typed in second
 
 
 def test_a_summary_that_lists_subcommands_lists_all_of_them() -> None:

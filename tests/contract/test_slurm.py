@@ -64,15 +64,17 @@ class RealSite:
     def __init__(self, lab: cluster.Lab, directory: Path) -> None:
         self._runner = CommandRunner(lab.environment)
         self._directory = directory
-        self._jobs: list[str] = []
+        self.jobs: list[str] = []
         self.slurm: SlurmCli = cluster.slurm(lab.layout)
 
-    def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str:
+    def submit(self, count: int, *, held: bool = False, steps: int = 0, reservation: str = "") -> str:
         script = "#!/bin/sh\n" + "srun sleep 600 &\n" * steps + "sleep 600\n"
         options = [f"--nodes={count}", "--exclusive", "--overcommit", f"--output={self._directory}/%j.out"]
-        argv = ["sbatch", "--parsable", *options, *(["--hold"] if held else [])]
+        options += ["--hold"] if held else []
+        options += [f"--reservation={reservation}"] if reservation else []
+        argv = ["sbatch", "--parsable", *options]
         job_id = self._runner.run(argv, timeout_s=20, input=script).stdout.strip()
-        self._jobs.append(job_id)
+        self.jobs.append(job_id)
         return job_id
 
     def steps(self, job_id: str) -> int:
@@ -80,8 +82,8 @@ class RealSite:
         return sum(bool(re.search(r"\.\d+$", line)) for line in listed.split())
 
     def close(self) -> None:
-        if self._jobs:
-            self._runner.run(["scancel", "-Q", *self._jobs], timeout_s=20, check=False)
+        if self.jobs:
+            self._runner.run(["scancel", "-Q", *self.jobs], timeout_s=20, check=False)
         deadline = time.monotonic() + 60
         while any(node.state.base != "IDLE" or node.state.flags for node in self.slurm.nodes()):
             assert time.monotonic() < deadline, f"not idle again: {[str(node.state) for node in self.slurm.nodes()]}"
@@ -328,6 +330,31 @@ def test_active_jobs_with_their_partition(site: Site, running: str) -> None:
     assert (found.nodes, found.partitions, found.holds_nodes) == (site.slurm.job(running).nodes, ("main",), True)
     # 24.11 and newer print `(null)` where 22.05 prints the name.
     assert site.slurm.settings()["PreemptType"] in ("preempt/none", "(null)")
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("kind", _SITES.values(), ids=_SITES)
+@pytest.mark.parametrize("flags", ["", "Flags=MAINT"])
+def test_reserved_nodes_and_who_may_have_them(
+    lab: cluster.Lab, tmp_path: Path, eventually: Eventually, kind: type[RealSite], flags: str
+) -> None:
+    runner, site = CommandRunner(lab.environment), kind(lab, tmp_path)
+    made = ["ReservationName=ours", "Users=root", "StartTime=now", "Duration=10", "Nodes=n002,n004"]
+    runner.run(["scontrol", "create", *made, *filter(None, [flags])], timeout_s=20)
+    try:
+        eventually(lambda: site.slurm.node("n002").state.reserved, "Slurm marks the nodes of the reservation")
+        assert [node.name for node in site.slurm.nodes() if node.state.open_to(False)] == ["n001", "n003"]
+        assert [node.name for node in site.slurm.nodes() if node.state.open_to(True)] == ["n002", "n004"]
+        job, other = site.submit(1, reservation="ours"), site.submit(1)
+        assert site.slurm.job(started(site, eventually, job)).nodes[0] in ("n002", "n004")
+        assert site.slurm.job(started(site, eventually, other)).nodes[0] in ("n001", "n003")
+        assert (site.slurm.job(job).in_reservation, site.slurm.job(other).in_reservation) == (True, False)
+    finally:
+        runner.run(["scancel", "-Q", *site.jobs], timeout_s=20, check=False)
+        eventually(lambda: not site.slurm.jobs_on(["n002", "n004"]), "the reservation is free of jobs", 60.0)
+        runner.run(["scontrol", "delete", "ReservationName=ours"], timeout_s=20)
+        site.close()
+    assert not any(node.state.reserved for node in cluster.slurm(lab.layout).nodes())
 
 
 def test_a_node_set_down_gives_its_job_back(site: Site, running: str, eventually: Eventually) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES
 
+from sovctl.site.judge_policy import QUESTION
 from sovctl.submit.options import OwnOptions
 from sovctl.submit.script import Launch, batch_script, wrapped
 
@@ -294,6 +295,24 @@ def test_cli_filter_goes_by_the_job_inside_a_job(site: Path) -> None:
     env = {"SLURM_JOB_ID": "1", "SLURM_JOB_PARTITION": "gpu", "PYXIS_CONTAINER_IMAGE": "evil"}
     (answer,) = answers(site, "cli_filter.lua", [asked(type="srun", partition="main")], env)
     assert "rule site-images" in answer["error"][0]
+
+
+def test_the_doctor_is_answered_and_the_rules_hold_all_the_same(site: Path) -> None:
+    fine, refused, other = answers(
+        site,
+        "job_submit.lua",
+        [submit(comment=QUESTION), submit(**{**BATCH, "partition": "gpu", "comment": QUESTION}), submit(comment="x")],
+    )
+    words = "sovctl: job_submit.lua is here: 3 rules in force"
+    assert (fine["status"], fine["user"], other["user"]) == (0, [words], [])
+    assert (refused["status"], refused["user"][0], len(refused["user"])) == (REFUSED, words, 2)
+    asks = [asked(type="sbatch", partition="gpu", comment=QUESTION), asked(type="sbatch", comment="x")]
+    here, silent = answers(site, "cli_filter.lua", asks)
+    assert (here["status"], here["log"]) == (0, ["sovctl: cli_filter.lua is here: 3 rules in force"])
+    assert silent["log"] == []
+    (site / "sovctl-policy.conf").write_text("nonsense\n")
+    (broken,) = answers(site, "job_submit.lua", [submit(comment=QUESTION)])
+    assert broken["user"][0] == "sovctl: job_submit.lua is here: its policy file is broken"
 
 
 def test_cli_filter_is_silent_where_it_is_half_installed(site: Path) -> None:

@@ -96,6 +96,29 @@ def test_a_refusal_names_its_rule_before_and_in_slurmctld(as_user: Training) -> 
     assert "refused by rule site-images: the image evil is not allowed" in image.stderr
 
 
+def _doctor(run: Training) -> dict[str, tuple[str, str]]:
+    told = run.sovctl("doctor", "--json", check=False)
+    lines = json.loads(told.stdout)["lines"]
+    return {line["check"]: (line["state"], line["seen"]) for line in lines if line["check"].endswith(".lua")}
+
+
+def test_the_doctor_hears_whether_both_scripts_run(as_user: Training, eventually: Callable[..., object]) -> None:
+    script = as_user.lab.layout.root / "job_submit.lua"
+    before, ours = as_user.command("squeue", "-h", "-t", "all").stdout, script.read_text()
+    assert _doctor(as_user) == {
+        "job_submit.lua": ("pass", "slurmctld runs it: 2 rules in force"),
+        "cli_filter.lua": ("pass", "sbatch runs it: 2 rules in force"),
+    }
+    try:
+        script.write_text("function slurm_job_submit() return 0 end\nfunction slurm_job_modify() return 0 end\n")
+        found = eventually(lambda: (now := _doctor(as_user))["job_submit.lua"][0] == "fail" and now, "a foreign script")
+        assert found["job_submit.lua"][1] == "slurmctld does not run sovctl's"
+        assert found["cli_filter.lua"][0] == "pass"
+    finally:
+        script.write_text(ours)
+    assert as_user.command("squeue", "-h", "-t", "all").stdout == before
+
+
 def test_a_change_cannot_slip_past(as_user: Training) -> None:
     job_id = as_user.command("sbatch", "--hold", "--parsable", "-o/dev/null", "--wrap=true").stdout.strip()
     moved = as_user.command("scontrol", "update", f"JobId={job_id}", "Partition=gpu", check=False)

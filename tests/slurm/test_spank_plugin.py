@@ -520,3 +520,39 @@ def test_a_node_without_the_plugin_is_named_before_the_run_starts(
     assert "ran" not in told.splitlines()
     assert "ran" in ended("one", "-wn001").splitlines()
     assert in_service(half_lab)
+
+
+def _idle(lab: cluster.Lab) -> bool:
+    return all(str(node.state) == "IDLE" for node in cluster.slurm(lab.layout).nodes())
+
+
+def _in_steps(lab: cluster.Lab, user: str, conf: Path) -> list[tuple[str, str]]:
+    """What `sovctl doctor --steps` says of them, with the configuration of this client."""
+    doctor = (sys.executable, "-P", "-m", "sovctl", "doctor", "--steps", "--json")
+    done = run(lab, user, "env", f"SLURM_CONF={conf}", *doctor, check=False)
+    lines = json.loads(done.stdout)["lines"]
+    return [(line["state"], line["seen"]) for line in lines if line["check"] == "spank-in-steps"]
+
+
+def test_the_doctor_proves_the_plugin_by_a_step_on_every_node(
+    spank_lab: cluster.Lab, user: str, work_dir: Path, eventually: Callable[..., object]
+) -> None:
+    eventually(lambda: _idle(spank_lab), "both nodes idle")
+    assert _in_steps(spank_lab, user, spank_lab.layout.slurm_conf) == [
+        ("pass", "n[001-002]: a step there was isolated by the plugin")
+    ]
+    # A client that has the plugin, and nodes that have lost it.
+    stack = spank_lab.layout.root / "plugstack.conf"
+    lines = stack.read_text()
+    (work_dir / "plugstack.conf").write_text(lines)
+    conf = work_dir / "slurm.conf"
+    conf.write_text(spank_lab.layout.slurm_conf.read_text())
+    try:
+        stack.write_text("\n")
+        eventually(lambda: _idle(spank_lab), "both nodes idle")
+        assert _in_steps(spank_lab, user, conf) == [("fail", "n[001-002]: a step there ran without the plugin")]
+        eventually(lambda: _idle(spank_lab), "both nodes idle")
+        ((state, seen),) = _in_steps(spank_lab, user, spank_lab.layout.slurm_conf)
+        assert (state, seen) == ("fail", "srun here does not know --sov-isolate")
+    finally:
+        stack.write_text(lines)

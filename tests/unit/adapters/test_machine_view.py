@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sovctl.adapters.file_trial import try_directory
-from sovctl.adapters.machine_view import hooks, plugin_in, slurmd_maps
+from sovctl.adapters.machine_view import hooks, plugin_in, slurmd_maps, steps_with
 from sovctl.model.site import HookFile
 
 
@@ -61,3 +61,22 @@ def test_what_slurmd_has_in_memory(tmp_path: Path) -> None:
     assert slurmd_maps("n002", "/etc/slurm.conf", tmp_path) == (True, True, True)
     assert slurmd_maps("n003", "/etc/slurm.conf", tmp_path) == (True, None, False)
     assert slurmd_maps("n004", "/etc/slurm.conf", tmp_path) == (False, None, False)
+
+
+def test_how_many_running_steps_have_the_plugin(tmp_path: Path) -> None:
+    plugin = "/usr/lib/sovctl_spank.so"
+
+    def process(pid: int, comm: str, maps: str) -> None:
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "comm").write_text(f"{comm}\n")
+        (tmp_path / str(pid) / "maps").write_text(maps)
+
+    assert steps_with(plugin, tmp_path) is None
+    process(10, "slurmd", "")
+    assert steps_with(plugin, tmp_path) == (0, 0)
+    process(11, "slurmstepd", f"7f r-xp {plugin}\n")
+    process(12, "slurmstepd", "7f r-xp /usr/lib/libc.so\n")
+    process(13, "bash", f"7f r-xp {plugin}\n")
+    assert steps_with(plugin, tmp_path) == (1, 2)
+    process(20, "slurmd", "")  # of another node of a lab: whose steps are these?
+    assert steps_with(plugin, tmp_path) is None

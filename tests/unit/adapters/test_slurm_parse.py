@@ -104,7 +104,7 @@ def test_a_requeued_job_that_completes_shows_only_completing(recorded: Recorded)
 
 
 def test_nodes(recorded: Recorded) -> None:
-    nodes = {node.name: node for node in map(parse.parse_node, parse.parse_records(recorded("show_node")))}
+    nodes = {node.name: node for node in parse.parse_nodes(recorded("show_node"))}
     assert sorted(nodes) == [f"n{number:03d}" for number in range(1, 9)]
     sick = nodes["n002"]
     assert sick.state == NodeState("IDLE", frozenset({"DRAIN"}))
@@ -310,8 +310,7 @@ def test_a_comment_with_line_breaks_ends_no_record() -> None:
     ],
 )
 def test_a_reason_ends_with_its_author(tail: str, reason: str, author: str) -> None:
-    (record,) = parse.parse_records(f"NodeName=n001 State=IDLE+DRAIN Port=7 Partitions=main  {tail}\n")
-    node = parse.parse_node(record)
+    (node,) = parse.parse_nodes(f"NodeName=n001 State=IDLE+DRAIN Port=7 Partitions=main  {tail}\n")
     assert (node.reason, node.reason_by, node.state.base, node.port) == (reason, author, "IDLE", 7)
 
 
@@ -340,7 +339,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     for whole in (text, f"JobId=1 {text}", f"NodeName=n1 {text}", f"JobId=1 NodeList={text}"):
         for record in parse.parse_records(whole):
             assert parse.parse_job(record).extra == record
-            assert parse.parse_node(record).port >= 0
+        assert all(node.port >= 0 and node.state.base for node in parse.parse_nodes(whole))
     assert all(job.uid >= 0 for job in parse.parse_queue(text))
     assert "" not in parse.parse_step_ids(text)
     assert "" not in parse.parse_step_names(text)
@@ -367,6 +366,7 @@ hostlists = st.from_regex(r"\A(n|rack1-n|n0|)\[[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1
 @example("n[08-12,13]")
 @example("n[0,10]")
 @example("n[00,1]")
+@example("n[1-01]")
 @example("n[3,1]")
 @example("n[1-3,3]")
 def test_ranges_are_expanded_as_the_library_does_it(text: str) -> None:
@@ -382,6 +382,26 @@ def test_ranges_are_expanded_as_the_library_does_it(text: str) -> None:
 @pytest.mark.parametrize("text", ["n[0-65535]", "n[1-2]x[1-2]", "n[-]", "n[]"])
 def test_lists_that_are_not_plain_end_too(text: str) -> None:
     assert parse.expand(text)
+
+
+folded_names = st.builds(
+    "{}{}".format,
+    st.sampled_from(("n", "gpu-", "n.", "a_b", "n1-", "", "-", "n[", "@", "é")),
+    st.sampled_from(("1", "01", "2", "9", "10", "009", "010", "011", "1.x", "²", "4294967296", "")),
+)
+
+
+@given(st.lists(folded_names.filter(lambda name: "[" not in name and "@" not in name and name), min_size=1))
+@example([f"n{number:05d}" for number in range(5000)])
+@example(["n1", "n2", "n3", "n5", "n2"])
+def test_folding_thousands_is_folding_as_the_library_does(listed: list[str]) -> None:
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
+
+    try:
+        library = str(NodeSet.fromlist(listed, resolver=RESOLVER_NOGROUP)) if len(listed) > 1 else listed[0]
+    except NodeSetException:
+        return
+    assert parse.fold(listed) == library
 
 
 @pytest.mark.parametrize("text", ["", "(null)", "None", "n/a"])

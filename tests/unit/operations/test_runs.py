@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,29 @@ CWD = "/w"
 ROOT = "/w/.sovctl/runs"
 
 
+class Memory:
+    """ports.MadeOfFiles of files that are dicts of FakeSite."""
+
+    def __init__(self, site: FakeSite) -> None:
+        self.site = site
+        self.made: dict[str, tuple[str, Any]] = {}
+        self.saved: dict[str, tuple[str, Any]] = {}
+
+    def recall(self, path: str) -> Any:
+        mark, made = self.made.get(path, ("", None))
+        return made if mark == self._mark(path) else None
+
+    def keep(self, path: str, made: Any) -> None:
+        self.made[path] = (self._mark(path), json.loads(json.dumps(made)))
+
+    def save(self) -> None:
+        self.saved = dict(self.made)
+
+    def _mark(self, path: str) -> str:
+        run_dir, _, name = path.rpartition("/")
+        return repr(self.site.dirs[run_dir][name == "events.jsonl"])
+
+
 class FakeSite:
     """Every port of `sovctl run` in one; run directories are a dict of (record, events)."""
 
@@ -47,8 +71,11 @@ class FakeSite:
         self.after: list[JobView] = []
         """What the job becomes, one wait after the other."""
 
-    def ports(self) -> RunPorts:
-        return RunPorts(self, self, self, self, self, self)  # type: ignore[arg-type]
+        self.read: list[str] = []
+        """Directories whose records were read."""
+
+    def ports(self, memory: Memory | None = None) -> RunPorts:
+        return RunPorts(self, self, self, self, self, self, memory)  # type: ignore[arg-type]
 
     def run(self, job_id: str, submitted: int = 100, *, root: str = ROOT, raw: str = "", **record: Any) -> str:
         run_id = f"lab-{raw or job_id}-{submitted}"
@@ -86,6 +113,7 @@ class FakeSite:
         return self.dirs.get(run_dir, ({}, []))[0]
 
     def events(self, run_dir: str, newest_only: str = "") -> Sequence[dict[str, Any]]:
+        self.read.append(run_dir)
         every = self.dirs.get(run_dir, ({}, []))[1]
         newest = next((event for event in reversed(every) if event["kind"] == newest_only), None)
         return [event for event in every if event["kind"] != newest_only or event is newest]
@@ -276,6 +304,41 @@ def test_old_runs_that_are_over_are_left_out(site: FakeSite) -> None:
     # The short way, which reads few records, and the long way agree.
     assert recent == tuple(item for at, item in enumerate(everything) if at < 20 or not item.state.over)
     assert shown == [*(str(number) for number in range(29, 9, -1)), "2"]
+
+
+def test_a_list_by_what_was_kept_is_the_list_by_the_records(site: FakeSite) -> None:
+    """Whatever happened to the runs in between."""
+    site.entry("1", cluster="far")
+    paths = [_started(site, str(number), number) for number in range(1, 6)]
+    site.event(paths[2], "run_ended", outcome="finished")
+    site.event(paths[3], "checkpoint_saved", attempt=0, step=40)
+    site.job("5", "RUNNING", submitted=5)
+    memory = Memory(site)
+
+    def agree() -> list[str]:
+        kept = runs.list_runs(site.ports(memory), CWD)
+        assert kept == runs.list_runs(site.ports(), CWD)
+        assert runs.recent_runs(site.ports(memory), CWD, 2) == runs.recent_runs(site.ports(), CWD, 2)
+        site.read.clear()
+        runs.list_runs(site.ports(memory), CWD)
+        return [path for path in paths if path in site.read]
+
+    # Somebody may be writing the record of a run whose job Slurm knows, or of one on another cluster.
+    always = [paths[4]]
+    assert agree() == always
+    assert memory.saved.keys() == memory.made.keys()
+    site.event(paths[3], "attempt_ended", attempt=0, step=41, culprit="user", action="requeue")
+    site.event(paths[0], "run_ended", outcome="cancelled")
+    assert agree() == always
+    site.job("5", "COMPLETED", submitted=5)
+    assert agree() == always
+    site.views.clear()
+    assert agree() == []
+    site.down = True
+    assert agree() == paths
+    site.down = False
+    memory.made = {path: (mark, ["nonsense"]) for path, (mark, _) in memory.made.items()}
+    assert agree() == []
 
 
 def test_progress_of_an_earlier_attempt_does_not_count(site: FakeSite) -> None:

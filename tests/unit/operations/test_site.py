@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from sovctl.errors import RefusedError, SlurmUnreachable, SovctlError
+from sovctl.errors import CommandMissing, RefusedError, SlurmUnreachable, SovctlError
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.site import HookProgram, MachineView, Preemptable
 from sovctl.operations.doctor import DoctorPorts, DoctorSettings, diagnose
 from sovctl.operations.site import SitePorts, install, status, uninstall
-from sovctl.ports import RemoteAnswer, SshFailure
+from sovctl.ports import RemoteAnswer, SshFailure, StepAnswer, SubmitOutcome
 from sovctl.site.catalogue import Places, Role
 from sovctl.site.line import State
 
@@ -262,6 +262,7 @@ class Shell:
     def __init__(self) -> None:
         self.asked: dict[str, str] = {}
         self.command = ""
+        self.steps: list[list[str]] = []
 
     def ask(self, nodes: Mapping[str, str], command: str, timeout_s: float) -> dict[str, RemoteAnswer]:
         self.asked, self.command = dict(nodes), command
@@ -273,7 +274,14 @@ def doctor(shell: Shell, *, silent: bool = False, missing: tuple[str, ...] = ())
     def machine(settings: Mapping[str, str], is_node: bool) -> MachineView:
         return MachineView("here", False, "1", 0.0, gpu_problem="none")
 
-    return DoctorPorts(missing, Slurm(silent=silent), machine, lambda: shell, ",".join)
+    def sbatch(options: Sequence[str]) -> SubmitOutcome:
+        raise CommandMissing("sbatch")
+
+    def step(words: Sequence[str], options: Sequence[str]) -> StepAnswer:
+        shell.steps.append(list(options))
+        return StepAnswer(0, "sovctl n1 NoNewPrivs:\t1\n", "", by_step=True)
+
+    return DoctorPorts(missing, Slurm(silent=silent), machine, lambda: shell, sbatch, step, ",".join)
 
 
 def test_nodes_are_asked_only_when_told_to() -> None:
@@ -283,6 +291,15 @@ def test_nodes_are_asked_only_when_told_to() -> None:
     assert [line.state for line in found.groups["nodes"]] == [State.SKIP]
     assert {line.check: line.state for line in found.groups["Slurm"]}["GraceTime"] is State.SKIP
     assert found.groups["what this Slurm can do"]
+
+
+def test_steps_are_run_only_when_told_to() -> None:
+    shell = Shell()
+    assert "steps" not in diagnose(doctor(shell), DoctorSettings("here")).groups
+    assert shell.steps == []
+    found = diagnose(doctor(shell), DoctorSettings("here", try_steps=True))
+    assert [line.state for line in found.groups["steps"]] == [State.PASS, State.WARN]
+    assert ["--nodelist=n1,n2" in options for options in shell.steps] == [True]
 
 
 def test_every_node_that_gave_no_answer_is_named() -> None:

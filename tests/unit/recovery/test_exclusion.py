@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.node import NodeState, NodeView
+from sovctl.operations.allocation import free_nodes
 from sovctl.recovery.exclusion import (
     FORGET_AFTER_S,
     Exclusion,
@@ -57,6 +58,29 @@ def test_a_forgiven_node_is_free_until_it_is_blamed_again() -> None:
 def test_a_node_blamed_long_ago_is_tried_again() -> None:
     assert exclusions([ended(NOW - FORGET_AFTER_S, "n1")], NOW) == []
     assert exclusions([ended(NOW - FORGET_AFTER_S + 1, "n1")], NOW) != []
+
+
+RESERVED = [node("n1"), node("n2"), *(node(name, "RESERVED") for name in ("n3", "n4"))]
+
+
+def test_nodes_reserved_for_others_are_none_to_start_on() -> None:
+    assert lists(choose(blamed("n1"), [], RESERVED, "main", 1)) == (("n1",), ())
+    assert lists(choose(blamed("n1", "n2"), [], RESERVED, "main", 1)) == (("n2",), ("n1",))
+    short = choose([], [], RESERVED, "main", 3).short
+    assert short == "3 nodes are needed and 2 of partition main are left (n3, n4 kept from it by a reservation)"
+
+
+def test_a_job_of_a_reservation_starts_on_its_nodes_alone() -> None:
+    assert lists(choose(blamed("n3"), [], RESERVED, "main", 1, in_reservation=True)) == (("n3",), ())
+    assert lists(choose(blamed("n3", "n1"), [], RESERVED, "main", 2, in_reservation=True)) == (("n1",), ("n3",))
+    # Before it has begun nothing tells which they are.
+    assert lists(choose(blamed("n3"), [], FOUR, "main", 3, in_reservation=True)) == (("n3",), ())
+
+
+def test_the_count_of_free_nodes_keeps_reservations_apart() -> None:
+    maintained = node("n5", base="MAINT")
+    assert free_nodes([*RESERVED, maintained], "main", ["n1"]) == 1
+    assert free_nodes([*RESERVED, maintained], "main", ["n1"], in_reservation=True) == 2
 
 
 def test_with_room_everything_is_kept() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from sovctl.model.blame import Culprit
 from sovctl.recovery.event_words import event_words
-from sovctl.recovery.explain import Story, Why, Words, duration, why
+from sovctl.recovery.explain import Why, Words, duration, why
 from sovctl.recovery.run_state import run_state
+from sovctl.recovery.story import Story
 from sovctl.recovery.timeline import timeline, total_steps_lost
 
 WORDS = Words(zone=UTC)

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from sovctl.adapters.slurm_parse import fold
 from sovctl.model.site import FileTrial, HookFile, MachineView
 from sovctl.operations.doctor import node_command
-from sovctl.site.judge_machine import backup_lines, judge_machine, lua_lines
+from sovctl.site.judge_machine import backup_lines, judge_machine
 from sovctl.site.judge_nodes import NodeAnswer, judge_nodes, read_answer
-from sovctl.site.line import SCHEMA, Line, State, failed, passed, warned
+from sovctl.site.judge_policy import TriedJob, judge_policy, scripts_asked
+from sovctl.site.judge_steps import StepTrial, by_partition, judge_steps, srun_options
+from sovctl.site.line import SCHEMA, Line, State, failed, passed, skipped, warned
 
 WHOLE = FileTrial("/shared", "nfs4", "rw,hard", "", True, True, True, True, 0.0)
 ALL_PROGRAMS = {name: f"/usr/bin/{name}" for name in ["bwrap", "skopeo", "umoci", "mksquashfs", "unsquashfs", "py-spy"]}
@@ -80,6 +82,7 @@ def test_a_machine_where_all_is_right() -> None:
         ("spank", {"spank_loaded": False}, "fail"),
         ("spank", {"spank_loaded": None}, "skip"),
         ("spank", {"spank_replaced": True}, "warn"),
+        ("spank", {"spank_steps": (3, 4)}, "warn"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_type(check: str, change: dict[str, Any], state: str) -> None:
@@ -94,12 +97,67 @@ def test_no_driver_is_no_fault_where_there_are_no_gpus() -> None:
     assert states["nvml"] is State.SKIP
 
 
-def test_the_lua_scripts_that_slurm_conf_asks_for() -> None:
-    asked = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "SlurmctldHost": "ctl1(10.0.0.1),ctl2"}
-    view = replace(FIT, host="ctl2.site", lua_files=("job_submit.lua", "sovctl_policy.lua"))
-    assert [line.state for line in lua_lines(view, asked)] == [State.PASS, State.FAIL]
-    assert [line.check for line in lua_lines(replace(view, host="login1"), asked)] == ["cli_filter.lua"]
-    assert lua_lines(view, {}) == []
+LUA = {"JobSubmitPlugins": "lua", "CliFilterPlugins": "lua", "SlurmctldHost": "ctl1(10.0.0.1),ctl2"}
+HERE = "sbatch: sovctl: cli_filter.lua is here: 2 rules in force"
+THERE = "sbatch: sovctl: job_submit.lua is here: 2 rules in force"
+
+
+@pytest.mark.parametrize(
+    ("host", "job", "states"),
+    [
+        ("login1", TriedJob(0, f"{HERE}\n{THERE}\nsbatch: Job 3 to start at 2026-11-22T22:14:40"), "pass pass"),
+        # Refused by something else behind them: they run all the same.
+        ("login1", TriedJob(1, f"{HERE}\n{THERE}\nallocation failure: Invalid account"), "pass pass"),
+        ("login1", TriedJob(0, f"{HERE}\nsbatch: Job 3 to start at"), "fail pass"),
+        ("login1", TriedJob(0, THERE.replace("2 rules in force", "its policy file is broken")), "warn fail"),
+        ("login1", TriedJob(1, "sbatch: error: Unable to contact slurm controller"), "skip skip"),
+        ("login1", None, "skip skip"),
+        ("ctl2.site", None, "skip fail"),
+    ],
+)
+def test_the_lua_scripts_are_those_that_answer(host: str, job: TriedJob | None, states: str) -> None:
+    files = ("job_submit.lua", "sovctl_policy.lua") if host != "login1" else ("cli_filter.lua", "sovctl_policy.lua")
+    lines = judge_policy(replace(FIT, host=host, lua_files=files), LUA, job)
+    assert [line.check for line in lines] == ["job_submit.lua", "cli_filter.lua"]
+    assert " ".join(line.state for line in lines) == states
+    assert all(line.fix for line in lines if line.state is not State.PASS)
+
+
+def test_a_controller_without_the_script_is_told_to_install_it() -> None:
+    (line, _) = judge_policy(replace(FIT, host="ctl1"), LUA, TriedJob(0, HERE))
+    assert (line.state, line.fix) == (State.FAIL, "sovctl site install")
+    assert judge_policy(FIT, {}, None) == [] and not scripts_asked({}) and scripts_asked(LUA)
+
+
+# Steps
+
+
+def test_a_step_tells_of_each_node_whether_it_was_isolated() -> None:
+    trial = StepTrial(
+        ("n1", "n2", "n3"),
+        1,
+        "hello\nsovctl n1 NoNewPrivs:\t1\nsovctl n2 NoNewPrivs:\t0\nsovctl n9 NoNewPrivs:\t1\n",
+        "srun: error: n3: task 2: Exited with exit code 2",
+    )
+    lines = judge_steps([trial], 4, fold)
+    assert [(line.state, line.seen.partition(":")[0]) for line in lines] == [
+        (State.PASS, "n1"),
+        (State.FAIL, "n2"),
+        (State.WARN, "n3"),
+        (State.SKIP, "4 nodes have no room for a step now"),
+    ]
+    assert "Exited with exit code 2" in lines[2].seen and all(line.fix for line in lines[1:])
+
+
+def test_an_srun_without_the_option_is_the_fault() -> None:
+    (line,) = judge_steps([StepTrial(("n1",), 255, "", "srun: unrecognized option '--sov-isolate'")], 0, fold)
+    assert (line.state, line.fix) == (State.FAIL, "sovctl site lines")
+
+
+def test_nodes_of_one_partition_are_tried_together() -> None:
+    assert by_partition({"n1": "main", "n2": "gpu", "n3": "main"}) == {"main": ["n1", "n3"], "gpu": ["n2"]}
+    assert "--nodelist=n[1,3]" in srun_options("main", "n[1,3]", 2)
+    assert not any(word.startswith("--partition") for word in srun_options("", "n1", 1))
 
 
 TWO = {"SlurmctldHost": "ctl1(10.0.0.1),ctl2(10.0.0.2)", "StateSaveLocation": "/ha/slurmctld"}
@@ -126,6 +184,16 @@ def test_two_controllers_need_one_journal(host: str, change: dict[str, Any], sta
 
 
 # The nodes together
+
+
+def test_on_how_many_nodes_slurmd_has_the_plugin() -> None:
+    loaded, unseen = passed("spank", "/p; slurmd has it"), skipped("spank", "/p is there; it is root's to see")
+    lines = judge_nodes([answer("n001", loaded), answer("n002", loaded), answer("n003", unseen)], fold, 2.0)
+    said = [(line.state, line.seen) for line in lines if line.check == "spank"]
+    assert said == [
+        (State.PASS, "slurmd has it in memory on 2 of 3 nodes"),
+        (State.SKIP, "n003: /p is there; it is root's to see"),
+    ]
 
 
 def answer(node: str, *lines: Line, **more: Any) -> NodeAnswer:
