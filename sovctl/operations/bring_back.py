@@ -388,6 +388,7 @@ class BringBack:
         delay = sched_delay_s(self._slurm_settings().get("SchedulerParameters", ""))
         # slurmd looks seldom when the job has been ending for 10 s: nothing is gained by leaving long before its look.
         deadline = max(self.clock.now(), self._earliest(self._leave_s()) - delay) + delay + _TICK_S
+        deadline = min(deadline, self._stays_until())
         while True:
             self.passes.look()
             now = self.clock.now()
@@ -409,7 +410,7 @@ class BringBack:
         """Wait until only the batch host is left completing; returns how long the others took after the last rank, in
         seconds; None when they are not done in time."""
         began = self.clock.now()
-        until = stays_until(self._told or Told(began), self._kill_wait, self._leave_s())
+        until = self._stays_until()
         while True:
             job = self._patiently(lambda: self.jobs.job(self.job_id))
             if self._script is not None and self._script.poll() is None:
@@ -422,6 +423,9 @@ class BringBack:
             if self.clock.now() >= until:
                 return None
             self.clock.sleep(0.05)
+
+    def _stays_until(self) -> float:
+        return stays_until(self._told or Told(self.clock.now()), self._kill_wait, self._leave_s())
 
     def _set_terms(self, goal: Goal, begin: int | None) -> bool:
         exclude = None if goal.exclude is None else sorted(goal.exclude)

@@ -429,6 +429,22 @@ def test_ranks_that_save_until_kill_wait_cost_no_more_than_that() -> None:
     assert run.clock.time < NOW + 45
 
 
+@pytest.mark.parametrize("others_s", [24.0, 26.5, 27.5])
+def test_nothing_is_waited_for_beyond_kill_wait(others_s: float) -> None:
+    """The other nodes are done just in time; the pass to align with would come too late."""
+    run = Run()
+    run.slurm._epilog_s = others_s
+    run.slurm.scheduler_passes = lambda: 7  # type: ignore[method-assign]
+    back = run.back(["n001", "n002"])
+    back.sigterm_at = lambda: NOW
+    run.slurm.requeue(run.job_id)
+    back.settle()
+    assert NOW + others_s < run.clock.time < NOW + 29
+    leave(run)
+    run.await_start()
+    assert run.clock.time < NOW + 35
+
+
 def test_a_save_within_kill_wait_is_waited_for_and_no_epilog() -> None:
     run = Run()
     run.slurm.epilog = "/etc/slurm/epilog.sh"
