@@ -438,7 +438,7 @@ def _numbers(ranges: str) -> list[str] | None:
     for part in ranges.split(","):
         low, dash, high = part.partition("-")
         high = high if dash else low
-        if not (low.isdigit() and high.isdigit()) or (low[0] == "0" and len(low) != len(high)):
+        if not (low.isdigit() and high.isdigit()) or ("0" in (low[0], high[0]) and len(low) != len(high)):
             return None
         first, before, last = int(low), last, int(high)
         if not before < first <= last < first + _MOST_HOSTS - len(found):
