@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-FIRST_PRIORITY = 4_000_000_000
-"""Above every priority that Slurm reckons out, below its own marks at the end of 32 bits."""
+FIRST_PRIORITY = 0xFFFF_FF00
+"""Above every priority that Slurm reckons out (priority/basic begins at 0xffff0000: TOP_PRIORITY, job_mgr.c), below
+its own marks at the end of 32 bits."""
 _GPUS = re.compile(r"(?:^|,)gres/gpu=([0-9]{1,9})(?:,|$)")
 
 

@@ -75,7 +75,9 @@ def test_a_run_gets_its_place_back_and_jobs_that_do_not_leave_are_ended_while_th
 ) -> None:
     """Another job waits at the limit and takes the place of the run on its way through the queue; the spares are held
     by jobs that ignore SIGTERM; and each watch lives for one effect."""
-    lab = story_lab(nodes=6, gpus=2, accounting=True, preemption=True, out_limit_per_hour=20)
+    # The simplest way to reckon priorities begins high, at 0xffff0000.
+    basic = {"PriorityType": "priority/basic"}
+    lab = story_lab(nodes=6, gpus=2, accounting=True, preemption=True, out_limit_per_hour=20, overrides=basic)
     pool, site = Pool(lab, grace_s=5.0), Lives(lab)
     assert pool.spare("set", "2").status == 0
     run = start_script(lab, work_dir, "", SLEEPER % 2)
@@ -90,17 +92,23 @@ def test_a_run_gets_its_place_back_and_jobs_that_do_not_leave_are_ended_while_th
     held = site.slurm.job(run.job_id).nodes
     faults.inject(lab, "xid:79", held[1], 1)
 
+    def ends(kind: str) -> list[str]:
+        return sorted(event["job_id"] for event in site.events(kind))
+
     def over() -> bool:
-        ended = {event["job_id"] for event in site.events("end-done")}
-        return bool(site.events("room-restored")) and ended == set(victims)
+        return bool(site.events("room-restored")) and ends("end-done") == sorted(set(ends("end-intended")))
 
     site.until("the run to have its place", run.job_id, over)
     again = run.await_event("attempt_started", attempt=1)
     assert held[1] not in again["nodes"]
     assert site.slurm.job(waiting).running
+    assert site.slurm.job(run.job_id).priority > site.slurm.job(other).priority
     assert [site.slurm.job(job).restarts for job in (run.job_id, other, *victims)] == [1, 0, 1, 1]
-    for kind, subject in (("room", run.job_id), ("first", run.job_id), *(("end", job) for job in victims)):
-        assert [event.get("job_id") for event in site.events(f"{kind}-intended")].count(subject) == 1, (kind, subject)
+    for kind in ("first-intended", "first-done", "room-intended", "room-restored"):
+        assert [event["job_id"] for event in site.events(kind)] == [run.job_id], kind
+    # On a slow machine Slurm itself, which looks every 30 s, may have come first with one of them.
+    assert ends("end-intended") and set(ends("end-intended")) <= set(victims)
+    assert ends("end-done") == ends("end-intended")
     limits = pool.slurm("sacctmgr", "-nP", "show", "qos", "sovctl-spare-main", "format=GrpTRES")
     assert limits.strip() == "node=4"
 

@@ -368,6 +368,7 @@ hostlists = st.from_regex(r"\A(n|rack1-n|n0|)\[[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1
 @example("n[00,1]")
 @example("n[1-01]")
 @example("n[3,1]")
+@example("n[1-01]")
 @example("n[1-3,3]")
 def test_ranges_are_expanded_as_the_library_does_it(text: str) -> None:
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
