@@ -489,6 +489,8 @@ complete -c sovctl -n '__sovctl_at sovctl alert' -a send -d 'Try to send what wa
 complete -c sovctl -n '__sovctl_at sovctl alert' -s h -l help -d 'Show the help of this command'
 complete -c sovctl -n '__sovctl_at sovctl alert test' -l dry-run -d 'Print it and send nothing'
 complete -c sovctl -n '__sovctl_at sovctl alert test' -s h -l help -d 'Show the help of this command'
+complete -c sovctl -n '__sovctl_at sovctl alert ls' -s o -l format -r -f -d 'Fields to show: '\''%%V %%.20r'\'', or names: at,channels,kind,where,what,next'
+complete -c sovctl -n '__sovctl_at sovctl alert ls' -s n -l noheader -d 'No line of headers'
 complete -c sovctl -n '__sovctl_at sovctl alert ls' -l json -d 'One JSON object on stdout'
 complete -c sovctl -n '__sovctl_at sovctl alert ls' -s h -l help -d 'Show the help of this command'
 complete -c sovctl -n '__sovctl_at sovctl alert send' -l dry-run -d 'Say how many would be sent'

@@ -13,7 +13,8 @@ from sovctl.cli import wiring
 from sovctl.cli.arguments import Parser
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
-from sovctl.cli.words import clock_time, print_line, printable, say
+from sovctl.cli.tables import Column, print_listing
+from sovctl.cli.words import clock_time, printable, say, say_next
 from sovctl.config import Config, load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, ConfigError, SovctlError
 from sovctl.ledger.alerts import rendered, unknown_names
@@ -35,7 +36,9 @@ def run(argv: Sequence[str]) -> int:
     config = load_config()
     if options.verb == "test":
         return _test(config, dry_run=options.dry_run)
-    return _list(config, as_json=options.json) if options.verb == "ls" else _send(config, dry_run=options.dry_run)
+    if options.verb == "ls":
+        return _list(config, as_json=options.json, wanted=options.format, noheader=options.noheader)
+    return _send(config, dry_run=options.dry_run)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,6 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     test = _verb(verbs, "test", "Send a message now, by each way out.", "example: sovctl alert test")
     test.add_argument("--dry-run", action="store_true", help="print it and send nothing")
     listed = _verb(verbs, "ls", "What did not get through yet.", "example: sovctl alert ls --json")
+    fields = "fields to show: '%%V %%.20r', or names: at,channels,kind,where,what,next"
+    listed.add_argument("-o", "--format", default="", metavar="FORMAT", help=fields)
+    listed.add_argument("-n", "--noheader", action="store_true", help="no line of headers")
     listed.add_argument("--json", action="store_true", help="one JSON object on stdout")
     send = _verb(verbs, "send", "Try to send what waits, now.", "example: sovctl alert send")
     send.add_argument("--dry-run", action="store_true", help="say how many would be sent")
@@ -80,6 +86,8 @@ def _test(config: Config, *, dry_run: bool) -> int:
         except SovctlError as error:
             failed += 1
             say(f"sovctl: {error.message}")
+            # A test is not kept, whatever the channel says of messages.
+            say_next(error.hint if isinstance(error, ConfigError) else "Check where it goes: sovctl config show alerts")
         else:
             print(f"{channel.name}: sent")
     return EXIT_FAILED if failed else EXIT_DONE
@@ -96,7 +104,17 @@ def _check(config: Config) -> None:
             raise ConfigError(f"alerts.{key}", f"nothing is known of ${names[0]}")
 
 
-def _list(config: Config, *, as_json: bool) -> int:
+_COLUMNS = (
+    Column("V", "at", "AT", lambda item: clock_time(item.alert.at)),
+    Column("c", "channels", "BY", lambda item: ",".join(item.channels)),
+    Column("k", "kind", "KIND", lambda item: item.alert.kind.value),
+    Column("N", "where", "WHERE", lambda item: item.alert.where or "-", folded=True),
+    Column("r", "what", "WHAT", lambda item: item.alert.what, folded=True),
+    Column("x", "next", "NEXT", lambda item: item.alert.next or "-", folded=True),
+)
+
+
+def _list(config: Config, *, as_json: bool, wanted: str = "", noheader: bool = False) -> int:
     spool = wiring.alert_spool(config)
     waiting, state = spool.waiting(), spool.state().get("channels", {})
     problems = {name: book.get("problem", "") for name, book in state.items() if isinstance(book, dict)}
@@ -104,10 +122,11 @@ def _list(config: Config, *, as_json: bool) -> int:
         alerts = [{**item.alert.record(), "channels": list(item.channels)} for item in waiting]
         print_json("sovctl.alerts/1", {"waiting": alerts, "problems": problems})
         return EXIT_DONE
-    for item in waiting:
-        print_line(f"{clock_time(item.alert.at)}  {','.join(item.channels)}  {item.alert.what}", 21)
+    print_listing(waiting, _COLUMNS, "Vckr", wanted, header=not noheader)
     for problem in filter(None, problems.values()):
         say(f"sovctl: {problem}")
+    if waiting:
+        say_next("Once that is mended: sovctl alert send")
     if not waiting:
         say("nothing waits")
     return EXIT_DONE
@@ -122,6 +141,8 @@ def _send(config: Config, *, dry_run: bool) -> int:
     with progress(f"sending {waiting}") as line:
         left = wiring.alert_sender(config, line.beside(_say)).turn(now=True)
     say(f"{waiting - left} sent, {left} wait")
+    if left:
+        say_next("See what keeps them: sovctl alert ls")
     return EXIT_FAILED if left else EXIT_DONE
 
 

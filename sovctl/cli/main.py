@@ -132,9 +132,9 @@ def _written(argv: list[str]) -> int:
     try:
         flush_output()
     except OSError:
-        if not status:
+        if not status and argv[:1] != ["supervise"]:
             raise
-        _write_nowhere()  # the status says more, such as that a node is not fit
+        _write_nowhere()  # the status says more, such as that a node is not fit, or how a run ended
     return status
 
 

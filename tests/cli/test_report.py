@@ -139,6 +139,7 @@ def test_a_test_that_does_not_get_through_says_so_without_the_address(site: Path
     done = sovctl(site, "alert", "test", **hook(tmp_path))
     assert done.returncode == 1
     assert "the webhook took no message" in done.stderr and "secret" not in done.stderr
+    assert done.stderr.splitlines()[-1].strip() == "Check where it goes: sovctl config show alerts"
 
 
 @pytest.mark.parametrize(
@@ -168,9 +169,15 @@ def test_what_waits(site: Path, tmp_path: Path) -> None:
     env["SOVCTL_ALERTS_KEEP_S"] = "1e12"
     record: dict[str, Any] = json.loads(sovctl(site, "alert", "ls", "--json", **env).stdout)
     assert [item["what"] for item in record["waiting"]] == ["the budget is spent"]
+    listed = sovctl(site, "alert", "ls", "-n", "-o", "channels,what", **env)
+    assert (listed.stdout, listed.stderr.strip()) == (
+        "webhook  the budget is spent\n",
+        "Once that is mended: sovctl alert send",
+    )
     assert sovctl(site, "alert", "send", "--dry-run", **env).stdout == "1 would be sent\n"
     tried = sovctl(site, "alert", "send", **env)
     assert tried.returncode == 1 and "0 sent, 1 wait" in tried.stderr
+    assert "sovctl alert ls" in tried.stderr
 
 
 def test_the_watch_tells_what_happens_from_now_on(tmp_path: Path) -> None:
