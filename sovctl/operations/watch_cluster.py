@@ -203,6 +203,7 @@ class ClusterWatch:
             self._remembered = dict(record)
         events = self.ports.journal.events()
         self._voice.remember(events)
+        self._runs.launches.restore(events)
         begun = open_intents(events)
         settle = Settlement(self.ports.deaths.site, self._voice, self._runs, self._preempted, self._places)
         never = settle.all(begun, self.ports.clock.now())

@@ -13,11 +13,13 @@ from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.watched_run import WatchedRun
 from sovctl.operations.allocation import free_nodes, nodes_asked, tres_nodes
+from sovctl.operations.watch_launches import LaunchAgain
 from sovctl.operations.watch_site import Site
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
+from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
 
 _REMEMBER_S = 900.0
@@ -68,6 +70,7 @@ class RunTakeOver:
     act: bool
     ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
     """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
+    launches: LaunchAgain = field(init=False)
     _places: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each (job, node) was last seen together."""
     _orphans: dict[str, _Orphan] = field(default_factory=dict)
@@ -91,6 +94,9 @@ class RunTakeOver:
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time of their user's own."""
     _cluster: str = ""
+
+    def __post_init__(self) -> None:
+        self.launches = LaunchAgain(self.site, self.clock, self.voice, self.act)
 
     @property
     def busy(self) -> bool:
@@ -129,7 +135,7 @@ class RunTakeOver:
         """Take in a fresh reading of the queue."""
         now = self.clock.now()
         for job in jobs:
-            if job.pending and job.reason == "BeginTime":
+            if job.pending and (job.reason == "BeginTime" or launch_failed(job)):
                 self._look_at_waiting(job.job_id)
             if job.completing and not job.over and job.job_id in self._runs:
                 # Perhaps on its way back: looked at by itself until then, for a slow slurmctld is read seldom.
@@ -326,6 +332,12 @@ class RunTakeOver:
             job = self.site.job(job_id)
         except SovctlError:
             job = None
+        if job is not None and job.restarts and launch_failed(job) and self._is_run(job_id):
+            if self.launches.again(job):
+                orphan.since = self.clock.now()
+            else:
+                self._forget(job_id)
+            return
         if job is not None and job.held:
             self._tell_held(job, orphan)
         if job is None or job.over or job.held or self.clock.now() - orphan.since > _TAKE_OVER_S:
@@ -345,8 +357,8 @@ class RunTakeOver:
             self._set_terms(job, orphan)
 
     def _tell_held(self, job: JobView, orphan: _Orphan) -> None:
-        """A run that lost a node and that Slurm itself holds (its launch failed, or it was requeued too often) waits
-        for a person who does not know of it."""
+        """A run that lost a node and that Slurm itself holds (it was requeued too often) waits for a person who does
+        not know of it."""
         if orphan.exclude and not job.reason.startswith(_HELD_BY_SOMEBODY) and self._is_run(job.job_id):
             why = f"{job.reason or 'no reason given'}, after {', '.join(sorted(orphan.exclude))} went down"
             self.voice.write("run-held-by-slurm", job_id=job.job_id, why=why)

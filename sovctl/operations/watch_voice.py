@@ -53,6 +53,10 @@ class Voice:
                 self.write("noted", words=words)
             self.say(words)
 
+    def is_new(self, key: str) -> bool:
+        """Whether `tell` would say it."""
+        return key not in self._told
+
     def note(self, words: str) -> None:
         """Say a thing, and write it down."""
         self.write("noted", words=words)

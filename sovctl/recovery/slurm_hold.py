@@ -13,6 +13,11 @@ def held(job: JobView) -> bool:
     return said or (job.held and bool(job.extra))
 
 
+def launch_failed(job: JobView) -> bool:
+    """Whether Slurm holds it because it could not launch it (`launch_failed_requeued_held`)."""
+    return held(job) and "launch" in job.reason.lower()
+
+
 def cause(job: JobView) -> str:
     """Who holds a held job and what to type, in one sentence; empty: a person or sovctl does, and knows why."""
     if not held(job):
@@ -20,7 +25,7 @@ def cause(job: JobView) -> str:
     reason = job.reason.lower()
     if "SPECIAL_EXIT" in job.flags or "special_exit" in reason:
         why = "its script ended with a status that the site lists in RequeueExitHold (slurm.conf): mend it"
-    elif "launch" in reason:
+    elif launch_failed(job):
         why = "Slurm could not launch it, as after a prolog that failed and drained its node: see sinfo -R"
     elif "jobholdmaxrequeue" in reason:
         why = "its launch failed as often as MaxBatchRequeue allows (5 by default): see sinfo -R for its nodes"

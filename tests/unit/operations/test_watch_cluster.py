@@ -507,7 +507,7 @@ def test_a_users_own_begin_time_is_kept_and_asked_about_once() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "told"),
-    [("launch_failed_requeued_held", 1), ("JobHoldMaxRequeue", 1), ("JobHeldUser", 0), ("JobHeldAdmin", 0)],
+    [("JobHoldMaxRequeue", 1), ("JobHeldUser", 0), ("JobHeldAdmin", 0)],
 )
 def test_a_run_that_slurm_holds_after_it_lost_its_node_is_told_once(reason: str, told: int) -> None:
     site = Watched()
@@ -529,6 +529,55 @@ def test_a_run_that_slurm_holds_after_it_lost_its_node_is_told_once(reason: str,
     held = site.of("run-held-by-slurm")
     assert [event["job_id"] for event in held] == ["7"] * told
     assert all("n001" in event["why"] and reason in event["why"] for event in held)
+
+
+def held_by_launch(site: Watched, job_id: str = "7") -> None:
+    """slurmctld came back with an older state and launched the job anew where it still ran."""
+    job = site.site.records[job_id]
+    site.site.changes += 1
+    held = replace(job, state="PENDING", nodes=(), restarts=job.restarts + 1, priority=0)
+    site.site.records[job_id] = replace(held, reason="launch_failed_requeued_held")
+
+
+def test_a_run_whose_launch_failed_is_let_go_a_few_times_an_hour() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.site.runs("8", "n003", script="#!/bin/sh\n")
+    for _ in range(4):
+        site.passes(2)
+        held_by_launch(site)
+        held_by_launch(site, "8")
+        site.passes(10)
+        site.start()
+    assert [what for what in site.site.did if what[0] == "release"] == [("release", "7")] * 3
+    assert site.site.records["7"].held
+    assert [event["why"] for event in site.of("run-held-by-slurm")] == [
+        "launch_failed_requeued_held, 3 times within an hour"
+    ]
+    site.clock.sleep(3600)
+    site.passes(10)
+    assert not site.site.records["7"].held
+
+
+def test_a_run_that_was_let_go_begins_at_once() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.passes(2)
+    held_by_launch(site)
+    site.site.records["7"] = replace(site.site.records["7"], eligible_at=int(site.clock.time) + 121)
+    site.passes(10)
+    assert [what[0] for what in site.site.did] == ["release", "terms"]
+    assert [event["kind"] for event in site.journal.records][:2] == ["launch-again-intended", "launch-again-done"]
+
+
+def test_an_observing_watch_lets_no_run_go() -> None:
+    site = Watched(act=False)
+    site.site.runs("7", "n001", "n002")
+    site.passes(2)
+    held_by_launch(site)
+    site.passes(20)
+    assert site.site.did == []
+    assert len([words for words in site.said if "would act: job 7 is let go again" in words]) == 1
 
 
 def test_a_held_run_stays_held() -> None:
