@@ -427,7 +427,8 @@ def expand(hostlist: str) -> tuple[str, ...]:
         return (hostlist,)
 
 
-_PLAIN_HOSTS = re.compile(r"([A-Za-z](?:[\w.-]*[A-Za-z_.-])?)\[([0-9,-]{1,4096})\]", re.ASCII)
+_PLAIN_HOSTS = re.compile(r"([A-Za-z][\w.-]*(?<![0-9]))\[([0-9,-]{1,4096})\]", re.ASCII)
+"""A digit before the bracket is part of the number, and of its width, to the library."""
 _MOST_HOSTS = 65536
 
 
