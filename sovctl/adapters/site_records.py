@@ -39,7 +39,8 @@ class SiteRecordFiles:
                 continue
             if name.startswith("nodes/"):
                 node = name.removeprefix("nodes/")
-                found = [entry if "node" in entry else {**entry, "node": node} for entry in found]
+                # A node speaks for itself only.
+                found = [entry for entry in found if entry.setdefault("node", node) == node]
             entries += found
         return entries, problems
 

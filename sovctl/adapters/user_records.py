@@ -82,6 +82,8 @@ class UserRecordFiles:
             told = _message(child, min(self._share.silent_s, self._share.waited_s - waited_s))
             waited_s += time.monotonic() - began
             if told is None:
+                if uid is None:
+                    note("records of users were left out: their reader ended before it began")
                 return uid
             message, events = told
             if "begin" in message:

@@ -118,17 +118,18 @@ def _step_s(item: Attempt, until: float) -> float | None:
 
 def _spans(known: Sequence[Attempt], found: Sequence[Timeline], until: float) -> list[Span]:
     after = {item.stopped.number: item for item in found}
-    spans = []
-    for index, item in enumerate(known):
+    spans: list[Span] = []
+    later = until
+    for item in reversed(known):
         if item.started_at is None:
             continue
-        later = next((other.started_at for other in known[index + 1 :] if other.started_at is not None), until)
         own = after.get(item.number)
         end = min(later, _stopped_at(item, own) or until)
         length = max(0.0, end - item.started_at)
         productive = min(length, _productive_s(item, own, end))
         spans.append(Span(item.started_at, item.started_at + length, len(item.nodes), item.gpus, productive))
-    return spans
+        later = item.started_at
+    return spans[::-1]
 
 
 def _stopped_at(item: Attempt, own: Timeline | None) -> float | None:

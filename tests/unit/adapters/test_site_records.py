@@ -15,6 +15,8 @@ def test_every_journal_of_the_site_is_read(tmp_path: Path) -> None:
     FileJournal(tmp_path / "watch.jsonl").append("noted", words="x")
     FileJournal(tmp_path / "nodes" / "n003.jsonl").append("verdict", state="failed")
     FileJournal(tmp_path / "nodes" / "n004.jsonl").append("drain-done", node="n004", incident="i")
+    # Nothing that a node says of another one counts.
+    FileJournal(tmp_path / "nodes" / "n004.jsonl").append("drain-done", node="n001", incident="j")
     (tmp_path / "sweep.jsonl").mkdir()
     entries, problems = SiteRecordFiles(tmp_path).entries()
     assert [(entry["kind"], entry.get("node")) for entry in entries] == [
