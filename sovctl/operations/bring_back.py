@@ -94,6 +94,8 @@ class BringBack:
     """How many times longer than alone our work takes on this machine."""
     sigterm_at: Callable[[], float | None] = lambda: None
     """When SIGTERM last came."""
+    ran_at: float = 0.0
+    """When the job was last seen to run on; 0: nobody looked."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
@@ -144,7 +146,7 @@ class BringBack:
             if self._command(lambda keep=keep: self.jobs.drop_nodes(self.job_id, keep)):  # type: ignore[misc]
                 self.nodes, self.shrunk = keep, True
                 return True
-            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            job = self._look()
             there = [node for node in self.nodes if node in job.nodes]
             if not job.running or len(there) == len(self.nodes):
                 return False
@@ -170,7 +172,7 @@ class BringBack:
         rest = [node for node in drop if node in self.nodes]
         if rest and not self.drop(rest):
             return False
-        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        job = self._look()
         return job.running and job.restarts == self.restarts
 
     def _await_no_steps(self, patience_s: float) -> frozenset[str]:
@@ -211,7 +213,7 @@ class BringBack:
     def stand_by(self) -> None:
         """The job was requeued by somebody else: from now on it begins before Slurm's 121 s are over whatever becomes
         of us, for KillWait may be over before all is said."""
-        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        job = self._look()
         self._learn_told(job)
         if self._may_begin(job) and not job.expedited and not (self.shrunk and self._takes_no_terms()):
             # Asking for a pass of the scheduler, which is then seen.
@@ -224,7 +226,7 @@ class BringBack:
         `script`: may still run, to save or because SIGTERM does not end it.
         """
         self._script = script
-        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        job = self._look()
         if self._may_begin(job):
             # It is out of our hands already: only a job that runs can be requeued held.
             self.requeue(exclude_reason="requeued from outside", may_hold=False)
@@ -238,7 +240,8 @@ class BringBack:
         """Somebody else requeued the job, perhaps just now, under our hands: slurmd looks whether we are gone from that
         moment on, so the begin time counts from there."""
         if self._told is None and job.restarts > self.restarts:
-            self._told = told(job, self.sigterm_at(), self.clock.now())
+            now = self.clock.now()
+            self._told = told(self.sigterm_at(), self.ran_at or now, now)
 
     def hold(self, why: str) -> None:
         """Requeue held: the job waits for a person; `sovctl run resume` or `scontrol release` lets it run, with the
@@ -254,7 +257,7 @@ class BringBack:
 
     def _choose(self, *, by_person: bool = False) -> ExclusionList:
         """The exclusions from now on; what became of the old ones is written down."""
-        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        job = self._look()
         views = self._patiently(self.cluster.nodes)
         # A drain asks for a pass (_slurm_rpc_update_node, 22.05 to 26.05), over before it could be looked for.
         for view in views:
@@ -278,7 +281,7 @@ class BringBack:
         """Give commands until the job is where the goal wants it, or out of our hands."""
         refused = 0
         while True:
-            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            job = self._look()
             step = next_step(job, goal)
             self._learn_told(job)
             if step is Step.REQUEUE:
@@ -353,7 +356,7 @@ class BringBack:
 
         Where the other nodes do not end while we can wait, the begin time is put far enough ahead for them.
         """
-        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        job = self._look()
         if job.expedited:
             return None
         if not self._asked:
@@ -412,7 +415,7 @@ class BringBack:
         began = self.clock.now()
         until = self._stays_until()
         while True:
-            job = self._patiently(lambda: self.jobs.job(self.job_id))
+            job = self._look()
             if self._script is not None and self._script.poll() is None:
                 began = self.clock.now()
             elif not job.completing or set(job.nodes) <= {self.batch_host}:
@@ -450,6 +453,13 @@ class BringBack:
                 raise
             return False
         return True
+
+    def _look(self) -> JobView:
+        before = self.clock.now()
+        job = self._patiently(lambda: self.jobs.job(self.job_id))
+        if job.running and job.restarts <= self.restarts:
+            self.ran_at = before
+        return job
 
     def _patiently(self, act: Callable[[], _Result]) -> _Result:
         """Repeat while slurmctld does not answer: it is being restarted, and everything waits for it."""

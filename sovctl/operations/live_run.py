@@ -258,6 +258,8 @@ class LiveRun:
         self.suspicion = NodeSuspicion(ports.ping, ports.clock)
         self.arrived = self.began = ports.clock.now()
         """`arrived`: when the supervisor started, which Slurm lets it when the prologs are done."""
+        self.ran_at = self.arrived
+        """When the job was last seen to run on."""
         self.allocation_noted = False
         self._sigterm_asked: float | None = -1.0
         """The SIGTERM after which Slurm was asked what it means."""
@@ -278,10 +280,14 @@ class LiveRun:
 
     def ask_job(self) -> JobView | None:
         """The job as Slurm has it; None when it does not answer."""
+        before = self.ports.clock.now()
         try:
-            return self.ports.jobs.job(self.plan.job_id)
+            job = self.ports.jobs.job(self.plan.job_id)
         except SovctlError:
             return None
+        if job.running and job.restarts <= self.plan.restarts:
+            self.ran_at = before
+        return job
 
     def ended_by_slurm(self, job: JobView | None) -> bool:
         """Whether this execution of the job is over, requeued from outside or for good."""
@@ -415,6 +421,7 @@ class LiveRun:
             lingers_until=self.lingers_until,
             crowding=ports.crowding,
             sigterm_at=lambda: ports.signals.terminated_at,
+            ran_at=self.ran_at,
         )
 
     def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:

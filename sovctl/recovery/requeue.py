@@ -118,19 +118,20 @@ class Told:
     """Or up to so much later."""
 
 
-def told(job: JobView, sigterm_at: float | None, now: float) -> Told:
+def told(sigterm_at: float | None, ran_at: float, now: float) -> Told:
     """When slurmd was told to end a job that somebody else requeued. `sigterm_at`: when the last SIGTERM came, which
-    slurmd sends first of all, but others send too. EndTime is the second of the requeue by slurmctld's clock."""
-    ended = job.ends_at if job.ends_at is not None and job.ends_at <= now else None
-    if sigterm_at is not None and sigterm_at <= now and (ended is None or abs(sigterm_at - ended) <= _SAME_MOMENT_S):
+    slurmd sends first of all, but others send too; `ran_at`: when the job was last seen to run on. (EndTime is
+    Unknown for a job on its way back to pending, 22.05.)"""
+    if sigterm_at is not None and ran_at - _SAME_MOMENT_S <= sigterm_at <= now:
         return Told(sigterm_at)
-    return Told(now - _UNSURE_S if ended is None else float(ended), _UNSURE_S)
+    since = min(max(ran_at, now - _LONGEST_UNSURE_S), now)
+    return Told(since, now - since)
 
 
-_SAME_MOMENT_S = 3.0
-"""From the second of EndTime to slurmd's SIGTERM: a whole second, the message, and two clocks."""
-_UNSURE_S = 1.0
-"""EndTime is a whole second; and slurmd's looks are a second apart."""
+_SAME_MOMENT_S = 0.2
+"""slurmctld may answer that a job runs on while slurmd hears already that it does not."""
+_LONGEST_UNSURE_S = 60.0
+"""No supervisor outlives KillWait for long."""
 
 
 def earliest_begin(
@@ -139,13 +140,13 @@ def earliest_begin(
     """The first whole second at which the job may begin, if the supervisor leaves `leave_s` after `now`: it must be
     ahead when the last epilog ends, or Slurm replaces it by one 121 s away."""
     gone = now + leave_s - told.at
-    part = told.unsure_s / _PARTS
-    later = [part * number for number in range(_PARTS + 1 if part else 1)]
-    noticed = told.at + part + max(by + _slurmd_notices(gone - by, kill_wait_s) for by in later)
+    later = [_PART_S * number for number in range(int(told.unsure_s / _PART_S) + 1)]
+    doubt = _PART_S if told.unsure_s else 0.0
+    noticed = told.at + doubt + max(by + _slurmd_notices(gone - by, kill_wait_s) for by in later)
     return math.floor(noticed + _report_s(leave_s) + epilog_s) + 1
 
 
-_PARTS = 20
+_PART_S = 0.05
 """So finely the time is gone through in which slurmd may have been told."""
 
 

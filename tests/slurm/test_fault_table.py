@@ -108,8 +108,8 @@ def is_hot(lab: cluster.Lab, run: Training) -> bool:
     """The GPU that is slowed down by heat is named, and its node is not failed for it."""
     said = _judged(lab, run)
     verdict = json.loads(said.stdout)
-    hot = [finding["message"] for finding in verdict["findings"] if finding["code"] == "GPU_HOT"]
-    return (said.status, verdict["state"], len(hot)) == (0, "degraded", 1) and "GPU 2" in hot[0]
+    hot = [finding["gpu_index"] for finding in verdict["findings"] if finding["code"] == "GPU_HOT"]
+    return (said.status, verdict["state"], hot) == (0, "degraded", [2])
 
 
 SURVIVED = (("link-flap", was_judged), ("thermal-throttle", is_hot), ("disk-full", refuses_a_checkpoint))

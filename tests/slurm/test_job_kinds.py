@@ -103,10 +103,6 @@ def test_a_requeue_by_hand_is_spared_slurms_delay_though_kill_wait_ends_the_supe
     run.wait("both ranks", lambda: run.output().count("up") == 2, 60)
     at = time.time()
     run.command("scontrol", "requeue", run.job_id)
-    ending = cluster.slurm(lab.layout).job(run.job_id)
-    assert ending.completing
-    assert ending.ends_at is not None
-    assert -1 <= ending.ends_at - at <= time.time() - at, "EndTime tells when slurmd was told"
     again = run.await_event("attempt_started", 150, attempt=1)
     assert again["at"] - at < 75, "Slurm's own delay is 121 s"
     assert run.await_end()["outcome"] == "finished"

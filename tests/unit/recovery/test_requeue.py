@@ -128,32 +128,32 @@ def test_leaving_later_never_means_beginning_sooner(requeued: float, one: float,
     assert earliest_begin(told, requeued + sooner, epilog) <= earliest_begin(told, requeued + later, epilog)
 
 
-@given(seconds, st.floats(0, 60), st.floats(0, 1), st.floats(0, 30))
-def test_where_slurmd_was_told_within_a_second_no_look_of_its_is_missed(
-    told: float, later: float, after: float, epilog: float
+@given(seconds, st.floats(0, 60), st.floats(0, 20), st.floats(0, 1), st.floats(0, 30))
+def test_where_it_is_not_known_when_slurmd_was_told_no_look_of_its_is_missed(
+    told: float, later: float, within: float, part: float, epilog: float
 ) -> None:
-    sure = earliest_begin(Told(told + after), told + later, epilog)
-    unsure = earliest_begin(Told(told, 1.0), told + later, epilog)
+    now = told + within + later
+    sure = earliest_begin(Told(told + part * within), now, epilog)
+    unsure = earliest_begin(Told(told, within), now, epilog)
     assert unsure >= sure
-    assert unsure <= told + later + epilog + 0.1 + 0.15 + (11.0 if later > 9.5 else 2.0) + 1.0 + 1e-3
+    assert unsure <= now + epilog + 0.1 + 0.15 + (11.0 if within + later > 9.5 else 2.0) + 1.0 + 1e-3
 
 
 @pytest.mark.parametrize(
-    ("ends_at", "sigterm_at", "at", "unsure_s"),
+    ("ran_at", "sigterm_at", "at", "unsure_s"),
     [
-        (1000, 1000.4, 1000.4, 0.0),
-        (1000, 1001.9, 1001.9, 0.0),
-        # A SIGTERM of a grace time, or of the user, long before.
-        (1000, 950.0, 1000.0, 1.0),
-        (1000, None, 1000.0, 1.0),
-        (None, 990.0, 990.0, 0.0),
-        (None, None, 1004.0, 1.0),
-        # A time limit is no end.
-        (9000, None, 1004.0, 1.0),
+        (1000.0, 1000.4, 1000.4, 0.0),
+        (1000.0, 999.9, 999.9, 0.0),
+        # A SIGTERM of a grace time, or of the user, before it was last seen to run.
+        (1000.0, 950.0, 1000.0, 5.0),
+        (1000.0, None, 1000.0, 5.0),
+        (1005.0, None, 1005.0, 0.0),
+        (100.0, None, 945.0, 60.0),
+        (100.0, 990.0, 990.0, 0.0),
     ],
 )
-def test_when_slurmd_was_told(ends_at: int | None, sigterm_at: float | None, at: float, unsure_s: float) -> None:
-    assert told(job("COMPLETING", 2, ends_at=ends_at), sigterm_at, 1005.0) == Told(at, unsure_s)
+def test_when_slurmd_was_told(ran_at: float, sigterm_at: float | None, at: float, unsure_s: float) -> None:
+    assert told(sigterm_at, ran_at, 1005.0) == Told(at, unsure_s)
 
 
 def test_nobody_waits_longer_than_slurmd_lets_live() -> None:
