@@ -18,7 +18,6 @@ from sovctl.recovery.attempts import seconds, text
 _AN_HOUR = 3600.0
 LAUNCHES_AN_HOUR = 3
 """So often a run is let go again within an hour; one that no node launches is a matter for a person."""
-_INTENDED = "launch-again-intended"
 
 
 @dataclass(slots=True)
@@ -35,7 +34,7 @@ class LaunchAgain:
     def restore(self, events: Sequence[Mapping[str, Any]]) -> None:
         """From the journal of a watch before this one."""
         for event in events:
-            if event.get("kind") == _INTENDED:
+            if event.get("kind") == "launch-again-intended":
                 self._tries.setdefault(text(event, "job_id"), []).append(seconds(event, "at") or 0.0)
 
     def again(self, job: JobView) -> bool:
@@ -50,7 +49,7 @@ class LaunchAgain:
             self.voice.tell(f"observe:launch:{job.job_id}", f"would act: {words}")
             return False
         self._tries = {**self._tries, job.job_id: [*tries, now]}
-        self.voice.write(_INTENDED, job_id=job.job_id, why=job.reason)
+        self.voice.write("launch-again-intended", job_id=job.job_id, why=job.reason)
         try:
             self.site.release(job.job_id)
         except SlurmUnreachable:

@@ -332,11 +332,7 @@ class RunTakeOver:
             job = self.site.job(job_id)
         except SovctlError:
             job = None
-        if job is not None and job.restarts and launch_failed(job) and self._is_run(job_id):
-            if self.launches.again(job):
-                orphan.since = self.clock.now()
-            else:
-                self._forget(job_id)
+        if job is not None and self._launched_again(job, orphan):
             return
         if job is not None and job.held:
             self._tell_held(job, orphan)
@@ -356,10 +352,18 @@ class RunTakeOver:
         if job.pending and self.clock.now() >= orphan.not_before:
             self._set_terms(job, orphan)
 
+    def _launched_again(self, job: JobView, orphan: _Orphan) -> bool:
+        """A run that no node launched is let go; its terms come at the next look."""
+        if not (job.restarts and launch_failed(job) and self._is_run(job.job_id) and self.launches.again(job)):
+            return False
+        orphan.since = self.clock.now()
+        return True
+
     def _tell_held(self, job: JobView, orphan: _Orphan) -> None:
         """A run that lost a node and that Slurm itself holds (it was requeued too often) waits for a person who does
         not know of it."""
-        if orphan.exclude and not job.reason.startswith(_HELD_BY_SOMEBODY) and self._is_run(job.job_id):
+        by_slurm = not job.reason.startswith(_HELD_BY_SOMEBODY) and not launch_failed(job)
+        if orphan.exclude and by_slurm and self._is_run(job.job_id):
             why = f"{job.reason or 'no reason given'}, after {', '.join(sorted(orphan.exclude))} went down"
             self.voice.write("run-held-by-slurm", job_id=job.job_id, why=why)
             self.voice.say(f"job {job.job_id} is held by Slurm: {why}; to let it go: scontrol release {job.job_id}")

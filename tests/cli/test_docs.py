@@ -44,6 +44,7 @@ WRITERS = {
         "watch_runs",
         "watch_suspects",
         "watch_voice",
+        "watch_launches",
         "watch_places",
         "watch_preempted",
     ),
