@@ -36,8 +36,9 @@ def judge(inside: Mapping[str, Any], allowed_env: Sequence[str] = ()) -> tuple[C
     checks = [_directory(place, directories[place], decoy) for place in ("/tmp", "/var/tmp", "/dev/shm")]
     others = sorted(set(inside["processes"]) - {1, inside["own_process"]})
     checks.append(Check("processes", not others, _list("others: ", others) or "only its own"))
-    home = directories["home"]
-    checks.append(Check("home", home == [], _list("", home or []) or ("empty" if home == [] else "cannot be read")))
+    if not inside.get("by_plugin"):  # which hides no home directory of the host's own root
+        home = directories["home"]
+        checks.append(Check("home", home == [], _list("", home or []) or ("empty" if home == [] else "cannot be read")))
     found = set(inside["environment"]) - set(inside["own_environment"])
     names = outside_allow_list(dict.fromkeys(found, ""), allowed_env)
     checks.append(Check("environment", not names, _list("", names) or "only the allow-list"))

@@ -36,6 +36,12 @@ def test_a_step_that_sees_nothing_passes_every_check() -> None:
     assert len(checks) == 10
 
 
+def test_the_plugin_is_not_asked_for_an_empty_home() -> None:
+    seen = {place: [] for place in ("/tmp", "/var/tmp", "/dev/shm")}
+    checks = judge({**GOOD, "by_plugin": True, "directories": seen})
+    assert (len(checks), all(check.passed for check in checks)) == (9, True)
+
+
 @pytest.mark.parametrize(
     ("changed", "name", "seen"),
     [
