@@ -33,8 +33,8 @@ def measure_by_plugin(
     name, remove = lay_decoys()
     try:
         # Slurm itself sets TMPDIR, to /tmp, behind the last plugin.
-        about = {"schema": SCHEMA, "own_environment": ["TMPDIR"], "decoy": name, "node": node}
-        about |= {"by_plugin": True, "kept": list(kept)}
+        about: dict[str, object] = {"schema": SCHEMA, "decoy": name, "node": node, "by_plugin": True}
+        about |= {"own_environment": ["TMPDIR"], "kept": list(kept)}
         words = (sys.executable, "-P", "-m", "sovctl", "exec", "--look", json.dumps(about))
         told: Mapping[str, str] = variables(Inside(runtime=SPANK), "", ())
         answer = step.program(words, (f"--nodelist={node}", "--nodes=1", "--ntasks=1"), _STEP_S, told)
