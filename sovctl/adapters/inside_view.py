@@ -36,13 +36,21 @@ class Decoys:
 
 
 def look_around(about: Mapping[str, object], environment: Mapping[str, str], own_devices: tuple[str, ...]) -> str:
-    """One JSON object, `about` among it; called in the forked task, with nothing of the image run."""
+    """One JSON object, `about` among it; called in the forked task, with nothing of the image run.
+
+    `by_plugin` in it: the SPANK plugin isolated this process; it leaves the home directory of the host's root as it is,
+    and covers the device files of others.
+    """
+    by_plugin = about.get("by_plugin")
     status = _status()
     directories = {place: _names(place) for place in _PLACES}
-    directories["home"] = _names(environment.get("HOME", "/"))
+    if not by_plugin:
+        directories["home"] = _names(environment.get("HOME", "/"))
     processes = [int(name) for name in _names("/proc") or () if name.isdigit()]
     descriptors = [int(name) for name in _names("/proc/self/fd") or () if _is_open(int(name))]
     devices = [f"/dev/{name}" for name in _names("/dev") or () if name.startswith("nvidia") and name[6:].isdigit()]
+    if by_plugin:
+        devices = [device for device in devices if os.access(device, os.R_OK)]
     pmi = environment.get("PMI_FD", "")
     return json.dumps(
         {

@@ -15,6 +15,7 @@ from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import print_line, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED
+from sovctl.isolation.runtimes import BUILT_IN
 from sovctl.operations.prove_isolation import SCHEMA, prove, prove_each
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def isolation(
     image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="In this image, not on the host's root.")] = "",
     partition: Annotated[str, typer.Option("--partition", "-p", help="Of the step.")] = "",
     nodes: Annotated[str, typer.Option("--nodelist", "-w", metavar="NODES", help="Each of them; n[001-064] too.")] = "",
+    runtime: Annotated[
+        str, typer.Option("--runtime", metavar="NAME", help="Whose isolation is measured: bubblewrap or spank.")
+    ] = BUILT_IN,
     here: Annotated[bool, typer.Option("--here", help="On this machine, without Slurm.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> int:
@@ -151,9 +155,9 @@ def isolation(
     step, allowed = wiring.step_command(config, here=here), config.isolation.allow_env.split()
     with progress("waiting for the isolated step"):
         proofs = (
-            prove_each(image, step, options, allowed, named)
+            prove_each(image, step, options, allowed, named, runtime)
             if len(named) > 1
-            else (prove(image, step, [*options, *(f"--nodelist={node}" for node in named)], allowed),)
+            else (prove(image, step, [*options, *(f"--nodelist={node}" for node in named)], allowed, runtime),)
         )
         runtimes = wiring.runtime_proofs(config, options, named, here=here)
     passed = all(proof.passed for proof in proofs)

@@ -16,6 +16,7 @@ from sovctl.cli.arguments import Parser
 from sovctl.cli.words import say
 from sovctl.config import load_config
 from sovctl.errors import SovctlError, UsageError
+from sovctl.isolation.inside import SPANK
 from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
 
 _EXAMPLES = """examples:
@@ -29,6 +30,9 @@ def run(argv: Sequence[str]) -> int:
     parser = make_parser()
     if not {"-h", "--help"}.isdisjoint(argv[: list(argv).index("--")] if "--" in argv else argv):
         parser.print_help()
+        return 0
+    if argv[:1] == ["--look"] and len(argv) == 2:
+        print(wiring.look_around(argv[1]))
         return 0
     measure = "--measure" in argv and "--" not in argv
     words, command = (list(argv), ()) if measure else own_words(argv)
@@ -50,6 +54,9 @@ def run(argv: Sequence[str]) -> int:
         measure,
     )
     config = load_config()
+    if measure and asked.runtime == SPANK and not asked.image:
+        print(wiring.measure_by_plugin(config))
+        return 0
     place = ExecPlace(dict(os.environ), os.getcwd(), f"{os.getpid()}-{os.urandom(8).hex()}")  # noqa: PTH109
     runner = StepRunner(options, wiring.exec_settings(config), place, wiring.exec_ports(config), _say)
     try:

@@ -369,6 +369,37 @@ def runtime_proofs(
     return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()), nodes)
 
 
+def measure_by_plugin(config: Config) -> str:
+    """What a step sees that the SPANK plugin isolates, on this node."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.inside_view import Decoys
+    from sovctl.adapters.plugstack import plugin_lines
+    from sovctl.adapters.step_command import StepInJob
+    from sovctl.isolation.plugin_owners import kept_paths
+    from sovctl.operations.measure_plugin import measure_by_plugin as measure
+
+    def lay() -> tuple[str, Callable[[], None]]:
+        decoys = Decoys()
+        return decoys.name, decoys.remove
+
+    step = StepInJob(CommandRunner(), os.environ.get("SLURM_JOB_ID", ""), config.slurm.bin_dir)
+    node = os.environ.get("SLURMD_NODENAME", "")
+    return measure(step, node, kept_paths(plugin_lines(), node), lay)
+
+
+def look_around(about: str) -> str:
+    """What this process sees, isolated by whoever started it."""
+    import json
+
+    from sovctl.adapters.inside_view import look_around as look
+    from sovctl.adapters.isolation_host import IsolationHost
+    from sovctl.adapters.node_roots import NodeRoots
+    from sovctl.isolation.devices import step_gpus, visible_devices
+
+    devices = IsolationHost(NodeRoots(Path("/nonexistent"))).device_files()
+    return look(json.loads(about), os.environ, visible_devices(devices, step_gpus(os.environ)))
+
+
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:
     """Judges and fetches the image of a run."""
     from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner

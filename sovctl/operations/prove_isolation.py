@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sovctl.errors import SovctlError
+from sovctl.errors import SovctlError, UsageError
+from sovctl.isolation.inside import SPANK
 from sovctl.isolation.proof import Check, judge
+from sovctl.isolation.runtimes import BUILT_IN
 
 if TYPE_CHECKING:
     from sovctl.ports import StepCommand
@@ -32,23 +34,36 @@ class Proof:
 
 
 def prove_each(
-    image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str], nodes: Sequence[str]
+    image: str,
+    step: StepCommand,
+    srun_options: Sequence[str],
+    allowed_env: Sequence[str],
+    nodes: Sequence[str],
+    runtime: str = BUILT_IN,
 ) -> tuple[Proof, ...]:
     """The same on each of several nodes; a step that does not run there is a check that fails."""
     found = []
     for node in nodes:
         try:
-            proof = prove(image, step, (*srun_options, f"--nodelist={node}"), allowed_env)
+            proof = prove(image, step, (*srun_options, f"--nodelist={node}"), allowed_env, runtime)
         except SovctlError as error:
             proof = Proof(node, True, (Check("step", False, error.message),))
         found.append(proof)
     return tuple(found)
 
 
-def prove(image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str]) -> Proof:
+def prove(
+    image: str, step: StepCommand, srun_options: Sequence[str], allowed_env: Sequence[str], runtime: str = BUILT_IN
+) -> Proof:
     """Measure in a step of Slurm where there is a Slurm, else here. Raises SovctlError when the step does not run."""
+    if runtime not in (BUILT_IN, SPANK) or (image and runtime == SPANK):
+        raise UsageError(
+            f"the runtime {runtime} cannot be measured{' in an image' if runtime == SPANK else ''}",
+            hint=f"There are --runtime {BUILT_IN}, and {SPANK} without --image; of the others see the list.",
+        )
     wanted = ("--image", image) if image else ("--isolate",)
-    answer = step.run(("exec", "--measure", *wanted, "--home", "none", "--clean-env"), srun_options, _STEP_S)
+    by = ("--runtime", runtime) if runtime != BUILT_IN else ()
+    answer = step.run(("exec", "--measure", *wanted, *by, "--home", "none", "--clean-env"), srun_options, _STEP_S)
     last = answer.stdout.strip().splitlines()[-1:] or [""]
     if answer.status != 0:
         said = " ".join(answer.stderr.split())[-300:] or f"status {answer.status}"

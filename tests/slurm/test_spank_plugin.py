@@ -471,6 +471,19 @@ def test_many_starts_leave_nothing(spank_lab: cluster.Lab, user: str, eventually
     assert in_service(spank_lab)
 
 
+def test_the_doctor_measures_a_step_of_the_plugin(spank_lab: cluster.Lab, plugin: Path, user: str) -> None:
+    cache = plugin.parent / "cache"
+    cache.mkdir()
+    os.chown(cache, pwd.getpwnam(user or "root").pw_uid, -1)
+    doctor = (sys.executable, "-P", "-m", "sovctl", "doctor", "isolation", "--runtime=spank", "--json", "-w", "n001")
+    said = run(spank_lab, user, "env", f"XDG_CACHE_HOME={cache}", *doctor, check=False)
+    found = json.loads(said.stdout)
+    assert [check for check in found["checks"] if not check["passed"]] == []
+    assert (said.status, found["node"], len(found["checks"])) == (0, "n001", 9)
+    places = [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm")]
+    assert not [name for place in places for name in place.glob(".sovctl-decoy-*") if name.owner() == user]
+
+
 @pytest.fixture
 def half_lab(plugin: Path, new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
     """Two nodes with one plugstack.conf, and a plugin that cannot be loaded on the second."""
