@@ -308,6 +308,7 @@ complete -c sovctl -n '__sovctl_at sovctl doctor' -s h -l help -d 'Show the help
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -l image -r -f -d 'In this image, not on the host'\''s root'
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -s p -l partition -r -f -a '(__sovctl_live partition)' -d 'Of the step'
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -s w -l nodelist -r -f -a '(__sovctl_live node)' -d 'Each of them; n[001-064] too'
+complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -l runtime -r -f -a 'bubblewrap apptainer charliecloud podman spank pyxis slurm' -d 'Whose isolation is measured: bubblewrap or spank'
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -l here -d 'On this machine, without Slurm'
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -l json -d 'One JSON object on stdout'
 complete -c sovctl -n '__sovctl_at sovctl doctor isolation' -s h -l help -d 'Show the help of this command'

@@ -337,7 +337,9 @@ def measure_by_plugin(config: Config) -> str:
     """What a step sees that the SPANK plugin isolates, on this node."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.inside_view import Decoys
+    from sovctl.adapters.plugstack import plugin_lines
     from sovctl.adapters.step_command import StepInJob
+    from sovctl.isolation.plugin_owners import kept_paths
     from sovctl.operations.measure_plugin import measure_by_plugin as measure
 
     def lay() -> tuple[str, Callable[[], None]]:
@@ -345,7 +347,8 @@ def measure_by_plugin(config: Config) -> str:
         return decoys.name, decoys.remove
 
     step = StepInJob(CommandRunner(), os.environ.get("SLURM_JOB_ID", ""), config.slurm.bin_dir)
-    return measure(step, os.environ.get("SLURMD_NODENAME", ""), lay)
+    node = os.environ.get("SLURMD_NODENAME", "")
+    return measure(step, node, kept_paths(plugin_lines(), node), lay)
 
 
 def look_around(about: str) -> str:

@@ -1,4 +1,4 @@
-"""Whose image files the SPANK plugin mounts, by its line in plugstack.conf. Pure."""
+"""Whose image files the SPANK plugin mounts, and what it keeps in sight, by its line in plugstack.conf. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,22 @@ _DEFAULT = "0"
 
 def image_owners(lines: Iterable[str]) -> str | None:
     """The value of `image_owners`, root where it does not stand there; None: the plugin has no line."""
+    words = _words(lines)
+    given = [word.partition("=")[2] for word in words or () if word.startswith("image_owners=")]
+    return None if words is None else given[-1] if given else _DEFAULT
+
+
+def kept_paths(lines: Iterable[str], node: str) -> tuple[str, ...]:
+    """The values of `keep`: what isolated steps on this node see although it lies under a covered directory."""
+    words = _words(lines) or ()
+    return tuple(word.partition("=")[2].replace("%n", node) for word in words if word.startswith("keep="))
+
+
+def _words(lines: Iterable[str]) -> list[str] | None:
     for line in lines:
         words = line.split()
         if len(words) > 1 and words[0] in ("required", "optional") and words[1].rpartition("/")[2] == PLUGIN:
-            given = [word.partition("=")[2] for word in words[2:] if word.startswith("image_owners=")]
-            return given[-1] if given else _DEFAULT
+            return words[2:]
     return None
 
 

@@ -33,7 +33,8 @@ def judge(inside: Mapping[str, Any], allowed_env: Sequence[str] = ()) -> tuple[C
             "the measurement from inside the step cannot be read", hint="Compare here and there: sovctl --version"
         )
     decoy, directories = str(inside["decoy"]), inside["directories"]
-    checks = [_directory(place, directories[place], decoy) for place in ("/tmp", "/var/tmp", "/dev/shm")]
+    kept = inside.get("kept", ())
+    checks = [_directory(place, directories[place], decoy, kept) for place in ("/tmp", "/var/tmp", "/dev/shm")]
     others = sorted(set(inside["processes"]) - {1, inside["own_process"]})
     checks.append(Check("processes", not others, _list("others: ", others) or "only its own"))
     if not inside.get("by_plugin"):  # which hides no home directory of the host's own root
@@ -53,12 +54,15 @@ def judge(inside: Mapping[str, Any], allowed_env: Sequence[str] = ()) -> tuple[C
     return tuple(checks)
 
 
-def _directory(place: str, names: Sequence[str] | None, decoy: str) -> Check:
+def _directory(place: str, names: Sequence[str] | None, decoy: str, kept: Sequence[str]) -> Check:
+    """`kept`: paths that the site wants seen."""
     if names is None:
         return Check(place, False, "cannot be read")
     if decoy in names:
         return Check(place, False, "a file from outside is there")
-    return Check(place, not names, _list("", names) or "empty")
+    wanted = [name for name in names if any(f"{path}/".startswith(f"{place}/{name}/") for path in kept)]
+    more = [name for name in names if name not in wanted]
+    return Check(place, not more, _list("", more) or _list("kept by the site: ", wanted) or "empty")
 
 
 def _own(devices: Sequence[str]) -> str:

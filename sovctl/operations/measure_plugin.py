@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 _STEP_S = 120.0
 
 
-def measure_by_plugin(step: StepCommand, node: str, lay_decoys: Callable[[], tuple[str, Callable[[], None]]]) -> str:
+def measure_by_plugin(
+    step: StepCommand, node: str, kept: Sequence[str], lay_decoys: Callable[[], tuple[str, Callable[[], None]]]
+) -> str:
     """What `sovctl exec --look` printed in an isolated step of this job on this node.
 
-    `lay_decoys`: lays files outside, by a name that is returned, beside what takes them away. Raises SovctlError.
+    `kept`: paths that the site has isolated steps see. `lay_decoys`: lays files outside, by a name that is returned,
+    beside what takes them away. Raises SovctlError.
     """
     if not node or not step.offers(PLUGIN_OPTION[SPANK]):
         raise SovctlError(
@@ -29,7 +32,9 @@ def measure_by_plugin(step: StepCommand, node: str, lay_decoys: Callable[[], tup
         )
     name, remove = lay_decoys()
     try:
-        about = {"schema": SCHEMA, "own_environment": [], "by_plugin": True, "decoy": name, "node": node}
+        # Slurm itself sets TMPDIR, to /tmp, behind the last plugin.
+        about: dict[str, object] = {"schema": SCHEMA, "decoy": name, "node": node, "by_plugin": True}
+        about |= {"own_environment": ["TMPDIR"], "kept": list(kept)}
         words = (sys.executable, "-P", "-m", "sovctl", "exec", "--look", json.dumps(about))
         told: Mapping[str, str] = variables(Inside(runtime=SPANK), "", ())
         answer = step.program(words, (f"--nodelist={node}", "--nodes=1", "--ntasks=1"), _STEP_S, told)

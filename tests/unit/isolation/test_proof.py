@@ -36,6 +36,22 @@ def test_a_step_that_sees_nothing_passes_every_check() -> None:
     assert len(checks) == 10
 
 
+@pytest.mark.parametrize(
+    ("names", "passed", "seen"),
+    [
+        (["munge"], True, "kept by the site: munge"),
+        (["munge", "slurm"], True, "kept by the site: munge, slurm"),
+        (["mun"], False, "mun"),
+        (["munge", "other"], False, "other"),
+        (["munge", ".decoy"], False, "a file from outside is there"),
+    ],
+)
+def test_what_the_site_keeps_in_sight_is_no_leak(names: list[str], passed: bool, seen: str) -> None:
+    directories = {**GOOD["directories"], "/var/tmp": names}
+    checks = judge({**GOOD, "directories": directories, "kept": ["/var/tmp/munge", "/var/tmp/slurm/run", "/opt/other"]})
+    assert next((check.passed, check.seen) for check in checks if check.name == "/var/tmp") == (passed, seen)
+
+
 def test_the_plugin_is_not_asked_for_an_empty_home() -> None:
     seen = {place: [] for place in ("/tmp", "/var/tmp", "/dev/shm")}
     checks = judge({**GOOD, "by_plugin": True, "directories": seen})

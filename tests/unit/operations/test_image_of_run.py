@@ -11,7 +11,7 @@ import pytest
 
 from sovctl.errors import RefusedError, SovctlError, UsageError
 from sovctl.isolation.inside import Inside
-from sovctl.isolation.plugin_owners import check_owner, image_owners
+from sovctl.isolation.plugin_owners import check_owner, image_owners, kept_paths
 from sovctl.operations.image_of_run import ImagePlaces, RunImage
 
 ENV = {"PATH": "/usr/bin:/bin", "SOVCTL_RUN_DIR": "/runs/1", "SOVCTL_CHECKPOINT_DIR": "/gone", "HOME": "/home/u"}
@@ -171,3 +171,9 @@ def test_an_image_that_the_plugin_would_not_mount_ends_before_the_script(
     with pytest.raises(RefusedError, match=f"mounts no image of user 7 .*image_owners={owners}") as refused:
         places.of(Inside("x", runtime="spank")).prepare()
     assert "prefetch" in refused.value.hint
+
+
+def test_what_the_plugin_keeps_in_sight() -> None:
+    lines = ["optional /x/other.so keep=/no", "optional /opt/sovctl_spank.so state=/s keep=/var/tmp/%n keep=/tmp/munge"]
+    assert kept_paths(lines, "n001") == ("/var/tmp/n001", "/tmp/munge")
+    assert kept_paths(lines[:1], "n001") == ()
