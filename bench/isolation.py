@@ -31,6 +31,8 @@ RUNS = 15
 KILLS = int(os.environ.get("BENCH_KILLS", "200"))
 USER = "sovctl-test"
 OWN = ("plain", "image", "isolate")
+DAEMONS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
+"""Of the lab itself, which are not what is killed here."""
 END = "sovctl-end-of-step"
 """In the command line of every sandbox."""
 
@@ -83,7 +85,8 @@ class Bench:
                 words = path.read_bytes().decode("utf-8", "replace")
             except OSError:
                 continue
-            if word in words and str(self.place) in words:
+            program = words.partition("\0")[0].rpartition("/")[2]
+            if word in words and str(self.place) in words and program not in DAEMONS:
                 found.append(int(path.parent.name))
         return found
 

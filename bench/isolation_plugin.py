@@ -178,7 +178,10 @@ class Kills:
         name, null = f"kill-{number}", subprocess.DEVNULL
         argv = [*as_user(USER), *self._argv(self._ways[number % len(self._ways)], name)]
         step = subprocess.Popen(argv, env=self._bench.lab.environment, cwd="/", stdin=null, stdout=null, stderr=null)
-        time.sleep(chance.uniform(0.1, 1.5))
+        until = time.monotonic() + (5.0 if chance.random() < 0.7 else 0.0)
+        while time.monotonic() < until and not self._bench.processes("sovctl-holder"):
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0.1, 1.0))
         for kind, count in self._bench.left().items():
             self.seen[kind] = max(self.seen[kind], count)
         self._kill(chance)
