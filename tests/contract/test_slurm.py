@@ -43,6 +43,7 @@ class Site(Protocol):
 
     def submit(self, count: int, *, held: bool = False, steps: int = 0) -> str: ...
     def steps(self, job_id: str) -> int: ...
+    def tasks(self, job_id: str) -> int: ...
     def close(self) -> None: ...
 
 
@@ -56,6 +57,9 @@ class FakeSite:
     def steps(self, job_id: str) -> int:
         return self.slurm.records[job_id].steps
 
+    def tasks(self, job_id: str) -> int:
+        return self.steps(job_id) * len(self.slurm.records[job_id].nodes)
+
     def close(self) -> None:
         return
 
@@ -68,7 +72,8 @@ class RealSite:
         self.slurm: SlurmCli = cluster.slurm(lab.layout)
 
     def submit(self, count: int, *, held: bool = False, steps: int = 0, reservation: str = "") -> str:
-        script = "#!/bin/sh\n" + "srun sleep 600 &\n" * steps + "sleep 600\n"
+        task = "srun sh -c 'echo up; exec sleep 600' &\n"
+        script = "#!/bin/sh\n" + task * steps + "sleep 600\n"
         options = [f"--nodes={count}", "--exclusive", "--overcommit", f"--output={self._directory}/%j.out"]
         options += ["--hold"] if held else []
         options += [f"--reservation={reservation}"] if reservation else []
@@ -80,6 +85,11 @@ class RealSite:
     def steps(self, job_id: str) -> int:
         listed = self._runner.run(["squeue", "-h", "-s", "-j", job_id, "-o", "%i"], timeout_s=20, check=False).stdout
         return sum(bool(re.search(r"\.\d+$", line)) for line in listed.split())
+
+    def tasks(self, job_id: str) -> int:
+        """Those of its steps that began."""
+        output = self._directory / f"{job_id}.out"
+        return output.read_text().splitlines().count("up") if output.exists() else 0
 
     def close(self) -> None:
         if self.jobs:
@@ -293,7 +303,9 @@ def test_a_job_shrinks_but_keeps_its_batch_host(site: Site, running: str) -> Non
 @pytest.mark.parametrize("lost_node", [False, True])
 def test_killing_the_steps_leaves_the_batch_script(site: Site, eventually: Eventually, lost_node: bool) -> None:
     job_id = started(site, eventually, site.submit(2, steps=1))
-    eventually(lambda: site.steps(job_id) == 1, "the step runs")
+    # On both nodes: a step that is still on its way to one of them does not die there.
+    eventually(lambda: site.tasks(job_id) == 2, "the step runs")
+    assert site.steps(job_id) == 1
     site.slurm.kill_steps(job_id, lost_node=lost_node)
     eventually(lambda: site.steps(job_id) == 0, "the step is gone")
     assert site.slurm.job(job_id).running
