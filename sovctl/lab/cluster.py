@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -141,11 +141,11 @@ def up(request: Request) -> Lab:
     _refuse_running(layout)
     _check_binaries(request.accounting)
     _check_request(request, layout)
-    with ExitStack() as claims:
-        return _up(request, layout, _spec(request, claims))
+    with PortClaims() as claims:
+        return _up(request, layout, _spec(request, claims), claims)
 
 
-def _up(request: Request, layout: Layout, spec: LabSpec) -> Lab:
+def _up(request: Request, layout: Layout, spec: LabSpec, claims: PortClaims) -> Lab:
     prepare_root(layout.root)
     _write_files(spec, layout)
     if request.scratch:
@@ -159,7 +159,7 @@ def _up(request: Request, layout: Layout, spec: LabSpec) -> Lab:
     before = {signum: signal.signal(signum, _note_interrupt) for signum in watched}
     _interrupted.clear()
     try:
-        _start_daemons(spec, layout, started)
+        _start_daemons(spec, layout, started, claims.fds)
         _await_idle(spec, layout, started)
         if spec.health:
             start_health(spec, layout, started)
@@ -286,10 +286,10 @@ def start_watcher(layout: Layout, node: str) -> ProcessMark:
     return start(argv, f"watcher:{node}", layout, node_environment(layout, node))
 
 
-def start(argv: list[str], role: str, layout: Layout, env: dict[str, str]) -> ProcessMark:
-    """Start a daemon with its output in a log file of its own."""
+def start(argv: list[str], role: str, layout: Layout, env: dict[str, str], *, keep: Sequence[int] = ()) -> ProcessMark:
+    """Start a daemon with its output in a log file of its own; it keeps the files `keep` open."""
     with open(layout.log_dir / f"{role.replace(':', '.')}.out", "ab") as log:
-        child = spawn(argv, env=env, cwd=layout.root, stdout=log.fileno())
+        child = spawn(argv, env=env, cwd=layout.root, stdout=log.fileno(), pass_fds=keep)
     return mark(role, child.pid)
 
 
@@ -344,8 +344,32 @@ def _check_request(request: Request, layout: Layout) -> None:
         )
 
 
-def _spec(request: Request, claims: ExitStack) -> LabSpec:
-    """`claims` keeps the ports from other labs that start meanwhile."""
+class PortClaims(ExitStack):
+    """Ports that are kept from other labs. Seconds pass until a daemon listens on its port, and a dead node listens on
+    none: each has an abstract socket as well, which lives where ports do, in the network namespace, whoever starts the
+    other lab and in whatever root directory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fds: list[int] = []
+
+    def claim(self, port: int) -> bool:
+        """Whether nobody else has it."""
+        mark = self.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            mark.bind(f"\0sovctl-lab-{port}")
+        except OSError:
+            return False
+        self.fds.append(mark.fileno())
+        return True
+
+    def take(self, other: PortClaims) -> None:
+        """Keep what another one claimed, which is empty then."""
+        self.push(other.pop_all())
+        self.fds += other.fds
+
+
+def _spec(request: Request, claims: PortClaims) -> LabSpec:
     count = request.nodes + (3 if request.accounting else 1)
     return LabSpec(
         nodes=request.nodes,
@@ -364,7 +388,7 @@ def _spec(request: Request, claims: ExitStack) -> LabSpec:
     )
 
 
-def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
+def _ports(wanted: int | None, count: int, claims: PortClaims) -> int:
     """The first port of a free block of `count`."""
     if wanted is not None:
         taken = [port for port in range(wanted, wanted + count) if not _port_free(port)]
@@ -378,25 +402,14 @@ def _ports(wanted: int | None, count: int, claims: ExitStack) -> int:
     first: int = secrets.randbelow(len(blocks)) if blocks else 0
     for turn in range(len(blocks)):
         base = blocks[(first + turn) % len(blocks)]
-        with ExitStack() as attempt:
-            if all(claim_port(port, attempt) and _port_free(port) for port in range(base, base + count)):
-                claims.push(attempt.pop_all())
+        with PortClaims() as attempt:
+            if all(attempt.claim(port) and _port_free(port) for port in range(base, base + count)):
+                claims.take(attempt)
                 return base
     raise SovctlError(
         f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}",
         hint="See who has them: ss -ltn, and name the first free one with --port.",
     )
-
-
-def claim_port(port: int, claims: ExitStack) -> bool:
-    """Seconds pass until a daemon listens on its port. An abstract socket lives where ports do, in the network
-    namespace, whoever starts the other lab and in whatever root directory."""
-    mark = claims.enter_context(socket.socket(socket.AF_UNIX))
-    try:
-        mark.bind(f"\0sovctl-lab-{port}")
-    except OSError:
-        return False
-    return True
 
 
 def _port_free(port: int) -> bool:
@@ -458,8 +471,8 @@ def _write_node(spec: LabSpec, layout: Layout, node: str) -> None:
             os.mknod(devices / f"nvidia{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
 
 
-def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
-    start_munge(layout, started)
+def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark], claims: Sequence[int]) -> None:
+    start_munge(layout, started, claims)
     env = client_environment(layout)
     if spec.accounting:
         database.start(spec, layout, env, started, start)
@@ -485,8 +498,9 @@ def _controller_conf(layout: Layout, role: str) -> Path:
     return layout.root / f"{role.replace(':', '.')}.conf"
 
 
-def start_munge(layout: Layout, started: list[ProcessMark]) -> None:
-    """The lab's own munged; returns when its socket is there."""
+def start_munge(layout: Layout, started: list[ProcessMark], claims: Sequence[int] = ()) -> None:
+    """The lab's own munged; returns when its socket is there. It holds on to the `claims` of ports: nobody listens on
+    that of a node which is dead for a while."""
     layout.munge_dir.mkdir(mode=0o700)
     key = layout.munge_dir / "key"
     key.write_bytes(secrets.token_bytes(1024))
@@ -501,7 +515,7 @@ def start_munge(layout: Layout, started: list[ProcessMark]) -> None:
         f"--log-file={layout.munge_dir}/log",
         f"--seed-file={layout.munge_dir}/seed",
     ]
-    daemon = start(argv, "munged", layout, client_environment(layout))
+    daemon = start(argv, "munged", layout, client_environment(layout), keep=claims)
     started.append(daemon)
     _await("munged's socket", layout.munge_socket.exists, layout, [daemon], 10.0)
 

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from sovctl.lab.cluster import claim_port
+from sovctl.lab.cluster import PortClaims
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _PORTS_EACH = 16
@@ -32,7 +31,7 @@ class LoopbackSshd:
         self._certificate_for = certificate_for
         self.root = root
         self.names = tuple(names)
-        self._claims = ExitStack()
+        self._claims = PortClaims()
         self.ports = dict(zip(self.names, _free_ports(len(names), self._claims), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -150,7 +149,7 @@ class LoopbackSshd:
                         raise AssertionError(f"sshd does not listen: {said}") from None
 
 
-def _free_ports(count: int, claims: ExitStack) -> list[int]:
+def _free_ports(count: int, claims: PortClaims) -> list[int]:
     """Below the range from which Linux takes the ports of outgoing connections. They are claimed as those of labs are:
     an sshd that finds one of its ports taken goes on with the others, and somebody else answers there."""
     first = 12000 + secrets.randbelow(60) * 100
@@ -162,7 +161,7 @@ def _free_ports(count: int, claims: ExitStack) -> list[int]:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if not claim_port(port, claims):
+        if not claims.claim(port):
             continue
         free.append(port)
         if len(free) == count:

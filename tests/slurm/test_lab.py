@@ -298,6 +298,9 @@ def test_a_dead_node_stops_answering_and_can_be_healed(
     assert json.loads(done.stdout)["node"] == "n002"
     alive = {process["role"]: process["alive"] for process in status(root)["processes"]}
     assert (alive["slurmd:n001"], alive["slurmd:n002"], alive["slurmctld"]) == (True, False, True)
+    port = cluster.slurm(cluster.load(root).layout).node("n002").port
+    with cluster.PortClaims() as claims:
+        assert not claims.claim(port), "another lab could take its port"
     assert "slurmd:n002" in sovctl("heal", "--dir", str(root), "--node", "n002").stdout
     alive = {process["role"]: process["alive"] for process in status(root)["processes"]}
     assert all(alive.values())

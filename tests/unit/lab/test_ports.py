@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import pytest
 
 from sovctl.errors import SovctlError
@@ -14,10 +12,10 @@ def test_labs_that_start_at_once_get_ports_of_their_own(monkeypatch: pytest.Monk
     """Nobody listens yet, so looking whether a port is free does not tell."""
     monkeypatch.setattr(cluster, "_FIRST_PORT", 31000)
     monkeypatch.setattr(cluster, "_LAST_PORT", 31041)
-    with ExitStack() as claims:
+    with cluster.PortClaims() as claims:
         firsts = [cluster._ports(None, 10, claims) for _ in range(4)]
         assert sorted(firsts) == [31000, 31010, 31020, 31030]
         with pytest.raises(SovctlError, match="no 10 free ports"):
             cluster._ports(None, 10, claims)
-    with ExitStack() as claims:
+    with cluster.PortClaims() as claims:
         assert cluster._ports(None, 10, claims) in firsts
