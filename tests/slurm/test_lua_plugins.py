@@ -7,6 +7,7 @@ import os
 import pwd
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def test_the_doctor_hears_whether_both_scripts_run(as_user: Training, eventually
         assert found["cli_filter.lua"][0] == "pass"
     finally:
         script.write_text(ours)
+        # Younger than slurmctld's last reading of it, in whole seconds, or it is not read again (22.05).
+        os.utime(script, (time.time() + 2, time.time() + 2))
+    eventually(lambda: _doctor(as_user)["job_submit.lua"][0] == "pass", "our script again")
     assert as_user.command("squeue", "-h", "-t", "all").stdout == before
 
 
