@@ -74,7 +74,7 @@ def holds_nothing() -> Iterator[None]:
 )
 def test_a_broken_engine_is_found_out(broken: Callable[[], Any], found_by: str) -> None:
     always_the_same = settings(
-        max_examples=300,
+        max_examples=900,
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
