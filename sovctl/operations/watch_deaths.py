@@ -102,8 +102,8 @@ class DeathWatch:
     _heard: dict[str, tuple[float, WitnessWords]] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a node that Slurm would not set down may be tried again."""
-    _declared: dict[str, float] = field(default_factory=dict)
-    """Incidents of the last hour that were set down, and when: a node that was given back counts all the same."""
+    _declared: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Incidents of the last hour: when which node was set down. One that was given back counts all the same."""
     _leans_on_slurm: bool = True
     _asked: tuple[float, Pending[Mapping[str, WitnessWords]]] | None = None
 
@@ -130,12 +130,12 @@ class DeathWatch:
         """From the watch's journal: what was set down within the hour. What was only begun counts as done, but for
         incidents that are known never to have been carried out."""
         ours = {
-            str(event.get("incident")): seconds(event, "at") or 0.0
+            str(event.get("incident")): (seconds(event, "at") or 0.0, str(event.get("node")))
             for event in events
             if event.get("kind") == "down-intended" and _code(str(event.get("reason", ""))) == CODE
         }
         failed = {str(event.get("incident")) for event in events if event.get("kind") == "down-failed"}
-        self._declared = {incident: at for incident, at in ours.items() if incident not in {*failed, *never}}
+        self._declared = {incident: one for incident, one in ours.items() if incident not in {*failed, *never}}
 
     def look(self, nodes: Sequence[NodeView], named: Collection[str] = ()) -> None:
         """`named`: nodes that a run's supervisor found silent. Raises SovctlError when Slurm refuses a command."""
@@ -205,13 +205,13 @@ class DeathWatch:
     def _judge(self, nodes: Sequence[NodeView], silent: Sequence[NodeView], marks: Mapping[str, float]) -> None:
         now = self.ports.clock.now()
         dead: list[Down] = []
-        unheard = 0
+        unheard: list[str] = []
         # As it is now: what was read for all nodes may be seconds old, and a person may have come first.
         for node in self.ports.site.nodes([node.name for node in silent]):
             if not in_service(node):
                 continue
             if node.name not in self._heard:
-                unheard += 1
+                unheard.append(node.name)
                 continue
             silence_s = now - self._silent_since[node.name] + _PING_SILENCE_S
             incident = incident_id(node.name, str(node.boot_time or 0), now)
@@ -220,8 +220,9 @@ class DeathWatch:
                 dead.append(decision)
             else:
                 self.voice.tell(f"left:{node.name}", f"{node.name} looks dead and is left as it is: {decision.why}")
-        declared = self._declared_last_hour(nodes)
-        words = budget_words(len(dead) + unheard, declared, self.settings.limits.allowed(len(nodes))) if dead else ""
+        now_dead = {*unheard, *(decision.node for decision in dead)}
+        declared = self._declared_last_hour(nodes, now_dead)
+        words = budget_words(len(now_dead), declared, self.settings.limits.allowed(len(nodes))) if dead else ""
         if words:
             self.voice.alarm("stopped:budget", words)
             return
@@ -230,14 +231,17 @@ class DeathWatch:
             if decision.node not in self._not_before:
                 self._declare(decision, self._last_heard(decision.node, marks))
 
-    def _declared_last_hour(self, nodes: Sequence[NodeView]) -> int:
-        """By Slurm's own reasons, which outlive any file of ours, and by what was written down."""
+    def _declared_last_hour(self, nodes: Sequence[NodeView], now_dead: Collection[str]) -> int:
+        """By Slurm's own reasons, which outlive any file of ours, and by what was written down. Not those of nodes that
+        look dead now and are counted as such: a slurmctld that came back with an older state has forgotten that one
+        was set down."""
         now = self.ports.clock.now()
-        self._declared = {incident: at for incident, at in self._declared.items() if now - at < _HOUR_S}
+        self._declared = {incident: one for incident, one in self._declared.items() if now - one[0] < _HOUR_S}
         ours = (parse_reason(node.reason) for node in nodes if node.state.down)
         shown = {reason.incident for reason in ours if reason and reason.code == CODE}
         lately = {one for one in shown if (at := incident_time(one)) is not None and now - at < _HOUR_S}
-        return len(lately | set(self._declared))
+        again = {incident for incident, (_, node) in self._declared.items() if node in now_dead}
+        return len((lately | set(self._declared)) - again)
 
     def _last_heard(self, node: str, marks: Mapping[str, float]) -> float:
         """Since when the node is silent: slurmd was asked only after its watcher fell silent. A watcher that was dead
@@ -273,7 +277,7 @@ class DeathWatch:
             self.voice.say(f"could not set {decision.node} down: {error.message}")
             self._not_before[decision.node] = self.ports.clock.now() + _TRY_AGAIN_S
             return
-        self._declared[incident] = self.ports.clock.now()
+        self._declared[incident] = (self.ports.clock.now(), decision.node)
         self.voice.write("down-done", node=decision.node, incident=incident)
         self.voice.say(f"set {decision.node} down: {decision.reason}")
         self.after_down(decision.node)

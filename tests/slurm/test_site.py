@@ -114,6 +114,9 @@ def test_suspects_are_checked_and_hostile_users_get_nothing(site: Site, work_dir
     assert "secret" not in site.journal.path.read_text("utf-8")
     for node in site.slurm.nodes():
         assert node.state.draining == (node.name == bad), node
+    # The honest one would come back on nodes that the next tests need.
+    for run in (honest, link, pipe, huge):
+        site.slurm.cancel(run.job_id)
 
 
 def test_a_healthy_suspect_is_cleared_where_only_the_site_can_write(site: Site, work_dir: Path, user: str) -> None:

@@ -580,6 +580,24 @@ def test_an_observing_watch_lets_no_run_go() -> None:
     assert len([words for words in site.said if "would act: job 7 is let go again" in words]) == 1
 
 
+def test_a_node_that_slurm_forgot_was_set_down_is_set_down_again() -> None:
+    """slurmctld was killed before it saved that; the hour's limit is for nodes, and this is the same one."""
+    site = Watched(nodes=6, limits=DeathLimits(per_hour=1))
+    site.site.runs("7", "n001", "n002")
+    site.passes(2)
+    site.kill_node("n001")
+    while ("down", "n001") not in site.site.did:
+        site.passes(1)
+    site.site.machines["n001"] = replace(site.site.machines["n001"], state=NodeState("ALLOCATED"), reason="")
+    site.site.changes += 1
+    site.start()
+    site.passes(30)
+    assert [what for what in site.site.did if what[0] == "down"] == [("down", "n001")] * 2
+    site.kill_node("n002")
+    site.passes(30)
+    assert ("down", "n002") not in site.site.did
+
+
 def test_a_held_run_stays_held() -> None:
     site = Watched()
     site.site.runs("7", "n001")
