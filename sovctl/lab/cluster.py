@@ -476,21 +476,27 @@ def _start_daemons(spec: LabSpec, layout: Layout, started: list[ProcessMark], cl
     env = client_environment(layout)
     if spec.accounting:
         database.start(spec, layout, env, started, start)
-    started += _start_controllers(spec, layout)
+    _start_controllers(spec, layout, started)
     for node in spec.node_names:
         started.append(start_slurmd(layout, node))
 
 
-def _start_controllers(spec: LabSpec, layout: Layout) -> list[ProcessMark]:
+def _start_controllers(spec: LabSpec, layout: Layout, started: list[ProcessMark]) -> None:
     if not spec.backup:
-        return [start_slurmctld(layout)]
+        started.append(start_slurmctld(layout))
+        return
     for role in CONTROLLERS:
         text = layout.slurm_conf.read_text("utf-8")
         for file in ("slurmctld.pid", "slurmctld.log"):
             # A slurmctld ends the one whose pid file it finds.
             text = text.replace(f"/{file}\n", f"/{file.replace('slurmctld', role.replace(':', '.'))}\n")
         _controller_conf(layout, role).write_text(text, "utf-8")
-    return [start_slurmctld(layout, role) for role in CONTROLLERS]
+    first, *others = CONTROLLERS
+    started.append(start_slurmctld(layout, first))
+    named = layout.state_dir / "clustername"
+    # One that reads this file while another writes it ends: "CLUSTER NAME MISMATCH" (22.05 to 26.05).
+    _await("slurmctld's first word", lambda: named.exists() and bool(named.read_text().strip()), layout, started, 30.0)
+    started += [start_slurmctld(layout, role) for role in others]
 
 
 def _controller_conf(layout: Layout, role: str) -> Path:
