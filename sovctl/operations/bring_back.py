@@ -42,7 +42,7 @@ _RETRY_S = 0.5
 _LONGEST_RETRY_S = 5.0
 _STEPS_END_S = 10.0
 """So long steps that were killed may take to end, before the queue is the quicker way."""
-_LINGER_S = 0.5
+_LOST_STEP_ENDS_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits LINGER_S for it."""
 _STEPS_LOOK_S = 0.05
@@ -163,7 +163,7 @@ class BringBack:
         if silent and not self.drop(silent):
             return False
         self.kill(child, (), silent=bool(silent))
-        left = self._await_no_steps(_LINGER_S if silent else _STEPS_END_S)
+        left = self._await_no_steps(_LOST_STEP_ENDS_S if silent else _STEPS_END_S)
         if not silent and not left <= set(self.lingering):
             return False
         self.lingering = tuple(sorted(left))

@@ -40,7 +40,9 @@ class LaunchAgain:
     def again(self, job: JobView) -> bool:
         """Whether this held run was let go; else a person has to."""
         now = self.clock.now()
-        tries = [at for at in self._tries.get(job.job_id, ()) if now - at < _AN_HOUR]
+        lately = {job_id: [at for at in tries if now - at < _AN_HOUR] for job_id, tries in self._tries.items()}
+        self._tries = {job_id: tries for job_id, tries in lately.items() if tries}
+        tries = self._tries.get(job.job_id, [])
         if len(tries) >= LAUNCHES_AN_HOUR:
             self._give_up(job, len(tries))
             return False
@@ -48,7 +50,7 @@ class LaunchAgain:
         if not self.act:
             self.voice.tell(f"observe:launch:{job.job_id}", f"would act: {words}")
             return False
-        self._tries = {**self._tries, job.job_id: [*tries, now]}
+        self._tries[job.job_id] = [*tries, now]
         self.voice.write("launch-again-intended", job_id=job.job_id, why=job.reason)
         try:
             self.site.release(job.job_id)
@@ -62,9 +64,7 @@ class LaunchAgain:
         return True
 
     def _give_up(self, job: JobView, tries: int) -> None:
-        key = f"launch:{job.job_id}"
-        if self.voice.is_new(key):
-            why = f"{job.reason}, {tries} times within an hour"
+        why = f"{job.reason}, {tries} times within an hour"
+        mended = f"see sinfo -R, then type: scontrol release {job.job_id}"
+        if self.voice.tell(f"launch:{job.job_id}", f"job {job.job_id} is held by Slurm: {why}; {mended}"):
             self.voice.write("run-held-by-slurm", job_id=job.job_id, why=why)
-            mended = f"see sinfo -R, then type: scontrol release {job.job_id}"
-            self.voice.tell(key, f"job {job.job_id} is held by Slurm: {why}; {mended}")

@@ -45,17 +45,15 @@ class Voice:
         """Take an intent that was begun before."""
         return self._begun.pop((kind, node, job_id), None)
 
-    def tell(self, key: str, words: str) -> None:
-        """Say a thing once, until `forget`."""
-        if key not in self._told:
-            self._told.add(key)
-            if self._late.new(words, self.clock.now(), "noted"):
-                self.write("noted", words=words)
-            self.say(words)
-
-    def is_new(self, key: str) -> bool:
-        """Whether `tell` would say it."""
-        return key not in self._told
+    def tell(self, key: str, words: str) -> bool:
+        """Say a thing once, until `forget`; whether it was said now."""
+        if key in self._told:
+            return False
+        self._told.add(key)
+        if self._late.new(words, self.clock.now(), "noted"):
+            self.write("noted", words=words)
+        self.say(words)
+        return True
 
     def note(self, words: str) -> None:
         """Say a thing, and write it down."""

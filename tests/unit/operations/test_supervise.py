@@ -450,17 +450,22 @@ def test_scancel_in_the_middle_of_a_recovery_is_respected(after_s: float) -> Non
     whole(run)
 
 
-def test_a_preemption_by_requeue_waits_for_room_without_blame() -> None:
-    run = Run()
+def preempted(run: Run, by: Callable[[str], None]) -> None:
+    """An attempt that Slurm ends so to make room for another job."""
 
     def preempt() -> None:
         run.job.preempted_at = int(run.clock.time)
-        run.slurm.requeue(run.job_id)
+        by(run.job_id)
 
     run.clock.at(15.0, preempt)
     term(run, 15.01)
     run.clock.at(16.0, lambda: run.children[0].end(-15))
     run.attempt()
+
+
+def test_a_preemption_by_requeue_waits_for_room_without_blame() -> None:
+    run = Run()
+    preempted(run, run.slurm.requeue)
     assert run.of("attempt_ended")[0]["culprit"] == "preempted"
     assert run.await_start() < 10
     assert run.job.restarts == 1
@@ -579,15 +584,7 @@ def test_a_running_job_that_slurm_calls_by_another_name_is_not_over(state: str) 
 
 def test_a_site_that_cancels_whom_it_preempts_ends_the_run_as_preempted() -> None:
     run = Run()
-
-    def preempt() -> None:
-        run.job.preempted_at = int(run.clock.time)
-        run.slurm.cancel(run.job_id)
-
-    run.clock.at(15.0, preempt)
-    term(run, 15.01)
-    run.clock.at(16.0, lambda: run.children[0].end(-15))
-    run.attempt()
+    preempted(run, run.slurm.cancel)
     assert run.of("attempt_ended")[0]["culprit"] == "preempted"
     assert run.of("run_ended")[0]["outcome"] == "preempted"
     whole(run)

@@ -20,6 +20,17 @@ LOOSE = DeathLimits(per_hour=4, share_per_hour=1.0)
 # Dead nodes
 
 
+def slow_controller(site: Watched, seconds: float) -> None:
+    """Every reading of the queue takes so long from now on."""
+    read = site.site.jobs
+
+    def slowly() -> Any:
+        site.clock.sleep(seconds)
+        return read()
+
+    site.site.jobs = slowly  # type: ignore[method-assign]
+
+
 def test_a_silent_node_is_set_down_once_within_20_seconds() -> None:
     site = Watched()
     site.passes(2)
@@ -453,13 +464,7 @@ def test_a_run_on_its_way_out_of_its_nodes_is_followed_where_slurm_is_read_seldo
     site = Watched()
     site.site.runs("7", "n001")
     site.passes(2)
-    read = site.site.jobs
-
-    def slowly() -> Any:
-        site.clock.sleep(3.0)
-        return read()
-
-    site.site.jobs = slowly  # type: ignore[method-assign]
+    slow_controller(site, 3.0)
     site.site.records["7"] = replace(site.site.records["7"], state="COMPLETING")
     site.site.changes += 1
     site.passes(2)
@@ -893,13 +898,7 @@ def test_one_reading_that_waited_for_slurmctld_does_not_blind_the_watch() -> Non
 def test_a_slow_controller_is_told_only_once_that_a_node_is_down() -> None:
     site = Watched(limits=LOOSE)
     site.passes(2)
-    read = site.site.jobs
-
-    def slowly() -> Any:
-        site.clock.sleep(0.5)
-        return read()
-
-    site.site.jobs = slowly  # type: ignore[method-assign]
+    slow_controller(site, 0.5)
     site.site.runs("7", "n002", "n003")
     site.passes(12)
     site.kill_node("n002")
