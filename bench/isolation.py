@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "contract"))
 from image_registry import make_layout, missing_programs
-from report import Figure, figure, publish
+from report import Figure, figure, in_turns, publish
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.errors import SovctlError
@@ -111,7 +111,7 @@ class Bench:
 
 
 def start_figures(bench: Bench) -> list[Figure]:
-    """Interleaved, so that whatever else the machine does hits all of them alike."""
+    """What each runtime adds to a plain step, sample by sample; one that does not run on this machine is left out."""
     inside = (bench.sovctl, "exec", "--image", bench.image, "--", "hostname")
     podman = (
         "podman",
@@ -135,7 +135,6 @@ def start_figures(bench: Bench) -> list[Figure]:
         ways["podman"] = lambda: bench.step(*podman, "/bin/hostname", as_root=True)
     if shutil.which("apptainer"):
         ways["apptainer"] = lambda: bench.step("apptainer", "exec", str(bench.root), "hostname")
-    samples: dict[str, list[float]] = {name: [] for name in ways}
     for name, way in list(ways.items()):
         try:
             way()
@@ -143,10 +142,8 @@ def start_figures(bench: Bench) -> list[Figure]:
             if name in OWN:
                 raise
             print(f"{name} does not run on this machine: {error.message}", file=sys.stderr)
-            del ways[name], samples[name]
-    for _ in range(RUNS):
-        for name, way in ways.items():
-            samples[name].append(way())
+            del ways[name]
+    samples = in_turns(ways, RUNS)
     plain = samples.pop("plain")
     added = {name: [one - other for one, other in zip(found, plain, strict=True)] for name, found in samples.items()}
     figures = [figure("plain srun hostname", plain, "ms")]

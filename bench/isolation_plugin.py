@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report import Figure, figure, publish
+from report import Figure, figure, in_turns, publish
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.errors import SovctlError
@@ -135,17 +135,14 @@ class Bench:
 
 
 def start_figures(bench: Bench) -> list[Figure]:
-    """Interleaved, so that whatever else the machine does hits all of them alike."""
+    """What the plugin adds to a plain step, sample by sample."""
     ways = {
-        "plain": ("hostname",),
-        "isolate": ("--sov-isolate", "hostname"),
-        "image": (f"--sov-image={bench.image}", "/bin/hostname"),
+        "plain": lambda: bench.step("hostname"),
+        "isolate": lambda: bench.step("--sov-isolate", "hostname"),
+        "image": lambda: bench.step(f"--sov-image={bench.image}", "/bin/hostname"),
     }
-    samples: dict[str, list[float]] = {name: [] for name in ways}
     before = disk_used(bench.place)
-    for _ in range(RUNS):
-        for name, words in ways.items():
-            samples[name].append(bench.step(*words))
+    samples = in_turns(ways, RUNS)
     grown = max(0.0, disk_used(bench.place) - before)
     plain = samples.pop("plain")
     added = {name: [one - other for one, other in zip(found, plain, strict=True)] for name, found in samples.items()}

@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +55,18 @@ def figure(
 def at_least(name: str, value: float, unit: str, *, target: float) -> Figure:
     """One value whose target is a lower bound."""
     return Figure(name, round(value, 4), unit, 1, target=target, met=value >= target)
+
+
+def in_turns(ways: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
+    """A sample of each way in every round, so that whatever else the machine does hits all of them alike. Each round
+    begins with another one: what a way leaves to be cleaned up delays whoever comes next, and that is then each."""
+    samples: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(runs):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            samples[name].append(ways[name]())
+    return samples
 
 
 def as_people_have_it() -> None:
