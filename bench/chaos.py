@@ -18,7 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, at_least, figure, publish
 
-from sovctl.lab.chaos import Chaos, ChaosSpec, Report
+from sovctl.lab.chaos.plan import ChaosSpec
+from sovctl.lab.chaos.report import Report
+from sovctl.lab.chaos.run import Chaos
 
 
 def figures(report: Report) -> list[Figure]:

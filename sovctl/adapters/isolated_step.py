@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,7 +33,8 @@ _SEE_NODE = "See what this node can do: sovctl doctor isolation"
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
 _START_BYTES, _LINE_BYTES = 4096, 256
 """Of a program: where linkers put the name of its loader; what the kernel reads of a line after `#!`."""
-_LOADER = re.compile(rb"\0(/[\w./-]*/ld[\w.-]*)\0")
+_PT_INTERP = 3
+"""The program header that names the loader: elf(5)."""
 
 
 class IsolatedSteps:
@@ -203,9 +204,21 @@ def _interpreter_of(program: str, path: str) -> str:
         finally:
             os.close(descriptor)
         line = start.partition(b"\n")[0][:_LINE_BYTES]
-        words = line[2:].split() if line.startswith(b"#!") else _LOADER.findall(start)[:1]
+        words = line[2:].split() if line.startswith(b"#!") else [_loader(start)]
         return words[0].decode("utf-8", "replace") if words else ""
     return ""
+
+
+def _loader(start: bytes) -> bytes:
+    """What loads the libraries of a 64-bit program, from the start of its file; empty: none, or not to be seen."""
+    if len(start) < 64 or not start.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little-endian
+        return b""
+    headers, size, count = *struct.unpack_from("<Q", start, 32), *struct.unpack_from("<HH", start, 54)
+    for place in range(headers, min(headers + size * count, len(start) - 55), max(size, 56)):
+        kind, offset, length = struct.unpack_from("<I4xQ16xQ", start, place)
+        if kind == _PT_INTERP:
+            return start[offset : offset + length].rstrip(b"\0")
+    return b""
 
 
 def _change_directory(task: IsolatedTask) -> None:

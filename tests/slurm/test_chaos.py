@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.lab.chaos import Chaos, ChaosSpec, draw
+from sovctl.lab.chaos.plan import ChaosSpec, draw
+from sovctl.lab.chaos.run import Chaos
 
 pytestmark = [pytest.mark.slurm]
 

@@ -61,11 +61,11 @@ def start(
     root = new_root()
     attach_logs(root)
     with ExitStack() as stack:
-        stack.callback(cluster.down, root)
 
         def begin(**request: Any) -> Site:
             overrides = {"HealthCheckInterval": "0"}
             lab = cluster.up(cluster.Request(root, nodes=3, gpus=2, overrides=overrides, **request))
+            stack.callback(cluster.down, root)
             # The sweep is to find it, not the watcher.
             stop([item for item in lab.processes if item.role.startswith("watcher:")])
             sshd = stack.enter_context(LoopbackSshd(tmp_path, lab.nodes))

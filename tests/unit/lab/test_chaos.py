@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from sovctl.lab.chaos import KINDS, Chaos, ChaosSpec, Report, Struck, draw, on_unforgiven
+from sovctl.lab.chaos.judge import Judge, on_unforgiven
+from sovctl.lab.chaos.plan import KINDS, ChaosSpec, draw
+from sovctl.lab.chaos.report import Report, Struck
+from sovctl.lab.chaos.run import Chaos
 from sovctl.recovery.attempts import attempts
 
 KIND = {kind.name: kind for kind in KINDS}
@@ -28,13 +31,14 @@ def judged(
     """What is held against the second attempt, which began at 100 and was stopped at 120. The first was stopped at 90.
     `struck`: kind, node, when, in the second attempt; `before`: the same, when the first was the latest to have begun.
     `mended`: when a node was repaired."""
-    chaos = Chaos(ChaosSpec(seed=1, hang_timeout_s=8), Path("/nowhere"))
-    chaos._report.struck = [
+    report = Report(ChaosSpec(seed=1, hang_timeout_s=8))
+    report.struck = [
         Struck(1, KIND[kind], node, at, attempt=number)
         for number, several in ((0, before), (1, struck))
         for kind, node, at in several
     ]
-    chaos._repaired = mended or {}
+    judge = Judge(report)
+    judge.repaired = mended or {}
     ended = {"culprit": culprit, "blamed": list(blamed), "action": "restart"}
     (attempt,) = attempts(
         [
@@ -42,9 +46,9 @@ def judged(
             {"kind": "attempt_ended", "attempt": 1, "at": 120.0, **ended},
         ]
     )
-    chaos._judge_blame(attempt, since=90.0)
-    assert chaos._report.judged == 1
-    return chaos._report.misjudged
+    judge.blame(attempt, since=90.0)
+    assert report.judged == 1
+    return report.misjudged
 
 
 @pytest.mark.parametrize(
@@ -134,15 +138,15 @@ def test_a_fault_between_two_attempts_belongs_to_the_one_that_got_the_node() -> 
 
 
 def test_a_run_that_finished_is_not_a_stop() -> None:
-    chaos = Chaos(ChaosSpec(seed=1), Path("/nowhere"))
+    report = Report(ChaosSpec(seed=1))
     (attempt,) = attempts(
         [
             {"kind": "attempt_started", "attempt": 0, "at": 100.0, "nodes": ["n1"]},
             {"kind": "attempt_ended", "attempt": 0, "at": 120.0, "culprit": "none", "action": "finish"},
         ]
     )
-    chaos._judge_blame(attempt)
-    assert chaos._report.judged == 0
+    Judge(report).blame(attempt)
+    assert report.judged == 0
 
 
 def test_root_and_an_ordinary_user_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,244 +1,39 @@
-"""One long run through many random faults, judged from outside: the run's journal, its losses file, and Slurm.
+"""Strikes one run with the faults that were drawn, and waits for its return.
 
-Everything drawn at random comes from one seed. Nodes that were broken are repaired after a while, as a site would, so
-that the cluster never runs out. What a fault should lead to is in KINDS; what it led to is in the `Report`.
+Nodes that were broken are repaired after a while, as a site would, so that the cluster never runs out.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sovctl.checkpoint.find import scan
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults
+from sovctl.lab.chaos.judge import Judge
+from sovctl.lab.chaos.plan import Blow, ChaosSpec, draw
+from sovctl.lab.chaos.report import Report, Struck
 from sovctl.lab.training import Training, TrainingSpec
-from sovctl.model.blame import Culprit
 from sovctl.model.checkpoint import CheckpointState
-from sovctl.recovery.attempts import Attempt, Stop, attempts, names, number
+from sovctl.recovery.attempts import Attempt, attempts
 
 T = TypeVar("T")
 _WATCHED_S = 5.0
 """A fault that must not stop the run is looked at for so long."""
-_CONTROLLER_AWAY_S = (2.0, 6.0)
 _DISK_FULL_S = 3.0
-_SECOND_SHARE = 0.25
-"""Share of the stopping faults that get a second one while the run recovers."""
-_FIRST_WITHIN_S, _SECOND_WITHIN_S = 3.0, 5.0
 _DEADLINE_S = 240.0
 """A run that is not back by then is lost: longer than every wait of Slurm's but SlurmdTimeout (300 s)."""
 _MORE_STEPS = 30
 """Steps after the last fault."""
-_MENDED_LATELY_S = 10.0
-"""A node that was mended less than this before a stop may still be named for what it had: the judgement rests on
-evidence that is some seconds old."""
-_ACCUSES = frozenset({Culprit.HARDWARE, Culprit.FABRIC, Culprit.STORAGE})
-"""Culprits that are not nobody, with or without a node."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of fault and what it should lead to."""
-
-    name: str
-    weight: int
-    stops: bool = True
-    """The attempt ends; otherwise the run must go on as if nothing had happened."""
-    blames: bool = False
-    """The node it happened to is named."""
-    breaks: bool = False
-    """No run may go on there before the node is repaired."""
-    batch_host: bool = True
-    """May happen to the batch host."""
-    second: bool = False
-    """May come while the run recovers from another."""
-    stands_still: bool = False
-    """Nothing ends by itself: it shows only when the run has made no progress for the hang timeout."""
-
-
-KINDS = (
-    Kind("xid:79", 14, blames=True, breaks=True, second=True),
-    Kind("ecc-uncorrectable", 6, blames=True, breaks=True, second=True),
-    Kind("node-dead", 10, blames=True, breaks=True, second=True),
-    Kind("node-frozen", 6, blames=True, breaks=True, batch_host=False, second=True, stands_still=True),
-    Kind("rank-crash", 12, second=True),
-    # What was stopped is one process; its node is named because nobody knows more.
-    Kind("rank-hang", 6, blames=True, stands_still=True),
-    Kind("supervisor-killed", 8, second=True),
-    Kind("checkpoint-damaged", 6),
-    Kind("requeue", 5),
-    Kind("slurmctld-down", 6, stops=False, second=True),
-    Kind("xid:13", 3, stops=False),
-    Kind("xid:31", 3, stops=False),
-    Kind("xid:45", 3, stops=False),
-    Kind("thermal-throttle", 4, stops=False),
-    Kind("gpu-slow", 4, stops=False),
-    Kind("link-flap", 4, stops=False),
-    Kind("disk-full", 4, stops=False),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ChaosSpec:
-    """What to run."""
-
-    seed: int
-    faults: int = 100
-    nodes: int = 24
-    job_nodes: int = 16
-    spares: int = 2
-    step_seconds: float = 0.1
-    save_every: int = 10
-    hang_timeout_s: int = 8
-    repair_after_s: float = 20.0
-    only: tuple[str, ...] = ()
-    """Draw from these kinds alone; empty: from all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blow:
-    """One fault as drawn, before it is known what runs where. Shares are 0 to 1."""
-
-    kind: Kind
-    wait_s: float
-    """After the run computes, or after the fault before."""
-    place: float
-    """Which of the nodes."""
-    part: float
-    """Which of its GPUs, or of the files."""
-    away_s: float
-    """How long the controller stays away."""
-
-
-def draw(spec: ChaosSpec) -> tuple[tuple[Blow, ...], ...]:
-    """Every fault of a run: episodes of one, or of two where the second meets the recovery. A function of the seed.
-
-    It is the same for everybody: a full disk, which needs root, is drawn for an ordinary user too and then impossible.
-    """
-    source = random.Random(spec.seed)
-    kinds = [kind for kind in KINDS if not spec.only or kind.name in spec.only]
-    seconds = [kind for kind in kinds if kind.second]
-    episodes: list[tuple[Blow, ...]] = []
-    left = spec.faults
-    while left:
-        blows = [_blow(source, kinds, _FIRST_WITHIN_S)]
-        if blows[0].kind.stops and seconds and source.random() < _SECOND_SHARE and left > 1:
-            blows.append(_blow(source, seconds, _SECOND_WITHIN_S))
-        episodes.append(tuple(blows))
-        left -= len(blows)
-    return tuple(episodes)
-
-
-def _blow(source: random.Random, kinds: Sequence[Kind], within_s: float) -> Blow:
-    kind = source.choices(kinds, [item.weight for item in kinds])[0]
-    return Blow(
-        kind, source.uniform(0.0, within_s), source.random(), source.random(), source.uniform(*_CONTROLLER_AWAY_S)
-    )
-
-
-@dataclass(slots=True)
-class Struck:
-    """One fault that was injected, and what became of it."""
-
-    number: int
-    kind: Kind
-    node: str
-    at: float
-    attempt: int
-    """The attempt that ran, or was starting."""
-    during_recovery: bool = False
-    back_at: float | None = None
-    """First step of the attempt that went on after it."""
-    problem: str = ""
-    """What did not go as it should; empty: all did."""
-    held: bool = False
-    """Held as the budgets say; a person let it go on."""
-
-    @property
-    def back_s(self) -> float | None:
-        return None if self.back_at is None else self.back_at - self.at
-
-
-@dataclass(slots=True)
-class Report:
-    """What was measured."""
-
-    spec: ChaosSpec
-    struck: list[Struck] = field(default_factory=list)
-    impossible: list[str] = field(default_factory=list)
-    """Faults that were drawn and found nothing to break; they count in no figure."""
-    lost: str = ""
-    """Why the run did not get to its end; empty: it did."""
-    attempts: int = 0
-    on_blamed: list[str] = field(default_factory=list)
-    """Attempts that got a node that had been blamed and not repaired."""
-    on_unforgiven: list[str] = field(default_factory=list)
-    """Attempts that got a node that the run's own journal still spoke against, whether or not anything was wrong with
-    it: one that was mended, or was blamed though it was well, counts too."""
-    steps_lost: int = 0
-    """Beyond the last checkpoint that was proven when the attempt began."""
-    misjudged: list[str] = field(default_factory=list)
-    judged: int = 0
-    """Stops whose blame was compared with what was injected."""
-    chains: int = 0
-    failed_chains: list[str] = field(default_factory=list)
-    identical: bool = False
-    compared_steps: int = 0
-    seconds: float = 0.0
-
-    @property
-    def back_s(self) -> list[float]:
-        """Seconds from each stopping fault to the run's next step; faults that met another recovery are left out."""
-        alone = [item for item in self.struck if item.kind.stops and not item.during_recovery]
-        return [item.back_s for item in alone if item.back_s is not None]
-
-    @property
-    def recovered_share(self) -> float:
-        good = sum(not item.problem for item in self.struck)
-        possible = self.spec.faults - len(self.impossible)
-        return good / possible if possible else 0.0
-
-    @property
-    def chain_share(self) -> float:
-        return 1.0 - len(self.failed_chains) / self.chains if self.chains else 0.0
-
-    @property
-    def blame_share(self) -> float:
-        return 1.0 - len(self.misjudged) / self.judged if self.judged else 0.0
 
 
 def _pick(items: Sequence[T], share: float) -> T:
     return items[int(share * len(items))]
-
-
-def on_unforgiven(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Attempts that got a node that an earlier one was ended for by hardware, and that the journal never forgave."""
-    against: dict[str, int] = {}
-    found = []
-    for event in events:
-        if event["kind"] == "attempt_started":
-            found += [
-                f"attempt {number(event)} got {node}, blamed by attempt {against[node]} and not forgiven"
-                for node in names(event, "nodes")
-                if node in against
-            ]
-        elif event["kind"] == "attempt_ended" and event.get("culprit") == Culprit.HARDWARE:
-            against |= {node: number(event) or 0 for node in names(event, "blamed")}
-        elif event["kind"] == "forgiven":
-            for node in names(event, "nodes"):
-                against.pop(node, None)
-    return found
-
-
-def _after_another(one: Struck, during: Sequence[Struck]) -> bool:
-    """Whether something else had stopped the run already: that is what is to be named, and the recovery finds this."""
-    return any(other.at < one.at and other.kind.stops and not other.kind.stands_still for other in during)
 
 
 class Chaos:
@@ -254,15 +49,10 @@ class Chaos:
         # The storage that can be filled needs root to mount it.
         self._scratch = os.geteuid() == 0
         self._report = Report(spec)
+        self._judge = Judge(self._report)
         self._broken: dict[str, float] = {}
         self._healed: set[str] = set()
         """Mended, and not yet heard of by Slurm."""
-        self._repaired: dict[str, list[float]] = {}
-        """When each node was mended; some are more than once."""
-        self._damaged: list[tuple[int, int]] = []
-        """(step, attempt that ran) of checkpoints that were damaged."""
-        self._judged_to = -1
-        """The last attempt whose blame was judged."""
         self._lab: cluster.Lab | None = None
         self._run: Training | None = None
 
@@ -292,7 +82,7 @@ class Chaos:
         finally:
             self._report.seconds = time.monotonic() - began
             try:
-                self._judge()
+                self._judge_all()
             finally:
                 # What its daemons said about a run that was lost stays for whoever looks for the reason.
                 cluster.down(self._root, keep=bool(self._report.lost))
@@ -413,20 +203,7 @@ class Chaos:
             back = f"{item.back_s:5.1f} s" if item.back_s is not None else "       "
             held = "held " if item.held else ""
             self._say(f"{item.number:3} {item.kind.name:<18} {item.node} {back} {held}{item.problem}")
-        self._judge_blames()
-
-    def _judge_blames(self) -> None:
-        """The stops that were not judged yet; what was misjudged is said at once."""
-        known = len(self._report.misjudged)
-        since = 0.0
-        for item in attempts(self._training.events()):
-            if item.stop is None:
-                continue
-            if item.number > self._judged_to:
-                self._judged_to = item.number
-                self._judge_blame(item, since)
-            since = item.stop.at or since
-        for words in self._report.misjudged[known:]:
+        for words in self._judge.blames(self.journal):
             self._say(f"    misjudged: {words}")
 
     def _strike(self, blow: Blow, *, during_recovery: bool) -> Struck | None:
@@ -479,7 +256,7 @@ class Chaos:
         if not shards:
             raise SovctlError("the newest checkpoint was just replaced")
         shard = _pick(shards, blow.part)
-        self._damaged.append((newest.step, self._now().number))
+        self._judge.damaged.append((newest.step, self._now().number))
         os.truncate(shard, shard.stat().st_size // 2)
 
     # The way back
@@ -513,7 +290,7 @@ class Chaos:
         """Wait for an attempt later than `after` that has done a step; a hold is judged and lifted."""
         deadline = time.monotonic() + _DEADLINE_S
         while True:
-            events = self._training.events()
+            events = self.journal
             self._lift_hold(events, episode)
             if events and events[-1]["kind"] == "run_ended":
                 raise SovctlError(f"the run ended: {events[-1]}")
@@ -563,7 +340,7 @@ class Chaos:
         return cluster.slurm(self._here.layout).job(self._training.job_id).held
 
     def _now(self) -> Attempt:
-        return attempts(self._training.events())[-1]
+        return attempts(self.journal)[-1]
 
     def _step(self) -> int:
         losses = self._training.losses()
@@ -574,7 +351,7 @@ class Chaos:
 
     def _state(self) -> str:
         """Journal and Slurm at the moment when nothing went on, for the person who looks for the reason."""
-        lines = [json.dumps(event) for event in self._training.events()[-14:]]
+        lines = [json.dumps(event) for event in self.journal[-14:]]
         job = cluster.slurm(self._here.layout).job(self._training.job_id)
         nodes = [
             f"{node.name} {node.state} {node.reason}"
@@ -608,108 +385,8 @@ class Chaos:
                 site.resume(node.name)
             self._healed.discard(node.name)
             self._broken.pop(node.name, None)
-            self._repaired.setdefault(node.name, []).append(time.time())
+            self._judge.repaired.setdefault(node.name, []).append(time.time())
 
-    # The judgement
-
-    def _judge(self) -> None:
-        if self._run is None or self._run.run_dir is None:
-            return
-        made = attempts(self._training.events())
-        self._report.attempts = len(made)
-        self._report.on_blamed = [words for item in made if (words := self._on_blamed(item, made))]
-        self._report.on_unforgiven = on_unforgiven(self._training.events())
-        self._report.steps_lost = sum(self._steps_lost(item) for item in made)
-        self._judge_blames()
-        self._judge_chains(made)
-
-    def _on_blamed(self, item: Attempt, made: Sequence[Attempt]) -> str:
-        """An attempt on a node that an earlier one was ended for and that nobody had repaired since."""
-        for before in made[: item.number]:
-            if before.stop is None or before.stop.culprit.value != "hardware":
-                continue
-            for node in set(before.stop.blamed) & set(item.nodes):
-                if self._still_broken(node, before.stop.at or 0.0, item.started_at or 0.0):
-                    return f"attempt {item.number} got {node}, blamed by attempt {before.number}"
-        return ""
-
-    def _still_broken(self, node: str, blamed_at: float, started_at: float) -> bool:
-        """Whether what it was blamed for was not mended by then; one that was blamed though it was well is judged as
-        such."""
-        struck = [one.at for one in self._report.struck if one.node == node and one.kind.breaks and one.at <= blamed_at]
-        return bool(struck) and not any(max(struck) < at < started_at for at in self._repaired.get(node, ()))
-
-    def _steps_lost(self, item: Attempt) -> int:
-        """Saved steps come from the losses file: what the training itself had committed by then."""
-        saved = [
-            record["saved"]
-            for record in self._training.losses()
-            if record["attempt"] < item.number
-            and not any(step == record["saved"] and record["attempt"] <= at < item.number for step, at in self._damaged)
-        ]
-        return max(0, max(saved, default=0) - (item.resume_step or 0))
-
-    def _judge_blame(self, item: Attempt, since: float = 0.0) -> None:
-        """The nodes named at the end of an attempt against those that were struck in it; nobody, where none was.
-        `since`: when the attempt before it stopped."""
-        stop = item.stop
-        if stop is None or stop.action == "finish":
-            return
-        during = [one for one in self._report.struck if self._met(one, item, since)]
-        struck = {
-            one.node
-            for one in during
-            if one.kind.blames and not self._too_early(one, stop) and not _after_another(one, during)
-        }
-        broken = {one.node for one in self._report.struck if self._stood_broken(one, item)}
-        self._report.judged += 1
-        named = set(stop.blamed)
-        # Of two at once it is enough to name one: the other is named, or is out of service, before the next attempt.
-        if (struck and not named) or not named <= broken or (not during and not named and stop.culprit in _ACCUSES):
-            happened = ", ".join(f"{one.kind.name} on {one.node}" for one in during) or "no fault"
-            self._report.misjudged.append(
-                f"attempt {item.number}: {happened}; named {sorted(named) or 'nobody'} "
-                f"({stop.culprit.value}: {stop.evidence})"
-            )
-
-    def _met(self, one: Struck, item: Attempt, since: float) -> bool:
-        """Whether an attempt had to do with a fault: it ran then, or it got the node that was struck before it began
-        and after the attempt before it had stopped."""
-        if item.stop is None or one.at > (item.stop.at or 0.0):
-            return False
-        return one.attempt == item.number or (
-            one.attempt < item.number and one.at > since and one.kind.breaks and one.node in item.nodes
-        )
-
-    def _stood_broken(self, one: Struck, item: Attempt) -> bool:
-        """Whether a node may rightly be named for a fault at the end of an attempt."""
-        at = (item.stop.at or 0.0) if item.stop is not None else 0.0
-        if not one.kind.blames or one.at > at:
-            return False
-        if not one.kind.breaks:
-            # What was stopped or killed is a process: it is gone with its attempt.
-            return one.attempt == item.number
-        return not any(one.at < mended < at - _MENDED_LATELY_S for mended in self._repaired.get(one.node, ()))
-
-    def _too_early(self, one: Struck, stop: Stop) -> bool:
-        """Something else stopped the run before anybody could know that a rank or a node stood still."""
-        return one.kind.stands_still and (stop.at or 0.0) - one.at < self._spec.hang_timeout_s
-
-    def _judge_chains(self, made: Sequence[Attempt]) -> None:
-        """A chain is the attempts from a stop to the next new checkpoint; it succeeds when no person had to help."""
-        held = [event["attempt"] for event in self._training.events() if event["kind"] == "held"]
-        chain: list[int] = []
-        for item in made:
-            if chain and (item.saved_step or 0) > (item.resume_step or 0):
-                self._close_chain(chain, held)
-                chain = []
-            if item.stop is not None and item.stop.action != "finish":
-                chain.append(item.number)
-        if chain and self._report.lost:
-            self._report.chains += 1
-            self._report.failed_chains.append(f"attempts {chain}: {self._report.lost[:80]}")
-
-    def _close_chain(self, chain: Sequence[int], held: Sequence[int]) -> None:
-        self._report.chains += 1
-        if set(chain) & set(held):
-            self._report.failed_chains.append(f"attempts {list(chain)}: held")
+    def _judge_all(self) -> None:
+        if self._run is not None and self._run.run_dir is not None:
+            self._judge.whole_run(self.journal, self._run.losses())
