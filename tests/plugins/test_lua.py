@@ -306,10 +306,15 @@ def test_the_doctor_is_answered_and_the_rules_hold_all_the_same(site: Path) -> N
     words = "sovctl: job_submit.lua is here: 3 rules in force"
     assert (fine["status"], fine["user"], other["user"]) == (0, [words], [])
     assert (refused["status"], refused["user"][0], len(refused["user"])) == (REFUSED, words, 2)
-    asks = [asked(type="sbatch", partition="gpu", comment=QUESTION), asked(type="sbatch", comment="x")]
+    question = {"type": "sbatch", "partition": "gpu", "comment": QUESTION}
+    asks = [asked(**question, **{"test-only": "set"}), asked(type="sbatch", comment="x", **{"test-only": "set"})]
     here, silent = answers(site, "cli_filter.lua", asks)
     assert (here["status"], here["log"]) == (0, ["sovctl: cli_filter.lua is here: 3 rules in force"])
     assert silent["log"] == []
+    # A job that would run gains nothing by the comment.
+    for test_only in ({}, {"test-only": "unset"}, {"test-only": "invalid-context"}):
+        (runs,) = answers(site, "cli_filter.lua", [asked(**question, **test_only)])
+        assert (runs["status"], runs["log"], len(runs["error"])) == (-1, [], 1)
     (site / "sovctl-policy.conf").write_text("nonsense\n")
     (broken,) = answers(site, "job_submit.lua", [submit(comment=QUESTION)])
     assert broken["user"][0] == "sovctl: job_submit.lua is here: its policy file is broken"
