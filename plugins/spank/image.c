@@ -102,25 +102,28 @@ static int attach(entering *work, char device[32])
 	return loop;
 }
 
-/* A user namespace in which 0 is the user, for the kernel to translate owners by; nothing runs in it. -1: refused. */
+/* A user namespace in which 0 is the user, for the kernel to translate owners by; nothing runs in it. -1: refused, by
+ * what errno says. */
 static int map_of_owner(const image_plan *plan)
 {
 	static const char *const files[] = { "uid_map", "gid_map" };
 	const unsigned ids[] = { plan->uid, plan->gid };
 	int made[2] = { -1, -1 }, ns = -1;
-	char path[64], byte;
+	char path[64];
+	unsigned char cause = EAGAIN;
 	pid_t pid;
 
 	if (pipe2(made, O_CLOEXEC) != 0)
 		return -1;
 	pid = fork();
 	if (pid == 0) {
-		if (unshare(CLONE_NEWUSER) == 0 && write(made[1], "", 1) == 1)
+		cause = unshare(CLONE_NEWUSER) == 0 ? 0 : (unsigned char)errno;
+		if (write(made[1], &cause, 1) == 1 && !cause)
 			pause();
 		_exit(0);
 	}
 	close(made[1]);
-	if (pid > 0 && read(made[0], &byte, 1) == 1) {
+	if (pid > 0 && read(made[0], &cause, 1) == 1 && !cause) {
 		bool done = true;
 
 		for (int i = 0; done && i < 2; i++) {
@@ -135,26 +138,25 @@ static int map_of_owner(const image_plan *plan)
 		snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
 		if (done)
 			ns = open(path, O_RDONLY | O_CLOEXEC);
+		cause = (unsigned char)errno;
 	}
 	close(made[0]);
 	if (pid > 0)
 		kill(pid, SIGKILL);
+	errno = cause;
 	return ns;
 }
 
 /* Has root's files of the image be the user's own, so that all of it can be written. Linux 6.2 for squashfs. */
-static bool give_to_owner(const image_plan *plan)
+static bool give_to_owner(int ns)
 {
-	int ns = map_of_owner(plan);
-	int tree = ns < 0 ? -1 : (int)syscall(SYS_open_tree, AT_FDCWD, BASE "/image", A_COPY | O_CLOEXEC);
+	int tree = (int)syscall(SYS_open_tree, AT_FDCWD, BASE "/image", A_COPY | O_CLOEXEC);
 	mount_attributes wanted = { .set = ID_MAPPED, .userns_fd = (uint64_t)ns };
 	bool done = tree >= 0 && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &wanted, sizeof(wanted)) == 0 &&
 		    syscall(SYS_move_mount, tree, "", AT_FDCWD, BASE "/owned", FROM_NO_NAME) == 0;
 
 	if (tree >= 0)
 		close(tree);
-	if (ns >= 0)
-		close(ns);
 	return done;
 }
 
@@ -229,7 +231,13 @@ static bool layered(entering *work)
 	const image_plan *plan = work->plan;
 
 	if (plan->uid != 0 && (plan->kept || plan->wish->writable)) {
-		work->owned = give_to_owner(plan);
+		int ns = map_of_owner(plan);
+
+		if (ns < 0 && plan->kept)
+			return rootfs_failed(work, "make the user namespace that a layer needs, over", plan->wish->image);
+		work->owned = ns >= 0 && give_to_owner(ns);
+		if (ns >= 0)
+			close(ns);
 		if (!work->owned && plan->kept)
 			return rootfs_failed(work, "show the image as your own (Linux 6.2 can; --runtime bubblewrap needs it not):",
 					     plan->wish->image);

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sovctl.errors import SovctlError, TryLaterError
+from sovctl.errors import SovctlError, TryLaterError, disk_error
 from sovctl.model.image import CachedImage, ImageSettings
 
 SCHEMA = "sovctl.image/1"
@@ -78,6 +78,8 @@ class ImageCache:
         try:
             yield str(staging)
         finally:
+            with suppress(OSError):  # what was loaded stays for the next try; what never began leaves nothing
+                staging.rmdir()
             os.close(lock)
 
     def add(self, image: CachedImage) -> CachedImage:
@@ -85,11 +87,16 @@ class ImageCache:
         staged, path = Path(image.path), self._directory / self._name_of(image.digest)
         record = staged.with_suffix(".json")
         fields = {"schema": SCHEMA, "digest": image.digest, "reference": image.reference}
-        record.write_text(json.dumps({**fields, "settings": dataclasses.asdict(image.settings)}), "utf-8")
-        _sync(staged)
-        staged.chmod(0o644)
-        record.rename(path.with_suffix(".json"))
-        staged.rename(path)
+        try:
+            record.write_text(json.dumps({**fields, "settings": dataclasses.asdict(image.settings)}), "utf-8")
+            _sync(staged)
+            staged.chmod(0o644)
+            record.rename(path.with_suffix(".json"))
+            staged.rename(path)
+        except OSError as error:
+            raise disk_error(
+                f"cannot write the image {path}", error, hint="Make room: sovctl image gc --keep 0"
+            ) from error
         _remove_tree(staged.parent)
         return _entry(path, image.digest, os.lstat(path))
 
@@ -133,8 +140,9 @@ class ImageCache:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise SovctlError(
-                f"cannot make the image cache {self._directory}: {error.strerror}",
+            raise disk_error(
+                f"cannot make the image cache {self._directory}",
+                error,
                 hint="Name another directory: SOVCTL_ISOLATION_CACHE_DIR=DIR",
             ) from error
 
@@ -154,8 +162,8 @@ class ImageCache:
                 staging.mkdir(mode=0o700, exist_ok=True)
                 lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
-                raise SovctlError(
-                    f"cannot use {staging}: {error.strerror}", hint=f"Check it: ls -ld {staging}"
+                raise disk_error(
+                    f"cannot load an image into {staging}", error, hint=f"Check it: df -hi {self._directory}"
                 ) from error
             if _got(lock) and _same(lock, staging):
                 return lock
