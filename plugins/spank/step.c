@@ -168,6 +168,9 @@ static void isolate(const settings *site, const record *job, const image_plan *i
 	int status = sandbox_start(&step.box, &plan, problem);
 
 	step.isolated = status == 0;
+	if (step.isolated && step.box.unknown_devices)
+		slurm_error("sovctl: without ConstrainDevices (cgroup.conf) it cannot be told which MIG instances are the job's, "
+			    "so it has none");
 	if (status)
 		refuse(status, "this step cannot be isolated: %s%s%s", problem, "", "");
 }

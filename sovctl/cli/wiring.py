@@ -396,8 +396,8 @@ def look_around(about: str) -> str:
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.isolation.devices import step_gpus, visible_devices
 
-    devices = IsolationHost(NodeRoots(Path("/nonexistent"))).device_files()
-    return look(json.loads(about), os.environ, visible_devices(devices, step_gpus(os.environ)))
+    devices = IsolationHost(NodeRoots(Path("/nonexistent"))).devices()
+    return look(json.loads(about), os.environ, visible_devices(devices, step_gpus(os.environ)).paths)
 
 
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:
