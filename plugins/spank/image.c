@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -35,6 +38,49 @@ typedef struct {
 static bool trusted_owner(const settings *site, uid_t owner)
 {
 	return strcmp(site->image_owners, "any") == 0 || number_listed(site->image_owners, owner);
+}
+
+/* The super options of the line of mountinfo behind " - ", file system and source; blanks in names are escaped there. */
+static const char *super_options(const char *line, const char *device, bool *fuse)
+{
+	const char *at = strstr(line, " - ");
+	char found[32];
+
+	if (sscanf(line, "%*u %*u %31s", found) != 1 || strcmp(found, device) != 0 || !at)
+		return NULL;
+	at += 3;
+	*fuse = strncmp(at, "fuse", 4) == 0;
+	at += strcspn(at, " ");
+	at += strspn(at, " ");
+	return at + strcspn(at, " ");
+}
+
+/* Whether a program of a user serves the file system: it could say of its files that they are root's, and change them
+ * while the kernel reads them. Not so where root mounted it, and of what no line tells it is believed. */
+static bool served_by_user(int fd, const struct stat *about)
+{
+	char device[32], *line = NULL;
+	struct statfs system;
+	bool served = true;
+	size_t room = 0;
+	FILE *mounts;
+
+	if (fstatfs(fd, &system) == 0 && system.f_type != FUSE_SUPER_MAGIC)
+		return false;
+	snprintf(device, sizeof(device), "%u:%u", major(about->st_dev), minor(about->st_dev));
+	mounts = fopen("/proc/self/mountinfo", "re");
+	while (mounts && served && getline(&line, &room, mounts) > 0) {
+		bool fuse = true;
+		const char *options = super_options(line, device, &fuse);
+		const char *user = options ? strstr(options, ",user_id=") : NULL;
+
+		if (options)
+			served = user ? strncmp(user, ",user_id=0,", 11) != 0 : fuse; /* virtiofs tells no user */
+	}
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return served;
 }
 
 int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1], const char **why)
@@ -61,6 +107,8 @@ int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1],
 		*why = "it does not belong to an owner this site trusts with images (image_owners in plugstack.conf)";
 	else if (!*why && about.st_mode & 022 && strcmp(site->image_owners, "any") != 0)
 		*why = "others than its owner can write it";
+	else if (!*why && strcmp(site->image_owners, "any") != 0 && served_by_user(fd, &about))
+		*why = "a user's program (FUSE) tells whose it is; copy it to a file system of the site";
 	path[length > 0 ? length : 0] = '\0';
 	if (*why) {
 		close(fd);

@@ -571,6 +571,30 @@ def test_only_a_file_of_a_trusted_owner_is_an_image(stub: Path, tmp_path: Path) 
     assert said(stub, "image", str(link)).startswith("3 it does not belong to an owner this site trusts")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount for others")
+@pytest.mark.skipif(
+    not shutil.which("squashfuse") or not Path("/dev/fuse").exists(), reason="no squashfuse, or no FUSE"
+)
+@pytest.mark.parametrize("source", ["plain.sqsh", "a - x rw,user_id=0,.sqsh"])
+def test_what_a_users_program_says_is_roots_is_not(stub: Path, tmp_path: Path, source: str) -> None:
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "rootfs" / "image.sqsh").write_text("nobody checks what is in it before it is mounted\n")
+    packed, seen = tmp_path / source, tmp_path / "seen"
+    subprocess.run(["mksquashfs", tmp_path / "rootfs", packed, "-all-root", "-quiet"], check=True, capture_output=True)
+    seen.mkdir()
+    # As fusermount does it for a user: the kernel writes down who asked, and root may look too.
+    caps = "+sys_admin,+dac_override"
+    user = ["setpriv", "--reuid=65533", f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    for by, refused in ((user, True), ([], False)):
+        subprocess.run([*by, "squashfuse", "-o", "allow_other", packed, seen], check=True)
+        try:
+            assert (seen / "image.sqsh").stat().st_uid == 0
+            status, _, why = said(stub, "image", str(seen / "image.sqsh")).strip().partition(" ")
+        finally:
+            subprocess.run(["umount", seen], check=True)
+        assert (int(status), "a user's program (FUSE)" in why) == ((3, True) if refused else (0, False)), why
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's images are trusted")
 def test_an_image_is_locked_for_as_long_as_it_is_open(stub: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.sqsh"
