@@ -35,7 +35,8 @@ local function described(options)
   local isolated
   if options.type == "sbatch" then
     isolated = policy.isolated(function(name)
-      return plugin_option(options, "sovctl", name)
+      local value = plugin_option(options, "sovctl", name)
+      return value ~= "unset" and value -- as Slurm has a flag that was not given
     end)
   end
   return {

@@ -87,6 +87,7 @@ def test_a_refusal_names_its_rule_before_and_in_slurmctld(as_user: Training) -> 
         early = as_user.command(*words, check=False)
         assert early.status != 0
         assert "refused by rule clean-gpu" in early.stderr
+        assert "cli_filter plugin terminated with error" in early.stderr  # slurmctld was not even asked
         assert "is here" not in early.stderr
     # Whoever leaves the filter out is refused by slurmctld in the same words.
     conf = as_user.work_dir / "slurm.conf"
