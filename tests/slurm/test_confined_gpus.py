@@ -65,17 +65,18 @@ mknod -m 666 /dev/nvidia0 c 1 5
 mkdir /dev/nvidia-caps
 for cap in 1 12 13 21 22; do mknod -m 444 "/dev/nvidia-caps/nvidia-cap$cap" c 240 "$cap"; done
 for part in gi1:12 gi1/ci0:13 gi2:21 gi2/ci0:22; do
-    mkdir -p "$TOLD/nvidia/capabilities/gpu0/mig/${part%:*}"
-    echo "DeviceFileMinor: ${part#*:}" >"$TOLD/nvidia/capabilities/gpu0/mig/${part%:*}/access"
+    mkdir -p "$TOLD/proc/driver/nvidia/capabilities/gpu0/mig/${part%:*}"
+    echo "DeviceFileMinor: ${part#*:}" >"$TOLD/proc/driver/nvidia/capabilities/gpu0/mig/${part%:*}/access"
 done
-mount --bind "$TOLD" /proc/driver
+ln -s /dev "$TOLD/dev"
 """
 _LAB = """
 import sys
 from pathlib import Path
 from sovctl.lab import cluster
 root, plugin, gpus, gres, told = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
-words = f"state={{lab}}/spank/%n keep={{lab}} policy={{lab}}/none.conf capabilities={told}/nvidia/capabilities"
+words = "state={lab}/spank/%n keep={lab} policy={lab}/none.conf"
+words += f" capabilities={told}/proc/driver/nvidia/capabilities"
 beside = {
     "gres.conf": gres,
     "plugstack.conf": f"optional {plugin} {words}\\n",
@@ -110,13 +111,13 @@ print(json.dumps({
 def confined(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
     root = new_root()
     attach_logs(root)
-    with _lab(root, 3, _THREE_GPUS, "NodeName=n001 Name=gpu File=/dev/nvidia[0-2]\n") as lab:
+    with _lab(root, 3, _THREE_GPUS, "NodeName=n001 Name=gpu File=/dev/nvidia[0-2]\n") as (lab, _):
         yield lab
 
 
 @contextmanager
-def _lab(root: Path, gpus: int, made: str, gres: str) -> Iterator[cluster.Lab]:
-    """`made`: shell that makes the device files; `gres`: text of gres.conf."""
+def _lab(root: Path, gpus: int, made: str, gres: str) -> Iterator[tuple[cluster.Lab, Path]]:
+    """`made`: shell that makes the device files; `gres`: text of gres.conf. Also given: where a driver tells things."""
     with tempfile.TemporaryDirectory(prefix="sovgpu", dir="/opt") as place:
         Path(place).chmod(0o755)
         told = Path(place) / "told"
@@ -128,7 +129,7 @@ def _lab(root: Path, gpus: int, made: str, gres: str) -> Iterator[cluster.Lab]:
         up = subprocess.run(words, env=env, capture_output=True, text=True)
         assert up.returncode == 0, up.stderr
         try:
-            yield cluster.load(root)
+            yield cluster.load(root), told
         finally:
             cluster.down(root)
 
@@ -209,13 +210,21 @@ print(json.dumps({path.rpartition("/")[2]: tries(path) for path in paths}))
 """
 
 
+_HANDED_IN = """
+import os, sys
+from sovctl.adapters.device_files import node_devices
+from sovctl.isolation.devices import step_gpus, visible_devices
+print(*visible_devices(node_devices(sys.argv[1]), step_gpus(os.environ)).paths)
+"""
+
+
 def test_a_step_opens_its_part_of_a_gpu_and_no_others(
     new_root: Callable[[], Path], attach_logs: Callable[[Path], None], user: str, eventually: Callable[..., object]
 ) -> None:
     """Slurm calls the part that a job has 1, and no device file has that number."""
     root = new_root()
     attach_logs(root)
-    with _lab(root, 2, _SPLIT_GPU, _PARTS.format(12, 13) + _PARTS.format(21, 22)) as lab:
+    with _lab(root, 2, _SPLIT_GPU, _PARTS.format(12, 13) + _PARTS.format(21, 22)) as (lab, told):
         run, slurm = Training(lab, Path("/"), TrainingSpec(), user), cluster.slurm(lab.layout)
         other = subprocess.Popen(
             [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],
@@ -227,12 +236,14 @@ def test_a_step_opens_its_part_of_a_gpu_and_no_others(
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == "up\n"
-            own = {"nvidia0": "open", "nvidia-cap21": "open", "nvidia-cap22": "open"}
+            step, python = ("srun", "-n1", "--gres=gpu:1"), (sys.executable, "-P", "-c")
+            # What the built-in runtime hands in; where somebody covered a part of /proc, bubblewrap can mount none.
+            handed = run.command(*step, *python, _HANDED_IN, str(told)).stdout.split()
+            assert handed == ["/dev/nvidia-caps/nvidia-cap21", "/dev/nvidia-caps/nvidia-cap22", "/dev/nvidia0"]
+            eventually(lambda: slurm.node("n001").state.base == "MIXED", "the step's job to be over")
+            own = dict.fromkeys(("nvidia0", "nvidia-cap21", "nvidia-cap22"), "open")
             hidden = dict.fromkeys(("nvidia-cap1", "nvidia-cap12", "nvidia-cap13"), "Permission denied")
-            for words, more in (((*SOVCTL, "exec", "--isolate", "--"), {}), (("--sov-isolate",), hidden)):
-                look = (sys.executable, "-c", _LOOK_AT_PARTS)
-                assert _looked(run.command("srun", "-n1", "--gres=gpu:1", *words, *look)) == {**own, **more}
-                eventually(lambda: slurm.node("n001").state.base == "MIXED", "the step's job to be over")
+            assert _looked(run.command(*step, "--sov-isolate", *python, _LOOK_AT_PARTS)) == {**own, **hidden}
         finally:
             other.terminate()
             other.communicate(timeout=30)
