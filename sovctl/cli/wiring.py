@@ -981,7 +981,7 @@ def bundle_roots(config: Config) -> NodeRoots:
     """Images unpacked where every node sees them."""
     from sovctl.adapters.node_roots import NodeRoots
 
-    return NodeRoots(image_cache_dir(config) / "unpacked")
+    return NodeRoots(image_cache_dir(config))
 
 
 def image_cache_dir(config: Config) -> Path:
