@@ -79,9 +79,12 @@ def image_lab(place: Path, new_root: Callable[[], Path], attach_logs: Callable[[
     root = new_root()
     attach_logs(root)
     words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
-    words += f" env_dir={place}/env/%u"
+    words += f" env_dir={place}/env/%u keep={place}/task_prolog"
+    (place / "task_prolog").write_text("#!/bin/sh\necho export FROM_TASK_PROLOG=$0\n")
+    (place / "task_prolog").chmod(0o755)
     beside = {"plugstack.conf": f"optional {place}/sovctl_spank.so {words}\n", "sovctl-policy.conf": ""}
-    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
+    overrides = {"TaskProlog": f"{place}/task_prolog"}
+    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside, overrides=overrides))
     try:
         yield lab
     finally:
@@ -140,6 +143,22 @@ def test_the_root_directory_is_the_image(
     assert mounts.count("/") == 1
     assert place.name not in " ".join(mounts)
     eventually(lambda: str(place) not in loops(), "the loop device to be free")
+
+
+def test_the_sites_task_prolog_runs_in_an_image_where_it_is_kept(
+    place: Path, image_lab: cluster.Lab, srun: Srun
+) -> None:
+    assert srun(f"--sov-image={place}/a.sqsh", "echo $FROM_TASK_PROLOG").stdout == f"{place}/task_prolog\n"
+    stack = image_lab.layout.root / "plugstack.conf"
+    lines = stack.read_text()
+    try:
+        stack.write_text(lines.replace(f" keep={place}/task_prolog", ""))
+        said = srun(f"--sov-image={place}/a.sqsh", "echo ran", check=False)
+        assert (said.status, said.stdout) == (1, "")
+        assert "TaskProlog failed" in said.stderr
+        assert in_service(image_lab)
+    finally:
+        stack.write_text(lines)
 
 
 def test_without_root_privileges_of_the_image_nothing_is_written_outside(place: Path, srun: Srun) -> None:
