@@ -32,7 +32,10 @@ def node_devices(root: str = "/") -> NodeDevices:
 
 
 def _file(top: Path, path: Path, *, private: bool) -> DeviceFile:
-    private = private or not path.stat().st_mode & _OTHERS_MAY
+    try:
+        private = private or not path.stat().st_mode & _OTHERS_MAY
+    except OSError:  # gone, or a link to nothing: it cannot be opened either
+        private = False
     return DeviceFile(f"/{path.relative_to(top)}", os.access(path, os.R_OK), private)
 
 

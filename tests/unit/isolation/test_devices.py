@@ -99,6 +99,8 @@ def test_what_a_node_has_is_found(tmp_path: Path) -> None:
     (tmp_path / "dev/nvidia-caps/nvidia-cap13").unlink()
     (left,) = node_devices(str(tmp_path)).migs
     assert (left.gpu, left.openable) == (0, False)
+    (tmp_path / "dev/nvidia2").symlink_to("nothing")
+    assert [file.openable for file in node_devices(str(tmp_path)).files if file.path == "/dev/nvidia2"] == [False]
     assert node_devices(str(tmp_path / "nowhere")) == NodeDevices()
 
 
