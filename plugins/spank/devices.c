@@ -59,18 +59,21 @@ typedef struct {
 	unsigned gpu, gi; /* whose parts are looked for */
 } search;
 
-/* access(2) asks the cgroup too, and opens nothing. */
-static bool openable(int dir, const char *name)
+/* access(2) asks the cgroup too, and opens nothing. What is not there was kept away by nobody. */
+static bool openable(int dir, const char *name, bool *confined)
 {
-	return faccessat(dir, name, R_OK, 0) == 0;
+	bool open = faccessat(dir, name, R_OK, 0) == 0;
+
+	*confined = *confined || (!open && (errno == EPERM || errno == EACCES));
+	return open;
 }
 
-static bool cap_openable(const search *it, unsigned minor)
+static bool cap_openable(const search *it, unsigned minor, bool *confined)
 {
 	char name[SETTINGS_MAX_PATH + 64];
 
 	snprintf(name, sizeof(name), "%s-caps/nvidia-cap%u", it->prefix, minor);
-	return openable(it->dir, name);
+	return openable(it->dir, name, confined);
 }
 
 /* Of the file that the driver has for a capability: "DeviceFileMinor: 12" and more lines. */
@@ -106,7 +109,10 @@ static bool add_gpu(void *with, int dir, const char *name, unsigned number)
 		errno = E2BIG;
 		return false;
 	}
-	out->gpus[out->n_gpus++] = (device_gpu){ .number = number, .openable = openable(dir, name) };
+	device_gpu *gpu = &out->gpus[out->n_gpus++];
+
+	*gpu = (device_gpu){ .number = number };
+	gpu->openable = openable(dir, name, &gpu->confined);
 	return true;
 }
 
@@ -122,7 +128,8 @@ static bool add_ci(void *with, int dir, const char *name, unsigned number)
 		errno = E2BIG;
 		return false;
 	}
-	part.openable = cap_openable(it, part.gi) && cap_openable(it, part.ci);
+	part.openable = cap_openable(it, part.gi, &part.confined);
+	part.openable = cap_openable(it, part.ci, &part.confined) && part.openable;
 	it->out->migs[it->out->n_migs++] = part;
 	return true;
 }
@@ -184,12 +191,12 @@ bool devices_decide(devices *all, const char *listed)
 		}
 	for (size_t i = 0; i < all->n_gpus; i++) {
 		all->gpus[i].own = false;
-		confined = confined || !all->gpus[i].openable;
+		confined = confined || all->gpus[i].confined;
 		n_whole += n_parts(all, all->gpus[i].number, false) == 0;
 	}
 	for (size_t i = 0; i < all->n_migs; i++) {
 		all->migs[i].own = false;
-		confined = confined || !all->migs[i].openable;
+		confined = confined || all->migs[i].confined;
 	}
 	if (n_listed == 0)
 		return true;

@@ -11,14 +11,15 @@
 
 typedef struct {
 	unsigned number; /* of its device file */
-	bool openable;	 /* the cgroup of the job does not keep this process from it */
+	bool openable;
+	bool confined; /* the cgroup of the job keeps it away */
 	bool own;
 } device_gpu;
 
 typedef struct {
 	unsigned gpu;	 /* the one that it is a part of */
 	unsigned gi, ci; /* minor numbers of what opens its GPU instance, and itself */
-	bool openable, own;
+	bool openable, confined, own;
 } device_mig;
 
 typedef struct {

@@ -1,14 +1,15 @@
 """The device files of accelerators and fabrics on this node, and what this process may open of them.
 
-access(2) asks the cgroup of the job too (devcgroup_inode_permission in Linux), and opens nothing.
+access(2) asks the cgroup of the job too (devcgroup_inode_permission in Linux, EPERM), and opens nothing.
 """
 
 from __future__ import annotations
 
-import os
+import errno
 import re
 from pathlib import Path
 
+from sovctl.adapters import linux
 from sovctl.model.device import DeviceFile, MigInstance, NodeDevices
 
 _CAPABILITIES = "proc/driver/nvidia/capabilities"
@@ -36,7 +37,8 @@ def _file(top: Path, path: Path, *, private: bool) -> DeviceFile:
         private = private or not path.stat().st_mode & _OTHERS_MAY
     except OSError:  # gone, or a link to nothing: it cannot be opened either
         private = False
-    return DeviceFile(f"/{path.relative_to(top)}", os.access(path, os.R_OK), private)
+    why = linux.why_closed(str(path))
+    return DeviceFile(f"/{path.relative_to(top)}", not why, why == errno.EPERM, private)
 
 
 def _migs(top: Path) -> list[MigInstance]:
@@ -45,9 +47,9 @@ def _migs(top: Path) -> list[MigInstance]:
         gpu = _GPU.fullmatch(access.parents[3].name)
         minors = [_minor(path) for path in (access.parents[1] / "access", access)]
         of_gi, of_ci = [f"dev/nvidia-caps/nvidia-cap{minor}" for minor in minors]
-        openable = all(os.access(top / file, os.R_OK) for file in (of_gi, of_ci))
+        why = [linux.why_closed(str(top / file)) for file in (of_gi, of_ci)]
         if gpu is not None and None not in minors:
-            found.append(MigInstance(int(gpu[1]), (f"/{of_gi}", f"/{of_ci}"), openable))
+            found.append(MigInstance(int(gpu[1]), (f"/{of_gi}", f"/{of_ci}"), not any(why), errno.EPERM in why))
     return found
 
 

@@ -54,13 +54,12 @@ def _own(
 ) -> tuple[set[int], list[MigInstance], str]:
     """Numbers of its GPUs, its MIG instances, and why there are none where that cannot be told.
 
-    Where some cannot be opened, the cgroup of the job keeps them away (ConstrainDevices), and all the others are its
-    own. Where every one can, it is by `listed`.
+    Where the cgroup of the job keeps some away (ConstrainDevices), all the others are its own. Else it is by `listed`.
     """
     open_gpus = {number for number, file in gpus.items() if file.openable}
     open_migs = [mig for mig in migs if mig.openable and mig.gpu in open_gpus]
     split = {mig.gpu for mig in migs}
-    confined = len(open_gpus) < len(gpus) or not all(mig.openable for mig in migs)
+    confined = any(file.confined for file in gpus.values()) or any(mig.confined for mig in migs)
     if listed is not None and not listed:
         return set(), [], ""
     if listed is not None and not migs:

@@ -12,6 +12,8 @@ class DeviceFile:
     path: str
     openable: bool = True
     """Neither its mode nor the cgroup of the job keeps this process from it."""
+    confined: bool = False
+    """The cgroup does."""
     private: bool = False
     """Others on this node do not see it, or may not open it."""
 
@@ -25,6 +27,8 @@ class MigInstance:
     files: tuple[str, str]
     """What opens its GPU instance, and the compute instance itself."""
     openable: bool = True
+    confined: bool = False
+    """The cgroup of the job keeps one of the files away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sovctl.model.device import DeviceFile, MigInstance, NodeDevices
 
 CASES = [
-    # GPUs of the node (! in front: cannot be opened), MIG instances as gpu:gi:ci (likewise), Slurm's list, the job's.
+    # GPUs of the node (! in front: kept away by the cgroup), MIG instances as gpu:gi:ci, what Slurm lists, and its own.
     ("0 1 2 3", "", "", ""),
     ("0 1 2 3", "", "1,2", "1 2"),
     ("0 1 2 3", "", "0,1,2,3", "0 1 2 3"),
@@ -34,12 +34,15 @@ CASES = [
 
 def node(gpus: str, migs: str) -> NodeDevices:
     """As the adapter would find it."""
-    files = [DeviceFile(f"/dev/nvidia{word.lstrip('!')}", not word.startswith("!")) for word in gpus.split()]
+    files = [
+        DeviceFile(f"/dev/nvidia{word.lstrip('!')}", not word.startswith("!"), word.startswith("!"))
+        for word in gpus.split()
+    ]
     found = []
     for word in migs.split():
         gpu, gi, ci = word.lstrip("!").split(":")
         caps = f"/dev/nvidia-caps/nvidia-cap{gi}", f"/dev/nvidia-caps/nvidia-cap{ci}"
-        found.append(MigInstance(int(gpu), caps, not word.startswith("!")))
+        found.append(MigInstance(int(gpu), caps, not word.startswith("!"), word.startswith("!")))
     return NodeDevices((*files, DeviceFile("/dev/nvidiactl")), tuple(found))
 
 

@@ -339,6 +339,14 @@ def test_whose_device_files_they_are(stub: Path, gpus: str, migs: str, listed: s
     )
 
 
+def test_what_is_not_there_is_no_sign_of_a_cgroup(stub: Path, tmp_path: Path) -> None:
+    dev, told = _made_up(tmp_path, "0 1", "0:3:4 0:12:13 1:30:31")
+    (dev / "nvidia-caps" / "nvidia-cap4").unlink()
+    lines = said(stub, "devices", str(dev), str(told), "1").splitlines()
+    assert lines[0] == "told 0"
+    assert not [line for line in lines if line.startswith("own ")]
+
+
 def test_more_devices_than_there_is_room_for_are_no_devices(stub: Path, tmp_path: Path) -> None:
     dev, told = _made_up(tmp_path, " ".join(map(str, range(65))), "")
     assert said(stub, "devices", str(dev), str(told), "0") == "not found\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,22 @@ def test_whose_gpus_and_instances_they_are(gpus: str, migs: str, listed: str, ow
 )
 def test_only_a_channel_that_nobody_else_has(channels: list[DeviceFile], own: str, foreign: bool) -> None:
     place = "/dev/nvidia-caps-imex-channels"
-    files = [DeviceFile(f"{place}/{one.path}", one.openable, one.private) for one in channels]
+    files = [DeviceFile(f"{place}/{one.path}", one.openable, private=one.private) for one in channels]
     there = NodeDevices((DeviceFile("/dev/nvidia0"), *files))
     shown = visible_devices(there, frozenset({0}))
     assert shown.paths == ("/dev/nvidia0", *(f"{place}/{name}" for name in own.split()))
     assert bool(shown.withheld) is foreign
     assert visible_devices(there, frozenset()).paths == ()
+
+
+def test_what_is_not_there_is_no_sign_of_a_cgroup() -> None:
+    """The driver makes its files when they are first asked for."""
+    there = node("0 1", "0:3:4 0:12:13 1:30:31")
+    migs = (replace(there.migs[0], openable=False), *there.migs[1:])
+    shown = visible_devices(replace(there, migs=migs), frozenset({1}))
+    assert (shown.paths, bool(shown.lost)) == ((), True)
+    files = (replace(there.files[0], openable=False), *there.files[1:])
+    assert visible_devices(NodeDevices(files), frozenset({1})).paths == ("/dev/nvidia1", "/dev/nvidiactl")
 
 
 def _capability(root: Path, name: str, minor: int) -> None:
@@ -113,11 +124,11 @@ def test_what_a_cgroup_keeps_away_is_seen_without_opening_it(tmp_path: Path) -> 
         subprocess.run(["mknod", "-m", "666", str(tmp_path / "dev" / f"nvidia{number}"), "c", "1", minor], check=True)
     look = (
         f"echo $$ >{cgroup}/tasks && exec {sys.executable} -c 'from sovctl.adapters.device_files import *;"
-        f' print(*(file.openable for file in node_devices("{tmp_path}").files))\''
+        f' print(*((file.openable, file.confined) for file in node_devices("{tmp_path}").files))\''
     )
     cgroup.mkdir()
     try:
         (cgroup / "devices.deny").write_text("c 1:7 rwm")
-        assert subprocess.check_output(["sh", "-c", look], text=True) == "True False\n"
+        assert subprocess.check_output(["sh", "-c", look], text=True) == "(True, False) (False, True)\n"
     finally:
         cgroup.rmdir()
