@@ -297,6 +297,20 @@ def test_an_image_that_somebody_else_could_write_is_not_used(image: str, ports: 
     assert ports.cache.entries() == ()
 
 
+def test_runtimes_are_tried_where_the_sites_cache_is_only_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SOVCTL_ISOLATION_CACHE_DIR", "/proc/sovctl/images")
+    assert str(wiring.image_cache_dir(load_config())) == "/proc/sovctl/images"
+    tiny = wiring.tiny_image()
+    tiny.make()
+    assert Path(tiny.place).parent == tmp_path / "sovctl"
+    assert (Path(tiny.directory) / "bin" / "sh").exists()
+    tiny.remove()
+    assert list((tmp_path / "sovctl").iterdir()) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: ImagePorts, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
