@@ -7,6 +7,7 @@ who removes one must get the exclusive lock first. Locks end with their processe
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -167,9 +168,10 @@ class ImageCache:
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and self._directory.is_dir():
                     continue  # the one before has just removed it
-                raise disk_error(
-                    f"cannot load an image into {staging}", error, hint=f"Check it: df -hi {self._directory}"
-                ) from error
+                closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
+                hint = "Have its owner prefetch it, or use a cache of your own: SOVCTL_ISOLATION_CACHE_DIR=DIR"
+                hint = hint if closed else f"Check it: df -hi {self._directory}"
+                raise disk_error(f"cannot load an image into {staging}", error, hint=hint) from error
             _check_own(lock, staging)
             if _got(lock) and _same(lock, staging):
                 return lock

@@ -402,17 +402,24 @@ def test_an_ordinary_user_loads_images(image: str, served: Registry, new_root: C
     home.mkdir()
     os.chown(home, 65534, 65534)
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "SOVCTL_ISOLATION_PLAIN_HTTP": served.address}
-    words = [sys.executable, "-m", "sovctl", "image", "prefetch", image]
-    done = subprocess.run(
-        words,
-        env=env,
-        cwd=Path(__file__).parents[2],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+
+    def loaded(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sovctl", "image", "prefetch", image],
+            env=env | more,
+            cwd=Path(__file__).parents[2],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
+
+    refused = loaded(SOVCTL_ISOLATION_CACHE_DIR="/usr/share")  # as a site's that only root may write
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "Permission denied" in refused.stderr
+    assert "Have its owner prefetch it, or use a cache of your own" in refused.stderr
+    done = loaded()
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     assert path.is_relative_to(home)
