@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 
+from sovctl.adapters.device_files import node_devices
+from sovctl.isolation.devices import visible_devices
 from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
@@ -337,6 +339,23 @@ def test_whose_device_files_they_are(stub: Path, gpus: str, migs: str, listed: s
     assert hidden & {"channel0", "channel5", "channel7"} == (
         {"channel5"} if own else {"channel0", "channel5", "channel7"}
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_channel_in_a_directory_that_slurm_mounted_is_the_jobs(stub: Path, tmp_path: Path) -> None:
+    """As switch/nvidia_imex does it for a step, which alone sees that directory; in both runtimes."""
+    dev, told = _made_up(tmp_path, "0", "")
+    place = dev / "nvidia-caps-imex-channels"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "sovctl-test", place], check=True)
+    try:
+        (place / "channel9").touch()
+        (place / "channel9").chmod(0o666)
+        assert "hidden channel9" not in said(stub, "devices", str(dev), str(told), "0")
+        assert "hidden channel9" in said(stub, "devices", str(dev), str(told), "")
+        shown = visible_devices(node_devices(str(tmp_path)), frozenset({0}))
+        assert "/dev/nvidia-caps-imex-channels/channel9" in shown.paths
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_what_is_not_there_is_no_sign_of_a_cgroup(stub: Path, tmp_path: Path) -> None:
