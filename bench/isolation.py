@@ -174,16 +174,19 @@ def leftover_figures(bench: Bench) -> list[Figure]:
         for victim in chance.sample(there, min(2, len(there))):
             with suppress(ProcessLookupError):
                 os.kill(victim, chance.choice((signal.SIGKILL, signal.SIGTERM)))
+        dead = 0
         if stepds and chance.random() < 0.25:
             with suppress(ProcessLookupError):
                 os.kill(stepds[0], signal.SIGKILL)
-                killed += 1
+                dead = 1
+        killed += dead
         for _ in range(2):
             srun.terminate()
         # scancel itself tries again for minutes while a job is between two states.
         bench.runner.run([*become, "scancel", f"--name={job}"], timeout_s=300, check=False)
         try:
-            srun.wait(20)
+            # For a slurmstepd that is dead srun waits half a minute ("Job step aborted: Waiting up to 32 seconds").
+            srun.wait(1 if dead else 20)
         except subprocess.TimeoutExpired:
             srun.kill()
             srun.wait(10)

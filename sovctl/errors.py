@@ -6,6 +6,7 @@ exit status of the command that meets it. This module imports nothing of ours.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 EXIT_DONE = 0
@@ -44,6 +45,16 @@ class TryLaterError(SovctlError):
     """Something outside is not answering now."""
 
     exit_code = EXIT_TRY_LATER
+
+
+def disk_error(message: str, cause: OSError, *, hint: str = "") -> SovctlError:
+    """What to raise where a file could not be made or written: of a full disk or a used-up quota one that says to try
+    later, like every other place that meets one."""
+    kind = TryLaterError if cause.errno in _NO_ROOM else SovctlError
+    return kind(f"{message}: {cause.strerror}", hint=hint)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ConfigError(UsageError):

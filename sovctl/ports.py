@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from sovctl.model.accounted import AccountedJob
 from sovctl.model.alert import Alert
 from sovctl.model.burn_in import BurnInRun, BurnInSpec
+from sovctl.model.device import NodeDevices
 from sovctl.model.gpu import GpuSample
 from sovctl.model.gpu import KernelLogRead as KernelLogRead
 from sovctl.model.host import HostFacts
@@ -955,7 +956,10 @@ class IsolationHost(Protocol):
         """Something in an unpacked image to mount each source on. Raises UsageError."""
         ...
 
-    def device_files(self) -> tuple[str, ...]: ...
+    def devices(self) -> NodeDevices:
+        """Device files of accelerators and fabrics, and which of them this process may open."""
+        ...
+
     def slurm(self, names: Sequence[str]) -> HostSlurm:
         """Of these commands of Slurm the ones on this node. Raises SovctlError where there are none."""
         ...

@@ -35,7 +35,8 @@ local function described(options)
   local isolated
   if options.type == "sbatch" then
     isolated = policy.isolated(function(name)
-      return plugin_option(options, "sovctl", name)
+      local value = plugin_option(options, "sovctl", name)
+      return value ~= "unset" and value -- as Slurm has a flag that was not given
     end)
   end
   return {
@@ -57,12 +58,14 @@ local function refusal(options)
   return rule and policy.words(rule, why)
 end
 
--- `sovctl doctor` asks; slurmctld is to hear it too, so it is let pass here.
-local function answered(options)
-  if rules_file and options.comment == policy.QUESTION then
-    slurm.log_info("%s", policy.presence("cli_filter.lua", rules_file.current()))
-    return true
-  end
+-- `sovctl doctor` asks with a job that is only tested. slurmctld is to hear that one too, so it is let pass here: it
+-- never runs. For any other with this comment the rules hold.
+local function is_question(options)
+  return rules_file and options.comment == policy.QUESTION and options["test-only"] == "set"
+end
+
+local function answer()
+  slurm.log_info("%s", policy.presence("cli_filter.lua", rules_file.current()))
 end
 
 function slurm_cli_setup_defaults(options, early)
@@ -70,8 +73,9 @@ function slurm_cli_setup_defaults(options, early)
 end
 
 function slurm_cli_pre_submit(options, offset)
-  local asked, is_question = pcall(answered, options)
-  if asked and is_question then
+  local looked, asked = pcall(is_question, options)
+  if looked and asked then
+    pcall(answer)
     return slurm.SUCCESS
   end
   local ran, why

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -35,6 +38,49 @@ typedef struct {
 static bool trusted_owner(const settings *site, uid_t owner)
 {
 	return strcmp(site->image_owners, "any") == 0 || number_listed(site->image_owners, owner);
+}
+
+/* The super options of the line of mountinfo behind " - ", file system and source; blanks in names are escaped there. */
+static const char *super_options(const char *line, const char *device, bool *fuse)
+{
+	const char *at = strstr(line, " - ");
+	char found[32];
+
+	if (sscanf(line, "%*u %*u %31s", found) != 1 || strcmp(found, device) != 0 || !at)
+		return NULL;
+	at += 3;
+	*fuse = strncmp(at, "fuse", 4) == 0;
+	at += strcspn(at, " ");
+	at += strspn(at, " ");
+	return at + strcspn(at, " ");
+}
+
+/* Whether a program of a user serves the file system: it could say of its files that they are root's, and change them
+ * while the kernel reads them. Not so where root mounted it, and of what no line tells it is believed. */
+static bool served_by_user(int fd, const struct stat *about)
+{
+	char device[32], *line = NULL;
+	struct statfs system;
+	bool served = true;
+	size_t room = 0;
+	FILE *mounts;
+
+	if (fstatfs(fd, &system) == 0 && system.f_type != FUSE_SUPER_MAGIC)
+		return false;
+	snprintf(device, sizeof(device), "%u:%u", major(about->st_dev), minor(about->st_dev));
+	mounts = fopen("/proc/self/mountinfo", "re");
+	while (mounts && served && getline(&line, &room, mounts) > 0) {
+		bool fuse = true;
+		const char *options = super_options(line, device, &fuse);
+		const char *user = options ? strstr(options, ",user_id=") : NULL;
+
+		if (options)
+			served = user ? strncmp(user, ",user_id=0,", 11) != 0 : fuse; /* virtiofs tells no user */
+	}
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return served;
 }
 
 int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1], const char **why)
@@ -61,6 +107,8 @@ int image_open(const settings *site, const char *name, char path[IMAGE_MAX + 1],
 		*why = "it does not belong to an owner this site trusts with images (image_owners in plugstack.conf)";
 	else if (!*why && about.st_mode & 022 && strcmp(site->image_owners, "any") != 0)
 		*why = "others than its owner can write it";
+	else if (!*why && strcmp(site->image_owners, "any") != 0 && served_by_user(fd, &about))
+		*why = "a user's program (FUSE) tells whose it is; copy it to a file system of the site";
 	path[length > 0 ? length : 0] = '\0';
 	if (*why) {
 		close(fd);
@@ -102,25 +150,28 @@ static int attach(entering *work, char device[32])
 	return loop;
 }
 
-/* A user namespace in which 0 is the user, for the kernel to translate owners by; nothing runs in it. -1: refused. */
+/* A user namespace in which 0 is the user, for the kernel to translate owners by; nothing runs in it. -1: refused, by
+ * what errno says. */
 static int map_of_owner(const image_plan *plan)
 {
 	static const char *const files[] = { "uid_map", "gid_map" };
 	const unsigned ids[] = { plan->uid, plan->gid };
 	int made[2] = { -1, -1 }, ns = -1;
-	char path[64], byte;
+	char path[64];
+	unsigned char cause = EAGAIN;
 	pid_t pid;
 
 	if (pipe2(made, O_CLOEXEC) != 0)
 		return -1;
 	pid = fork();
 	if (pid == 0) {
-		if (unshare(CLONE_NEWUSER) == 0 && write(made[1], "", 1) == 1)
+		cause = unshare(CLONE_NEWUSER) == 0 ? 0 : (unsigned char)errno;
+		if (write(made[1], &cause, 1) == 1 && !cause)
 			pause();
 		_exit(0);
 	}
 	close(made[1]);
-	if (pid > 0 && read(made[0], &byte, 1) == 1) {
+	if (pid > 0 && read(made[0], &cause, 1) == 1 && !cause) {
 		bool done = true;
 
 		for (int i = 0; done && i < 2; i++) {
@@ -135,26 +186,25 @@ static int map_of_owner(const image_plan *plan)
 		snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
 		if (done)
 			ns = open(path, O_RDONLY | O_CLOEXEC);
+		cause = (unsigned char)errno;
 	}
 	close(made[0]);
 	if (pid > 0)
 		kill(pid, SIGKILL);
+	errno = cause;
 	return ns;
 }
 
 /* Has root's files of the image be the user's own, so that all of it can be written. Linux 6.2 for squashfs. */
-static bool give_to_owner(const image_plan *plan)
+static bool give_to_owner(int ns)
 {
-	int ns = map_of_owner(plan);
-	int tree = ns < 0 ? -1 : (int)syscall(SYS_open_tree, AT_FDCWD, BASE "/image", A_COPY | O_CLOEXEC);
+	int tree = (int)syscall(SYS_open_tree, AT_FDCWD, BASE "/image", A_COPY | O_CLOEXEC);
 	mount_attributes wanted = { .set = ID_MAPPED, .userns_fd = (uint64_t)ns };
 	bool done = tree >= 0 && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &wanted, sizeof(wanted)) == 0 &&
 		    syscall(SYS_move_mount, tree, "", AT_FDCWD, BASE "/owned", FROM_NO_NAME) == 0;
 
 	if (tree >= 0)
 		close(tree);
-	if (ns >= 0)
-		close(ns);
 	return done;
 }
 
@@ -229,7 +279,13 @@ static bool layered(entering *work)
 	const image_plan *plan = work->plan;
 
 	if (plan->uid != 0 && (plan->kept || plan->wish->writable)) {
-		work->owned = give_to_owner(plan);
+		int ns = map_of_owner(plan);
+
+		if (ns < 0 && plan->kept)
+			return rootfs_failed(work, "make the user namespace that a layer needs, over", plan->wish->image);
+		work->owned = ns >= 0 && give_to_owner(ns);
+		if (ns >= 0)
+			close(ns);
 		if (!work->owned && plan->kept)
 			return rootfs_failed(work, "show the image as your own (Linux 6.2 can; --runtime bubblewrap needs it not):",
 					     plan->wish->image);

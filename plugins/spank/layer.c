@@ -53,6 +53,14 @@ static int failed(char problem[LAYER_PROBLEM], int status, const char *what, con
 	return status;
 }
 
+/* A full disk and a used-up quota pass. */
+static int of_disk(char problem[LAYER_PROBLEM], const char *what, const char *name)
+{
+	int cause = errno;
+
+	return failed(problem, cause == ENOSPC || cause == EDQUOT ? TRY_LATER : FAILED, what, name, strerror(cause));
+}
+
 static bool make_all(const char *path)
 {
 	char part[IMAGE_MAX + 1];
@@ -62,10 +70,15 @@ static bool make_all(const char *path)
 			size_t length = path[i] == '/' ? i : i + 1;
 			memcpy(part, path, length);
 			part[length] = '\0';
-			if (mkdir(part, 0700) != 0 && errno != EEXIST)
+			if (mkdir(part, 0700) != 0 && errno != EEXIST) {
+				int cause = errno;
+
 				/* A directory on the way that is only to be walked through may refuse to be asked. */
-				if (access(part, X_OK) != 0)
+				if (access(part, X_OK) != 0) {
+					errno = cause;
 					return false;
+				}
+			}
 		}
 	return true;
 }
@@ -148,14 +161,14 @@ static int take(layer *it, const char *name, const char *base, const char *image
 		int fd;
 
 		if (mkdirat(it->dir, parts[i], 0700) != 0 && errno != EEXIST)
-			return failed(problem, FAILED, "cannot make the environment", name, strerror(errno));
+			return of_disk(problem, "cannot make the environment", name);
 		fd = openat(it->dir, parts[i], O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (fd < 0)
 			return failed(problem, REFUSED, "the environment", name, "what is in it is no layer");
 		close(fd);
 	}
 	if (same == 0 && !write_base(it->dir, base, image))
-		return failed(problem, FAILED, "cannot write to the environment", name, strerror(errno));
+		return of_disk(problem, "cannot write to the environment", name);
 	return 0;
 }
 
@@ -168,7 +181,7 @@ int layer_open(layer *out, const char *directory, const char *name, const char *
 	if (snprintf(out->path, sizeof(out->path), "%s/%s", directory, name) >= (int)sizeof(out->path))
 		return failed(problem, FAILED, "the environment", name, "its path is too long");
 	if (!make_all(out->path))
-		return failed(problem, FAILED, "cannot make the environment", out->path, strerror(errno));
+		return of_disk(problem, "cannot make the environment", out->path);
 	status = take(out, name, base, image, problem);
 	if (status)
 		layer_close(out);

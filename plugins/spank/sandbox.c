@@ -21,11 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "exit_status.h"
 
 #define SETUP_MS 30000
 #define BY_PIDFD ((idtype_t)3) /* P_PIDFD, which glibc names from 2.36 on */
-static const char READY[] = "ready";
+static const char READY[] = "ready", READY_WITHOUT[] = "ready without";
 
 /* --- in the holder: no Slurm function, no memory from the heap before its locks are known to be free ------------- */
 
@@ -34,6 +35,7 @@ typedef struct {
 	int keep[SETTINGS_MAX_PATHS];
 	char problem[SANDBOX_PROBLEM];
 	int status; /* with which the task ends if this fails */
+	bool unknown_devices;
 } building;
 
 static bool failed(building *work, const char *what, const char *on)
@@ -75,32 +77,32 @@ static bool cover(building *work, const char *path)
 	return done;
 }
 
-static bool hide_gpus_in(building *work, int dir, const char *prefix, int nothing)
+typedef struct {
+	building *work;
+	int nothing; /* an empty file that nobody can open */
+} covering;
+
+static bool cover_device(void *with, int file, const char *name)
 {
-	int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *entries = copy < 0 ? NULL : fdopendir(copy);
-	size_t length = strlen(prefix);
-	bool done = true;
+	const covering *it = with;
+	char source[40];
 
-	if (!entries)
-		return failed(work, "list", work->plan->site->gpus);
-	for (struct dirent *entry; done && (entry = readdir(entries));) {
-		const char *number = entry->d_name + length;
-		char source[40];
-		int fd;
+	snprintf(source, sizeof(source), "/proc/self/fd/%d", it->nothing);
+	return mount_at(it->work, source, file, NULL, MS_BIND, NULL, name);
+}
 
-		if (strncmp(entry->d_name, prefix, length) != 0 || !*number || number[strspn(number, "0123456789")] ||
-		    strlen(number) > 6 || number_listed(work->plan->gpus, (unsigned)atoi(number)))
-			continue;
-		fd = openat(dir, entry->d_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		snprintf(source, sizeof(source), "/proc/self/fd/%d", nothing);
-		done = mount_at(work, source, fd, NULL, MS_BIND, NULL, entry->d_name);
-		close(fd);
-	}
-	closedir(entries);
-	return done;
+static bool hide_devices_in(building *work, int dir, const char *prefix, int nothing)
+{
+	static devices all;
+	covering it = { .work = work, .nothing = nothing };
+
+	if (!devices_find(&all, dir, prefix, work->plan->site->capabilities))
+		return failed(work, "list the device files of", work->plan->site->gpus);
+	work->unknown_devices = !devices_decide(&all, work->plan->gpus);
+	*work->problem = '\0';
+	if (devices_hide(&all, dir, prefix, cover_device, &it))
+		return true;
+	return *work->problem ? false : failed(work, "list the device files of", work->plan->site->gpus);
 }
 
 /* Device files of GPUs that are not the job's become empty files that nobody can open. The bind is locked: the user
@@ -115,7 +117,7 @@ static bool hide_gpus(building *work)
 	snprintf(path, sizeof(path), "%s", work->plan->site->gpus);
 	slash = strrchr(path, '/');
 	*slash = '\0';
-	dir = open(*path ? path : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	dir = open(*path ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return errno == ENOENT || failed(work, "open", path);
 	if (!cover(work, "/tmp"))
@@ -123,7 +125,7 @@ static bool hide_gpus(building *work)
 	nothing = open("/tmp/not-yours", O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0);
 	if (nothing < 0)
 		return failed(work, "make", "an empty file");
-	done = hide_gpus_in(work, dir, slash + 1, nothing);
+	done = hide_devices_in(work, dir, slash + 1, nothing);
 	close(nothing);
 	close(dir);
 	return done;
@@ -277,7 +279,9 @@ static _Noreturn void holder(const sandbox_plan *plan, int report, int lifeline)
 		(void)ignored;
 		_exit(FAILED);
 	}
-	if (write(report, READY, sizeof(READY) - 1) < 0)
+	const char *said = work.unknown_devices ? READY_WITHOUT : READY;
+
+	if (write(report, said, strlen(said)) < 0)
 		_exit(1);
 	close(report);
 	/* Opening files as the user took it back: the kernel forgets it when the effective user changes. */
@@ -294,8 +298,9 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-/* What the holder says: that it is ready, or a byte with the exit status and what failed. */
-static int await_ready(int report, char problem[SANDBOX_PROBLEM])
+/* What the holder says: that it is ready, with the job's GPUs or without, or a byte with the exit status and what
+ * failed. */
+static int await_ready(int report, char problem[SANDBOX_PROBLEM], bool *unknown_devices)
 {
 	struct pollfd line = { .fd = report, .events = POLLIN };
 	ssize_t got = -1;
@@ -307,7 +312,8 @@ static int await_ready(int report, char problem[SANDBOX_PROBLEM])
 	if (ready > 0)
 		got = read(report, problem, SANDBOX_PROBLEM - 1);
 	problem[got > 0 ? got : 0] = '\0';
-	if (strcmp(problem, READY) == 0)
+	*unknown_devices = strcmp(problem, READY_WITHOUT) == 0;
+	if (*unknown_devices || strcmp(problem, READY) == 0)
 		return 0;
 	if (got > 1) {
 		int status = problem[0];
@@ -356,7 +362,7 @@ int sandbox_start(sandbox *box, const sandbox_plan *plan, char problem[SANDBOX_P
 		snprintf(problem, SANDBOX_PROBLEM, "cannot make private namespaces: %s", strerror(errno));
 	} else {
 		close_fd(&report[1]);
-		status = await_ready(report[0], problem);
+		status = await_ready(report[0], problem, &box->unknown_devices);
 	}
 	if (status == 0) {
 		box->lifeline = lifeline[1];

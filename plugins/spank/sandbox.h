@@ -25,6 +25,7 @@ typedef struct {
 	int own_processes; /* the process namespace to go back to; -1: there already */
 	int mounts, ipc;
 	int network; /* -1: the host's */
+	bool unknown_devices; /* which parts of GPUs are the job's could not be told: it has none */
 } sandbox;
 
 #define SANDBOX_NONE { .holder = -1, .lifeline = -1, .own_processes = -1, .mounts = -1, .ipc = -1, .network = -1 }

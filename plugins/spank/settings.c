@@ -79,6 +79,8 @@ static bool take(settings *out, const char *word, const char *node)
 		return set_path(out->state, word + 6, node);
 	if (strncmp(word, "gpus=", 5) == 0)
 		return set_path(out->gpus, word + 5, node);
+	if (strncmp(word, "capabilities=", 13) == 0)
+		return set_path(out->capabilities, word + 13, node);
 	if (strncmp(word, "env_dir=", 8) == 0)
 		return set_path(out->env_dir, word + 8, node);
 	if (strncmp(word, "tmp_size=", 9) == 0)
@@ -102,6 +104,7 @@ void settings_parse(settings *out, int argc, char *const argv[], const char *nod
 		.policy = "/etc/slurm/sovctl-policy.conf",
 		.state = "/run/sovctl/spank",
 		.gpus = "/dev/nvidia",
+		.capabilities = "/proc/driver/nvidia/capabilities",
 		.image_owners = "0",
 		.tmp_size = "50%",
 	};

@@ -12,6 +12,7 @@ typedef struct {
 	char policy[SETTINGS_MAX_PATH];
 	char state[SETTINGS_MAX_PATH];
 	char gpus[SETTINGS_MAX_PATH]; /* device files are this and a number */
+	char capabilities[SETTINGS_MAX_PATH]; /* where the driver tells how GPUs are split */
 	char image_owners[64]; /* numbers of users whose image files root mounts; "any" */
 	char env_dir[SETTINGS_MAX_PATH]; /* of named layers, "%u" in it is the user; empty: below the user's home */
 	char tmp_size[16];	      /* of each private file system, as tmpfs takes it */

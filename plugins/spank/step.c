@@ -5,6 +5,7 @@
  * user_init of a batch step drains the node. So nothing here returns a failure: a task that may not run says why and
  * ends itself. */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <inttypes.h>
@@ -54,6 +55,10 @@ static void refuse(int status, const char *format, const char *first, const char
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 	snprintf(step.why, sizeof(step.why), format, first, second, third);
 #pragma GCC diagnostic pop
+	/* The user's words stand in it, and it goes into slurmd's log too: they are to forge no line there. */
+	for (char *at = step.why; *at; at++)
+		if (iscntrl((unsigned char)*at))
+			*at = '?';
 }
 
 static void check_image(const policy *rules, const policy_place *place, const char *image)
@@ -168,6 +173,9 @@ static void isolate(const settings *site, const record *job, const image_plan *i
 	int status = sandbox_start(&step.box, &plan, problem);
 
 	step.isolated = status == 0;
+	if (step.isolated && step.box.unknown_devices)
+		slurm_error("sovctl: without ConstrainDevices (cgroup.conf) it cannot be told which MIG instances are the job's, "
+			    "so it has none");
 	if (status)
 		refuse(status, "this step cannot be isolated: %s%s%s", problem, "", "");
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.step_root import BASE, StepRoot
-from sovctl.errors import CommandFailed, RefusedError, SovctlError, TryLaterError, UsageError
+from sovctl.errors import CommandFailed, RefusedError, SovctlError, TryLaterError, UsageError, disk_error
 from sovctl.model.isolated import EnvLayer, IsolatedStep
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -47,16 +47,14 @@ class EnvLayers:
             for path in (place, place / "upper", place / "work"):
                 path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise SovctlError(
-                f"cannot make the environment {place}: {error.strerror}", hint=f"Check it: ls -ld {place.parent}"
+            raise disk_error(
+                f"cannot make the environment {place}", error, hint=f"Check it: ls -ld {place.parent}"
             ) from error
         self._check_owner(place)
         self._locks.append(self._lock(place, name, wait_s=_HANDOVER_S))
         below = _base(place)
         if not below:
-            staged = place / ".base"
-            staged.write_text(f"{base}\n{reference}\n", "utf-8", "surrogateescape")
-            staged.rename(place / "base")
+            _write_base(place, f"{base}\n{reference}\n")
         elif below[0] != base:
             raise RefusedError(
                 f"the environment {name} was made over another image ({below[1]})",
@@ -158,6 +156,17 @@ class EnvLayers:
                         words, hint="A layer that is written has one step at a time; see which are: sovctl image env ls"
                     ) from error
             time.sleep(0.02)
+
+
+def _write_base(place: Path, text: str) -> None:
+    staged = place / ".base"
+    try:
+        staged.write_text(text, "utf-8", "surrogateescape")
+        staged.rename(place / "base")
+    except OSError as error:
+        raise disk_error(
+            f"cannot write to the environment {place}", error, hint=f"Check it: df -hi {place.parent}"
+        ) from error
 
 
 def _base(place: Path) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ who removes one must get the exclusive lock first. Locks end with their processe
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sovctl.errors import SovctlError, TryLaterError
+from sovctl.errors import RefusedError, SovctlError, TryLaterError, disk_error
 from sovctl.model.image import CachedImage, ImageSettings
 
 SCHEMA = "sovctl.image/1"
@@ -59,8 +60,9 @@ class ImageCache:
         for path in sorted(self._directory.glob("sha256-*.sqsh")) if self._directory.is_dir() else ():
             digest = self._digest_of(path.name)
             with suppress(FileNotFoundError):
-                if digest and not path.is_symlink():
-                    found.append(_entry(path, digest, os.lstat(path)))
+                status = os.lstat(path)
+                if digest and stat.S_ISREG(status.st_mode):
+                    found.append(_entry(path, digest, status))
         return tuple(found)
 
     def free_bytes(self) -> int:
@@ -73,11 +75,15 @@ class ImageCache:
     def pulling(self, digest: str, waiting: Callable[[str], None]) -> Iterator[str]:
         """The turn to load this image. Raises TryLaterError when another process does not end."""
         self._make()
-        staging = self._directory / f"{_PULL}{self._name_of(digest).removesuffix('.sqsh')}"
+        # Of each user: what somebody else may not enter nobody else can wait for, or go on with.
+        of = self._name_of(digest).removesuffix(".sqsh")
+        staging = self._directory / f"{_PULL}{of}.{os.geteuid()}"
         lock = self._turn(staging, waiting)
         try:
             yield str(staging)
         finally:
+            with suppress(OSError):  # what was loaded stays for the next try; what never began leaves nothing
+                staging.rmdir()
             os.close(lock)
 
     def add(self, image: CachedImage) -> CachedImage:
@@ -85,11 +91,16 @@ class ImageCache:
         staged, path = Path(image.path), self._directory / self._name_of(image.digest)
         record = staged.with_suffix(".json")
         fields = {"schema": SCHEMA, "digest": image.digest, "reference": image.reference}
-        record.write_text(json.dumps({**fields, "settings": dataclasses.asdict(image.settings)}), "utf-8")
-        _sync(staged)
-        staged.chmod(0o644)
-        record.rename(path.with_suffix(".json"))
-        staged.rename(path)
+        try:
+            record.write_text(json.dumps({**fields, "settings": dataclasses.asdict(image.settings)}), "utf-8")
+            _sync(staged)
+            staged.chmod(0o644)
+            record.rename(path.with_suffix(".json"))
+            staged.rename(path)
+        except OSError as error:
+            raise disk_error(
+                f"cannot write the image {path}", error, hint="Make room: sovctl image gc --keep 0"
+            ) from error
         _remove_tree(staged.parent)
         return _entry(path, image.digest, os.lstat(path))
 
@@ -133,8 +144,9 @@ class ImageCache:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise SovctlError(
-                f"cannot make the image cache {self._directory}: {error.strerror}",
+            raise disk_error(
+                f"cannot make the image cache {self._directory}",
+                error,
                 hint="Name another directory: SOVCTL_ISOLATION_CACHE_DIR=DIR",
             ) from error
 
@@ -154,9 +166,13 @@ class ImageCache:
                 staging.mkdir(mode=0o700, exist_ok=True)
                 lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
-                raise SovctlError(
-                    f"cannot use {staging}: {error.strerror}", hint=f"Check it: ls -ld {staging}"
-                ) from error
+                if isinstance(error, FileNotFoundError) and self._directory.is_dir():
+                    continue  # the one before has just removed it
+                closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
+                hint = "Have its owner prefetch it, or use a cache of your own: SOVCTL_ISOLATION_CACHE_DIR=DIR"
+                hint = hint if closed else f"Check it: df -hi {self._directory}"
+                raise disk_error(f"cannot load an image into {staging}", error, hint=hint) from error
+            _check_own(lock, staging)
             if _got(lock) and _same(lock, staging):
                 return lock
             os.close(lock)
@@ -169,6 +185,17 @@ class ImageCache:
                 waiting("another process loads this image; waiting for it")
                 said = True
             time.sleep(0.2)
+
+
+def _check_own(lock: int, staging: Path) -> None:
+    """Whoever may write there could put another image in its place. Raises RefusedError."""
+    status = os.fstat(lock)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        os.close(lock)
+        raise RefusedError(
+            f"{staging}, where an image is to be prepared, is not a directory of yours alone",
+            hint=f"Somebody else made it; see who: ls -ld {staging}",
+        )
 
 
 def _got(lock: int) -> bool:
@@ -189,7 +216,7 @@ def _same(lock: int, path: Path) -> bool:
 
 def _try_lock(path: Path) -> int | None:
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     if _got(lock):
@@ -199,7 +226,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
-    record = _record(path.with_suffix(".json"))
+    record = _record(path.with_suffix(".json"), status.st_uid)
     lock = _try_lock(path)
     if lock is not None:
         os.close(lock)
@@ -214,11 +241,15 @@ def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What is not readable or not JSON costs the image its environment, never the start of a step."""
+def _record(path: Path, owner: int) -> dict[str, Any]:
+    """What is not readable, not JSON or not of the image's `owner` costs the image its environment, never the start of
+    a step."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
+                return {}
             value = json.loads(file.read(_RECORD_BYTES))
     except (OSError, ValueError):
         return {}
@@ -248,8 +279,9 @@ def _sync(path: Path) -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    # Directories of an image may lack the owner's write bit.
-    for folder, names, _ in os.walk(path):
+    # Directories of an image may lack the owner's write bit. Root needs none, and changes no mode by a name in a
+    # directory that a user could put a link into.
+    for folder, names, _ in os.walk(path) if os.geteuid() else ():
         for name in names:
             inner = Path(folder, name)
             if not inner.is_symlink():

@@ -21,12 +21,14 @@ from sovctl.errors import (
     SovctlError,
     TryLaterError,
     UsageError,
+    disk_error,
 )
 from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSettings, ResolvedImage
 
 _ASK_S = 60.0
 _SAY_EVERY_S = 2.0
 _JSON_BYTES = 8 * 2**20
+_MAKE_ROOM = "Make room: sovctl image gc --keep 0"
 _UNREACHABLE = re.compile(
     r"connection refused|no such host|i/o timeout|connection reset|network is unreachable|no route to host"
     r"|TLS handshake timeout|server misbehaving|unexpected EOF|50[0234] |too ?many ?requests|EOF$",
@@ -71,7 +73,13 @@ class ImageTools:
 
     def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
         """Load, verify, unpack and pack. What skopeo has loaded into `staging` before is not loaded again."""
-        place = Path(staging)
+        try:
+            return self._build(image, Path(staging), progress)
+        except OSError as error:
+            name = image.reference.canonical
+            raise disk_error(f"cannot prepare {name} in {staging}", error, hint=_MAKE_ROOM) from error
+
+    def _build(self, image: ResolvedImage, place: Path, progress: Callable[[str], None]) -> CachedImage:
         layout, bundle, packed = place / "layout", place / "bundle", place / "image.sqsh"
         for stale in (bundle, packed):
             _remove(stale)
@@ -198,7 +206,7 @@ def _explained(reference: ImageReference, said: str) -> SovctlError:
     name = reference.canonical
     last = " ".join(said.split())[-400:]
     if _FULL.search(said):
-        return TryLaterError(f"the disk is full while {name} was loaded", hint="Make room: sovctl image gc --keep 0")
+        return TryLaterError(f"the disk is full while {name} was loaded", hint=_MAKE_ROOM)
     if _CORRUPT.search(said):
         return _corrupt(reference, last)
     if _LOGIN.search(said):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST = 200
+_ALL = 100_000
+_OF_ONE_JOB = re.compile(r"/dev/nvidia(\d+|-caps/nvidia-cap\d+|-caps-imex-channels/channel\d+)")
+"""A GPU, what opens a MIG instance, an IMEX channel."""
 
 
 class Decoys:
@@ -48,7 +52,7 @@ def look_around(about: Mapping[str, object], environment: Mapping[str, str], own
         directories["home"] = _names(environment.get("HOME", "/"))
     processes = [int(name) for name in _names("/proc") or () if name.isdigit()]
     descriptors = [int(name) for name in _names("/proc/self/fd") or () if _is_open(int(name))]
-    devices = [f"/dev/{name}" for name in _names("/dev") or () if name.startswith("nvidia") and name[6:].isdigit()]
+    devices = [path for path in _device_files() if _OF_ONE_JOB.fullmatch(path)]
     if by_plugin:
         devices = [device for device in devices if os.access(device, os.R_OK)]
     pmi = environment.get("PMI_FD", "")
@@ -60,13 +64,18 @@ def look_around(about: Mapping[str, object], environment: Mapping[str, str], own
             "own_process": os.getpid(),
             "environment": sorted(environment),
             "devices": sorted(devices),
-            "own_devices": [device for device in own_devices if device[11:].isdigit()],
+            "own_devices": [device for device in own_devices if _OF_ONE_JOB.fullmatch(device)],
             "capabilities": {name: value for name, value in status.items() if name.startswith("Cap")},
             "no_new_privs": status.get("NoNewPrivs", ""),
             "descriptors": descriptors,
             "own_descriptors": [int(pmi)] if pmi.isdigit() else [],
         }
     )
+
+
+def _device_files() -> list[str]:
+    places = ("/dev", "/dev/nvidia-caps", "/dev/nvidia-caps-imex-channels")
+    return [f"{place}/{name}" for place in places for name in _names(place, _ALL) or ()]
 
 
 def _is_open(descriptor: int) -> bool:
@@ -78,9 +87,9 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _names(place: str) -> list[str] | None:
+def _names(place: str, most: int = _MOST) -> list[str] | None:
     try:
-        return sorted(os.listdir(place))[:_MOST]
+        return sorted(os.listdir(place))[:most]
     except OSError:
         return None
 

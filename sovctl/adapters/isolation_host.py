@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -13,13 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovctl.adapters.device_files import node_devices
 from sovctl.adapters.node_roots import NodeRoots
 from sovctl.adapters.step_root import can_mount, make_place
-from sovctl.errors import SovctlError
+from sovctl.errors import SovctlError, disk_error
 from sovctl.model.image import ImageOfRun
 
 if TYPE_CHECKING:
     from sovctl.adapters.inside_view import Decoys
+    from sovctl.model.device import NodeDevices
     from sovctl.model.isolated import HostSlurm
 
 _HEADER_BYTES = 64 * 1024
@@ -58,9 +59,9 @@ class IsolationHost:
         for source, target in mounts:
             make_place(Path(root), target, directory=Path(source).is_dir())
 
-    def device_files(self) -> tuple[str, ...]:
+    def devices(self) -> NodeDevices:
         """Those of accelerators and fabrics."""
-        return tuple(sorted([*glob.glob("/dev/nvidia*"), *glob.glob("/dev/infiniband")]))  # noqa: PTH207
+        return node_devices()
 
     def slurm(self, names: Sequence[str]) -> HostSlurm:
         """Of these commands of Slurm the ones on this node. Raises SovctlError."""
@@ -161,9 +162,8 @@ class IsolationHost:
         except FileExistsError:
             pass
         except OSError as error:
-            raise SovctlError(
-                f"cannot record the image of the run in {run_dir}: {error.strerror}",
-                hint=f"Is its disk full? df -h {run_dir}",
+            raise disk_error(
+                f"cannot record the image of the run in {run_dir}", error, hint=f"Is its disk full? df -h {run_dir}"
             ) from error
         finally:
             staged.unlink(missing_ok=True)

@@ -34,6 +34,11 @@ def owner_of(descriptor: int) -> int:
     return int(fcntl.ioctl(descriptor, _NS_GET_USERNS))
 
 
+def why_closed(path: str) -> int:
+    """What access(2) says against reading this file; 0: nothing. EPERM of a device file: the cgroup keeps it away."""
+    return 0 if _libc.access(os.fsencode(path), os.R_OK) == 0 else ctypes.get_errno()
+
+
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2). Raises OSError naming the target."""
     words = (os.fsencode(source), os.fsencode(target), os.fsencode(kind) or None)

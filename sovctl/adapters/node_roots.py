@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.errors import CommandFailed, SovctlError, TryLaterError
+from sovctl.errors import CommandFailed, SovctlError, TryLaterError, disk_error
 
 _UNPACK_S = 1800.0
+_MAKE_ROOM = "Make room: sovctl image gc --keep 0, on this node"
 
 
 class NodeRoots:
@@ -29,14 +31,17 @@ class NodeRoots:
         """
         self._make_own()
         place = self._directory / _key(squashfs, offset)
-        lock = _locked(place.with_suffix(".lock"))
-        if not (place / "rootfs").is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (place / "rootfs").is_dir():  # the one we waited for may have done it
-                say(f"unpacking the image on this node into {place}")
-                _unpack(squashfs, offset, place)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        os.utime(lock)
+        try:
+            lock = _locked(place.with_suffix(".lock"))
+            if not (place / "rootfs").is_dir():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (place / "rootfs").is_dir():  # the one we waited for may have done it
+                    say(f"unpacking the image on this node into {place}")
+                    _unpack(squashfs, offset, place)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            os.utime(lock)
+        except OSError as error:
+            raise disk_error(f"cannot unpack the image into {place}", error, hint=_MAKE_ROOM) from error
         return str(place / "rootfs"), lock
 
     def unused(self, since: float) -> tuple[str, ...]:
@@ -77,9 +82,8 @@ class NodeRoots:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             status = os.lstat(self._directory)
         except OSError as error:
-            raise SovctlError(
-                f"cannot make {self._directory}: {error.strerror}",
-                hint="Name another place: SOVCTL_ISOLATION_NODE_DIR=DIR",
+            raise disk_error(
+                f"cannot make {self._directory}", error, hint="Name another place: SOVCTL_ISOLATION_NODE_DIR=DIR"
             ) from error
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise SovctlError(
@@ -114,10 +118,8 @@ def _unpack(squashfs: str, offset: int, place: Path) -> None:
         CommandRunner({"PATH": f"{os.environ.get('PATH', '')}:/usr/bin:/bin"}).run(argv, timeout_s=_UNPACK_S)
     except CommandFailed as error:
         _remove(staging)
-        if "no space" in error.stderr.lower():
-            raise TryLaterError(
-                f"the disk of {place.parent} is full", hint="Make room: sovctl image gc --keep 0, on this node"
-            ) from error
+        if re.search("no space|quota exceeded", error.stderr, re.IGNORECASE):
+            raise TryLaterError(f"the disk of {place.parent} is full", hint=_MAKE_ROOM) from error
         raise SovctlError(
             f"the image {squashfs} cannot be unpacked: {error.stderr.strip()[-200:]}",
             hint=f"Check it: unsquashfs -s {squashfs}",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
     from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.adapters.tiny_image import TinyImage
     from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
     from sovctl.model.site import MachineView
@@ -325,14 +326,13 @@ def _nodes_outside(config: Config, runtime: str, bundles: OciBundles) -> tuple[s
     """Of this job's nodes; of a job of one node the batch host's own answer is enough."""
     from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.step_command import StepInJob
-    from sovctl.adapters.tiny_image import TinyImage
     from sovctl.operations.prove_runtimes import nodes_outside
 
     nodes = expand_hostlist(os.environ.get("SLURM_JOB_NODELIST", ""))
     if len(nodes) < 2:
         return ()
     runner = CommandRunner()
-    tiny = TinyImage(runner, image_cache_dir(config).parent)
+    tiny = tiny_image()
     step = StepInJob(runner, os.environ.get("SLURM_JOB_ID", ""), config.slurm.bin_dir)
     return nodes_outside(runtime, nodes, tiny, step, bundles, (os.geteuid(), os.getegid()))
 
@@ -358,12 +358,10 @@ def runtime_proofs(
     config: Config, srun_options: Sequence[str], nodes: Sequence[str] = (), *, here: bool
 ) -> tuple[RuntimeProof, ...]:
     """What each runtime made of a tiny image, on all of some nodes."""
-    from sovctl.adapters.command import CommandRunner
     from sovctl.adapters.oci_bundle import OciBundles
-    from sovctl.adapters.tiny_image import TinyImage
     from sovctl.operations.prove_runtimes import prove_runtimes
 
-    tiny = TinyImage(CommandRunner(), image_cache_dir(config).parent)
+    tiny = tiny_image()
     bundles = OciBundles(bundle_roots(config), _say)
     step = step_command(config, here=here)
     return prove_runtimes(tiny, step, bundles, srun_options, (os.geteuid(), os.getegid()), nodes)
@@ -396,8 +394,8 @@ def look_around(about: str) -> str:
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.isolation.devices import step_gpus, visible_devices
 
-    devices = IsolationHost(NodeRoots(Path("/nonexistent"))).device_files()
-    return look(json.loads(about), os.environ, visible_devices(devices, step_gpus(os.environ)))
+    devices = IsolationHost(NodeRoots(Path("/nonexistent"))).devices()
+    return look(json.loads(about), os.environ, visible_devices(devices, step_gpus(os.environ)).paths)
 
 
 def image_runner(config: Config, inside: Inside, environment: Mapping[str, str]) -> StepRunner:
@@ -981,14 +979,26 @@ def bundle_roots(config: Config) -> NodeRoots:
     """Images unpacked where every node sees them."""
     from sovctl.adapters.node_roots import NodeRoots
 
-    return NodeRoots(image_cache_dir(config) / "unpacked")
+    return NodeRoots(image_cache_dir(config))
 
 
 def image_cache_dir(config: Config) -> Path:
     """Where images are kept: the site's directory, else one of the user."""
     if config.isolation.cache_dir:
         return Path(config.isolation.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl" / "images"
+    return _own_cache_dir() / "images"
+
+
+def tiny_image() -> TinyImage:
+    """For trying runtimes; the user's own, since the site's cache may be root's to write."""
+    from sovctl.adapters.command import CommandRunner
+    from sovctl.adapters.tiny_image import TinyImage
+
+    return TinyImage(CommandRunner(), _own_cache_dir())
+
+
+def _own_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl"
 
 
 def exec_ports(config: Config) -> ExecPorts:

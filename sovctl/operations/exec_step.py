@@ -200,7 +200,7 @@ class StepRunner:
             self._unpacked = True
             squashfs, directory, offset = "", self._ports.host.unpacked(squashfs, offset, self._say), 0
         visible = self._options.home if self._options.home is not None else not self._options.image
-        devices = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
+        devices = self._devices()
         client: SlurmClient | None = None
         if self._options.slurm_client and self._options.image:
             slurm = self._ports.host.slurm(COMMANDS)
@@ -362,8 +362,16 @@ class StepRunner:
         look = self._look(inner, settings) if options.measure else None
         return IsolatedTask(options.command, inner, here, of_image, look)
 
+    def _devices(self) -> tuple[str, ...]:
+        shown = visible_devices(self._ports.host.devices(), step_gpus(self._place.environment))
+        if shown.lost:
+            self._say(shown.lost)
+        if shown.withheld and "SOVCTL_DEBUG" in self._place.environment:
+            self._say(f"not handed in, since everybody may open it: {', '.join(shown.withheld)}")
+        return shown.paths
+
     def _look(self, inner: dict[str, str], settings: ImageSettings) -> Callable[[], str]:
-        own = visible_devices(self._ports.host.device_files(), step_gpus(self._place.environment))
+        own = self._devices()
         about = {"schema": proof.SCHEMA, "own_environment": [name for name, _ in settings.env]}
         return self._ports.host.lookout(about, inner, own)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -36,6 +37,21 @@ class Registry:
         """The files of all blobs, largest last."""
         found = self.storage.rglob("blobs/sha256/*/*/data")
         return sorted(found, key=lambda path: path.stat().st_size)
+
+
+@contextmanager
+def small_disk(place: Path, options: str) -> Iterator[Path]:
+    """A file system that is soon full, as root; `options` of tmpfs. Nothing at all where this is not root."""
+    place.mkdir()
+    if os.geteuid() != 0:
+        yield place
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{options},mode=1777", "sovctl-test", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+        place.rmdir()
 
 
 @contextmanager

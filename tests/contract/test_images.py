@@ -297,6 +297,65 @@ def test_an_image_that_somebody_else_could_write_is_not_used(image: str, ports: 
     assert ports.cache.entries() == ()
 
 
+def test_runtimes_are_tried_where_the_sites_cache_is_only_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SOVCTL_ISOLATION_CACHE_DIR", "/proc/sovctl/images")
+    assert str(wiring.image_cache_dir(load_config())) == "/proc/sovctl/images"
+    tiny = wiring.tiny_image()
+    tiny.make()
+    assert Path(tiny.place).parent == tmp_path / "sovctl"
+    assert (Path(tiny.directory) / "bin" / "sh").exists()
+    tiny.remove()
+    assert list((tmp_path / "sovctl").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: ImagePorts, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o1777)
+    resolved = _resolved(image, ports)
+    name = NAME(resolved.digest).removesuffix(".sqsh")
+
+    def theirs(path: Path, mode: int) -> Path:
+        path.mkdir()
+        os.chown(path, 65533, 65533)
+        path.chmod(mode)
+        return path
+
+    # Where this user's image is to be prepared, and whoever made the directory could put another into its place.
+    squatted = theirs(cache / f".pull-{name}.{os.geteuid()}", 0o777)
+    with pytest.raises(RefusedError, match="is not a directory of yours alone"):
+        images.prefetch(resolved, ports, _silent)
+    assert list(squatted.iterdir()) == []
+    squatted.rmdir()
+    # Another user loads the same image meanwhile, or was killed while doing so: nothing to wait for.
+    other = theirs(cache / f".pull-{name}.65533", 0o700)
+    held = os.open(other, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    got = images.prefetch(resolved, ports, _silent)
+    assert _unpacked(got.path, "etc/marker") == "busybox\n"
+    # What looks like an image and a record, and would be waited for for ever.
+    foreign = cache / NAME(f"sha256:{'1' * 64}")
+    os.mkfifo(foreign)
+    os.mkfifo(foreign.with_suffix(".json"))
+    assert [one.path for one in ports.cache.entries()] == [got.path]
+    foreign.unlink()
+    foreign.touch()
+    assert {one.reference for one in ports.cache.entries()} == {"", got.reference}
+    assert got.settings.env
+    os.chown(Path(got.path).with_suffix(".json"), 65533, -1)  # somebody else's words on the image's environment
+    found = ports.cache.find(resolved.digest)
+    assert found is not None
+    assert found.settings == ImageSettings()
+    assert ports.cache.leftovers() == ()
+    os.close(held)
+    assert ports.cache.leftovers() == (str(other),)
+    assert ports.cache.remove_leftover(str(other))
+
+
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"settings": {"env": [["a"]]}}', '{"settings": 3}'])
 def test_a_spoilt_record_costs_only_the_environment(image: str, ports: ImagePorts, record: str) -> None:
     got = images.prefetch(_resolved(image, ports), ports, _silent)
@@ -343,17 +402,24 @@ def test_an_ordinary_user_loads_images(image: str, served: Registry, new_root: C
     home.mkdir()
     os.chown(home, 65534, 65534)
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "SOVCTL_ISOLATION_PLAIN_HTTP": served.address}
-    words = [sys.executable, "-m", "sovctl", "image", "prefetch", image]
-    done = subprocess.run(
-        words,
-        env=env,
-        cwd=Path(__file__).parents[2],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+
+    def loaded(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sovctl", "image", "prefetch", image],
+            env=env | more,
+            cwd=Path(__file__).parents[2],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
+
+    refused = loaded(SOVCTL_ISOLATION_CACHE_DIR="/usr/share")  # as a site's that only root may write
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "Permission denied" in refused.stderr
+    assert "Have its owner prefetch it, or use a cache of your own" in refused.stderr
+    done = loaded()
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     assert path.is_relative_to(home)

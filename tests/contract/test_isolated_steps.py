@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from image_registry import make_layout, missing_programs, push, registry
+from image_registry import make_layout, missing_programs, push, registry, small_disk
 from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.isolation_host import IsolationHost
@@ -506,28 +506,18 @@ def test_a_private_network_has_its_own_loopback_and_abstract_sockets(anyone: Use
 # What can be wrong
 
 
-def _small_disk(place: Path, size: str) -> Path:
-    """A file system that is soon full, gone with the test that asked for it."""
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "sovctl-test", str(place)], check=True)
-    return place
-
-
 @pytest.mark.parametrize("part", ["CACHE_DIR", "NODE_DIR"])
 def test_a_full_disk_is_told_and_leaves_the_image_for_later(
     user: User, image: str, place: Path, tmp_path: Path, part: str
 ) -> None:
     if part == "NODE_DIR" and os.stat("/dev/fuse").st_mode & 0o002:
         pytest.skip("squashfuse mounts the image: nothing is unpacked here")
-    small = _small_disk(place / f"small-{part}", "300k")
-    try:
+    with small_disk(place / f"small-{part}", "size=300k") as small:
         done = user.run("--image", image, "--", "true", **{f"SOVCTL_ISOLATION_{part}": str(small)})
         assert (done.returncode, done.stdout) == (75, ""), done.stderr
         assert re.search("no room|is full|No space", done.stderr)
         assert str(small) in done.stderr
         assert "Traceback" not in done.stderr
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
     assert user.run("--image", image, "--", "true").returncode == 0
 
 

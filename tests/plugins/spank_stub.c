@@ -1,7 +1,7 @@
 /* Stands in for Slurm: gives the plugin the functions of libspank, and drives its parts by word of command.
  * usage: stub parse FILE | read FILE | judge FILE PARTITION ACCOUNT [IMAGE] | glob < PAIRS | settings NODE [WORD...]
  *        listed LIST NUMBER | request image|mount|home|env-name TEXT | asks OPTION VALUE | keeps PLACE PATTERNS < NAMES
- *        variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
+ *        devices DEV CAPABILITIES LISTED | variables | image FILE | layer DIRECTORY NAME IMAGE | envdir WORD USER DATA_HOME HOME | client
  *        program NAME PATH | list WORD... | record DIRECTORY JOB [PARTITION ACCOUNT GPUS] | init CONTEXT [WORD...] | prolog JOB [WORD...]
  *        epilog JOB [WORD...] */
 #include <slurm/spank.h>
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "devices.h"
 #include "environment.h"
 #include "image.h"
 #include "layer.h"
@@ -152,8 +153,8 @@ static int show_settings(int argc, char *argv[])
 	settings site;
 
 	settings_parse(&site, argc - 3, argv + 3, argv[2]);
-	printf("policy %s\nstate %s\ngpus %s\nimage_owners %s\ntmp_size %s\nallow_env %s\nproblem %s\n", site.policy, site.state, site.gpus,
-	       site.image_owners, site.tmp_size, site.allow_env, site.problem);
+	printf("policy %s\nstate %s\ngpus %s\ncapabilities %s\nimage_owners %s\ntmp_size %s\nallow_env %s\nproblem %s\n", site.policy, site.state, site.gpus,
+	       site.capabilities, site.image_owners, site.tmp_size, site.allow_env, site.problem);
 	for (size_t i = 0; i < site.n_keep; i++)
 		printf("keep %s\n", site.keep[i]);
 	return 0;
@@ -243,6 +244,29 @@ static int show_client(void)
 	return 0;
 }
 
+static bool show_hidden(void *with, int file, const char *name)
+{
+	(void)with, (void)file;
+	printf("hidden %s\n", name);
+	return true;
+}
+
+/* Below a made-up /dev, in which a mode without any right stands for the cgroup's refusal. */
+static int show_devices(const char *dev, const char *capabilities, const char *listed)
+{
+	static devices all;
+	int dir = open(dev, O_RDONLY | O_DIRECTORY);
+
+	if (!devices_find(&all, dir, "nvidia", capabilities))
+		return printf("not found\n") < 0;
+	printf("told %d\n", devices_decide(&all, listed));
+	for (size_t i = 0; i < all.n_gpus; i++)
+		printf("%s %u\n", all.gpus[i].own ? "own" : "other", all.gpus[i].number);
+	for (size_t i = 0; i < all.n_migs; i++)
+		printf("%s %u:%u:%u\n", all.migs[i].own ? "own" : "other", all.migs[i].gpu, all.migs[i].gi, all.migs[i].ci);
+	return !devices_hide(&all, dir, "nvidia", show_hidden, NULL);
+}
+
 static int show_request(const char *what, const char *text)
 {
 	static request it;
@@ -323,6 +347,8 @@ int main(int argc, char *argv[])
 		return show_client();
 	if (argc > 3 && !strcmp(argv[1], "keeps"))
 		return show_kept(argv[2], argv[3]);
+	if (argc > 4 && !strcmp(argv[1], "devices"))
+		return show_devices(argv[2], argv[3], argv[4]);
 	if (argc > 1 && !strcmp(argv[1], "variables"))
 		return show_variables();
 	if (argc > 3 && !strcmp(argv[1], "record"))

@@ -231,6 +231,10 @@ def test_no_field_breaks_it(site: Path, jobs: list[dict[str, Any]]) -> None:
     assert all(answer["error"] == [] for answer in given_answers)
 
 
+UNSET = {"sov-isolate": "unset", "sov-private-network": "unset", "sov-clean-env": "unset"}
+"""How sbatch tells cli_filter of flags of a SPANK plugin that were not given (spank_option_get in Slurm)."""
+
+
 def asked(**options: object) -> dict[str, Any]:
     return {"call": "slurm_cli_pre_submit", "job": options}
 
@@ -238,7 +242,8 @@ def asked(**options: object) -> dict[str, Any]:
 def test_cli_filter_gives_the_same_answer(site: Path) -> None:
     asks = [
         asked(type="sbatch", partition="gpu"),
-        asked(type="sbatch", partition="gpu", spank={"sovctl": {"sov-isolate": "set"}}),
+        asked(type="sbatch", partition="gpu", spank={"sovctl": UNSET}),
+        asked(type="sbatch", partition="gpu", spank={"sovctl": {**UNSET, "sov-isolate": "set"}}),
         asked(type="srun", partition="gpu"),
         asked(type="srun", partition="gpu", spank={"pyxis": {"container-image": "evil"}}),
         asked(type="srun", partition="gpu", spank={"sovctl": {"sov-image": "/shared/images/a.sqsh"}}),
@@ -246,14 +251,14 @@ def test_cli_filter_gives_the_same_answer(site: Path) -> None:
         asked(),
     ]
     given_answers = answers(site, "cli_filter.lua", asks)
-    assert [answer["status"] for answer in given_answers] == [-1, 0, 0, -1, 0, 0, 0]
+    assert [answer["status"] for answer in given_answers] == [-1, -1, 0, 0, -1, 0, 0, 0]
     (theirs,) = answers(site, "job_submit.lua", [submit(**{**BATCH, "partition": "gpu"})])
     assert given_answers[0]["error"] == theirs["user"]
 
 
 def of_filter(job: dict[str, Any]) -> dict[str, Any]:
     """What sbatch tells cli_filter of a job that slurmctld is told of so."""
-    spank: dict[str, dict[str, str]] = {}
+    spank: dict[str, dict[str, str]] = {"sovctl": {**UNSET}}
     for entry in job.get("spank_job_env", ()):
         plugin, _, option = entry.removeprefix("_SLURM_SPANK_OPTION_").partition("=")[0].partition("_")
         spank.setdefault(plugin, {})[option.replace("_", "-")] = entry.partition("=")[2] or "set"
@@ -306,10 +311,15 @@ def test_the_doctor_is_answered_and_the_rules_hold_all_the_same(site: Path) -> N
     words = "sovctl: job_submit.lua is here: 3 rules in force"
     assert (fine["status"], fine["user"], other["user"]) == (0, [words], [])
     assert (refused["status"], refused["user"][0], len(refused["user"])) == (REFUSED, words, 2)
-    asks = [asked(type="sbatch", partition="gpu", comment=QUESTION), asked(type="sbatch", comment="x")]
+    question = {"type": "sbatch", "partition": "gpu", "comment": QUESTION}
+    asks = [asked(**question, **{"test-only": "set"}), asked(type="sbatch", comment="x", **{"test-only": "set"})]
     here, silent = answers(site, "cli_filter.lua", asks)
     assert (here["status"], here["log"]) == (0, ["sovctl: cli_filter.lua is here: 3 rules in force"])
     assert silent["log"] == []
+    # A job that would run gains nothing by the comment.
+    for test_only in ({}, {"test-only": "unset"}, {"test-only": "invalid-context"}):
+        (runs,) = answers(site, "cli_filter.lua", [asked(**question, **test_only)])
+        assert (runs["status"], runs["log"], len(runs["error"])) == (-1, [], 1)
     (site / "sovctl-policy.conf").write_text("nonsense\n")
     (broken,) = answers(site, "job_submit.lua", [submit(comment=QUESTION)])
     assert broken["user"][0] == "sovctl: job_submit.lua is here: its policy file is broken"

@@ -7,14 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from device_cases import CASES, paths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 
+from sovctl.adapters.device_files import node_devices
+from sovctl.isolation.devices import visible_devices
 from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
@@ -208,6 +212,7 @@ def test_settings_of_plugstack(stub: Path) -> None:
         "policy=/etc/p",
         "state=/run/%n/s",
         "gpus=/dev/nvidia",
+        "capabilities=/proc/%n",
         "tmp_size=20g",
         "image_owners=0,1000-1010",
         "allow_env=HF_*,WANDB_PROJECT",
@@ -218,6 +223,7 @@ def test_settings_of_plugstack(stub: Path) -> None:
         "policy /etc/p",
         "state /run/n001/s",
         "gpus /dev/nvidia",
+        "capabilities /proc/n001",
         "image_owners 0,1000-1010",
         "tmp_size 20g",
         "allow_env HF_*,WANDB_PROJECT",
@@ -249,15 +255,16 @@ def test_settings_of_plugstack(stub: Path) -> None:
 )
 def test_a_bad_word_in_plugstack_changes_nothing(stub: Path, word: str) -> None:
     lines = said(stub, "settings", "n001", word).split("\n")
-    assert lines[:6] == [
+    assert lines[:7] == [
         "policy /etc/slurm/sovctl-policy.conf",
         "state /run/sovctl/spank",
         "gpus /dev/nvidia",
+        "capabilities /proc/driver/nvidia/capabilities",
         "image_owners 0",
         "tmp_size 50%",
         "allow_env ",
     ]
-    assert lines[6].startswith("problem cannot use ")
+    assert lines[7].startswith("problem cannot use ")
 
 
 def test_more_paths_than_there_is_room_for(stub: Path) -> None:
@@ -283,6 +290,85 @@ def test_more_paths_than_there_is_room_for(stub: Path) -> None:
 )
 def test_numbers_of_gpus(stub: Path, text: str, number: int, found: int) -> None:
     assert said(stub, "listed", text, str(number)) == f"{found}\n"
+
+
+def _made_up(root: Path, gpus: str, migs: str) -> tuple[Path, Path]:
+    """A /dev in which the device files have these modes, and what the driver tells of split GPUs."""
+    dev, told = root / "dev", root / "capabilities"
+    for place in (dev / "nvidia-caps", dev / "nvidia-caps-imex-channels", told / "mig"):
+        place.mkdir(parents=True)
+    for word in gpus.split():
+        (dev / f"nvidia{word.lstrip('!')}").touch(0 if word.startswith("!") else 0o666)
+    for number in (1, 2):  # what changes how GPUs are split
+        (dev / "nvidia-caps" / f"nvidia-cap{number}").touch(0o400)
+    for index, word in enumerate(migs.split()):
+        gpu, gi, ci = word.lstrip("!").split(":")
+        place = told / f"gpu{gpu}" / "mig" / f"gi{gi}" / f"ci{index}"
+        place.mkdir(parents=True)
+        for path, minor in ((place.parent, gi), (place, ci)):
+            (path / "access").write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n")
+            closed = word.startswith("!") and path == place
+            (dev / "nvidia-caps" / f"nvidia-cap{minor}").touch(0 if closed else 0o444)
+    for path, mode in (("channel0", 0o666), ("channel5", 0o666), ("channel7", 0o600)):
+        (dev / "nvidia-caps-imex-channels" / path).touch()
+        (dev / "nvidia-caps-imex-channels" / path).chmod(mode)
+    (dev / "nvidiactl").touch()
+    return dev, told
+
+
+NOBODY = ("setpriv", "--reuid=65533", "--regid=65533", "--clear-groups")
+"""For root every mode is open."""
+
+
+@pytest.mark.parametrize(("gpus", "migs", "listed", "own"), CASES)
+def test_whose_device_files_they_are(stub: Path, gpus: str, migs: str, listed: str, own: str | None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        dev, told = _made_up(Path(name), gpus, migs)
+        program = shutil.copy(stub, name)  # where nobody may run it
+        argv = [*(NOBODY if os.geteuid() == 0 else ()), program, "devices", str(dev), str(told), listed]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        there = {str(path) for path in dev.rglob("nvidia*[0-9]")}
+    assert lines[0] == f"told {int(own is not None)}"
+    assert {line.partition(" ")[2] for line in lines if line.startswith("own ")} == set((own or "").split())
+    hidden = {line.partition(" ")[2] for line in lines if line.startswith("hidden ")}
+    kept = {Path(path).name for path in paths(own or "")}
+    assert hidden - {f"channel{number}" for number in (0, 5, 7)} == {Path(path).name for path in there} - kept
+    assert hidden & {"channel0", "channel5", "channel7"} == (
+        {"channel5"} if own else {"channel0", "channel5", "channel7"}
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_channel_in_a_directory_that_slurm_mounted_is_the_jobs(stub: Path, tmp_path: Path) -> None:
+    """As switch/nvidia_imex does it for a step, which alone sees that directory; in both runtimes."""
+    dev, told = _made_up(tmp_path, "0", "")
+    place = dev / "nvidia-caps-imex-channels"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "sovctl-test", place], check=True)
+    try:
+        (place / "channel9").touch()
+        (place / "channel9").chmod(0o666)
+        assert "hidden channel9" not in said(stub, "devices", str(dev), str(told), "0")
+        assert "hidden channel9" in said(stub, "devices", str(dev), str(told), "")
+        shown = visible_devices(node_devices(str(tmp_path)), frozenset({0}))
+        assert "/dev/nvidia-caps-imex-channels/channel9" in shown.paths
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_what_is_not_there_is_no_sign_of_a_cgroup(stub: Path, tmp_path: Path) -> None:
+    dev, told = _made_up(tmp_path, "0 1", "0:3:4 0:12:13 1:30:31")
+    (dev / "nvidia-caps" / "nvidia-cap4").unlink()
+    lines = said(stub, "devices", str(dev), str(told), "1").splitlines()
+    assert lines[0] == "told 0"
+    assert not [line for line in lines if line.startswith("own ")]
+
+
+def test_more_devices_than_there_is_room_for_are_no_devices(stub: Path, tmp_path: Path) -> None:
+    dev, told = _made_up(tmp_path, " ".join(map(str, range(65))), "")
+    assert said(stub, "devices", str(dev), str(told), "0") == "not found\n"
 
 
 def test_a_record_is_read_back_and_only_from_its_owner(stub: Path, tmp_path: Path) -> None:
@@ -510,6 +596,30 @@ def test_only_a_file_of_a_trusted_owner_is_an_image(stub: Path, tmp_path: Path) 
     image.chmod(0o644)
     os.chown(image, 1234, 0)
     assert said(stub, "image", str(link)).startswith("3 it does not belong to an owner this site trusts")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount for others")
+@pytest.mark.skipif(
+    not shutil.which("squashfuse") or not Path("/dev/fuse").exists(), reason="no squashfuse, or no FUSE"
+)
+@pytest.mark.parametrize("source", ["plain.sqsh", "a - x rw,user_id=0,.sqsh"])
+def test_what_a_users_program_says_is_roots_is_not(stub: Path, tmp_path: Path, source: str) -> None:
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "rootfs" / "image.sqsh").write_text("nobody checks what is in it before it is mounted\n")
+    packed, seen = tmp_path / source, tmp_path / "seen"
+    subprocess.run(["mksquashfs", tmp_path / "rootfs", packed, "-all-root", "-quiet"], check=True, capture_output=True)
+    seen.mkdir()
+    # As fusermount does it for a user: the kernel writes down who asked, and root may look too.
+    caps = "+sys_admin,+dac_override"
+    user = ["setpriv", "--reuid=65533", f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    for by, refused in ((user, True), ([], False)):
+        subprocess.run([*by, "squashfuse", "-o", "allow_other", packed, seen], check=True)
+        try:
+            assert (seen / "image.sqsh").stat().st_uid == 0
+            status, _, why = said(stub, "image", str(seen / "image.sqsh")).strip().partition(" ")
+        finally:
+            subprocess.run(["umount", seen], check=True)
+        assert (int(status), "a user's program (FUSE)" in why) == ((3, True) if refused else (0, False)), why
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's images are trusted")

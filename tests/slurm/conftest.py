@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -171,11 +171,17 @@ def mounts(lab: cluster.Lab) -> list[str]:
     return [line for line in lines if "/lab/" not in line or str(lab.layout.root) in line]
 
 
-def start_apart(lab: cluster.Lab, node: str, change: str) -> None:
-    """Start a node's slurmd again in a mount namespace of its own, after this line of shell has changed it."""
+NO_USER_NAMESPACES = (sys.executable, str(Path(__file__).with_name("no_user_namespaces.py")))
+
+
+def start_apart(lab: cluster.Lab, node: str, change: str = "true", through: Sequence[str] = ()) -> None:
+    """Start a node's slurmd again in a mount namespace of its own, after this line of shell has changed it.
+
+    `through`: a program that then becomes slurmd.
+    """
     slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
     role = f"slurmd:{node}"
     stop(item for item in lab.processes if item.role == role)
-    words = ["unshare", "--mount", "sh", "-c", f"{change} && exec {slurmd}"]
+    words = ["unshare", "--mount", "sh", "-c", f"{change} && exec {shlex.join(through)} {slurmd}"]
     fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
     cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,24 +55,37 @@ done
 ln -s /proc/self/fd /dev/fd
 umount -l "$old"
 rmdir "$old"
-for gpu in 0:5 1:7 2:8; do mknod -m 666 "/dev/nvidia${gpu%:*}" c 1 "${gpu#*:}"; done
+eval "$MADE"
 exec "$@"
+"""
+_THREE_GPUS = 'for gpu in 0:5 1:7 2:8; do mknod -m 666 "/dev/nvidia${gpu%:*}" c 1 "${gpu#*:}"; done'
+# One that is split in two, and what its driver tells of that: what opens a part is a device of its own.
+_SPLIT_GPU = """
+mknod -m 666 /dev/nvidia0 c 1 5
+mkdir /dev/nvidia-caps
+for cap in 1 12 13 21 22; do mknod -m 444 "/dev/nvidia-caps/nvidia-cap$cap" c 240 "$cap"; done
+for part in gi1:12 gi1/ci0:13 gi2:21 gi2/ci0:22; do
+    mkdir -p "$TOLD/proc/driver/nvidia/capabilities/gpu0/mig/${part%:*}"
+    echo "DeviceFileMinor: ${part#*:}" >"$TOLD/proc/driver/nvidia/capabilities/gpu0/mig/${part%:*}/access"
+done
+ln -s /dev "$TOLD/dev"
 """
 _LAB = """
 import sys
 from pathlib import Path
 from sovctl.lab import cluster
-root, plugin = Path(sys.argv[1]), sys.argv[2]
+root, plugin, gpus, gres, told = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
 words = "state={lab}/spank/%n keep={lab} policy={lab}/none.conf"
+words += f" capabilities={told}/proc/driver/nvidia/capabilities"
 beside = {
-    "gres.conf": "NodeName=n001 Name=gpu File=/dev/nvidia[0-2]\\n",
+    "gres.conf": gres,
     "plugstack.conf": f"optional {plugin} {words}\\n",
     "cgroup.conf": "\\n".join((
         *("CgroupPlugin=cgroup/v1", "CgroupAutomount=no", "CgroupMountpoint=/sys/fs/cgroup", "ConstrainDevices=yes\\n"),
     )),
 }
 overrides = {"ProctrackType": "proctrack/cgroup", "TaskPlugin": "task/cgroup"}
-cluster.up(cluster.Request(root, nodes=1, gpus=3, health=False, beside=beside, overrides=overrides))
+cluster.up(cluster.Request(root, nodes=1, gpus=gpus, health=False, beside=beside, overrides=overrides))
 """
 # What can be opened: the device files, and the same devices by their other name.
 _LOOK = """
@@ -97,15 +111,25 @@ print(json.dumps({
 def confined(new_root: Callable[[], Path], attach_logs: Callable[[Path], None]) -> Iterator[cluster.Lab]:
     root = new_root()
     attach_logs(root)
+    with _lab(root, 3, _THREE_GPUS, "NodeName=n001 Name=gpu File=/dev/nvidia[0-2]\n") as (lab, _):
+        yield lab
+
+
+@contextmanager
+def _lab(root: Path, gpus: int, made: str, gres: str) -> Iterator[tuple[cluster.Lab, Path]]:
+    """`made`: shell that makes the device files; `gres`: text of gres.conf. Also given: where a driver tells things."""
     with tempfile.TemporaryDirectory(prefix="sovgpu", dir="/opt") as place:
         Path(place).chmod(0o755)
+        told = Path(place) / "told"
+        told.mkdir()
         subprocess.run(["make", "-s", "-C", str(SPANK), f"OUT={place}"], check=True)
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _UP, "sh"]
-        words += [sys.executable, "-P", "-c", _LAB, str(root), f"{place}/sovctl_spank.so"]
-        up = subprocess.run(words, capture_output=True, text=True)
+        words += [sys.executable, "-P", "-c", _LAB, str(root), f"{place}/sovctl_spank.so", str(gpus), gres, str(told)]
+        env = {**os.environ, "MADE": made, "TOLD": str(told)}
+        up = subprocess.run(words, env=env, capture_output=True, text=True)
         assert up.returncode == 0, up.stderr
         try:
-            yield cluster.load(root)
+            yield cluster.load(root), told
         finally:
             cluster.down(root)
 
@@ -167,3 +191,59 @@ def test_a_step_without_gpus_opens_none(confined: cluster.Lab, user: str) -> Non
         assert "Operation not permitted" in said
         assert said.endswith("\nend\n")
         assert "0\n" not in said
+
+
+_PARTS = (
+    "NodeName=n001 Name=gpu MultipleFiles=/dev/nvidia0,/dev/nvidia-caps/nvidia-cap{},/dev/nvidia-caps/nvidia-cap{}\n"
+)
+# Nothing answers behind these numbers: what may be opened is not there, and what may not is not permitted.
+_LOOK_AT_PARTS = """
+import glob, json, os
+def tries(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        return "open"
+    except OSError as error:
+        return "open" if error.strerror == "No such device or address" else error.strerror
+paths = ["/dev/nvidia0", *sorted(glob.glob("/dev/nvidia-caps/*"))]
+print(json.dumps({path.rpartition("/")[2]: tries(path) for path in paths}))
+"""
+
+
+_HANDED_IN = """
+import os, sys
+from sovctl.adapters.device_files import node_devices
+from sovctl.isolation.devices import step_gpus, visible_devices
+print(*visible_devices(node_devices(sys.argv[1]), step_gpus(os.environ)).paths)
+"""
+
+
+def test_a_step_opens_its_part_of_a_gpu_and_no_others(
+    new_root: Callable[[], Path], attach_logs: Callable[[Path], None], user: str, eventually: Callable[..., object]
+) -> None:
+    """Slurm calls the part that a job has 1, and no device file has that number."""
+    root = new_root()
+    attach_logs(root)
+    with _lab(root, 2, _SPLIT_GPU, _PARTS.format(12, 13) + _PARTS.format(21, 22)) as (lab, told):
+        run, slurm = Training(lab, Path("/"), TrainingSpec(), user), cluster.slurm(lab.layout)
+        other = subprocess.Popen(
+            [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],
+            env=lab.environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "up\n"
+            step, python = ("srun", "-n1", "--gres=gpu:1"), (sys.executable, "-P", "-c")
+            # What the built-in runtime hands in; where somebody covered a part of /proc, bubblewrap can mount none.
+            handed = run.command(*step, *python, _HANDED_IN, str(told)).stdout.split()
+            assert handed == ["/dev/nvidia-caps/nvidia-cap21", "/dev/nvidia-caps/nvidia-cap22", "/dev/nvidia0"]
+            eventually(lambda: slurm.node("n001").state.base == "MIXED", "the step's job to be over")
+            own = dict.fromkeys(("nvidia0", "nvidia-cap21", "nvidia-cap22"), "open")
+            hidden = dict.fromkeys(("nvidia-cap1", "nvidia-cap12", "nvidia-cap13"), "Permission denied")
+            assert _looked(run.command(*step, "--sov-isolate", *python, _LOOK_AT_PARTS)) == {**own, **hidden}
+        finally:
+            other.terminate()
+            other.communicate(timeout=30)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_registry import Registry, make_layout, missing_programs, push, registry
+from image_registry import Registry, make_layout, missing_programs, push, registry, small_disk
 
 from sovctl.lab import cluster
 from sovctl.lab.training import as_user
-from tests.slurm.conftest import start_apart
+from tests.slurm.conftest import NO_USER_NAMESPACES, start_apart
 
 _MISSING = missing_programs() + ([] if shutil.which("bwrap") else ["bubblewrap"])
 pytestmark = [
@@ -282,6 +282,8 @@ class Bad:
     words: tuple[str, ...]
     status: int
     said: str
+    cache: str = ""
+    """Where the user's images are to be kept; empty: as always."""
 
 
 @pytest.fixture(scope="module")
@@ -299,38 +301,134 @@ def bad_inputs(new_root: Callable[[], Path]) -> Iterator[tuple[str, str, dict[st
         subprocess.run(["mksquashfs", str(root), str(squashfs), "-quiet"], check=True, capture_output=True)
         squashfs.write_bytes(squashfs.read_bytes()[:-5000])
         (place / "bare" / "etc").mkdir(parents=True)
-        spoilt = f"{served.address}/team/train@sha256:{'0' * 64}"
+        absent = f"{served.address}/team/train@sha256:{'0' * 64}"
+        spoilt = push(make_layout(place, "spoilt"), served, "team/spoilt:1")
+        _spoil(served, spoilt)
         found = {
             "unreachable": Bad(("--image", "127.0.0.1:1/team/train:1"), 75, "127.0.0.1:1 does not answer"),
-            "digest": Bad(("--image", spoilt), 1, "there is no image"),
+            "digest": Bad(("--image", absent), 1, "there is no image"),
+            "other bytes": Bad(("--image", spoilt), 1, "is not what its digest says"),
             "unauthorized": Bad(("--image", f"{closed.address}/team/train:1"), 3, "does not let you have"),
             "no program": Bad(("--image", str(place / "bare")), 127, "there is no program echo in the image"),
             "truncated": Bad(("--image", str(squashfs)), 1, "is cut short"),
             "mount missing": Bad(("--image", image, "--mount", "/no/such:/x"), 2, "nothing to mount at /no/such"),
             "mount not allowed": Bad(("--image", image, "--mount", "/etc:/x"), 3, "the site does not allow /etc"),
+            "little room": Bad(("--image", image), 75, "there is no room for the image in", f"{place}/little"),
+            "no room": Bad(("--image", image), 75, "cannot load an image into", f"{place}/none"),
         }
-        yield f"{served.address} {closed.address} 127.0.0.1:1", str(place), found
+        # One with less room than an image needs, and one where not even a directory can be made any more.
+        with small_disk(place / "little", "size=300k"), small_disk(place / "none", "size=300k,nr_inodes=1"):
+            yield f"{served.address} {closed.address} 127.0.0.1:1", str(place), found
+
+
+def _spoil(served: Registry, image: str) -> None:
+    """Change bytes in the image's layer where the registry keeps it."""
+    digest = json.loads(subprocess.check_output(["skopeo", "inspect", "--tls-verify=false", f"docker://{image}"]))
+    name = digest["Layers"][0].removeprefix("sha256:")
+    (blob,) = served.storage.rglob(f"blobs/sha256/*/{name}/data")
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    blob.write_bytes(content)
 
 
 @pytest.mark.parametrize(
     "what",
-    ["unreachable", "digest", "unauthorized", "no program", "truncated", "mount missing", "mount not allowed"],
+    [
+        *("unreachable", "digest", "other bytes", "unauthorized", "no program", "truncated"),
+        *("mount missing", "mount not allowed", "little room", "no room"),
+    ],
 )
 def test_bad_input_is_one_sentence_and_its_status_and_costs_no_node(
-    lab: cluster.Lab, work_dir: Path, user: str, bad_inputs: tuple[str, str, dict[str, Bad]], what: str
+    lab: cluster.Lab,
+    work_dir: Path,
+    user: str,
+    bad_inputs: tuple[str, str, dict[str, Bad]],
+    what: str,
+    eventually: Callable[..., Any],
 ) -> None:
+    if what.endswith("room") and os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
     addresses, allowed, inputs = bad_inputs
     step, bad = Steps(lab, work_dir, user, addresses), inputs[what]
     conf = Path(allowed, "sovctl.toml")  # only the site's file may set it
     conf.write_text(f'{lab.layout.site_config.read_text()}\n[isolation]\nallow_mounts = "{allowed}"\n')
     step.env["SOVCTL_CONFIG"] = str(conf)
+    if bad.cache:
+        step.env["SOVCTL_ISOLATION_CACHE_DIR"] = bad.cache
     done = step.run("srun", "-n1", *SOVCTL, "exec", *bad.words, "--", "echo", "it ran")
     assert (done.returncode, done.stdout) == (bad.status, ""), done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith(("srun: ", "slurmstepd: "))]
     told = [line for line in said if line.startswith("sovctl: ") and bad.said in line]
     assert len(told) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert not any(node.state.draining or node.state.down for node in cluster.slurm(lab.layout).nodes())
+    assert not bad.cache or list(Path(bad.cache).iterdir()) == []
+    assert step.left() == []
+    eventually(lambda: _at_rest(lab), "every node to be idle and in service")
+
+
+def _at_rest(lab: cluster.Lab) -> bool:
+    """No node drained or down, or given a reason, or still busy with what a step left."""
+    return all(str(node.state) == "IDLE" and not node.reason for node in cluster.slurm(lab.layout).nodes())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_run_whose_image_finds_no_room_is_held_and_says_so(
+    steps: tuple[Steps, str], tmp_path: Path, new_root: Callable[[], Path], eventually: Callable[..., Any]
+) -> None:
+    user, image = steps
+    with small_disk(new_root().parent / "full", "size=300k") as full:
+        user.env["SOVCTL_ISOLATION_CACHE_DIR"] = str(full)
+        words = ("submit", "--parsable", "-n1", "--image", image, "--output", "out-%j")
+        said = user.run(*SOVCTL, *words, "--", "echo", "it ran")
+        assert said.returncode == 0, said.stderr
+        job = said.stdout.strip()
+        out = user.work_dir / f"out-{job}"
+        held = ("squeue", "-h", "-j", job, "-o", "%r")
+        eventually(lambda: "held" in user.run(*held).stdout.lower(), "the run to be held")
+        assert user.run("scancel", job).returncode == 0
+        told = [line for line in out.read_text().splitlines() if "there is no room for the image in" in line]
+        assert len(told) == 1, out.read_text()
+        assert told[0].endswith("; the run is held")
+        assert "it ran" not in out.read_text()
+        assert list(full.iterdir()) == []
+    eventually(lambda: _at_rest(user.lab), "every node to be idle and in service")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a filter of system calls needs root")
+def test_a_kernel_without_user_namespaces_is_told_and_costs_no_node(
+    story_lab: Callable[..., cluster.Lab], work_dir: Path, user: str, eventually: Callable[..., Any]
+) -> None:
+    lab = story_lab(nodes=1, health=False)
+    start_apart(lab, "n001", through=NO_USER_NAMESPACES)
+    asked = Steps(lab, work_dir, user, "")
+    look = ("srun", "-n1", "sh", "-c", "unshare --user true 2>/dev/null || echo forbidden")
+    eventually(lambda: asked.run(*look).stdout == "forbidden\n", "n001 to forbid user namespaces")
+    image = f"oci:{_readable(make_layout(lab.layout.root.parent))}:1"
+    for words in (("--isolate",), ("--image", image)):
+        done = asked.run("srun", "-n2", *SOVCTL, "exec", *words, "--", "echo", "it ran")
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        told = [line for line in done.stderr.splitlines() if "forbids user namespaces" in line]
+        assert [line.partition(": ")[0] for line in told] == ["sovctl", "sovctl"], done.stderr  # one for each rank
+        assert "Operation not permitted" in told[0]
+        assert "Traceback" not in done.stderr
+        assert asked.left() == []
+    said = asked.run(
+        *SOVCTL, "submit", "--parsable", "-n1", "--image", image, "--output", "out", "--", "echo", "it ran"
+    )
+    assert said.returncode == 0, said.stderr
+    job = said.stdout.strip()
+    # It is tried again in its allocation a few times, like any script that crashes, and then waits for a person.
+    eventually(lambda: "held" in asked.run("squeue", "-h", "-j", job, "-o", "%r").stdout.lower(), "the run to be held")
+    assert asked.run("scancel", job).returncode == 0
+    out = (work_dir / "out").read_text()
+    assert "n001: the kernel of" in out, out
+    assert "forbids user namespaces" in out, out
+    assert "it ran" not in out.splitlines()
+    ended = [
+        event for line in _events(asked, job).splitlines() if (event := json.loads(line))["kind"] == "attempt_ended"
+    ]
+    assert {event["exit_status"] for event in ended} == {1}
+    eventually(lambda: _at_rest(lab), "the node to be idle and in service")
 
 
 def test_a_wrong_image_is_refused_before_anything_is_submitted(steps: tuple[Steps, str]) -> None:

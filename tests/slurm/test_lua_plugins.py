@@ -15,6 +15,7 @@ import pytest
 
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec
+from sovctl.site.judge_policy import QUESTION
 
 pytestmark = pytest.mark.slurm
 LUA = Path(__file__).parents[2] / "plugins" / "lua"
@@ -82,9 +83,12 @@ def test_a_managed_job_is_stamped_and_another_is_not(as_user: Training) -> None:
 
 def test_a_refusal_names_its_rule_before_and_in_slurmctld(as_user: Training) -> None:
     sbatch = ("sbatch", "-pgpu", "-o/dev/null", "--comment=sovctl:managed", "--wrap=true")
-    early = as_user.command(*sbatch, check=False)
-    assert early.status != 0
-    assert "refused by rule clean-gpu" in early.stderr
+    for words in (sbatch, (*sbatch, f"--comment={QUESTION}")):  # nor does doctor's own question let a job in
+        early = as_user.command(*words, check=False)
+        assert early.status != 0
+        assert "refused by rule clean-gpu" in early.stderr
+        assert "cli_filter plugin terminated with error" in early.stderr  # slurmctld was not even asked
+        assert "is here" not in early.stderr
     # Whoever leaves the filter out is refused by slurmctld in the same words.
     conf = as_user.work_dir / "slurm.conf"
     lines = as_user.lab.layout.slurm_conf.read_text().splitlines()

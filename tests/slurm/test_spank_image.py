@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from image_registry import small_disk
 from two_users import REACH, reached
 
 from sovctl.adapters.command import Completed
 from sovctl.isolation.cache import architecture, file_name
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user, mounts
+from tests.slurm.conftest import NO_USER_NAMESPACES, make_user, mounts, start_apart
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -78,9 +79,12 @@ def image_lab(place: Path, new_root: Callable[[], Path], attach_logs: Callable[[
     root = new_root()
     attach_logs(root)
     words = "state={lab}/spank/%n keep={lab} policy={lab}/sovctl-policy.conf gpus={lab}/dev/%n/nvidia"
-    words += f" env_dir={place}/env/%u"
+    words += f" env_dir={place}/env/%u keep={place}/task_prolog"
+    (place / "task_prolog").write_text("#!/bin/sh\necho export FROM_TASK_PROLOG=$0\n")
+    (place / "task_prolog").chmod(0o755)
     beside = {"plugstack.conf": f"optional {place}/sovctl_spank.so {words}\n", "sovctl-policy.conf": ""}
-    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside))
+    overrides = {"TaskProlog": f"{place}/task_prolog"}
+    lab = cluster.up(cluster.Request(root, nodes=1, gpus=2, health=False, beside=beside, overrides=overrides))
     try:
         yield lab
     finally:
@@ -137,8 +141,24 @@ def test_the_root_directory_is_the_image(
     # Of the host's mounts none is left but what was asked for.
     mounts = [line.split()[1] for line in lines if line.startswith("mount ")]
     assert mounts.count("/") == 1
-    assert place.name not in " ".join(mounts)
+    assert [path for path in mounts if place.name in path] == [f"{place}/task_prolog"]
     eventually(lambda: str(place) not in loops(), "the loop device to be free")
+
+
+def test_the_sites_task_prolog_runs_in_an_image_where_it_is_kept(
+    place: Path, image_lab: cluster.Lab, srun: Srun
+) -> None:
+    assert srun(f"--sov-image={place}/a.sqsh", "echo $FROM_TASK_PROLOG").stdout == f"{place}/task_prolog\n"
+    stack = image_lab.layout.root / "plugstack.conf"
+    lines = stack.read_text()
+    try:
+        stack.write_text(lines.replace(f" keep={place}/task_prolog", ""))
+        said = srun(f"--sov-image={place}/a.sqsh", "echo ran", check=False)
+        assert (said.status, said.stdout) == (1, "")
+        assert "TaskProlog failed" in said.stderr
+        assert in_service(image_lab)
+    finally:
+        stack.write_text(lines)
 
 
 def test_without_root_privileges_of_the_image_nothing_is_written_outside(place: Path, srun: Srun) -> None:
@@ -348,6 +368,47 @@ def test_bad_images_end_the_task_with_a_sentence_and_not_the_node(
         assert "sovctl: --sov-image takes the full path" in srun(f"--sov-image={bad}", "true", check=False).stderr
     assert in_service(image_lab)
     eventually(lambda: str(place) not in loops(), "the loop devices to be free")
+
+
+def test_a_full_disk_of_layers_ends_the_task_and_not_the_node(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, eventually: Callable[..., object]
+) -> None:
+    image, layer = f"--sov-image={place}/a.sqsh", "--sov-env-name=tools"
+    with small_disk(env_dir, "size=300k,nr_inodes=1"):
+        said = srun(image, layer, "echo ran", check=False)
+        assert (said.status, said.stdout) == (75, "")
+        told = [line for line in said.stderr.splitlines() if not line.startswith(("srun: ", "slurmstepd"))]
+        assert told == [f"sovctl: cannot make the environment {env_dir}/tools: No space left on device"]
+        assert list(env_dir.iterdir()) == []
+    assert srun(image, layer, "echo ran").stdout == "ran\n"
+    assert in_service(image_lab)
+    eventually(lambda: str(place) not in loops(), "the loop device to be free")
+
+
+def test_where_the_kernel_forbids_user_namespaces(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str, eventually: Callable[..., object]
+) -> None:
+    image = f"--sov-image={place}/a.sqsh"
+    forbidden = "unshare --user true 2>/dev/null && echo allowed || echo forbidden"
+    start_apart(image_lab, "n001", through=NO_USER_NAMESPACES)
+    try:
+        eventually(lambda: srun(forbidden, check=False).stdout == "forbidden\n", "the node to forbid them")
+        # Root makes the namespaces of a step; it needs none of the user's.
+        assert srun("--sov-isolate", "ls -A /tmp; echo ran").stdout.splitlines()[-1] == "ran"
+        assert srun(image, "cat /etc/image").stdout == "from the image\n"
+        assert srun(image, "--sov-writable", "echo new >/tmp/x && cat /tmp/x").stdout == "new\n"
+        said = srun("-n2", image, "--sov-env-name=tools", "echo ran", check=False)
+        if user:  # root's layers need none either
+            assert (said.status, said.stdout) == (1, "")
+            told = [line for line in said.stderr.splitlines() if not line.startswith(("srun: ", "slurmstepd"))]
+            why = f"cannot make the user namespace that a layer needs, over {place}/a.sqsh: Operation not permitted"
+            assert told == [f"sovctl: this step cannot be isolated: {why}"] * 2  # one for each rank
+        assert in_service(image_lab)
+        eventually(lambda: str(place) not in loops(), "the loop device to be free")
+    finally:
+        start_apart(image_lab, "n001")
+        eventually(lambda: srun(forbidden, check=False).stdout == "allowed\n", "the node to allow them again")
+    assert srun(image, "--sov-env-name=tools", "echo ran").stdout == "ran\n"
 
 
 def test_kill_9_leaves_no_mount_and_no_loop_device(

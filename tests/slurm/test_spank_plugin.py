@@ -310,6 +310,10 @@ def test_an_image_that_is_not_allowed_ends_the_task_and_not_the_node(
     for option, status in (("evil", 3), ("docker://registry.site#a", 0)):
         said = run(spank_lab, user, "srun", f"--container-image={option}", "-n1", "echo", "ran", check=False)
         assert (said.status, said.stdout) == (status, "" if status else "ran\n")
+    forged = run(spank_lab, user, "env", "PYXIS_CONTAINER_IMAGE=evil\n[now] forged \x1b[2J", *srun, check=False)
+    assert "the image evil?[now] forged ?[2J is not allowed" in forged.stderr
+    log = (spank_lab.layout.log_dir / "slurmd.n001.log").read_text("utf-8", "replace")
+    assert not any(line.startswith("[now] forged") for line in log.splitlines())
     too_long = run(spank_lab, user, "env", f"PYXIS_CONTAINER_IMAGE={'registry.site/' * 400}", *srun, check=False)
     assert too_long.status == 3
     assert in_service(spank_lab)

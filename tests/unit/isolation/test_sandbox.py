@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sovctl.errors import SovctlError
 from sovctl.isolation.bubblewrap import mount_points, sandbox_argv
-from sovctl.isolation.devices import step_gpus, visible_devices
 from sovctl.isolation.sif import squashfs_offset
 from sovctl.model.image import Mount
 from sovctl.model.isolated import IsolatedStep
@@ -50,26 +49,6 @@ def test_the_hosts_own_root_keeps_what_is_not_private() -> None:
     assert "--tmpfs /home/u" in _argv(IsolatedStep(home="/home/u"), "/")
     for nowhere in ("/", "/tmp"):
         assert _argv(IsolatedStep(home=nowhere), "/") == _argv(step, "/")
-
-
-DEVICES = ("/dev/infiniband", "/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia10", "/dev/nvidia-uvm", "/dev/nvidiactl")
-
-
-@pytest.mark.parametrize(
-    ("environment", "visible"),
-    [
-        ({}, "nvidia0 nvidia1 nvidia10 nvidia-uvm nvidiactl infiniband"),
-        ({"SLURM_JOB_ID": "1"}, "infiniband"),
-        ({"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "1,10"}, "nvidia1 nvidia10 nvidia-uvm nvidiactl infiniband"),
-        (
-            {"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "0,1", "SLURM_STEP_GPUS": "1"},
-            "nvidia1 nvidia-uvm nvidiactl infiniband",
-        ),
-        ({"SLURM_JOB_ID": "1", "SLURM_STEP_GPUS": "x,,7", "CUDA_VISIBLE_DEVICES": "0"}, "infiniband"),
-    ],
-)
-def test_only_the_gpus_of_the_step_are_there(environment: dict[str, str], visible: str) -> None:
-    assert visible_devices(DEVICES, step_gpus(environment)) == tuple(f"/dev/{name}" for name in visible.split())
 
 
 def _sif(*descriptors: tuple[int, int, int, int, int], total: int | None = None) -> bytes:
