@@ -26,6 +26,8 @@ def judge_slurm(view: SlurmView) -> list[Line]:
     if view.missing:
         names = ", ".join(view.missing)
         fix = "Install Slurm's client commands here, or try a cluster on this machine: sovctl lab up"
+        if "/" in names:
+            fix = "See who says that Slurm is there, and correct it: sovctl config show slurm.bin_dir"
         return [failed("slurm", f"not installed here: {names}", fix)]
     if view.problem:
         return [failed("slurm", view.problem, view.hint or "scontrol ping")]

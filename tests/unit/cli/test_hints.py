@@ -24,7 +24,7 @@ TYPED = re.compile(
     r"|(?<![\w-])--?[A-Za-z][\w-]*"  # an option
     r"|\b(?:sovctl|man|unset|export) \S"
     r"|\b(?:scontrol|squeue|sinfo|sacctmgr|systemctl|sysctl|sbatch|srun|nvidia-smi|findmnt|fuser|skopeo|unsquashfs"
-    r"|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|realpath|dmesg|make|pip|ldd|ls|df|rm|ss)(?=[ ,)]|$)"
+    r"|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|realpath|dmesg|make|pip|ldd|ls|df|rm|cd|ss)(?=[ ,)]|$)"
     r"|\b[A-Z][A-Z_]+=|\bSet [A-Z_]+\b"  # a variable
     rf"|\b(?:{SECTIONS})\.[a-z_]+|\b(?:slurm|oci|plugstack)\.conf\b|#SOVCTL|@sha256:"  # what stands in a file
 )
@@ -131,6 +131,9 @@ def test_mere_words_name_nothing_to_type(words: str) -> None:
         (CommandTimeout(["skopeo", "copy"], 30.0), "Try it by hand: skopeo copy"),
         (CommandMissing("unsquashfs"), "apt-get install squashfs-tools"),
         (CommandMissing("scontrol"), "sovctl lab up"),
+        (CommandMissing("/opt/slurm/scontrol"), "sovctl config show slurm.bin_dir"),
+        (CommandMissing("/opt/venv/bin/python"), "ls -l /opt/venv/bin/python"),
+        (CommandMissing("ldd"), "apt-get install libc-bin"),
         (ConfigError("alerts.kinds", "no"), "sovctl config show alerts.kinds"),
         (ConfigError("SOVCTL_SWEEP_ACT", "no"), "unset SOVCTL_SWEEP_ACT"),
         (ConfigError("/etc/sovctl/sovctl.toml:3", "no"), "man sovctl.toml"),
