@@ -603,6 +603,23 @@ def test_a_node_that_slurm_forgot_was_set_down_is_set_down_again() -> None:
     assert ("down", "n002") not in site.site.did
 
 
+def test_a_node_that_was_set_down_twice_costs_other_nodes_one_place_of_the_hour() -> None:
+    site = Watched(nodes=6, limits=DeathLimits(per_hour=2, share_per_hour=1.0))
+    site.passes(2)
+    site.kill_node("n001")
+    site.passes(20)
+    site.site.machines["n001"] = replace(site.site.machines["n001"], state=NodeState("IDLE"), reason="")
+    site.site.changes += 1
+    site.passes(30)
+    site.kill_node("n002")
+    site.passes(30)
+    assert site.site.did == [("down", "n001"), ("down", "n001"), ("down", "n002")]
+    site.start()
+    site.kill_node("n003")
+    site.passes(30)
+    assert ("down", "n003") not in site.site.did, "two nodes within the hour, also for a watch that starts anew"
+
+
 def test_a_held_run_stays_held() -> None:
     site = Watched()
     site.site.runs("7", "n001")
