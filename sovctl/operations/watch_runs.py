@@ -79,6 +79,8 @@ class RunTakeOver:
     _scripts: dict[str, Supervised | None] = field(default_factory=dict)
     """What each batch script says; None: not ours."""
     _runs: dict[str, WatchedRun] = field(default_factory=dict)
+    _learnt: set[str] = field(default_factory=set)
+    """Running jobs of which is known whether they are runs, and where their records are."""
     _pushed: dict[str, float] = field(default_factory=dict)
     """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
     _completing: dict[str, float] = field(default_factory=dict)
@@ -151,6 +153,7 @@ class RunTakeOver:
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
+        self._learnt &= listed
         self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
@@ -193,10 +196,10 @@ class RunTakeOver:
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
         """Find out, a few at a time, which jobs are runs and where their records are."""
-        unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._scripts]
+        unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._learnt]
         for job_id in unknown[:_LOOKS_A_PASS]:
-            if self._is_run(job_id):
-                self._learn(job_id)
+            if self._learn(job_id) if self._is_run(job_id) else job_id in self._scripts:
+                self._learnt.add(job_id)
 
     def record(self) -> dict[str, Any]:
         """What a restart must not forget, as JSON."""
@@ -442,20 +445,21 @@ class RunTakeOver:
         said = self._scripts[job_id] if self._is_run(job_id) else None
         return said is not None and said.has_spares
 
-    def _learn(self, job_id: str) -> None:
+    def _learn(self, job_id: str) -> bool:
+        """Whether Slurm answered."""
         try:
             job = self.site.job(job_id)
             self._cluster = self._cluster or self.site.settings().get("ClusterName", "cluster").lower()
         except SovctlError:
-            self._scripts.pop(job_id, None)
-            return
+            return False
         own = self._scripts[job_id]
         group = job.extra.get("GroupId", "").rpartition("(")[2].rstrip(")")
         if own is None or job.uid < 0 or not group.isdigit() or not job.work_dir.startswith("/"):
-            return
+            return True
         raw = job.extra.get("JobId", job_id)
         run_dir = Path(job.work_dir, own.run_dir or ".sovctl/runs", f"{self._cluster}-{raw}-{own.submitted}")
         self._runs[job_id] = WatchedRun(job_id, raw, job.uid, int(group), str(run_dir))
+        return True
 
     def _forget(self, job_id: str) -> None:
         orphan = self._orphans.pop(job_id, None)

@@ -572,7 +572,7 @@ def test_a_run_that_was_let_go_begins_at_once() -> None:
     site.site.records["7"] = replace(site.site.records["7"], eligible_at=int(site.clock.time) + 121)
     site.passes(10)
     assert [what[0] for what in site.site.did] == ["release", "terms"]
-    assert [event["kind"] for event in site.journal.records][:2] == ["launch-again-intended", "launch-again-done"]
+    assert site.kinds[:2] == ["launch-again-intended", "launch-again-done"]
 
 
 def test_an_observing_watch_lets_no_run_go() -> None:

@@ -299,7 +299,8 @@ class Watched:
 
     @property
     def kinds(self) -> list[str]:
-        return [event["kind"] for event in self.journal.records]
+        """Of what it did; where runs keep their records it writes down about any run."""
+        return [event["kind"] for event in self.journal.records if event["kind"] != "records-at"]
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.journal.records if event["kind"] == kind]
