@@ -19,6 +19,7 @@ from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
+from sovctl.recovery.reserved import kept_from
 from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
 
@@ -273,12 +274,13 @@ class RunTakeOver:
     def _ask_for_less(self, job_id: str, size: int) -> None:
         try:
             job, nodes = self.site.job(job_id), self.site.nodes()
+            kept = kept_from(job, self.site.reservations(), self.clock.now())
         except SovctlError:
             return
         aside = job.reason == _SET_ASIDE
         if not (job.pending and (aside or not job.held) and job.restarts > 0 and job.reason.startswith(_FOR_NODES)):
             return
-        smaller = without_spares(job, size, nodes) if size else None
+        smaller = without_spares(job, size, nodes, kept) if size else None
         if smaller is not None:
             words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
             self._change(words, lambda: self._shrink(job_id, smaller, aside))
@@ -472,12 +474,12 @@ def down_names(nodes: Sequence[NodeView]) -> set[str]:
     return {node.name for node in nodes if node.state.down}
 
 
-def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSize | None:
+def without_spares(job: JobView, size: int, nodes: Sequence[NodeView], kept: Collection[str] = ()) -> JobSize | None:
     """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
-    those as well, or says too little of itself."""
+    those as well, or says too little of itself. `kept`: nodes that reservations keep from it."""
     asked, tasks, cpus = tres_nodes(job), _number(job.extra.get("NumTasks", "")), _number(job.extra.get("NumCPUs", ""))
     partition = job.extra.get("Partition", "")
-    free = free_nodes(nodes, partition, job.excluded, in_reservation=job.in_reservation)
+    free = free_nodes(nodes, partition, [*job.excluded, *kept], in_reservation=job.in_reservation)
     if not size <= free < asked or tasks % asked or cpus % asked:
         return None
     return JobSize(free, tasks // asked * free, cpus // asked * free)

@@ -11,6 +11,7 @@ from watch_fakes import SPARED, Watched
 from sovctl.errors import NotPermitted, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.model.node import NodeState
+from sovctl.model.reservation import Reservation
 from sovctl.model.site_answer import SiteWord
 from sovctl.model.verdict import VerdictState
 from sovctl.ports import RemoteAnswer, SshFailure
@@ -402,6 +403,22 @@ def test_a_requeued_run_does_not_wait_for_spares(broken: int, script: str, reaso
     assert site.site.did == []
     site.passes(6)
     assert site.site.did == did
+
+
+def test_a_requeued_run_does_not_wait_for_spares_that_a_maintenance_will_take() -> None:
+    site = Watched()
+    site.site.reserved.append(Reservation("maint", ("n011", "n012"), int(site.clock.time) + 3600, None))
+    site.site.runs("7", "n012", script=WITH_SIZE)
+    site.passes(1)
+    site.site.requeued("7", wait_s=2)
+    job = site.site.records["7"]
+    size = {"TRES": "cpu=20,mem=4G,node=10,billing=20", "NumTasks": "20", "NumCPUs": "40"}
+    site.site.records["7"] = replace(job, reason="Resources", eligible_at=None, extra={**job.extra, **size})
+    for name, view in list(site.site.machines.items()):
+        site.site.machines[name] = replace(view, state=NodeState("DOWN" if name == "n001" else "IDLE"))
+    site.site.changes += 1
+    site.passes(15)
+    assert site.site.did == [("size", "7", 9, 18, 36)]
 
 
 @pytest.mark.parametrize(
