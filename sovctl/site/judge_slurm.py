@@ -65,7 +65,7 @@ def _version(settings: Mapping[str, str]) -> Line:
     if version is None:
         return warned("slurm-version", f"{said} cannot be read", "scontrol --version")
     if version < OLDEST:
-        return failed("slurm-version", f"{said}; sovctl needs 22.05", "Upgrade Slurm.")
+        return failed("slurm-version", f"{said}; sovctl needs 22.05", "Upgrade Slurm; then: scontrol --version")
     if version > NEWEST:
         return warned("slurm-version", f"{said}: newer than any that sovctl was tried on", "sovctl lab demo")
     return passed("slurm-version", said)
