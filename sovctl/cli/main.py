@@ -122,6 +122,9 @@ def run(argv: Sequence[str]) -> int:
             return EXIT_FAILED
         if os.environ.get("SOVCTL_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno and isinstance(error.filename, str | bytes):
+            print_error(_unusable(os.fsdecode(error.filename), error))
+            return EXIT_FAILED
         words = f"unexpected {type(error).__name__}: {error}"
         print_error(SovctlError(words, hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where."))
         return EXIT_FAILED
@@ -152,6 +155,15 @@ def _write_nowhere(*streams: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream.fileno())
+
+
+def _unusable(name: str, error: OSError) -> SovctlError:
+    """A file or directory that nobody reckoned with, such as a name that is too long for any."""
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return SovctlError(f"cannot use {shown}: {error.strerror}", hint=f"See what is there: ls -ld {shown}")
+
+
+_LONGEST_NAME = 200
 
 
 def _nowhere() -> bool:

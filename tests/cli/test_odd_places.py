@@ -94,6 +94,14 @@ def test_nobody_reads_what_is_said(tmp_path: Path, words: list[str]) -> None:
         assert done.returncode in (1, 2)
 
 
+def test_a_name_that_is_too_long_for_any_file_is_said(tmp_path: Path) -> None:
+    done = _sovctl(["ckpt", "ls", "a" * 5000], tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first == f"sovctl: cannot use {'a' * 200}...: File name too long"
+    assert "ls -ld" in second
+
+
 def test_a_setting_that_names_the_wrong_directory_of_slurm_is_said(tmp_path: Path) -> None:
     done = _sovctl(["node", "ls"], tmp_path, HOME=str(tmp_path), SOVCTL_SLURM_BIN_DIR="/opt/none")
     assert done.returncode == 1

@@ -388,12 +388,14 @@ def test_slurm_starts_no_job_where_a_reservation_begins_before_it_is_over(
         (soon,) = site.slurm.reservations()
         assert soon == Reservation("soon", ("n002", "n003", "n004"), begins, begins + 3600, over_others=True)
         assert not any(node.state.reserved for node in site.slurm.nodes()), "no node's state tells of it"
-        long, short = site.submit(2, limit="2:00:00"), site.submit(2, limit="0:30:00")
-        started(site, eventually, short)
-        waits = eventually(lambda: site.slurm.job(long).reason and site.slurm.job(long), "the other is looked at")
-        assert (waits.pending, waits.limit_s, site.slurm.job(short).limit_s) == (True, 7200.0, 1800.0)
+        long = site.submit(2, limit="2:00:00")
+        waits = eventually(lambda: (job := site.slurm.job(long)).reason and job, "the scheduler has looked at it")
+        assert (waits.pending, waits.limit_s) == (True, 7200.0), "with all four nodes idle"
         assert kept_from(waits, (soon,), time.time()) == {"n002", "n003", "n004"}
-        assert kept_from(site.slurm.job(short), (soon,), time.time()) == frozenset()
+        site.slurm.cancel(long)
+        short = site.slurm.job(started(site, eventually, site.submit(2, limit="0:30:00")))
+        assert short.limit_s == 1800.0
+        assert kept_from(short, (soon,), time.time()) == frozenset()
     finally:
         runner.run(["scontrol", "delete", "ReservationName=soon"], timeout_s=20)
         site.close()
