@@ -81,6 +81,7 @@ class Recorder:
         for kind, argv in known_names.COMMANDS.items():
             self.note(f"names_{kind}", *argv)
         self.requeued()
+        self.reservations()
 
     def jobs(self) -> None:
         """One of each kind."""
@@ -105,6 +106,15 @@ class Recorder:
         self.run("scontrol", "requeue", "2")
         self.wait("the job to complete", lambda: "COMPLETING" in self.out("scontrol", "-o", "show", "job", "2"))
         self.note("show_job_completing", "scontrol", "-o", "show", "job", "2")
+
+    def reservations(self) -> None:
+        """One of maintenance that is to come, one that has begun and has no end, with an odd name."""
+        soon = ("StartTime=now+2hours", "Duration=60", "Nodes=ALL", "Users=root", "Flags=MAINT,IGNORE_JOBS")
+        self.run("scontrol", "create", "ReservationName=maint", *soon)
+        odd = "a team Nodes=n001 EndTime=1"
+        now = ("StartTime=now", "Duration=UNLIMITED", "Nodes=n001,n003", "Users=root,alice", "Flags=IGNORE_JOBS")
+        self.run("scontrol", "create", f"ReservationName={odd}", *now)
+        self.note("show_reservation", "scontrol", "-o", "show", "reservation")
 
     def submit(self, *options: str, wrap: str, user: str = "root") -> str:
         """Hand a job to sbatch, as a user; its id."""

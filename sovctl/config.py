@@ -495,7 +495,7 @@ def _files(env: Mapping[str, str]) -> tuple[Path | None, Path | None]:
     home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/nonexistent")) / ".config")
     user = home / "sovctl" / "sovctl.toml"
     if named and not _there(site):
-        raise ConfigError(str(site), "SOVCTL_CONFIG names a file that is not there")
+        raise ConfigError("SOVCTL_CONFIG", f"there is no file {site}")
     return site if _there(site) else None, user if _there(user) else None
 
 
@@ -518,7 +518,8 @@ def _merge_file(config: Config, path: Path, log: _Log) -> Config:
             str(path), f"cannot be read: {error.strerror}", hint=f"Check its name and mode: ls -l {path}"
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(str(path), str(error), hint="Correct the file; what can be set: man sovctl.toml") from error
+        words = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigError(str(path), words, hint="Correct the file; what can be set: man sovctl.toml") from error
     for section, values in table.items():
         where = _Place(path, text, section)
         if section not in _SECTIONS:

@@ -65,15 +65,11 @@ class ConfigError(UsageError):
 
 
 class CommandMissing(SovctlError):
-    """A program that has to be there is not on PATH."""
+    """A program that has to be there is not on PATH, or not where a setting says it is."""
 
     def __init__(self, program: str) -> None:
-        super().__init__(
-            f"{program} is not on PATH",
-            hint="Run this where Slurm is installed, or try a cluster on this machine: sovctl lab up"
-            if program in _SLURM_PROGRAMS
-            else f"Install it: apt-get install {_PACKAGES.get(program, program)}",
-        )
+        where = "cannot be started" if "/" in program else "is not on PATH"
+        super().__init__(f"{program} {where}", hint=_of_missing(program))
         self.program = program
 
 
@@ -123,6 +119,13 @@ class JobNotFound(SovctlError):
             f"Slurm knows no job {job_id}", hint="List your runs with `sovctl run ls`, your jobs with `squeue --me`."
         )
         self.job_id = job_id
+
+
+class DirectoryGone(SovctlError):
+    """The current directory was removed under the shell that stands in it."""
+
+    def __init__(self) -> None:
+        super().__init__("the current directory is not there any more", hint="Go to one that is: cd ~")
 
 
 class NodeNotFound(SovctlError):
@@ -257,6 +260,17 @@ def _of_setting(source: str) -> str:
     return f"See who set it: sovctl config show {source}"
 
 
+def _of_missing(program: str) -> str:
+    directory, slash, name = program.rpartition("/")
+    if name in _SLURM_PROGRAMS:
+        # A path is one of slurm.bin_dir.
+        at_home = "Run this where Slurm is installed, or try a cluster on this machine: sovctl lab up"
+        return f"Slurm is not in {directory}; see who said so: sovctl config show slurm.bin_dir" if slash else at_home
+    if slash:
+        return f"See what is there: ls -l {program}"
+    return f"Install it: apt-get install {_PACKAGES.get(program, program)}"
+
+
 def _of_silence(argv: Sequence[str]) -> str:
     if argv[0] in ("sacctmgr", "sacct"):
         return "It waits for slurmdbd; see on its machine: systemctl status slurmdbd"
@@ -276,6 +290,7 @@ _ASK_SLURMCTLD = "Ask `scontrol ping` which controllers are up; the same command
 _PACKAGES = {
     "bwrap": "bubblewrap",
     "ch-run": "charliecloud",
+    "ldd": "libc-bin",
     "mksquashfs": "squashfs-tools",
     "unsquashfs": "squashfs-tools",
 }

@@ -24,6 +24,7 @@ from sovctl.model.node import NodeView
 from sovctl.model.pool import Partition, Pool, PoolJob
 from sovctl.model.progress import Progress
 from sovctl.model.rank_look import NodeLook, RankLook
+from sovctl.model.reservation import Reservation
 from sovctl.model.site import HookProgram, Preemptable
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.submitted import SubmittedRun
@@ -343,6 +344,10 @@ class ClusterView(Protocol):
 
     def pool_jobs(self) -> tuple[PoolJob, ...]:
         """Every job that is not over, with its partition and QOS."""
+        ...
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Every reservation, also those that have not begun."""
         ...
 
     def settings(self) -> Mapping[str, str]:

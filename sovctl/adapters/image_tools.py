@@ -204,7 +204,7 @@ def _rootless() -> tuple[str, ...]:
 def _explained(reference: ImageReference, said: str) -> SovctlError:
     """skopeo's and umoci's words, as one of our errors with the right exit status."""
     name = reference.canonical
-    last = " ".join(said.split())[-400:]
+    last = _own_words(said)[-400:]
     if _FULL.search(said):
         return TryLaterError(f"the disk is full while {name} was loaded", hint=_MAKE_ROOM)
     if _CORRUPT.search(said):
@@ -225,6 +225,15 @@ def _explained(reference: ImageReference, said: str) -> SovctlError:
             hint="Try again later, or use an image that is in the cache: sovctl image ls",
         )
     return SovctlError(f"image {name}: {last}", hint=f"See what skopeo says: skopeo inspect {_address(reference)}")
+
+
+def _own_words(said: str) -> str:
+    """Without what logrus puts around them: `time="..." level=fatal msg="..."`, quotes in them behind backslashes."""
+    lines = (_LOGGED.sub(lambda found: found[1].replace('\\"', '"'), line) for line in said.splitlines())
+    return " ".join(" ".join(lines).split())
+
+
+_LOGGED = re.compile(r'^.*?\bmsg="((?:[^"\\]|\\.)*)".*$')
 
 
 def _tail(said: str, most: int = 160) -> str:

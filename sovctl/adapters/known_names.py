@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.own_place import own_place
 from sovctl.adapters.run_index import index_directory
 from sovctl.errors import SovctlError
 
@@ -29,9 +30,7 @@ _MOST = 8 << 20
 
 def cache_directory(environ: Mapping[str, str]) -> Path:
     """`${XDG_CACHE_HOME:-~/.cache}/sovctl/names`."""
-    cache = environ.get("XDG_CACHE_HOME") or ""
-    home = Path(cache) if cache.startswith("/") else Path(environ.get("HOME") or "/nonexistent") / ".cache"
-    return home / "sovctl" / "names"
+    return own_place(environ, "XDG_CACHE_HOME", ".cache") / "sovctl" / "names"
 
 
 class KnownNames:

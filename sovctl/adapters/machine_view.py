@@ -42,8 +42,9 @@ def programs() -> dict[str, str]:
 
 
 def absent_programs(names: Iterable[str], bin_dir: str = "") -> tuple[str, ...]:
-    """Those that are not installed here."""
-    return tuple(name for name in names if shutil.which(name, path=bin_dir or None) is None)
+    """Those that are not installed here, or not in `bin_dir`; then with their whole path."""
+    absent = (name for name in names if shutil.which(name, path=bin_dir or None) is None)
+    return tuple(str(Path(bin_dir, name)) for name in absent)
 
 
 def digest(path: Path) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.own_place import own_place
 from sovctl.adapters.run_files import read_bounded
 
 _LARGEST = 64 << 20
@@ -24,9 +25,7 @@ Mark = tuple[int, int, int]
 
 def cache_file(environ: Mapping[str, str]) -> Path:
     """`${XDG_CACHE_HOME:-~/.cache}/sovctl/runs.json`."""
-    cache = environ.get("XDG_CACHE_HOME") or ""
-    home = Path(cache) if cache.startswith("/") else Path(environ.get("HOME") or "/nonexistent") / ".cache"
-    return home / "sovctl" / "runs.json"
+    return own_place(environ, "XDG_CACHE_HOME", ".cache") / "sovctl" / "runs.json"
 
 
 class MadeOfFiles:

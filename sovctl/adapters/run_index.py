@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sovctl.adapters.own_place import own_place
 from sovctl.adapters.run_files import read_bounded
 from sovctl.model.submitted import SubmittedRun
 
@@ -22,9 +23,7 @@ _FIELDS = tuple(item.name for item in fields(SubmittedRun))
 
 def index_directory(environ: Mapping[str, str]) -> Path:
     """`${XDG_STATE_HOME:-~/.local/state}/sovctl/runs`."""
-    state = environ.get("XDG_STATE_HOME") or ""
-    home = Path(state) if state.startswith("/") else Path(environ.get("HOME") or "/nonexistent") / ".local" / "state"
-    return home / "sovctl" / "runs"
+    return own_place(environ, "XDG_STATE_HOME", ".local/state") / "sovctl" / "runs"
 
 
 class RunIndexFiles:

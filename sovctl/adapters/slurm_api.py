@@ -21,6 +21,7 @@ from sovctl.adapters.command import Child, CommandRunner, Completed, spawn
 from sovctl.adapters.slurm_cli import SlurmCli, slurm_error
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
+from sovctl.model.reservation import Reservation
 
 _CONF = Path("/etc/slurm/slurm.conf")
 
@@ -30,8 +31,8 @@ class ApiUnusable(Exception):
 
 
 class SlurmApi(SlurmCli):
-    """Implements the same ports as SlurmCli. By pyslurm: nodes, jobs, drain, down, resume, requeue. By command: all
-    else, also one job's record, of which pyslurm 25.11 does not tell whether the job may be expedited."""
+    """Implements the same ports as SlurmCli. By pyslurm: nodes, jobs, reservations, drain, down, resume, requeue. By
+    command: all else, also one job's record, of which pyslurm 25.11 does not tell whether the job may be expedited."""
 
     def __init__(
         self, runner: CommandRunner, *, bin_dir: str = "", timeout_s: float = 15.0, python: str = sys.executable
@@ -76,6 +77,14 @@ class SlurmApi(SlurmCli):
         """Active jobs that hold any of these nodes."""
         wanted = set(nodes)
         return tuple(job for job in self.jobs() if not wanted.isdisjoint(job.nodes))
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Every reservation, also those that have not begun."""
+        try:
+            told = self._ask("reservations")
+        except ApiUnusable:
+            return super().reservations()
+        return tuple(Reservation(**one | {"nodes": parse.expand(one["nodes"])}) for one in told)
 
     def own_jobs(self) -> tuple[JobView, ...]:
         """The caller's jobs that Slurm still knows."""
@@ -252,7 +261,7 @@ def _jobs(record: Mapping[str, Any]) -> list[JobView]:
             nodes=parse.expand(record["nodes"]),
             batch_host=record["batch_host"],
             excluded=parse.expand(record["excluded"]),
-            reason=record["reason"],
+            reason="" if record["reason"] == "None" else record["reason"],
         )
         for job_id in _job_ids(record)
     ]

@@ -74,6 +74,21 @@ def _job(job: Any) -> dict[str, Any]:
     }
 
 
+def reservations(pyslurm: Any) -> list[dict[str, Any]]:
+    """Every reservation the controller knows."""
+    over_others = pyslurm.ReservationFlags.MAINTENANCE | pyslurm.ReservationFlags.OVERLAP
+    return [
+        {
+            "name": one.name,
+            "nodes": one.nodes or "",
+            "begins_at": one.start_time or 0,
+            "ends_at": one.end_time or None,
+            "over_others": bool(one.flags & over_others),
+        }
+        for one in pyslurm.Reservations.load().values()
+    ]
+
+
 def update_node(pyslurm: Any, name: str, state: str, reason: str | None) -> None:
     """State and reason of one node."""
     changes = pyslurm.Node(state=state)
@@ -94,6 +109,7 @@ _VERBS: dict[str, Callable[..., Any]] = {
     "hello": hello,
     "nodes": nodes,
     "jobs": jobs,
+    "reservations": reservations,
     "update_node": update_node,
     "requeue": requeue,
 }

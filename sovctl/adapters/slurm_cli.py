@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what a list does not need is not imported for it
     from sovctl.model.job import JobSize, JobView
     from sovctl.model.node import NodeView
     from sovctl.model.pool import Partition, PoolJob
+    from sovctl.model.reservation import Reservation
     from sovctl.model.site import Preemptable
 
 _UNREACHABLE = (
@@ -90,6 +91,10 @@ class SlurmCli:
     def pool_jobs(self) -> tuple[PoolJob, ...]:
         """Every job that is not over, by columns that no user can forge."""
         return tuple(parse.parse_pool_jobs(self._slurm("squeue", "-h", "-a", "-r", "-o", parse.POOL_FORMAT).stdout))
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Every reservation, also those that have not begun."""
+        return tuple(parse.parse_reservations(self._slurm("scontrol", "-o", "show", "reservation").stdout))
 
     def preempted(self, qos: str) -> tuple[str, ...]:
         """Running jobs of this QOS that were told to leave, for a job that preempts them."""

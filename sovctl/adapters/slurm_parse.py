@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # a list is waited for: a noun is imported where one is made
     from sovctl.model.accounted import AccountedJob
     from sovctl.model.node import NodeState, NodeView
     from sovctl.model.pool import Partition, PoolJob, Qos
+    from sovctl.model.reservation import Reservation
     from sovctl.model.site import Preemptable
 
 # A key starts a line or follows a blank, begins with a capital and has no blank: `Nodes`, `CPUs/Task`, `Socks/Node`,
@@ -34,7 +35,7 @@ _REASON_AUTHOR = re.compile(r"\s*\[(?P<who>[^\[\]@]*)@(?P<at>[^\[\]]*)\]\s*\Z")
 _JOB_HEAD = frozenset({
     "JobId", "ArrayJobId", "ArrayTaskId", "UserId", "GroupId", "QOS", "JobState", "Reason", "Restarts", "Requeue",
     "Priority", "Partition", "NodeList", "ReqNodeList", "ExcNodeList", "BatchHost", "SubmitTime",
-    "EligibleTime", "StartTime", "EndTime", "PreemptTime",
+    "EligibleTime", "StartTime", "EndTime", "PreemptTime", "TimeLimit", "TimeMin",
 })  # fmt: skip
 _EMPTY = frozenset({"", "(null)", "None", "N/A", "n/a", "Unknown"})
 # Suffix letters Slurm appends to a base state: * not responding, ~ powered off, # powering up, % powering down,
@@ -243,6 +244,7 @@ def parse_job(record: dict[str, str]) -> JobView:
         eligible_at=_epoch(record, "EligibleTime"),
         started_at=_epoch(record, "StartTime"),
         ends_at=_epoch(record, "EndTime"),
+        limit_s=_duration_s(_value(record, "TimeMin") or record.get("TimeLimit", "")),
         preempted_at=_epoch(record, "PreemptTime"),
         requeue=record.get("Requeue") == "1",
         expedited=record.get("ExpeditedRequeue") == "Yes",
@@ -280,10 +282,33 @@ def parse_queue(text: str) -> list[JobView]:
                 nodes=expand(nodes),
                 batch_host="" if batch_host in _EMPTY else batch_host,
                 excluded=expand("" if excluded in _EMPTY else excluded),
-                reason=reason,
+                reason="" if reason in _EMPTY else reason,
             )
         )
     return jobs
+
+
+def parse_reservations(text: str) -> list[Reservation]:
+    """`scontrol -o show reservation`: one record a line, of an operator's making; a name may hold blanks and anything
+    else. Without any it says so in words."""
+    from sovctl.model.reservation import Reservation
+
+    found = []
+    for line in text.split("\n"):
+        head, begins, rest = line.partition(" StartTime=")
+        if not begins or not head.startswith("ReservationName="):
+            continue
+        record = _fields(begins + rest)
+        found.append(
+            Reservation(
+                head.removeprefix("ReservationName="),
+                expand(_value(record, "Nodes")),
+                _epoch(record, "StartTime") or 0,
+                _epoch(record, "EndTime"),
+                not {"MAINT", "OVERLAP"}.isdisjoint(_words(_value(record, "Flags"))),
+            )
+        )
+    return found
 
 
 POOL_FORMAT = "%i|%T|%U|%N|%P|%q|%r|%u"

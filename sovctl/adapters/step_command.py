@@ -6,11 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.command import CommandRunner, Completed
 from sovctl.adapters.job_look import without_slurm_options
-from sovctl.errors import SovctlError
+from sovctl.adapters.slurm_cli import slurm_error
+from sovctl.errors import SlurmConfMissing, SlurmUnreachable, SovctlError
 from sovctl.model.step_id import LOOK_STEP
 from sovctl.ports import StepAnswer
 
@@ -26,12 +28,15 @@ class StepCommand:
         self._srun = None if here else shutil.which("srun", path=bin_dir or runner.variable("PATH") or None)
 
     def run(self, words: Sequence[str], srun_options: Sequence[str], timeout_s: float) -> StepAnswer:
-        """One task on one node; `words` without `sovctl`. A variable that must stay outside goes along."""
+        """One task on one node; `words` without `sovctl`. A variable that must stay outside goes along. Raises
+        SlurmConfMissing and SlurmUnreachable."""
         step = (self._srun, "-N1", "-n1", "--quiet", *srun_options) if self._srun else ()
         own = Path(sys.argv[0]).name == "sovctl" and Path(sys.argv[0]).is_file()
         program = (str(Path(sys.argv[0]).absolute()),) if own else (sys.executable, "-m", "sovctl")
         env = {"DOCTOR_DECOY": os.urandom(4).hex()}
         done = self._runner.run((*step, *program, *words), timeout_s=timeout_s, env=env, check=False)
+        if step and done.status:
+            _raise_without_slurm(done)
         return StepAnswer(done.status, done.stdout, done.stderr, by_step=bool(step))
 
     def program(
@@ -54,6 +59,14 @@ class StepCommand:
             return False
         said = self._runner.run((self._srun, "--help"), timeout_s=_HELP_S, check=False).stdout
         return f"{option}=" in said or f"{option} " in said
+
+
+def _raise_without_slurm(done: Completed) -> None:
+    """By srun's own lines; what the program inside says is another matter."""
+    own = "\n".join(line for line in done.stderr.splitlines() if line.startswith("srun: "))
+    error = slurm_error(["srun"], replace(done, stdout="", stderr=own), "")
+    if isinstance(error, SlurmConfMissing | SlurmUnreachable):
+        raise error
 
 
 class StepInJob:

@@ -142,7 +142,9 @@ def _read_all(users: Sequence[int], places: Mapping[int, Sequence[str]], share: 
 def _read_user(uid: int, roots: Sequence[str], share: Share) -> Messages:
     if os.getuid() == 0:
         _take_on(uid)
-    found = sorted((item for root in roots for item in _runs(root, uid)), reverse=True)
+    # By inode: two names may lead to one directory.
+    seen = {mark: item for root in roots for mark, item in _runs(root, uid)}
+    found = sorted(seen.values(), reverse=True)
     left = max(0, len(found) - share.runs)
     room = share.all_bytes
     for _, size, run_dir in found[: share.runs]:
@@ -168,8 +170,9 @@ def _take_on(uid: int) -> None:
     become(uid, gid, groups)
 
 
-def _runs(root: str, uid: int) -> Iterator[tuple[float, int, str]]:
-    """When each was last written to, its size, and where it is; only runs whose events are that user's own."""
+def _runs(root: str, uid: int) -> Iterator[tuple[tuple[int, int], tuple[float, int, str]]]:
+    """By device and inode: when each was last written to, its size, and where it is; only runs whose events are that
+    user's own."""
     with suppress(OSError, ValueError), os.scandir(root) as entries:
         for entry in islice(entries, _MOST_ENTRIES):
             if not looks_like_run(entry):
@@ -177,7 +180,7 @@ def _runs(root: str, uid: int) -> Iterator[tuple[float, int, str]]:
             with suppress(OSError):
                 seen = os.lstat(Path(entry.path, "events.jsonl"))
                 if stat.S_ISREG(seen.st_mode) and seen.st_uid == uid:
-                    yield seen.st_mtime, seen.st_size, entry.path
+                    yield (seen.st_dev, seen.st_ino), (seen.st_mtime, seen.st_size, entry.path)
 
 
 def _head(run_dir: str) -> dict[str, str]:

@@ -138,6 +138,9 @@ def _send(config: Config, *, dry_run: bool) -> int:
     if dry_run:
         print(f"{waiting} would be sent")
         return EXIT_DONE
+    if not waiting:
+        say("nothing waits")
+        return EXIT_DONE
     with progress(f"sending {waiting}") as line:
         left = wiring.alert_sender(config, line.beside(_say)).turn(now=True)
     say(f"{waiting - left} sent, {left} wait")

@@ -13,6 +13,9 @@ from sovctl.errors import UsageError
 
 _CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '(?P<typed>[^']*)'")
 
+_NO_VALUE = re.compile(r"argument (?P<name>\S+): expected one argument$")
+_LACKING = re.compile(r"the following arguments are required: (?P<names>.+)$")
+
 
 class Help(argparse.RawDescriptionHelpFormatter):
     """Examples as they are written, as long as the terminal is wide enough."""
@@ -45,8 +48,18 @@ class Parser(argparse.ArgumentParser):
             typed = choice["typed"]
             words = f"there is no {_word(choice['name'])} {typed!r}{nearest(typed, known, listed=True)}"
         else:
-            words = message
+            words = self._short_of(message) or message
         raise UsageError(words, hint=f"See: {self.prog} --help")
+
+    def _short_of(self, message: str) -> str:
+        """What is lacking, in the words of all other commands; empty: something else is wrong."""
+        if found := _NO_VALUE.match(message):
+            return f"{found['name'].split('/')[-1]} needs a value"
+        if found := _LACKING.match(message):
+            name = found["names"].split(", ")[0]
+            known = next((list(item.choices) for item in self._actions if item.choices and item.metavar == name), [])
+            return f"missing {_word(name)}{nearest('', known, listed=True)}"
+        return ""
 
     def _verb(self, words: list[str]) -> Parser:
         for action in self._actions:

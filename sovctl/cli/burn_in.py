@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from sovctl.cli import wiring
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
-from sovctl.cli.words import print_line, say
+from sovctl.cli.words import print_line, say, say_next
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_NODE_FAILED, EXIT_TRY_LATER
 from sovctl.model.burn_in import BurnInOutcome, BurnInResult, Piece, result_record
@@ -35,6 +36,10 @@ def run_burn_in(piece: str, *, everything: bool, as_json: bool, dry_run: bool) -
             print_line(f"{settings.node}: {result.outcome:<11} {result.evidence}")
     for note in notes:
         say(f"sovctl: {note}")
+    if any(result.outcome is BurnInOutcome.ABSENT for result in results):
+        say_next("Which Python has torch says burn_in.python: sovctl config show burn_in")
+    elif notes and os.geteuid() != 0:
+        say_next("Its record is root's; as root: sovctl health burn-in")
     return status_of(results)
 
 

@@ -99,7 +99,8 @@ def _check(options: argparse.Namespace) -> int:
         print_json(_CHECK_SCHEMA, fields)
         return EXIT_DONE
     for one in read:
-        print_line(f"{one.files[0]}: {len(one.settings)} settings, all known")
+        count = len(one.settings)
+        print_line(f"{one.files[0]}: {count} setting{'s, all' if count != 1 else ','} known")
     if not files:
         say("sovctl: there is no configuration file; the built-in values count")
     _say_ignored(ignored)

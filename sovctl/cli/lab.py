@@ -84,7 +84,8 @@ def up(
         print_json("sovctl.lab.up/1", {"dir": str(lab.layout.root), "seconds": round(seconds, 3)})
         return
     typer.echo(f"{len(lab.nodes)} nodes with {lab.gpus} GPUs each are idle after {seconds:.1f} s")
-    typer.echo(f"Use them: sovctl lab shell{_dir_words(dir)}   or: export SLURM_CONF={lab.layout.slurm_conf}")
+    typer.echo(f"Use them: sovctl lab shell{_dir_words(dir)}")
+    typer.echo(f"For Slurm's commands alone: export SLURM_CONF={lab.layout.slurm_conf}")
 
 
 @app.command()

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TextIO
 
 from sovctl.cli.words import fitted, flush_output, printable, say, say_next, terminal_width
-from sovctl.errors import EXIT_FAILED, EXIT_USAGE, SovctlError
+from sovctl.errors import EXIT_FAILED, EXIT_USAGE, DirectoryGone, SovctlError
 
 # The Debian package brings the libraries along that its release has too old; a training script never sees them.
 _BROUGHT_ALONG = f"{os.path.abspath(__file__).removesuffix('cli/main.py')}_vendor"  # noqa: PTH100 - pathlib takes 3 ms
@@ -104,19 +105,26 @@ def run(argv: Sequence[str]) -> int:
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader (`| head`) went away; nothing is wrong, and Python must not complain at exit either.
-        _write_nowhere()
+        # The reader (`| head`) went away; nothing is wrong, and Python must not complain at exit either. Nobody knows
+        # which of the two it read (`2>&1 | head`): nothing more is said on either.
+        _write_nowhere(sys.stdout, sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
-            _write_nowhere()
+            _write_nowhere(sys.stdout)
             hint = "Make room where the output goes, or send it elsewhere: df -h ."
             print_error(SovctlError(f"cannot write the output: {error.strerror}", hint=hint))
             return EXIT_FAILED
+        if isinstance(error, FileNotFoundError) and error.filename is None and _nowhere():
+            print_error(DirectoryGone())
+            return EXIT_FAILED
         if os.environ.get("SOVCTL_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno and isinstance(error.filename, str | bytes):
+            print_error(_unusable(os.fsdecode(error.filename), error))
+            return EXIT_FAILED
         words = f"unexpected {type(error).__name__}: {error}"
         print_error(SovctlError(words, hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where."))
         return EXIT_FAILED
@@ -134,7 +142,7 @@ def _written(argv: list[str]) -> int:
     except OSError:
         if not status and argv[:1] != ["supervise"]:
             raise
-        _write_nowhere()  # the status says more, such as that a node is not fit, or how a run ended
+        _write_nowhere(sys.stdout)  # the status says more, such as that a node is not fit, or how a run ended
     return status
 
 
@@ -142,9 +150,29 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What a write into a file says where a disk is full or broken."""
 
 
-def _write_nowhere() -> None:
-    """What is left in Python's buffer must not fail again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _write_nowhere(*streams: TextIO) -> None:
+    """What is left in Python's buffers must not fail again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+
+
+def _unusable(name: str, error: OSError) -> SovctlError:
+    """A file or directory that nobody reckoned with, such as a name that is too long for any."""
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return SovctlError(f"cannot use {shown}: {error.strerror}", hint=f"See what is there: ls -ld {shown}")
+
+
+_LONGEST_NAME = 200
+
+
+def _nowhere() -> bool:
+    """Whether the directory this was typed in is gone."""
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib takes 3 ms
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def print_error(error: SovctlError) -> None:
@@ -152,9 +180,12 @@ def print_error(error: SovctlError) -> None:
     try:
         flush_output()
     except OSError:
-        _write_nowhere()
-    say(f"sovctl: {error.message}")
-    say_next(error.hint)
+        _write_nowhere(sys.stdout)
+    try:
+        say(f"sovctl: {error.message}")
+        say_next(error.hint)
+    except BrokenPipeError:
+        _write_nowhere(sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -212,7 +212,7 @@ def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:
             print(printable(line))
         elif not line:
             say(f"sovctl: {outcome.why}")
-        for note in outcome.notes:
+        for note in dict.fromkeys(outcome.notes):
             say(f"sovctl: {note}")
     return EXIT_DONE
 

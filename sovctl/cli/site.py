@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="Stage it below DIR.")]
+_Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="Below DIR, as staged for an image of nodes.")]
 _Prefix = Annotated[str, typer.Option("--prefix", metavar="DIR", help="Programs go to DIR/libexec/sovctl.")]
 _ConfDir = Annotated[
     str, typer.Option("--conf-dir", metavar="DIR", help="The directory of slurm.conf; default: Slurm's own.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -19,6 +20,7 @@ def run_app(app: typer.Typer, argv: Sequence[str], prog: str) -> int:
     line, KeyboardInterrupt where typer says Abort, and whatever the command itself raises.
     """
     command = typer.main.get_command(app)
+    _say_in_full(command)
     try:
         status = command.main(args=list(argv), prog_name=prog, standalone_mode=False)
     except typer.Abort:
@@ -35,6 +37,15 @@ def run_app(app: typer.Typer, argv: Sequence[str], prog: str) -> int:
     return int(status or 0)
 
 
+def _say_in_full(command: Any) -> None:
+    """The list of a group's commands has the first sentence on each: without this it is cut off at the width of one
+    line."""
+    for one in getattr(command, "commands", {}).values():
+        first = " ".join((one.help or "").partition("\n\n")[0].split())
+        one.short_help = one.short_help or re.split(r"(?<=\.) ", first)[0]
+        _say_in_full(one)
+
+
 def _sentence(error: Exception) -> str | None:
     """The words of a usage error, `None` for any other error.
 
@@ -47,7 +58,7 @@ def _sentence(error: Exception) -> str | None:
     text = str(words()).strip()
     if "\n" in text:
         return text
-    own = _no_such(text, error) or _no_number(text)
+    own = _no_such(text, error) or _no_number(text) or _too_many(text)
     return own or (text[:1].lower() + text[1:]).rstrip(".") or "the command line is not complete"
 
 
@@ -55,6 +66,11 @@ def _no_number(text: str) -> str:
     """Every version has words of its own for this, some of them a programmer's."""
     found = re.match(r"Invalid value for ['\"]?([^\s'\"]+)['\"]?: .*valid (integer|float|number)", text)
     return f"{found[1]} must be a {'whole number' if found[2] == 'integer' else 'number'}" if found else ""
+
+
+def _too_many(text: str) -> str:
+    found = re.match(r"Got unexpected extra arguments? ?(?:\(s\) )?\((\S+?)[ )]", text)
+    return f"one word too many: {found[1]!r}" if found else ""
 
 
 def _no_such(text: str, error: Exception) -> str:

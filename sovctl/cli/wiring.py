@@ -998,7 +998,9 @@ def tiny_image() -> TinyImage:
 
 
 def _own_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sovctl"
+    from sovctl.adapters.own_place import own_place
+
+    return own_place(os.environ, "XDG_CACHE_HOME", ".cache") / "sovctl"
 
 
 def exec_ports(config: Config) -> ExecPorts:
@@ -1184,14 +1186,13 @@ def step_command(config: Config, *, here: bool) -> StepCommand:
 def env_layers(config: Config) -> EnvLayers:
     """The named layers of this user."""
     from sovctl.adapters.env_layers import EnvLayers
+    from sovctl.adapters.own_place import own_name, own_place
 
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     chosen = config.isolation.env_dir
     if "%u" in chosen:
-        import pwd
-
-        chosen = chosen.replace("%u", pwd.getpwuid(os.geteuid()).pw_name)
-    return EnvLayers(Path(chosen) if chosen else data / "sovctl" / "env")
+        chosen = chosen.replace("%u", own_name())
+    own = own_place(os.environ, "XDG_DATA_HOME", ".local/share") / "sovctl" / "env"
+    return EnvLayers(Path(chosen) if chosen else own)
 
 
 # Alerts

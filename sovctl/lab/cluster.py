@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner, replace_process, spawn
 from sovctl.adapters.slurm_cli import SlurmCli
-from sovctl.errors import RefusedError, SovctlError
+from sovctl.errors import RefusedError, SovctlError, UsageError
 from sovctl.lab import database, gpus, storage
 from sovctl.lab.host import write_healthy_host
 from sovctl.lab.layout import Layout
@@ -324,11 +324,11 @@ def _check_binaries(accounting: bool) -> None:
 
 def _check_request(request: Request, layout: Layout) -> None:
     if not 1 <= request.nodes <= 500:
-        raise RefusedError(
+        raise UsageError(
             f"a lab has 1 to 500 nodes, not {request.nodes}", hint="Write it as in: sovctl lab up --nodes 4"
         )
     if not 0 <= request.gpus <= 64:
-        raise RefusedError(
+        raise UsageError(
             f"a node of a lab has 0 to 64 GPUs, not {request.gpus}", hint="Write it as in: sovctl lab up --gpus 8"
         )
     # sun_path holds 108 bytes; slurmstepd's socket in the spool directory is the longest.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 from dataclasses import dataclass
 from pathlib import Path
+
+from sovctl.adapters.own_place import own_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,5 +99,4 @@ class Layout:
 
 def default_root() -> Path:
     """Outside the home directory, so that jobs of other users can read slurm.conf."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    return Path(os.environ.get("SOVCTL_LAB_DIR") or f"/var/tmp/sovctl-lab-{user}")
+    return Path(os.environ.get("SOVCTL_LAB_DIR") or f"/var/tmp/sovctl-lab-{own_name()}")

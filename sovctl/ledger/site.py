@@ -35,6 +35,17 @@ def site_account(entries: Sequence[Event], ledgers: Iterable[Ledger], tallies: I
     return SiteAccount(tuple(_node_events(entries)), tuple(_gpu_faults(merged(ledgers))), taken, _probes(tallies))
 
 
+def record_directories(entries: Iterable[Event]) -> dict[int, list[str]]:
+    """By user: where the watch saw runs of his keep their records. A node's own journal says nothing of that."""
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for entry in entries:
+        uid, directory = entry.get("uid"), text(entry, "directory")
+        told = text(entry, "kind") == "records-at" and "node" not in entry
+        if told and type(uid) is int and directory.startswith("/"):
+            found[uid][directory] = None
+    return {uid: list(directories) for uid, directories in found.items()}
+
+
 def with_site(accounts: Iterable[RunAccount], site: SiteAccount) -> list[RunAccount]:
     """The incidents of each run with the moment of the fault and the GPU, as the blamed nodes tell them."""
     faults: dict[str, list[GpuFault]] = defaultdict(list)

@@ -45,6 +45,8 @@ class JobView:
     eligible_at: int | None = None
     started_at: int | None = None
     ends_at: int | None = None
+    limit_s: float | None = None
+    """How long it may run at the least (TimeMin, else TimeLimit); None: as long as it likes, or not known."""
     preempted_at: int | None = None
     requeue: bool = True
     expedited: bool = False

@@ -48,6 +48,7 @@ from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.hang import AUTO
 from sovctl.recovery.requeue import LINGER_S
+from sovctl.recovery.reserved import kept_from
 
 if TYPE_CHECKING:  # most runs have no image
     from sovctl.isolation.inside import Inside
@@ -367,16 +368,27 @@ class LiveRun:
         return self.plan.job_size(None if free is None else free + len(frozenset(self.here.nodes) - unfit))
 
     def free_elsewhere(self, avoid: Sequence[str], job: JobView | None) -> int | None:
-        """Nodes outside the job that it could get; None: not known."""
+        """Nodes outside the job that it could get, less those of its own that it could not; None: not known."""
         excluded = [item.node for item in exclusions(self.ports.journal.events(), self.ports.clock.now())]
         partition = job.extra.get("Partition", "") if job is not None else ""
         try:
-            views, takeable = self.ports.cluster.nodes(), self._takeable(job)
+            views, takeable, kept = self.ports.cluster.nodes(), self._takeable(job), self._kept_from(job)
             reserved = job is not None and job.in_reservation
-            avoided = [*avoid, *excluded, *self.here.nodes]
-            return free_nodes(views, partition, avoided, takeable, in_reservation=reserved)
+            avoided = [*avoid, *excluded, *self.here.nodes, *kept]
+            free = free_nodes(views, partition, avoided, takeable, in_reservation=reserved)
         except SovctlError:
             return None
+        # Of its own, it would not be given these again.
+        return free - len(kept & frozenset(self.here.nodes) - frozenset(avoid))
+
+    def _kept_from(self, job: JobView | None) -> frozenset[str]:
+        """Nodes that a reservation would keep from this job if it were requeued now."""
+        try:
+            reservations = self.ports.cluster.reservations() if job is not None else ()
+        except SovctlError:
+            # The nodes' own states tell of those that have begun.
+            return frozenset()
+        return kept_from(job, reservations, self.ports.clock.now()) if job is not None else frozenset()
 
     def _takeable(self, job: JobView | None) -> frozenset[str]:
         """Nodes that this job would get by preemption; asked only where the run would else go on with fewer."""

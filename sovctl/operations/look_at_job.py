@@ -63,7 +63,7 @@ class JobLook:
 def look_at_job(ports: JobLookPorts, wish: JobLook) -> NodeLook:
     """Never raises SovctlError: what cannot be seen is told in `problems`."""
     began = ports.clock.now()
-    problems = [] if (late := _begin(ports.gpus)) == "" else [late]
+    late = _begin(ports.gpus)
     ranks, network = ports.ranks.look(
         wish.job_id,
         wish.node,
@@ -71,18 +71,17 @@ def look_at_job(ports: JobLookPorts, wish: JobLook) -> NodeLook:
         interval_s=wish.interval_s if wish.stacks else 0.0,
         deadline_s=wish.deadline_s,
     )
-    reading = _collect(ports.gpus) if not late else GpuReading()
+    reading = GpuReading(blind=late) if late else _collect(ports.gpus)
     xids, blind = _xids(ports, wish.since, began)
-    problems += [said for said in (reading.blind, blind) if said]
     return NodeLook(
         node=wish.node,
         ranks=ranks,
-        findings=_findings(ports, wish, reading.gpus, xids, began),
+        findings=_findings(ports, wish, reading, xids, began),
         gpus=tuple(_use(gpu) for gpu in reading.gpus),
         links=_links(ports.network(), reading.gpus),
         network_bytes_s=network if wish.stacks else None,
         took_s=ports.clock.now() - began,
-        problems=tuple(problems),
+        problems=tuple(said for said in (reading.blind, blind) if said),
     )
 
 
@@ -113,9 +112,11 @@ def _xids(ports: JobLookPorts, since: float, now: float) -> tuple[tuple[XidEvent
 
 
 def _findings(
-    ports: JobLookPorts, wish: JobLook, gpus: tuple[GpuSample, ...], xids: tuple[XidEvent, ...], now: float
+    ports: JobLookPorts, wish: JobLook, reading: GpuReading, xids: tuple[XidEvent, ...], now: float
 ) -> tuple[str, ...]:
-    snapshot = NodeSnapshot(wish.node, "", now, gpus=gpus, xids=xids, expected_gpus=wish.gpus)
+    # Where NVML says nothing (no library for this user, accelerators of another maker) no GPU is missing.
+    blind = (reading.blind,) if reading.blind else ()
+    snapshot = NodeSnapshot(wish.node, "", now, gpus=reading.gpus, xids=xids, expected_gpus=wish.gpus, blind=blind)
     own = judge(snapshot, (), _STATES).findings
     return tuple(
         dict.fromkeys(_words(item) for item in (*own, *_stored(ports, wish)) if item.severity is Severity.FAIL)

@@ -16,7 +16,7 @@ from sovctl.ledger.belief import borne_out, doubt
 from sovctl.ledger.incident import RunAccount, SiteAccount
 from sovctl.ledger.report import Report, make_report
 from sovctl.ledger.runs import run_account
-from sovctl.ledger.site import site_account, with_site
+from sovctl.ledger.site import record_directories, site_account, with_site
 from sovctl.model.accounted import AccountedJob
 from sovctl.operations.runs import RUNS, RunPorts, known_runs
 from sovctl.recovery.attempts import seconds, text
@@ -55,6 +55,8 @@ class Gathered:
 
     accounts: list[RunAccount] = field(default_factory=list)
     site: SiteAccount = field(default_factory=SiteAccount)
+    directories: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By user: where the watch saw his runs keep their records."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -83,7 +85,7 @@ def gather(ports: ReportPorts, cwd: str, since: float, now: float) -> Gathered:
     # sacct and slurmdbd take their time; meanwhile there are journals to read.
     accounting = ports.beside(lambda: ports.accounting.jobs(since, everybody=ports.site is not None))
     if ports.site is not None:
-        found.site = _site(ports.site.records, found)
+        _look_at_site(ports.site.records, found)
     period = _Period(since, now, _active(ports, found))
     own = [run.run_dir for run in known_runs(ports.runs, cwd) if run.run_dir and not run.remote]
     accounts = _own_accounts(ports, own, period) if ports.site is None else []
@@ -116,11 +118,12 @@ def _active(ports: ReportPorts, found: Gathered) -> Mapping[str, int] | None:
         return None
 
 
-def _site(site: SiteRecords, found: Gathered) -> SiteAccount:
+def _look_at_site(site: SiteRecords, found: Gathered) -> None:
     entries, problems = site.entries()
     found.problems += problems
     ledgers = [ledger_from_record(record) for record in site.ledgers()]
-    return site_account(entries, ledgers, [tallies_from_record(record) for record in site.tallies()])
+    found.site = site_account(entries, ledgers, [tallies_from_record(record) for record in site.tallies()])
+    found.directories = record_directories(entries)
 
 
 def _own_accounts(ports: ReportPorts, run_dirs: Sequence[str], period: _Period) -> list[RunAccount]:
@@ -164,7 +167,8 @@ class _UserAccounts:
     _doubted: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self, known: Sequence[str], jobs: Sequence[AccountedJob]) -> list[RunAccount]:
-        """Of the runs that root knows, and of those below the directories that each user's own jobs ran in."""
+        """Of the runs that root knows, of those below the directories that each user's own jobs ran in, and of those
+        that the watch saw elsewhere, where there is an accounting to hold against them."""
         places: dict[int, dict[str, None]] = defaultdict(dict)
         for run_dir in known:
             owner = self.ports.runs.records.owner(run_dir)
@@ -173,6 +177,8 @@ class _UserAccounts:
         for work_dir, uid in dict.fromkeys((job.work_dir, job.uid) for job in jobs):
             if work_dir.startswith("/") and uid >= 0:
                 places[uid][str(Path(work_dir, RUNS))] = None
+        for uid, directories in self.found.directories.items() if self.accounted else ():
+            places[uid] |= dict.fromkeys(directories)
         roots = {uid: list(own) for uid, own in places.items()}
         runs = self.site.users.read(roots, self.found.problems.append)
         accounts = [account for run in runs if (account := self._account(run)) is not None]

@@ -18,6 +18,7 @@ from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, DeathWatch
 from sovctl.operations.watch_places import RunPlaces
 from sovctl.operations.watch_preempted import PreemptedJobs
 from sovctl.operations.watch_reads import SlurmReads
+from sovctl.operations.watch_records import RecordPlaces
 from sovctl.operations.watch_restart import Settlement, open_intents
 from sovctl.operations.watch_runs import RunTakeOver, down_names
 from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
@@ -83,6 +84,7 @@ class ClusterWatch:
     _suspects: SuspectChecks = field(init=False)
     _preempted: PreemptedJobs = field(init=False)
     _places: RunPlaces = field(init=False)
+    _records: RecordPlaces = field(init=False)
     _ready: bool = False
     _remembered: dict[str, Any] = field(default_factory=dict)
     _stuck_at: float = -1e9
@@ -104,6 +106,7 @@ class ClusterWatch:
             site, clock, self._voice, act, self.settings.preemptible_qos, self.ports.ask_to_end, self._grace_s
         )
         self._places = RunPlaces(site, self.ports.pool, self.ports.spares, clock, self._voice, act)
+        self._records = RecordPlaces(clock, self._voice)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Pass after pass until `stopped()`; slurmctld not answering is waited out."""
@@ -128,6 +131,7 @@ class ClusterWatch:
             self._runs.adopt_from(down_names(self._reads.nodes))
             self._remember()
         self._runs.learn_runs(self._reads.jobs)
+        self._records.note(self._runs.runs)
         self._deaths.look(self._reads.nodes, self._suspects.silent)
         self._runs.bring_back()
         self._runs.let_go()
@@ -204,6 +208,7 @@ class ClusterWatch:
         events = self.ports.journal.events()
         self._voice.remember(events)
         self._runs.launches.restore(events)
+        self._records.restore(events)
         begun = open_intents(events)
         settle = Settlement(self.ports.deaths.site, self._voice, self._runs, self._preempted, self._places)
         never = settle.all(begun, self.ports.clock.now())

@@ -232,16 +232,14 @@ class DeathWatch:
                 self._declare(decision, self._last_heard(decision.node, marks))
 
     def _declared_last_hour(self, nodes: Sequence[NodeView], now_dead: Collection[str]) -> int:
-        """By Slurm's own reasons, which outlive any file of ours, and by what was written down. Not those of nodes that
-        look dead now and are counted as such: a slurmctld that came back with an older state has forgotten that one
-        was set down."""
+        """How many nodes, by Slurm's own reasons, which outlive any file of ours, and by what was written down. One
+        that was set down twice counts once, and not at all while it looks dead now and is counted as such: a slurmctld
+        that came back with an older state has forgotten that it was set down."""
         now = self.ports.clock.now()
         self._declared = {incident: one for incident, one in self._declared.items() if now - one[0] < _HOUR_S}
-        ours = (parse_reason(node.reason) for node in nodes if node.state.down)
-        shown = {reason.incident for reason in ours if reason and reason.code == CODE}
-        lately = {one for one in shown if (at := incident_time(one)) is not None and now - at < _HOUR_S}
-        again = {incident for incident, (_, node) in self._declared.items() if node in now_dead}
-        return len((lately | set(self._declared)) - again)
+        shown = {node.name for node in nodes if node.state.down and _declared_since(node, now - _HOUR_S)}
+        written = {name for _, name in self._declared.values()}
+        return len((shown | written) - set(now_dead))
 
     def _last_heard(self, node: str, marks: Mapping[str, float]) -> float:
         """Since when the node is silent: slurmd was asked only after its watcher fell silent. A watcher that was dead
@@ -281,6 +279,12 @@ class DeathWatch:
         self.voice.write("down-done", node=decision.node, incident=incident)
         self.voice.say(f"set {decision.node} down: {decision.reason}")
         self.after_down(decision.node)
+
+
+def _declared_since(node: NodeView, begin: float) -> bool:
+    reason = parse_reason(node.reason)
+    at = incident_time(reason.incident) if reason is not None and reason.code == CODE else None
+    return at is not None and at > begin
 
 
 def _code(words: str) -> str:

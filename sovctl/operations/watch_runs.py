@@ -19,6 +19,7 @@ from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
+from sovctl.recovery.reserved import kept_from
 from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
 
@@ -79,6 +80,8 @@ class RunTakeOver:
     _scripts: dict[str, Supervised | None] = field(default_factory=dict)
     """What each batch script says; None: not ours."""
     _runs: dict[str, WatchedRun] = field(default_factory=dict)
+    _learnt: set[str] = field(default_factory=set)
+    """Running jobs of which is known whether they are runs, and where their records are."""
     _pushed: dict[str, float] = field(default_factory=dict)
     """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
     _completing: dict[str, float] = field(default_factory=dict)
@@ -151,6 +154,7 @@ class RunTakeOver:
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
+        self._learnt &= listed
         self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
@@ -193,10 +197,10 @@ class RunTakeOver:
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
         """Find out, a few at a time, which jobs are runs and where their records are."""
-        unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._scripts]
+        unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._learnt]
         for job_id in unknown[:_LOOKS_A_PASS]:
-            if self._is_run(job_id):
-                self._learn(job_id)
+            if self._learn(job_id) if self._is_run(job_id) else job_id in self._scripts:
+                self._learnt.add(job_id)
 
     def record(self) -> dict[str, Any]:
         """What a restart must not forget, as JSON."""
@@ -270,12 +274,13 @@ class RunTakeOver:
     def _ask_for_less(self, job_id: str, size: int) -> None:
         try:
             job, nodes = self.site.job(job_id), self.site.nodes()
+            kept = kept_from(job, self.site.reservations(), self.clock.now())
         except SovctlError:
             return
         aside = job.reason == _SET_ASIDE
         if not (job.pending and (aside or not job.held) and job.restarts > 0 and job.reason.startswith(_FOR_NODES)):
             return
-        smaller = without_spares(job, size, nodes) if size else None
+        smaller = without_spares(job, size, nodes, kept) if size else None
         if smaller is not None:
             words = f"job {job_id}: {smaller.nodes} nodes, without spares that are not to be had"
             self._change(words, lambda: self._shrink(job_id, smaller, aside))
@@ -442,20 +447,21 @@ class RunTakeOver:
         said = self._scripts[job_id] if self._is_run(job_id) else None
         return said is not None and said.has_spares
 
-    def _learn(self, job_id: str) -> None:
+    def _learn(self, job_id: str) -> bool:
+        """Whether Slurm answered."""
         try:
             job = self.site.job(job_id)
             self._cluster = self._cluster or self.site.settings().get("ClusterName", "cluster").lower()
         except SovctlError:
-            self._scripts.pop(job_id, None)
-            return
+            return False
         own = self._scripts[job_id]
         group = job.extra.get("GroupId", "").rpartition("(")[2].rstrip(")")
         if own is None or job.uid < 0 or not group.isdigit() or not job.work_dir.startswith("/"):
-            return
+            return True
         raw = job.extra.get("JobId", job_id)
         run_dir = Path(job.work_dir, own.run_dir or ".sovctl/runs", f"{self._cluster}-{raw}-{own.submitted}")
         self._runs[job_id] = WatchedRun(job_id, raw, job.uid, int(group), str(run_dir))
+        return True
 
     def _forget(self, job_id: str) -> None:
         orphan = self._orphans.pop(job_id, None)
@@ -468,12 +474,12 @@ def down_names(nodes: Sequence[NodeView]) -> set[str]:
     return {node.name for node in nodes if node.state.down}
 
 
-def without_spares(job: JobView, size: int, nodes: Sequence[NodeView]) -> JobSize | None:
+def without_spares(job: JobView, size: int, nodes: Sequence[NodeView], kept: Collection[str] = ()) -> JobSize | None:
     """What a job could begin with now that waits for more nodes than the `size` its script needs; None: it waits for
-    those as well, or says too little of itself."""
+    those as well, or says too little of itself. `kept`: nodes that reservations keep from it."""
     asked, tasks, cpus = tres_nodes(job), _number(job.extra.get("NumTasks", "")), _number(job.extra.get("NumCPUs", ""))
     partition = job.extra.get("Partition", "")
-    free = free_nodes(nodes, partition, job.excluded, in_reservation=job.in_reservation)
+    free = free_nodes(nodes, partition, [*job.excluded, *kept], in_reservation=job.in_reservation)
     if not size <= free < asked or tasks % asked or cpus % asked:
         return None
     return JobSize(free, tasks // asked * free, cpus // asked * free)

@@ -44,7 +44,7 @@ def judge_machine(view: MachineView, *, is_node: bool, has_gpus: bool, site_mode
 
 def _config(view: MachineView) -> Line:
     if view.config_problem:
-        return failed("config", view.config_problem, "Correct that line; docs/configuration.md lists every setting")
+        return failed("config", view.config_problem, "Correct it, then: sovctl config check")
     if view.unknown_variables:
         slips = " ".join(words.partition(" ")[0] for words in view.unknown_variables)
         return warned("config", ", ".join(view.unknown_variables), f"unset {slips}")
@@ -80,7 +80,8 @@ def _files(trial: FileTrial) -> Line:
     ]
     if broken or trial.problem:
         said = ", ".join([*broken, *([trial.problem] if trial.problem else [])])
-        return failed(name, f"{where}: {said}", "Put runs and the journal on another file system.")
+        fix = "Another file system for runs and journal: sovctl submit --run-dir DIR; cluster.journal_dir"
+        return failed(name, f"{where}: {said}", fix)
     if trial.locks is False:
         return warned(
             name,
@@ -88,11 +89,11 @@ def _files(trial: FileTrial) -> Line:
             _lock_fix(trial),
         )
     if "local_lock=flock" in trial.options or "local_lock=all" in trial.options or "nolock" in trial.options.split(","):
-        return warned(name, f"{where}: locks hold on one machine only", "Mount it without nolock and local_lock.")
+        fix = f"Mount it without nolock and local_lock: findmnt -o TARGET,OPTIONS -T {trial.directory}"
+        return warned(name, f"{where}: locks hold on one machine only", fix)
     if trial.clock_offset_s is not None and abs(trial.clock_offset_s) > _SERVER_OFFSET_S:
-        return warned(
-            name, f"{where}: the server's clock is {trial.clock_offset_s:+.1f} s from this one", "Steer both by NTP."
-        )
+        words = f"{where}: the server's clock is {trial.clock_offset_s:+.1f} s from this one"
+        return warned(name, words, "Steer both by NTP: systemctl enable --now chrony")
     if trial.kind in _NO_SHARED_APPEND:
         # Two clients of one server lose lines of each other; every file of sovctl is appended to under a lock.
         return passed(name, f"{where}: rename, fsync and flock work; O_APPEND holds on one machine, under flock on all")
@@ -100,7 +101,8 @@ def _files(trial: FileTrial) -> Line:
 
 
 def _lock_fix(trial: FileTrial) -> str:
-    return "Mount it with -o flock." if trial.kind == "lustre" else "Mount it with locks."
+    option = "flock" if trial.kind == "lustre" else "locks"
+    return f"Mount it with {option}: findmnt -o TARGET,OPTIONS -T {trial.directory}"
 
 
 def _gpus(view: MachineView, *, has_gpus: bool) -> Line:

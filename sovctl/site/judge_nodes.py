@@ -85,7 +85,7 @@ def _odd_ones(
     odd = [answer.node for answer in answers if value(answer) != usual]
     if odd:
         said = f"{fold(odd)} differ from the other {many}" if many > 1 else "differs from node to node"
-        return [warned(check, said, "Install the same on every node, or know why it is not.")]
+        return [warned(check, said, "Install the same on every node, or know why not: sovctl --version")]
     return [passed(check, f"{usual[:12] or 'none'} on all {many}")]
 
 

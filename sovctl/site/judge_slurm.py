@@ -26,6 +26,8 @@ def judge_slurm(view: SlurmView) -> list[Line]:
     if view.missing:
         names = ", ".join(view.missing)
         fix = "Install Slurm's client commands here, or try a cluster on this machine: sovctl lab up"
+        if "/" in names:
+            fix = "See who says that Slurm is there, and correct it: sovctl config show slurm.bin_dir"
         return [failed("slurm", f"not installed here: {names}", fix)]
     if view.problem:
         return [failed("slurm", view.problem, view.hint or "scontrol ping")]
@@ -63,7 +65,7 @@ def _version(settings: Mapping[str, str]) -> Line:
     if version is None:
         return warned("slurm-version", f"{said} cannot be read", "scontrol --version")
     if version < OLDEST:
-        return failed("slurm-version", f"{said}; sovctl needs 22.05", "Upgrade Slurm.")
+        return failed("slurm-version", f"{said}; sovctl needs 22.05", "Upgrade Slurm; then: scontrol --version")
     if version > NEWEST:
         return warned("slurm-version", f"{said}: newer than any that sovctl was tried on", "sovctl lab demo")
     return passed("slurm-version", said)

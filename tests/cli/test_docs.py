@@ -45,6 +45,7 @@ WRITERS = {
         "watch_suspects",
         "watch_voice",
         "watch_launches",
+        "watch_records",
         "watch_places",
         "watch_preempted",
     ),

@@ -256,6 +256,12 @@ WRONG = [
     (("submit", "--checkpoint-dri", "x", "y"), "did you mean --checkpoint-dir?"),
     (("config", "shwo"), "did you mean show?"),
     (("completion", "bsah"), "did you mean bash?"),
+    (("health",), "missing verb (there are: check, watch, prolog, epilog, probes, burn-in, explain)"),
+    (("completion",), "missing shell (there are: bash, zsh, fish)"),
+    (("sweep", "--node"), "--node needs a value"),
+    (("health", "probes", "-o"), "--format needs a value"),
+    (("run", "ls", "more"), "one word too many: 'more'"),
+    (("run", "show", "1", "2", "3"), "one word too many: '2'"),
 ]
 
 

@@ -12,6 +12,7 @@ from sovctl.errors import CommandFailed, JobNotFound, SlurmUnreachable
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import PoolJob
+from sovctl.model.reservation import Reservation
 from sovctl.ports import Clock
 
 REQUEUE_DELAY_S = 121
@@ -53,6 +54,7 @@ class FakeJob:
     present: bool = False
     ended_at: float = 0.0
     ends_at: int | None = None
+    limit_s: float | None = None
     preempted_at: int | None = None
     stdout: str = ""
     started_at: float = 0.0
@@ -84,6 +86,7 @@ class FakeSlurm:
         self.begins: list[int | None] = []
         """Every begin time that was asked for."""
         self.requests: list[str] = []
+        self.reserved: list[Reservation] = []
 
     # What a test does to it
 
@@ -148,6 +151,10 @@ class FakeSlurm:
         self._answer("pool_jobs")
         active = [job for job in self.records.values() if job.state in ("PENDING", "RUNNING", "COMPLETING")]
         return tuple(PoolJob(job.job_id, job.state, job.nodes, ("main",), job.qos, reason=job.reason) for job in active)
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        self._answer("reservations")
+        return tuple(self.reserved)
 
     def settings(self) -> Mapping[str, str]:
         self._answer("settings")
@@ -331,6 +338,7 @@ class FakeSlurm:
             eligible_at=int(job.begin) or None,
             started_at=int(job.started_at) or None,
             ends_at=job.ends_at,
+            limit_s=job.limit_s,
             preempted_at=job.preempted_at,
             requeue=job.requeue,
             expedited=job.expedited,

@@ -31,6 +31,8 @@ from sovctl.errors import (
 )
 from sovctl.lab import cluster
 from sovctl.model.job import JobView
+from sovctl.model.reservation import Reservation
+from sovctl.recovery.reserved import kept_from
 
 REASON = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
 Eventually = Callable[..., Any]
@@ -71,12 +73,13 @@ class RealSite:
         self.jobs: list[str] = []
         self.slurm: SlurmCli = cluster.slurm(lab.layout)
 
-    def submit(self, count: int, *, held: bool = False, steps: int = 0, reservation: str = "") -> str:
+    def submit(self, count: int, *, held: bool = False, steps: int = 0, reservation: str = "", limit: str = "") -> str:
         task = "srun sh -c 'echo up; exec sleep 600' &\n"
         script = "#!/bin/sh\n" + task * steps + "sleep 600\n"
         options = [f"--nodes={count}", "--exclusive", "--overcommit", f"--output={self._directory}/%j.out"]
         options += ["--hold"] if held else []
         options += [f"--reservation={reservation}"] if reservation else []
+        options += [f"--time={limit}"] if limit else []
         argv = ["sbatch", "--parsable", *options]
         job_id = self._runner.run(argv, timeout_s=20, input=script).stdout.strip()
         self.jobs.append(job_id)
@@ -367,6 +370,35 @@ def test_reserved_nodes_and_who_may_have_them(
         runner.run(["scontrol", "delete", "ReservationName=ours"], timeout_s=20)
         site.close()
     assert not any(node.state.reserved for node in cluster.slurm(lab.layout).nodes())
+
+
+def test_without_reservations_there_are_none(site: Site) -> None:
+    assert site.slurm.reservations() == ()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("kind", _SITES.values(), ids=_SITES)
+def test_slurm_starts_no_job_where_a_reservation_begins_before_it_is_over(
+    lab: cluster.Lab, tmp_path: Path, eventually: Eventually, kind: type[RealSite]
+) -> None:
+    runner, site, begins = CommandRunner(lab.environment), kind(lab, tmp_path), int(time.time()) + 3600
+    made = ["ReservationName=soon", "Users=root", f"StartTime=uts{begins}", "Duration=60", "Nodes=n[002-004]"]
+    runner.run(["scontrol", "create", *made, "Flags=MAINT"], timeout_s=20)
+    try:
+        (soon,) = site.slurm.reservations()
+        assert soon == Reservation("soon", ("n002", "n003", "n004"), begins, begins + 3600, over_others=True)
+        assert not any(node.state.reserved for node in site.slurm.nodes()), "no node's state tells of it"
+        long = site.submit(2, limit="2:00:00")
+        waits = eventually(lambda: (job := site.slurm.job(long)).reason and job, "the scheduler has looked at it")
+        assert (waits.pending, waits.limit_s) == (True, 7200.0), "with all four nodes idle"
+        assert kept_from(waits, (soon,), time.time()) == {"n002", "n003", "n004"}
+        site.slurm.cancel(long)
+        short = site.slurm.job(started(site, eventually, site.submit(2, limit="0:30:00")))
+        assert short.limit_s == 1800.0
+        assert kept_from(short, (soon,), time.time()) == frozenset()
+    finally:
+        runner.run(["scontrol", "delete", "ReservationName=soon"], timeout_s=20)
+        site.close()
 
 
 def test_a_node_set_down_gives_its_job_back(site: Site, running: str, eventually: Eventually) -> None:

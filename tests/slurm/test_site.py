@@ -131,6 +131,8 @@ def test_a_healthy_suspect_is_cleared_where_only_the_site_can_write(site: Site, 
     assert path.stat().st_uid == os.geteuid()
     told = wait("the run to be told", lambda: run.events("site_checked"))
     assert told[0]["state"] == "cleared"
+    kept = [(event["uid"], event["directory"]) for event in site.events("records-at")]
+    assert kept.count((run.run_dir.stat().st_uid, str(run.run_dir.parent))) == 1
     assert not site.slurm.node(node).state.draining
     run.sovctl("run", "stop", run.job_id)
 

@@ -23,10 +23,12 @@ TYPED = re.compile(
     r"|`[^`]+`"  # a command in its quotes
     r"|(?<![\w-])--?[A-Za-z][\w-]*"  # an option
     r"|\b(?:sovctl|man|unset|export) \S"
-    r"|\b(?:scontrol|squeue|sinfo|sacctmgr|systemctl|sysctl|sbatch|srun|nvidia-smi|findmnt|fuser|skopeo|unsquashfs"
-    r"|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|realpath|dmesg|make|pip|ldd|ls|df|rm|ss)(?=[ ,)]|$)"
+    r"|\b(?:scontrol|squeue|sinfo|sacctmgr|sbatch|srun|systemctl|sysctl|chronyc|nvidia-smi|findmnt|fuser|skopeo"
+    r"|unsquashfs|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|realpath|dmesg|make|pip|ldd|ls|df|rm|cd|ss)"
+    r"(?=[ ,)]|$)"
     r"|\b[A-Z][A-Z_]+=|\bSet [A-Z_]+\b"  # a variable
-    rf"|\b(?:{SECTIONS})\.[a-z_]+|\b(?:slurm|oci|plugstack)\.conf\b|#SOVCTL|@sha256:"  # what stands in a file
+    rf"|\b(?:{SECTIONS})\.[a-z_]+|\b(?:slurm|oci|plugstack|cgroup|sovctl-policy)\.conf\b"
+    r"|\bsovctl\.toml\b|#SOVCTL|@sha256:"  # what stands in a file
 )
 
 
@@ -111,6 +113,26 @@ def test_every_hint_names_something_to_type() -> None:
     assert [f"{place}: {text}" for place, text in said if not TYPED.search(text)] == []
 
 
+def test_every_fix_of_doctor_names_something_to_type() -> None:
+    said = [
+        (f"{file}:{call.lineno}", text)
+        for file, tree in SOURCES.items()
+        if file.startswith("sovctl/site/judge_")
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("warned", "failed")
+        for text in _texts(_given(call.args[2], tree))
+    ]
+    assert len(said) > 35
+    assert [f"{place}: {text}" for place, text in said if not TYPED.search(text)] == []
+
+
+def _given(fix: ast.expr, tree: ast.Module) -> ast.expr:
+    """What a name stands for, where it is made of words in the same file."""
+    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(fix, ast.Name)
+              and isinstance(node.targets[0], ast.Name) and node.targets[0].id == fix.id]  # fmt: skip
+    return ast.BoolOp(ast.Or(), values) if values else fix
+
+
 @pytest.mark.parametrize(
     "words", ["It belongs to another user.", "Is the disk full?", "See [alerts] in the manual.", ""]
 )
@@ -131,6 +153,9 @@ def test_mere_words_name_nothing_to_type(words: str) -> None:
         (CommandTimeout(["skopeo", "copy"], 30.0), "Try it by hand: skopeo copy"),
         (CommandMissing("unsquashfs"), "apt-get install squashfs-tools"),
         (CommandMissing("scontrol"), "sovctl lab up"),
+        (CommandMissing("/opt/slurm/scontrol"), "sovctl config show slurm.bin_dir"),
+        (CommandMissing("/opt/venv/bin/python"), "ls -l /opt/venv/bin/python"),
+        (CommandMissing("ldd"), "apt-get install libc-bin"),
         (ConfigError("alerts.kinds", "no"), "sovctl config show alerts.kinds"),
         (ConfigError("SOVCTL_SWEEP_ACT", "no"), "unset SOVCTL_SWEEP_ACT"),
         (ConfigError("/etc/sovctl/sovctl.toml:3", "no"), "man sovctl.toml"),

@@ -121,3 +121,21 @@ def test_what_cannot_be_seen_is_told() -> None:
     hanging = Gpus(FakeNode())
     hanging.hangs = True
     assert seen(FakeNode(), hanging).problems == ("nvml: no answer within 3 s",)
+
+
+def test_where_nvml_says_nothing_no_gpu_is_missing() -> None:
+    """No library for this user, or accelerators of another maker: a crash of the script is then no node's fault."""
+    node = FakeNode()
+    node.probe_error = SovctlError("NVML cannot be used: NVML Shared Library Not Found")
+    hanging = Gpus(FakeNode())
+    hanging.hangs = True
+    refusing = Gpus(FakeNode())
+    refusing.collect = _refuse  # type: ignore[method-assign]
+    for probe in (Gpus(node), hanging, refusing):
+        look = seen(FakeNode(), probe)
+        assert look.findings == ()
+        assert look.problems[0].startswith("nvml: ")
+
+
+def _refuse(wait_s: float) -> Sequence[GpuSample] | None:
+    raise SovctlError("NVML cannot be used: Driver Not Loaded")

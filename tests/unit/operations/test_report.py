@@ -13,6 +13,7 @@ import pytest
 from event_builders import T0, Record
 
 from sovctl.adapters.background import InThread
+from sovctl.adapters.journal import FileJournal
 from sovctl.adapters.run_index import RunIndexFiles
 from sovctl.adapters.run_records import RunRecordFiles
 from sovctl.adapters.site_records import SiteRecordFiles
@@ -63,6 +64,10 @@ class Site:
             os.chown(path, uid, -1)
         return place
 
+    def saw(self, journal: str, uid: int, directory: Path) -> None:
+        """An entry of the site's journals."""
+        FileJournal(self.root / f"journal/{journal}.jsonl").append("records-at", uid=uid, directory=str(directory))
+
     def gather(self, cwd: str = "/nonexistent") -> Gathered:
         class Clock:
             def now(self) -> float:
@@ -100,6 +105,31 @@ def test_everybodys_runs_from_the_directories_of_their_jobs(site: Site) -> None:
     found = site.gather()
     assert told(found) == {("alice", "7"): ("record", 1), ("mallory", "8"): ("record", 1)}
     assert found.problems == []
+
+
+def test_runs_in_a_directory_of_their_users_choice_are_found_by_what_the_watch_wrote(site: Site) -> None:
+    site.job(7, ALICE, "home/alice")
+    site.job(8, MALLORY, "home/mallory")
+    alice = site.run("scratch/alice", ALICE, 7).parent
+    mallory = site.run("scratch/mallory", MALLORY, 8).parent
+    (site.root / "twice").symlink_to(alice)
+    site.saw("watch", ALICE, alice)
+    site.saw("watch", ALICE, site.root / "twice")
+    # A node that is not to be trusted says nothing of where users keep what.
+    site.saw("nodes/n001", MALLORY, mallory)
+    found = site.gather()
+    assert told(found) == {("alice", "7"): ("record", 1), ("mallory", "8"): ("accounting", 0)}
+    assert found.problems == []
+
+
+def test_without_an_accounting_nothing_is_read_that_only_its_user_vouches_for(site: Site) -> None:
+    site.saw("watch", ALICE, site.run("scratch/alice", ALICE, 7).parent)
+
+    def none() -> tuple[AccountedJob, ...]:
+        raise SlurmUnreachable
+
+    site.accounted = none
+    assert told(site.gather()) == {}
 
 
 def test_nobody_takes_the_place_of_anothers_job(site: Site) -> None:

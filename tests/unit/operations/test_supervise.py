@@ -19,6 +19,7 @@ from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
+from sovctl.model.reservation import Reservation
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
 from sovctl.operations.live_run import LiveRun, gpus_of
 from sovctl.ports import LookAnswer
@@ -963,6 +964,27 @@ def test_fewer_nodes_while_no_replacement_is_free_then_all_of_them_again() -> No
     run.clock.at(run.clock.time - NOW + 10, lambda: run.slurm.resume("n003"))
     run.attempt(size=3, least=2)
     assert run.of("attempt_started")[2]["nodes"] == ["n001", "n002"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "begins_s", "fewer"),
+    [
+        pytest.param(("n004",), 3600, True, id="the free node"),
+        pytest.param(("n001", "n002", "n003", "n004"), 3600, True, id="every node, its own too"),
+        pytest.param(("n001", "n002", "n003", "n004"), 48 * 3600, False, id="when it is over"),
+    ],
+)
+def test_a_node_of_which_a_maintenance_comes_soon_is_no_replacement(
+    nodes: tuple[str, ...], begins_s: int, fewer: bool
+) -> None:
+    """A run that gave its nodes back for it would wait until the maintenance is over."""
+    run = Run(nodes=4, count=3)
+    run.job.limit_s = 24 * 3600.0
+    run.slurm.reserved.append(Reservation("maint", nodes, int(NOW) + begins_s, None, over_others=True))
+    fault(run, "n003")
+    run.on_start = lambda child: len(run.children) == 2 and run.clock.at(60, lambda: child.end(75))
+    run.attempt(size=3, least=2)
+    assert [event["how"] for event in run.of("restarted")] == (["fewer-nodes"] if fewer else [])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from watch_fakes import SPARED, Watched
 from sovctl.errors import NotPermitted, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.model.node import NodeState
+from sovctl.model.reservation import Reservation
 from sovctl.model.site_answer import SiteWord
 from sovctl.model.verdict import VerdictState
 from sovctl.ports import RemoteAnswer, SshFailure
@@ -404,6 +405,22 @@ def test_a_requeued_run_does_not_wait_for_spares(broken: int, script: str, reaso
     assert site.site.did == did
 
 
+def test_a_requeued_run_does_not_wait_for_spares_that_a_maintenance_will_take() -> None:
+    site = Watched()
+    site.site.reserved.append(Reservation("maint", ("n011", "n012"), int(site.clock.time) + 3600, None))
+    site.site.runs("7", "n012", script=WITH_SIZE)
+    site.passes(1)
+    site.site.requeued("7", wait_s=2)
+    job = site.site.records["7"]
+    size = {"TRES": "cpu=20,mem=4G,node=10,billing=20", "NumTasks": "20", "NumCPUs": "40"}
+    site.site.records["7"] = replace(job, reason="Resources", eligible_at=None, extra={**job.extra, **size})
+    for name, view in list(site.site.machines.items()):
+        site.site.machines[name] = replace(view, state=NodeState("DOWN" if name == "n001" else "IDLE"))
+    site.site.changes += 1
+    site.passes(15)
+    assert site.site.did == [("size", "7", 9, 18, 36)]
+
+
 @pytest.mark.parametrize(
     ("down", "reason", "act", "did"),
     [
@@ -572,7 +589,7 @@ def test_a_run_that_was_let_go_begins_at_once() -> None:
     site.site.records["7"] = replace(site.site.records["7"], eligible_at=int(site.clock.time) + 121)
     site.passes(10)
     assert [what[0] for what in site.site.did] == ["release", "terms"]
-    assert [event["kind"] for event in site.journal.records][:2] == ["launch-again-intended", "launch-again-done"]
+    assert site.kinds[:2] == ["launch-again-intended", "launch-again-done"]
 
 
 def test_an_observing_watch_lets_no_run_go() -> None:
@@ -601,6 +618,23 @@ def test_a_node_that_slurm_forgot_was_set_down_is_set_down_again() -> None:
     site.kill_node("n002")
     site.passes(30)
     assert ("down", "n002") not in site.site.did
+
+
+def test_a_node_that_was_set_down_twice_costs_other_nodes_one_place_of_the_hour() -> None:
+    site = Watched(nodes=6, limits=DeathLimits(per_hour=2, share_per_hour=1.0))
+    site.passes(2)
+    site.kill_node("n001")
+    site.passes(20)
+    site.site.machines["n001"] = replace(site.site.machines["n001"], state=NodeState("IDLE"), reason="")
+    site.site.changes += 1
+    site.passes(30)
+    site.kill_node("n002")
+    site.passes(30)
+    assert site.site.did == [("down", "n001"), ("down", "n001"), ("down", "n002")]
+    site.start()
+    site.kill_node("n003")
+    site.passes(30)
+    assert ("down", "n003") not in site.site.did, "two nodes within the hour, also for a watch that starts anew"
 
 
 def test_a_held_run_stays_held() -> None:

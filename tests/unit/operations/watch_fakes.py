@@ -16,6 +16,7 @@ from sovctl.health.sweep import SweepPolicy
 from sovctl.model.job import FIRST_PRIORITY, JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import PoolJob
+from sovctl.model.reservation import Reservation
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_record
@@ -40,6 +41,7 @@ class FakeSite:
         self.records: dict[str, JobView] = {}
         self.scripts: dict[str, str] = {}
         self.qos: dict[str, str] = {}
+        self.reserved: list[Reservation] = []
         self.did: list[tuple[Any, ...]] = []
         self.away = False
         self.reads = 0
@@ -71,6 +73,9 @@ class FakeSite:
             PoolJob(job.job_id, job.state, job.nodes, ("main",), self.qos.get(job.job_id, "normal"), 0, job.reason)
             for job in self.records.values()
         )
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        return tuple(self.reserved)
 
     def preempted(self, qos: str) -> tuple[str, ...]:
         own = (job for job in self.records.values() if self.qos.get(job.job_id) == qos)
@@ -299,7 +304,8 @@ class Watched:
 
     @property
     def kinds(self) -> list[str]:
-        return [event["kind"] for event in self.journal.records]
+        """Of what it did; where runs keep their records it writes down about any run."""
+        return [event["kind"] for event in self.journal.records if event["kind"] != "records-at"]
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.journal.records if event["kind"] == kind]

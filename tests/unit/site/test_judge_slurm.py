@@ -141,6 +141,8 @@ def test_grace_counts_only_where_jobs_are_preempted(recorded: dict[str, str]) ->
 
 
 def test_without_slurm_or_an_answer_there_is_one_line() -> None:
+    (elsewhere,) = judge_slurm(SlurmView(missing=("/opt/slurm/scontrol",)))
+    assert "sovctl config show slurm.bin_dir" in elsewhere.fix
     (absent,) = judge_slurm(SlurmView(missing=("scontrol", "sbatch")))
     assert absent.state is State.FAIL and "scontrol, sbatch" in absent.seen and "lab up" in absent.fix
     (silent,) = judge_slurm(SlurmView(problem="slurmctld does not answer", hint="wait"))
