@@ -637,6 +637,10 @@ class JobLooks(Protocol):
         ...
 
     def cancel(self) -> None: ...
+    def end(self, nodes: Sequence[str], step: int) -> None:
+        """End what is left of a step on these nodes, by SIGKILL from another step of the job, and wait for nothing.
+        Raises CommandMissing."""
+        ...
 
 
 class SpareHold(Protocol):

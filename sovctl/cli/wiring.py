@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.rank_processes import RankProcesses
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.isolation.inside import Inside
     from sovctl.model.alert import Alert
@@ -440,20 +441,26 @@ def config_of_this_node() -> Config:
     return load_config()
 
 
+def rank_probe() -> RankProcesses:
+    """The ranks of a job on this node."""
+    from sovctl.adapters.rank_processes import RankProcesses
+
+    return RankProcesses()
+
+
 def job_look_ports(config: Config) -> JobLookPorts:
     """What a look at the ranks of a job touches."""
     import time
 
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.kmsg import KernelLogFile
-    from sovctl.adapters.rank_processes import RankProcesses
     from sovctl.adapters.sysfs import infiniband
     from sovctl.adapters.verdict_file import VerdictFile
     from sovctl.operations.look_at_job import JobLookPorts
 
     kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file))
     return JobLookPorts(
-        ranks=RankProcesses(),
+        ranks=rank_probe(),
         gpus=_nvml(config, 2.5),
         kernel_log=kernel_log,
         verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),

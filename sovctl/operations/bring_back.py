@@ -47,6 +47,8 @@ _LOST_STEP_ENDS_S = 0.5
 waits LINGER_S for it."""
 _STEPS_LOOK_S = 0.05
 _PASS_LOOK_S = 0.1
+_DEAF_END_S = 4.0
+"""So long the ranks may take to end that another step of the job has to end."""
 _ALL_ANSWER_S = 4.0
 """The same where none is known to be dead: one that froze a moment ago keeps scancel for MessageTimeout (10 s)."""
 _LOOKS_END_S = 4.0
@@ -97,6 +99,8 @@ class BringBack:
     """When SIGTERM last came."""
     ran_at: float = 0.0
     """When the job was last seen to run on; 0: nobody looked."""
+    end_survivors: Callable[[], bool] = lambda: False
+    """Ends ranks whose slurmstepds take no order at present; whether there are such."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
@@ -131,10 +135,11 @@ class BringBack:
         if lost:
             self.lingers_until = self.clock.now() + LINGER_S
         patience_s = _ANSWERS_S if lost or self.lingering else _ALL_ANSWER_S
+        deaf = child.poll() is None and self.end_survivors()
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
-        self._await_script(child, 1.0, count=for_queue)
+        self._await_script(child, _DEAF_END_S if deaf else 1.0, count=for_queue)
         child.kill_group()
         self._await_script(child, 5.0, count=for_queue)
         self.journal.append("killed", attempt=self.attempt)

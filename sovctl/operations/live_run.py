@@ -58,6 +58,8 @@ _STORAGE_BACK_S = 3600.0
 """So long a storage that does not answer is waited for before a run is held."""
 OWN_REQUEUE = "the script asked for a requeue"
 """Why ranks are asked to stop whose own framework requeues its job."""
+_TOLD_S = 1.5
+"""So long the slurmstepds of a step get to hear an order."""
 SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 
@@ -221,6 +223,8 @@ class Watch:
     requeue_asked_at: float = 0.0
     room_checked: float = 0.0
     spares_checked: float = 0.0
+    survivors_ended: int | None = None
+    """The step whose ranks were ended because they outlived the end that srun gave them."""
     ended_by_slurm: str = ""
 
 
@@ -392,6 +396,39 @@ class LiveRun:
         frozen = self.moving.frozen if self.moving is not None else frozenset()
         return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
 
+    def end_survivors(self) -> bool:
+        """End the ranks themselves of a step that srun is ending because one of them failed; whether there is one.
+
+        srun's way to do it (SIG_TERM_KILL) sends SIGTERM, and SIGKILL only KillWait later. Until then a slurmstepd
+        takes no other order, and slurmd waits with it when the job ends: slurmctld gives the node up as not responding
+        after MessageTimeout (22.05 to 26.05). The ranks are the user's own, and without them it ends.
+        """
+        if self.moving is None or self.ports.looks is None:
+            return False
+        self.moving.read_output(self.ports.clock.now())
+        if self.moving.ended_step is None:
+            return False
+        step, _ = self.moving.ended_step
+        if self.watch.survivors_ended != step:
+            self.watch.survivors_ended = step
+            self._end_survivors(self.ports.looks, step)
+        return True
+
+    def _end_survivors(self, looks: JobLooks, step: int) -> None:
+        nodes = self.here.running_on
+        lifeless = self._lifeless(nodes)
+        # None of them lives: slurmctld is away, and nobody was asked.
+        silent = self.silent() | (lifeless if set(nodes) - lifeless else frozenset())
+        try:
+            if silent & set(nodes):
+                # It is heard before the order that holds up the others: nobody waits for what lies below such a node.
+                self.ports.jobs.kill_steps(self.plan.job_id, patience_s=_TOLD_S, lost_node=True, looks=False)
+            looks.end([node for node in nodes if node not in silent], step)
+        except SovctlError as error:
+            self.ports.journal.append("command_refused", attempt=self.attempt, detail=error.message)
+            return
+        self.ports.journal.append("survivors_ended", attempt=self.attempt, step=step)
+
     def _lifeless(self, names: Sequence[str]) -> frozenset[str]:
         try:
             return self.ports.ping.lifeless(self.ports.cluster.nodes(names))
@@ -422,6 +459,7 @@ class LiveRun:
             crowding=ports.crowding,
             sigterm_at=lambda: ports.signals.terminated_at,
             ran_at=self.ran_at,
+            end_survivors=self.end_survivors,
         )
 
     def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:
@@ -561,6 +599,7 @@ class LiveRun:
         settings = ProgressSettings(
             nodes=self.here.running_on,
             checkpoint_dir=str(plan.checkpoint_dir),
+            job_id=self.raw_job_id,
             gpus=self.gpus(),
             hang_timeout_s=plan.hang_timeout_s,
             progress_regex=plan.progress_regex,

@@ -212,7 +212,8 @@ class RunTakeOver:
             job = self.site.job(job_id)
         except SovctlError:
             return
-        if not (job.completing if steps is None else job.running) or not job.nodes:
+        # Steps that are named have nothing left to do, whether the run goes on or has to leave its nodes after all.
+        if not (job.completing or (job.running and steps is not None)) or not job.nodes:
             return
         words = f"{', '.join(job.nodes)} to be freed from {_what_stays(job_id, steps)}"
         if not self.act:
@@ -220,8 +221,7 @@ class RunTakeOver:
             return
         # First the request, which does no harm twice: one that is killed after each record would never get to it.
         self.ask_to_free(job.extra.get("JobId", job_id), job.nodes, steps)
-        only = {} if steps is None else {"steps": list(steps)}
-        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes), **only)
+        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes), steps=list(steps or ()))
         self.voice.say(f"asked {words}")
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:

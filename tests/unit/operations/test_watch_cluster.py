@@ -998,6 +998,17 @@ def test_a_run_that_says_so_all_the_time_is_heard_seldom() -> None:
     assert 1 <= len(site.freed_steps) <= 7
 
 
+def test_steps_left_behind_are_ended_at_once_where_the_run_leaves_its_nodes_after_all() -> None:
+    site = Watched()
+    site.site.runs("12_3", "n001", "n003")
+    site.passes(7)
+    completes(site, "12_3", "n001", "n003")
+    site.words["12_3"] = [lingers(site, ["12_3.0"])]
+    site.passes(6)
+    assert site.freed_steps == [("41", ("n001", "n003"), (0,))]
+    assert site.freed == [("41", ("n001", "n003"))], "and what else stays is asked about when it completes too long"
+
+
 def test_an_old_word_or_a_watch_that_observes_frees_nothing() -> None:
     old, watched = Watched(), Watched(act=False)
     for site in (old, watched):
