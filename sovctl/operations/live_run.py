@@ -223,6 +223,8 @@ class Watch:
     requeue_asked_at: float = 0.0
     room_checked: float = 0.0
     spares_checked: float = 0.0
+    lifeless: frozenset[str] | None = None
+    """Nodes that were asked when a rank failed, and on which everything stands still; None: nobody was asked."""
     survivors_ended: int | None = None
     """The step whose ranks were ended because they outlived the end that srun gave them."""
     ended_by_slurm: str = ""
@@ -414,11 +416,17 @@ class LiveRun:
             self._end_survivors(self.ports.looks, step)
         return True
 
+    def ask_for_life(self) -> None:
+        """Find out, once an attempt, on which nodes everything stands still: that takes seconds where there is one."""
+        if self.watch.lifeless is None:
+            found = self._lifeless(self.here.running_on)
+            # None of them lives: slurmctld is away, and nobody was asked.
+            self.watch.lifeless = found if set(self.here.running_on) - found else frozenset()
+
     def _end_survivors(self, looks: JobLooks, step: int) -> None:
         nodes = self.here.running_on
-        lifeless = self._lifeless(nodes)
-        # None of them lives: slurmctld is away, and nobody was asked.
-        silent = self.silent() | (lifeless if set(nodes) - lifeless else frozenset())
+        self.ask_for_life()
+        silent = self.silent() | (self.watch.lifeless or frozenset())
         try:
             if silent & set(nodes):
                 # It is heard before the order that holds up the others: nobody waits for what lies below such a node.
