@@ -244,6 +244,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
     from sovctl.adapters.spare_steps import SrunHold
+    from sovctl.adapters.step_output import written_by_sruns
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
@@ -276,6 +277,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         spares=SrunHold(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=PatientRunOutput(OutputFiles(), of_output),
+        written=written_by_sruns,
         kept=files,
         checkpoints=Patience().ask,
         crowding=Crowding(),

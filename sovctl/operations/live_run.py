@@ -41,6 +41,7 @@ from sovctl.ports import (
     Signals,
     SpareHold,
     StartScript,
+    WrittenFile,
 )
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
@@ -58,6 +59,8 @@ _STORAGE_BACK_S = 3600.0
 """So long a storage that does not answer is waited for before a run is held."""
 OWN_REQUEUE = "the script asked for a requeue"
 """Why ranks are asked to stop whose own framework requeues its job."""
+_OUTPUT_LOOK_S = 2.0
+_MOST_OUTPUT_FILES = 16
 _TOLD_S = 1.5
 """So long the slurmstepds of a step get to hear an order."""
 SILENCE_S = 1.0
@@ -156,6 +159,11 @@ def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     return ()
 
 
+def _nothing_written(_pid: int) -> Sequence[WrittenFile]:
+    """For scripts whose steps write to the job's output alone."""
+    return ()
+
+
 def _nothing_new(_nodes: Sequence[str]) -> bool:
     """For sites without a cluster journal."""
     return False
@@ -190,6 +198,8 @@ class Ports:
     spares: SpareHold | None = None
     """Keeps the script's steps off the spares; None: nothing does."""
     run_output: RunOutput | None = None
+    written: Callable[[int], Sequence[WrittenFile]] = _nothing_written
+    """Files to which the steps of the script with this process id write."""
     kept: AttemptFiles | None = None
     image: RunImage | None = None
     """Of a run whose steps run inside something."""
@@ -267,6 +277,11 @@ class LiveRun:
         self.ran_at = self.arrived
         """When the job was last seen to run on."""
         self.allocation_noted = False
+        self.output_files: tuple[str, ...] = ()
+        """What the steps write to beside the job's own output."""
+        self._followed: set[str] = set()
+        """Those found in this attempt."""
+        self._output_looked = 0.0
         self._sigterm_asked: float | None = -1.0
         """The SIGTERM after which Slurm was asked what it means."""
         self.moving = self.progress_watch()
@@ -276,6 +291,7 @@ class LiveRun:
         """What was known of the last attempt no longer holds."""
         self.attempt += 1
         self.unanswered = frozenset()
+        self._followed = set()
         self.watch = Watch()
         self.suspicion.clear()
 
@@ -338,6 +354,20 @@ class LiveRun:
             )
             for view in views
         ]
+
+    def follow_output(self, pid: int) -> None:
+        """Find out where the script with this process id sends the words of its steps."""
+        now = self.ports.clock.now()
+        if now - self._output_looked < _OUTPUT_LOOK_S:
+            return
+        self._output_looked = now
+        for file in self.ports.written(pid):
+            if file.path not in self._followed and len(self._followed) < _MOST_OUTPUT_FILES:
+                self._followed.add(file.path)
+                self.output_files = tuple(dict.fromkeys([*self.output_files, file.path]))[-_MOST_OUTPUT_FILES:]
+                self.ports.output.follow(file)
+                if self.ports.run_output is not None:
+                    self.ports.run_output.follow(file)
 
     def hold_spares(self) -> None:
         """The script is about to start: keep its steps on the nodes it runs on."""

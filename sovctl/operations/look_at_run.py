@@ -144,7 +144,10 @@ class RunLooks:
 
     def _output_size(self) -> int | None:
         job = self._live.watch.job
-        return self._live.ports.output.size(job.stdout) if job is not None and job.stdout else None
+        own = [job.stdout] if job is not None and job.stdout else []
+        sizes = [self._live.ports.output.size(path) for path in (*own, *self._live.output_files)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known else None
 
     def _look_at_time(self) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""

@@ -169,14 +169,15 @@ def test_ranks_that_ignore_sigterm_cost_no_kill_wait(whole_lab: cluster.Lab, wor
 
 CRASHES_AMONG_THE_DEAF = """#!/bin/bash
 #SBATCH --nodes=3 --ntasks-per-node=1 --gpus-per-node=8
-srun bash -c 'trap "" TERM; [ $SLURM_PROCID-$SOVCTL_ATTEMPT = 1-0 ] && { sleep 2; exit 7; }; exec sleep 1000'
+srun bash -c 'trap "" TERM; [ $SLURM_PROCID-$SOVCTL_ATTEMPT = 1-0 ] && { sleep 2; exit 7; }; exec sleep 1000' &> own.log
 """
 
 
 def test_a_rank_that_crashes_among_ranks_that_ignore_sigterm_costs_no_kill_wait_and_no_node(
     whole_lab: cluster.Lab, work_dir: Path, user: str
 ) -> None:
-    """srun gives the others KillWait; their slurmds hear nothing meanwhile, and slurmctld gives them up after 10 s."""
+    """srun gives the others KillWait; their slurmds hear nothing meanwhile: slurmctld gives them up after 10 s. What
+    it says of it goes to a file of the script's own."""
     run = started(whole_lab, work_dir, user, CRASHES_AMONG_THE_DEAF)
     run.await_event("attempt_started", attempt=1)
     nodes = nodes_of(run, 0)

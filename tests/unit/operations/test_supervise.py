@@ -21,7 +21,7 @@ from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
 from sovctl.operations.live_run import LiveRun, gpus_of
-from sovctl.ports import LookAnswer
+from sovctl.ports import LookAnswer, WrittenFile
 from sovctl.recovery.decide import Limits
 
 STORY = ["attempt_started", "attempt_ended", "run_ended"]
@@ -1072,6 +1072,7 @@ class Nodes:
         self.kept: list[str] = []
         self.lines: list[str] = []
         """What the job prints next."""
+        self.followed: list[str] = []
         self.ended: list[tuple[tuple[str, ...], int, float]] = []
         """Nodes on which a step's ranks were ended, the step, and when."""
 
@@ -1090,6 +1091,9 @@ class Nodes:
 
     def cancel(self) -> None:
         self.ready = None
+
+    def follow(self, file: WrittenFile) -> None:
+        self.followed.append(file.path)
 
     def end(self, nodes: Sequence[str], step: int) -> None:
         """Each rank that is left ends by it, and so does the script."""
@@ -1121,6 +1125,18 @@ def test_a_run_that_hangs_is_requeued_with_its_stacks_kept() -> None:
     assert nodes.kept == ["0/stacks.json", "0/stacks.txt"]
     run.await_start()
     whole(run)
+
+
+def test_a_script_that_sends_the_words_of_its_steps_elsewhere_is_followed_there() -> None:
+    run = Run()
+    run.job.stdout = "/quiet"
+    run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    run.output = "Traceback (most recent call last):\nValueError: loss is nan\n"
+    run.written = {4711: [WrittenFile("/home/u/train.log", appended=False)]}
+    run.clock.at(9.0, lambda: run.children[-1].end(1))
+    run.attempt()
+    assert set(run.followed) == set(nodes.followed) == {"/home/u/train.log"}
+    assert run.of("script_ended")[0]["signature"] == "ValueError: loss is nan"
 
 
 def crashes(run: Run, at: float, *, job: str = "") -> Nodes:
