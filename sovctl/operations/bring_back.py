@@ -100,7 +100,7 @@ class BringBack:
     ran_at: float = 0.0
     """When the job was last seen to run on; 0: nobody looked."""
     end_survivors: Callable[[], bool] = lambda: False
-    """Ends ranks whose slurmstepds take no order at present; whether there are such."""
+    """Ends ranks whose slurmstepds take no order at present; whether there were such."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0

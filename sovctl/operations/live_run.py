@@ -429,7 +429,7 @@ class LiveRun:
         return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
 
     def end_survivors(self) -> bool:
-        """End the ranks themselves of a step that srun is ending because one of them failed; whether there is one.
+        """End the ranks themselves of a step that srun is ending because one of them failed; whether that was to do.
 
         srun's way to do it (SIG_TERM_KILL) sends SIGTERM, and SIGKILL only KillWait later. Until then a slurmstepd
         takes no other order, and slurmd waits with it when the job ends: slurmctld gives the node up as not responding
@@ -441,9 +441,10 @@ class LiveRun:
         if self.moving.ended_step is None:
             return False
         step, _ = self.moving.ended_step
-        if self.watch.survivors_ended != step:
-            self.watch.survivors_ended = step
-            self._end_survivors(self.ports.looks, step)
+        if self.watch.survivors_ended == step:
+            return False
+        self.watch.survivors_ended = step
+        self._end_survivors(self.ports.looks, step)
         return True
 
     def ask_for_life(self) -> None:
