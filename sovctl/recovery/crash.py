@@ -84,11 +84,11 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     """`output`: the end of what the job printed; `status`: exit status of the script, negative: killed by that signal;
     `ranks`: rank -> node, where known."""
     lines = [line[:_LONGEST_LINE] for line in output.splitlines()]
-    exited = _first_exit(lines)
+    others = [line for line in lines if not _ENDED_BY_SRUN.search(line)]
+    exited = "" if crash_signature("\n".join(others)) else _first_exit(lines)
     if exited:
-        # srun has ended the others: their SIGKILL, and a status that comes of it, are no cause.
-        lines = [line for line in lines if not _ENDED_BY_SRUN.search(line)]
-        status = int(exited.rpartition(" ")[2])
+        # Nobody said a word, and srun has ended the rest: their SIGKILL, and a status that comes of it, are no cause.
+        lines, status = others, int(exited.rpartition(" ")[2])
     signature = crash_signature("\n".join(lines)) or no_step(lines) or exited
     root = _torchelastic(lines)
     blocks = _tracebacks(lines)

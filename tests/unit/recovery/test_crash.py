@@ -220,3 +220,9 @@ def test_srun_says_which_step_it_ends(line: str) -> None:
 )
 def test_other_words_end_no_step(line: str) -> None:
     assert ended_by_srun([line], "41") is None
+
+
+def test_a_rank_that_the_kernel_killed_stays_the_cause_where_its_peers_speak_of_it() -> None:
+    output = "ConnectionError: Connection closed by rank 2\nsrun: error: n006: task 5: Exited with exit code 1\n"
+    crash = read_crash(output + "srun: error: n003: task 2: Killed\n", 137)
+    assert crash.kind is Kind.SIGNAL
