@@ -63,6 +63,9 @@ class RunLooks:
         said = live.moving.ended_step if live.moving is not None else None
         if said is None or live.watch.survivors_ended == said[0]:
             return
+        if live.watch.stop_asked and not self._asked_long_ago():
+            # The first rank that has saved and stopped is none that failed.
+            return
         live.ask_for_life()
         saves = live.progress.last is not None and live.progress.last.phase in (Phase.SAVING, Phase.STOPPING)
         if not saves and live.ports.clock.now() - said[1] >= _SURVIVE_S:

@@ -16,7 +16,7 @@ from sovctl.model.rank_look import NodeLook
 from sovctl.operations.follow_progress import ProgressFollower
 from sovctl.operations.watch_stragglers import StragglerSettings, StragglerWatch
 from sovctl.ports import AttemptFiles, JobLooks, Journal, LookAnswer, RunFiles, RunOutput
-from sovctl.recovery.crash import ended_by_srun
+from sovctl.recovery.crash import SrunEnds
 from sovctl.recovery.hang import AUTO, Hang, NotYet, Pace, Source, Standstill, judge
 from sovctl.recovery.output_steps import OutputSteps
 from sovctl.recovery.paces import Paces
@@ -87,6 +87,7 @@ class ProgressWatch:
         self._first_s = 0.0
         self._told = ""
         self._paths: tuple[str, ...] = ()
+        self._srun_ends = SrunEnds(settings.job_id)
         self.ended_step: tuple[int, float] | None = None
         """The step whose ranks srun ends because one of them failed, and when that was read."""
         self._mute: frozenset[str] = frozenset()
@@ -165,7 +166,7 @@ class ProgressWatch:
 
     def _read_output(self, now: float, paths: Sequence[str]) -> None:
         lines, grew = self._ports.output.read(paths)
-        step = ended_by_srun(lines, self._settings.job_id)
+        step = self._srun_ends.feed(lines)
         if step is not None:
             self.ended_step = step, now
         if grew:

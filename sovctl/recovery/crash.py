@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.recovery.signature import crash_signature, is_echo
 
 _LONGEST_LINE = 2000
@@ -45,7 +46,7 @@ _NO_STEP = re.compile(r"^srun: error: Unable to create step for job \d{1,20}: (?
 _ENDS_STEP = re.compile(
     r"(?:\d{1,6}: )?srun: (?:[\w/]{1,40}: ){0,3}Terminating StepId=(?P<job>\d{1,10})\.(?P<step>\d{1,9})$"
 )
-_EXITED = re.compile(r"Exited with exit code \d{1,3}")
+_EXITED = re.compile(r"Exited with exit code (?P<status>\d{1,3})")
 _ENDED_BY_SRUN = re.compile(r"srun: error: [^\n]{1,300}: (?:Killed|Terminated)$")
 _CAUSE_BY_ITSELF = re.compile(r"Out Of Memory|Segmentation fault|Bus error|Illegal instruction")
 
@@ -136,11 +137,25 @@ def no_step(lines: Sequence[str]) -> str:
     return found[-1] if found else ""
 
 
-def ended_by_srun(lines: Sequence[str], job_id: str) -> int | None:
-    """The step whose other ranks srun has ended because one of them failed (--kill-on-bad-exit); None: there is none.
-    `job_id`: Slurm's raw one."""
-    found = [match for line in lines if (match := _ENDS_STEP.match(line)) and match["job"] == job_id]
-    return int(found[-1]["step"]) if found else None
+@dataclass(slots=True)
+class SrunEnds:
+    """Reads what srun says of a step whose other ranks it ends because one of them failed (--kill-on-bad-exit)."""
+
+    job_id: str
+    """Slurm's raw one."""
+    _status: int | None = None
+    """Of the rank that ended last by itself, as far as srun tells."""
+
+    def feed(self, lines: Sequence[str]) -> int | None:
+        """The step it ends in these lines; None: none, or its first rank said that it is done, and others may save."""
+        step = None
+        for line in lines:
+            if task := _TASK.search(line):
+                exited = _EXITED.fullmatch(task["what"])
+                self._status = int(exited["status"]) if exited else None
+            elif (match := _ENDS_STEP.match(line)) and match["job"] == self.job_id:
+                step = None if self._status in (FINISHED, STOPPED) else int(match["step"])
+        return step
 
 
 def _rest(lines: Sequence[str]) -> Kind:

@@ -1180,6 +1180,15 @@ def test_a_rank_that_saves_when_another_failed_gets_all_of_kill_wait() -> None:
     assert nodes.ended == []
 
 
+def test_ranks_that_were_asked_to_stop_are_not_hurried_by_the_first_that_did() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    term(run, 9.0)
+    run.clock.at(40.0, lambda: run.children[-1].end(75))
+    run.attempt()
+    assert nodes.ended == []
+
+
 def test_nothing_waits_for_what_lies_below_a_silent_node_when_ranks_are_ended() -> None:
     """A rank crashed on a run that hangs on a frozen node: where the others die without that order, their slurmstepds
     wait a minute for it."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.recovery.crash import Kind, ended_by_srun, read_crash
+from sovctl.recovery.crash import Kind, SrunEnds, read_crash
 
 ECHO = """[rank0]: Traceback (most recent call last):
 [rank0]:   File "/w/train.py", line 80, in main
@@ -211,15 +211,24 @@ def test_the_rank_that_ended_by_itself_is_named_and_not_the_sigkill_of_the_other
     ],
 )
 def test_srun_says_which_step_it_ends(line: str) -> None:
-    assert ended_by_srun(["x", line, "y"], "41") == 3
-    assert ended_by_srun([line], "4") is None
+    assert SrunEnds("41").feed(["x", line, "y"]) == 3
+    assert SrunEnds("4").feed([line]) is None
 
 
 @pytest.mark.parametrize(
     "line", ["Terminating StepId=41.3", "srun: Terminating StepId=41.3 or not", "srun: Terminating"]
 )
 def test_other_words_end_no_step(line: str) -> None:
-    assert ended_by_srun([line], "41") is None
+    assert SrunEnds("41").feed([line]) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "step"), [("Exited with exit code 93", None), ("Exited with exit code 1", 3), ("Killed", 3)]
+)
+def test_a_rank_that_is_done_before_the_others_is_none_that_failed(how: str, step: int | None) -> None:
+    ends = SrunEnds("41")
+    assert ends.feed([f"srun: error: n002: task 1: {how}"]) is None
+    assert ends.feed(["srun: Terminating StepId=41.3"]) == step
 
 
 def test_a_rank_that_the_kernel_killed_stays_the_cause_where_its_peers_speak_of_it() -> None:
