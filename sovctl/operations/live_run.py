@@ -443,7 +443,14 @@ class LiveRun:
         step, _ = self.moving.ended_step
         if self.watch.survivors_ended == step:
             return False
+        try:
+            there = {item.rpartition(".")[2] for item in self.ports.jobs.steps(self.plan.job_id)}
+        except SovctlError:
+            return False
         self.watch.survivors_ended = step
+        if str(step) not in there:
+            # It has ended, and the script goes on without it.
+            return False
         self._end_survivors(self.ports.looks, step)
         return True
 

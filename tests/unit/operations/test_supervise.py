@@ -1142,6 +1142,7 @@ def test_a_script_that_sends_the_words_of_its_steps_elsewhere_is_followed_there(
 def crashes(run: Run, at: float, *, job: str = "") -> Nodes:
     """A rank crashes then, and the others outlive SIGTERM."""
     run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    run.job.steps = 1
     line = f"srun: launch/slurm: _step_signal: Terminating StepId={job or run.job_id}.0"
     run.clock.at(at, lambda: nodes.lines.append(line))
     return nodes
@@ -1178,6 +1179,16 @@ def test_a_rank_that_saves_when_another_failed_gets_all_of_kill_wait() -> None:
     run.clock.at(40.0, lambda: run.children[-1].end(137))
     run.attempt()
     assert nodes.ended == []
+
+
+def test_a_step_that_ended_is_not_looked_for_in_a_script_that_goes_on_without_it() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(11.0, lambda: setattr(run.job, "steps", 0))
+    run.clock.at(30.0, lambda: run.children[-1].end(0))
+    run.attempt()
+    assert nodes.ended == []
+    assert run.kinds[-1] == "run_ended"
 
 
 def test_ranks_that_were_asked_to_stop_are_not_hurried_by_the_first_that_did() -> None:
