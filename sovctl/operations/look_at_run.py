@@ -23,7 +23,7 @@ CALM_S = 1.25
 (nodes and partitions, `scontrol show node`, 22.05 to 26.05), and each carries every node of the cluster."""
 CALM_SHARE = 0.02
 """The most of the time that asking may take: a slow slurmctld is asked less."""
-_SURVIVE_S = 3.0
+_SURVIVE_S = 2.0
 """So long ranks get to end by themselves after one of them failed: with the time it takes to end them that is less than
 MessageTimeout (10 s), after which slurmctld would give up their nodes."""
 _JOB_CHECK_S = 5.0
