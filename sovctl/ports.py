@@ -643,6 +643,10 @@ class JobLooks(Protocol):
         ...
 
     def cancel(self) -> None: ...
+    def end(self, nodes: Sequence[str], step: int) -> None:
+        """End what is left of a step on these nodes, by SIGKILL from another step of the job, and wait for nothing.
+        Raises CommandMissing."""
+        ...
 
 
 class SpareHold(Protocol):
@@ -662,6 +666,10 @@ class RunOutput(Protocol):
 
     def begin(self, paths: Sequence[str]) -> None:
         """What is there now does not count."""
+        ...
+
+    def follow(self, file: WrittenFile) -> None:
+        """It is output of the job's too, from now on; where it is appended to, what it holds now does not count."""
         ...
 
     def read(self, paths: Sequence[str]) -> tuple[list[str], bool]:
@@ -752,8 +760,22 @@ class Signals(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file to which a script sends the words of its steps."""
+
+    path: str
+    appended: bool
+    """What was there before stays in front of them."""
+
+
 class OutputTail(Protocol):
     """The end of the job's output."""
+
+    def follow(self, file: WrittenFile) -> None:
+        """It is output of the job's too, from now on; where it is appended to, what it holds now is no word of this
+        attempt."""
+        ...
 
     def begin(self) -> None:
         """A new attempt starts: what earlier ones appended to the job's output is no word of this one."""

@@ -29,6 +29,8 @@ _AFTER_FIRST_S = 2.0
 is asked again."""
 _ENDS_S = 5.0
 """So long an srun gets to collect the tasks of its step, once nobody waits for its answer."""
+_END_S = 10.0
+"""So long a step may take that ends another one."""
 _FLAT = 6
 """The most nodes of a step without a tree."""
 _MOST_STEPS = 64
@@ -83,15 +85,32 @@ class SrunLook:
             self._close()
             raise
 
+    def end(self, nodes: Sequence[str], step: int) -> None:
+        """End what is left of a step on these nodes, beside whatever goes on; nothing is waited for. Raises
+        CommandMissing."""
+        self._collect()
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for part in _parts(nodes, _FLAT):
+                argv = [*self._step(part), "--end", str(step)]
+                self._ending.append((spawn(argv, env=self._env, stdout=nowhere), time.monotonic() + _END_S))
+        finally:
+            os.close(nowhere)
+
     def _command(self, nodes: Sequence[str], since: float, *, stacks: bool, gpus: int | None) -> list[str]:
+        return [
+            *self._step(nodes),
+            *("--since", f"{since:.3f}", "--stacks", "1" if stacks else "0"),
+            *(() if gpus is None else ("--gpus", str(gpus))),
+        ]
+
+    def _step(self, nodes: Sequence[str]) -> list[str]:
         return [
             *(self._srun, "--overlap", f"--jobid={self._job_id}", f"--nodelist={','.join(nodes)}"),
             *(f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpus-per-task=1"),
             *("--mem=0", "--cpu-bind=none", "--mpi=none", "--kill-on-bad-exit=0", "--no-kill", "--input=none"),
             *("--immediate=5", "--quiet", f"--job-name={LOOK_STEP}", "--chdir=/"),
             *(self._python, "-P", "-m", "sovctl", "look", "--job", self._job_id),
-            *("--since", f"{since:.3f}", "--stacks", "1" if stacks else "0"),
-            *(() if gpus is None else ("--gpus", str(gpus))),
         ]
 
     @property

@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from sovctl.errors import RunDirUnusable, StorageSilent
 from sovctl.model.progress import Progress
-from sovctl.ports import AttemptFiles, Journal, OutputTail, RunFiles, RunOutput
+from sovctl.ports import AttemptFiles, Journal, OutputTail, RunFiles, RunOutput, WrittenFile
 
 _T = TypeVar("_T")
 _TURN_S = 1.0
@@ -198,6 +199,9 @@ class PatientOutput:
     def begin(self) -> None:
         self._or(None, self._output.begin)
 
+    def follow(self, file: WrittenFile) -> None:
+        self._or(None, lambda: self._output.follow(file))
+
     def read(self, path: str) -> str:
         return self._or("", lambda: self._output.read(path))
 
@@ -223,6 +227,10 @@ class PatientRunOutput:
             self._patience.ask(lambda: self._output.begin(paths))
         except StorageSilent:
             return
+
+    def follow(self, file: WrittenFile) -> None:
+        with suppress(StorageSilent):
+            self._patience.ask(lambda: self._output.follow(file))
 
     def read(self, paths: Sequence[str]) -> tuple[list[str], bool]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -93,6 +94,25 @@ class RankProcesses:
         rate = None if sent is None or now is None else max(0.0, (now - sent) / max(span, 0.001))
         return tuple(looks), rate
 
+    def end(self, job_id: str, node: str, step: int) -> int:
+        """SIGKILL to every process of the user's in this step of the job here; returns how many there were."""
+        ended = 0
+        for name in filter(str.isdigit, os.listdir(self._proc)):
+            try:
+                handle = os.pidfd_open(int(name))
+            except OSError:
+                continue
+            try:
+                env = self._environment(int(name))
+                if self._here(env, job_id, node) and of_srun(env) and env.get("SLURM_STEP_ID") == str(step):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    ended += 1
+            except OSError:
+                continue
+            finally:
+                os.close(handle)
+        return ended
+
     # Which processes
 
     def _mains(self, job_id: str, node: str) -> dict[int, int]:
@@ -114,22 +134,27 @@ class RankProcesses:
         return ranks
 
     def _of_job(self, job_id: str, node: str) -> list[_Process]:
-        own_step, own_conf = os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_CONF")
+        own_step = os.environ.get("SLURM_STEP_ID")
         found = []
         for name in os.listdir(self._proc):
             if not name.isdigit():
                 continue
             env = self._environment(int(name))
-            if env.get("SLURM_JOB_ID") != job_id or env.get("SLURMD_NODENAME", node) != node or A_LOOK in env:
-                continue
-            # Several clusters may have a node of this name on this machine, and a job of this number.
-            if own_conf and env.get("SLURM_CONF", own_conf) != own_conf:
+            if not self._here(env, job_id, node):
                 continue
             rank, from_launcher = _rank(env)
             if rank is None or (own_step is not None and env.get("SLURM_STEP_ID") == own_step):
                 continue
             found.append(_Process(int(name), self._parent(int(name)), env, rank, from_launcher))
         return sorted(found, key=lambda item: item.pid)
+
+    def _here(self, env: Mapping[str, str], job_id: str, node: str) -> bool:
+        """Whether a process belongs to the job on this node, and is no look at it."""
+        if env.get("SLURM_JOB_ID") != job_id or env.get("SLURMD_NODENAME", node) != node or A_LOOK in env:
+            return False
+        # Several clusters may have a node of this name on this machine, and a job of this number.
+        own_conf = os.environ.get("SLURM_CONF")
+        return not own_conf or env.get("SLURM_CONF", own_conf) == own_conf
 
     def _trainer(self, item: _Process) -> _Process:
         """Below the shells and wrappers of a task: the first Python, or the end of the line of single children."""

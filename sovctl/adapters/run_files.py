@@ -17,6 +17,7 @@ from sovctl.adapters.journal import read_whole
 from sovctl.adapters.run_output import newest_change
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import LONGEST_BYTES, Progress, parse_progress
+from sovctl.ports import WrittenFile
 
 _LARGEST_RECORD = 256 * 1024
 _LARGEST_KEPT = 64 * 1024 * 1024
@@ -164,9 +165,23 @@ class FileTail:
         self._size = size_bytes
         self._own = own
         self._begun: dict[tuple[int, int], int] = {}
+        self._followed: dict[str, None] = {}
+
+    def follow(self, file: WrittenFile) -> None:
+        """One more file; what was appended to it before is no word of this attempt."""
+        self._followed[file.path] = None
+        # One that is not appended to has just been cut by this attempt.
+        self._begin_at_end(file.path, cut=not file.appended)
+
+    def _begin_at_end(self, path: str, *, cut: bool = False) -> None:
+        with suppress(OSError):
+            status = os.stat(path)
+            self._begun[status.st_dev, status.st_ino] = 0 if cut else status.st_size
 
     def begin(self) -> None:
         """From here on only what is new counts. Where the output was cut short since, all of it is new."""
+        for path in self._followed:
+            self._begin_at_end(path)
         for descriptor in self._own:
             with suppress(OSError):
                 status = os.fstat(descriptor)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovctl.ports import WrittenFile
+
 _MOST_BYTES = 256 * 1024
 """Of one file at one look; what lies further behind the end is skipped."""
 _MOST_FILES = 64
@@ -31,23 +33,35 @@ class OutputFiles:
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
         self._own: tuple[str, ...] = ()
+        self._followed: dict[str, None] = {}
 
     def begin(self, paths: Iterable[str] = ()) -> None:
         """From here on only what is new counts: what earlier attempts appended is behind us. The files that this
         process itself writes to (stdout and stderr of the batch script) are followed too."""
         self._places.clear()
         self._own = tuple(dict.fromkeys(_target(descriptor) for descriptor in (1, 2)))
-        for path in _expanded([*self._own, *paths]):
-            status = _status(path)
-            if status is not None:
-                self._places[path] = _Place(status.st_ino, status.st_size)
+        for path in _expanded([*self._own, *self._followed, *paths]):
+            self._begin_at_end(path)
+
+    def follow(self, file: WrittenFile) -> None:
+        """One more file; what was appended to it before does not count."""
+        self._followed[file.path] = None
+        # One that is not appended to has just been cut by this attempt.
+        self._places.pop(file.path, None)
+        if file.appended:
+            self._begin_at_end(file.path)
+
+    def _begin_at_end(self, path: str) -> None:
+        status = _status(path)
+        if status is not None:
+            self._places[path] = _Place(status.st_ino, status.st_size)
 
     def read(self, paths: Iterable[str]) -> tuple[list[str], bool]:
         """The whole lines that are new, and whether any file grew. Carriage returns end lines too (progress bars)."""
         lines: list[str] = []
         grew = False
         seen: set[int] = set()
-        for path in _expanded([*self._own, *paths]):
+        for path in _expanded([*self._own, *self._followed, *paths]):
             data = self._new_bytes(path)
             # One file under two names (a link, stdout and stderr together) is one file.
             if data is None or self._places[path].inode in seen:

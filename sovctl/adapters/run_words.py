@@ -23,8 +23,8 @@ LARGEST = 64 * 1024
 _DEADLINE_S = 2.0
 _PENALTY_S = 300.0
 """A record that could not be read in time is left alone for so long."""
-_KINDS = frozenset({"attempt_ended", "detected", "straggler"})
-_FIELDS = ("seq", "at", "kind", "culprit", "blamed", "suspects", "nodes", "node", "evidence")
+_KINDS = frozenset({"attempt_ended", "detected", "restarted", "straggler"})
+_FIELDS = ("seq", "at", "kind", "culprit", "blamed", "suspects", "nodes", "node", "evidence", "lingering")
 _MOST_EVENTS = 50
 _LONGEST_EVIDENCE = 500
 _Version = tuple[int, int, int]

@@ -12,7 +12,9 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sovctl.adapters.verdict_file import read_trusted, replace_json
 
@@ -24,11 +26,24 @@ _BATCH = "4294967291"
 """The batch script's step in the name of its socket (slurm.h, 22.05 to 26.05)."""
 
 
-def ask_to_free(directory: Path, job_id: str, nodes: Sequence[str]) -> None:
-    """Ask the watchers of these nodes to free them from a job. Raises NodeFileUnusable."""
-    replace_json(
-        directory / f"{job_id}.json", {"job_id": job_id, "nodes": list(nodes), "at": time.time()}, durable=False
-    )
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `sovctl watch` asks of the watchers."""
+
+    job_id: str
+    at: float
+    end: bool
+    """The job's steps are to be ended, and not only what waits."""
+    steps: frozenset[int] | None
+    """Only these; None: all of the job."""
+
+
+def ask_to_free(directory: Path, job_id: str, nodes: Sequence[str], steps: Sequence[int] | None = None) -> None:
+    """Ask the watchers of these nodes to free them from a job that leaves them, or only from `steps` of one that runs
+    on. Raises NodeFileUnusable."""
+    record = {"job_id": job_id, "nodes": list(nodes), "at": time.time()}
+    only = {} if steps is None else {"steps": list(steps)}
+    replace_json(directory / f"{job_id}.json", record | only, durable=False)
 
 
 def ask_to_end(directory: Path, job_id: str, nodes: Sequence[str]) -> None:
@@ -57,20 +72,20 @@ class ProcStepDaemons:
         self._node = node
         self._spool = spool
         self._proc = proc
-        self._asked_at: dict[str, float] = {}
-        """When each job's node was asked to be freed, by the last look."""
+        self._asked: dict[str, _Request] = {}
+        """From which jobs this node is to be freed, by the last look."""
 
     def asked(self) -> tuple[str, ...]:
         """Jobs this node is to be freed from."""
-        self._asked_at = {job_id: at for job_id, at, end in self._requests() if not end}
-        return tuple(self._asked_at)
+        self._asked = {request.job_id: request for request in self._requests() if not request.end}
+        return tuple(self._asked)
 
     def to_end(self) -> Mapping[str, float]:
         """Jobs whose steps of before the request are to be ended here."""
-        return {job_id: at for job_id, at, end in self._requests() if end}
+        return {request.job_id: request.at for request in self._requests() if request.end}
 
-    def _requests(self) -> list[tuple[str, float, bool]]:
-        """Fresh ones for this node: job, time, whether its steps are to be ended."""
+    def _requests(self) -> list[_Request]:
+        """Fresh ones for this node."""
         found = []
         try:
             paths = sorted(self._directory.glob("[0-9]*.json"))
@@ -83,13 +98,17 @@ class ProcStepDaemons:
             nodes, job_id, end = record.get("nodes"), record.get("job_id"), record.get("end") is True
             fresh = abs(time.time() - record["at"]) < (_FRESH_END_S if end else _FRESH_S)
             if fresh and isinstance(nodes, list) and self._node in nodes and path.stem == job_id:
-                found.append((path.stem, float(record["at"]), end))
+                found.append(_Request(path.stem, float(record["at"]), end, _only(record)))
         return found
 
     def childless(self, job_id: str) -> Mapping[int, str]:
         """pid -> step, of the job's slurmstepds here that have no process below them. One that is younger than the
         request belongs to the job's next start: on a busy node it takes seconds to its first process."""
-        daemons = self._daemons(job_id, self._asked_at.get(job_id, math.inf))
+        request = self._asked.get(job_id)
+        daemons = self._daemons(job_id, request.at if request else math.inf)
+        if request is not None and request.steps is not None:
+            wanted = {f"{job_id}.{step}" for step in request.steps}
+            daemons = {pid: step for pid, step in daemons.items() if step in wanted}
         parents = set(self._parents().values()) if daemons else set()
         return {pid: step for pid, step in daemons.items() if pid not in parents}
 
@@ -204,6 +223,14 @@ class ProcStepDaemons:
             return path.read_text("utf-8", "replace")
         except OSError:
             return ""
+
+
+def _only(record: Mapping[str, Any]) -> frozenset[int] | None:
+    """The steps a request is for; None: all. A list that is none asks for nothing."""
+    if "steps" not in record:
+        return None
+    steps = record["steps"]
+    return frozenset(step for step in steps if type(step) is int) if isinstance(steps, list) else frozenset()
 
 
 def _made_at(path: str) -> float:

@@ -5,22 +5,25 @@ Imports neither typer nor rich: the answer is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sovctl.cli import wiring
 from sovctl.errors import UsageError
 from sovctl.operations.look_at_job import JobLook, look_at_job
 
-_OPTIONS = frozenset({"--job", "--since", "--gpus", "--stacks"})
+_OPTIONS = frozenset({"--job", "--since", "--gpus", "--stacks", "--end"})
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the answer for the supervisor."""
     words = list(argv)
     options = dict(zip(words[::2], words[1::2], strict=False))
-    if len(words) % 2 or not set(options) <= _OPTIONS or not {"--job", "--since"} <= set(options):
+    if len(words) % 2 or not set(options) <= _OPTIONS or not _enough(options):
         raise UsageError("sovctl look is started by the supervisor of a run", hint="Use: sovctl run show --stacks RUN")
     config = wiring.config_of_this_node()
+    if "--end" in options:
+        wiring.rank_probe().end(options["--job"], wiring.node_name(config), int(options["--end"]))
+        return 0
     wish = JobLook(
         node=wiring.node_name(config),
         job_id=options["--job"],
@@ -30,3 +33,7 @@ def run(argv: Sequence[str]) -> int:
     )
     print("\n".join(look_at_job(wiring.job_look_ports(config), wish).to_lines()), flush=True)
     return 0
+
+
+def _enough(options: Mapping[str, str]) -> bool:
+    return "--job" in options and ("--since" in options or options.get("--end", "").isdigit())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sovctl.adapters.known_names import KnownNames
     from sovctl.adapters.node_roots import NodeRoots
     from sovctl.adapters.oci_bundle import OciBundles
+    from sovctl.adapters.rank_processes import RankProcesses
     from sovctl.adapters.slurm_cli import SlurmCli
     from sovctl.adapters.tiny_image import TinyImage
     from sovctl.isolation.inside import Inside
@@ -244,6 +245,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
     from sovctl.adapters.run_output import OutputFiles
     from sovctl.adapters.signals import SignalQueue
     from sovctl.adapters.spare_steps import SrunHold
+    from sovctl.adapters.step_output import written_by_sruns
     from sovctl.operations.live_run import Ports
 
     slurm_commands = slurm()
@@ -276,6 +278,7 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
         looks=SrunLook(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         spares=SrunHold(os.environ.get("SLURM_JOB_ID", ""), os.environ, bin_dir=load_config().slurm.bin_dir),
         run_output=PatientRunOutput(OutputFiles(), of_output),
+        written=written_by_sruns,
         kept=files,
         checkpoints=Patience().ask,
         crowding=Crowding(),
@@ -438,20 +441,26 @@ def config_of_this_node() -> Config:
     return load_config()
 
 
+def rank_probe() -> RankProcesses:
+    """The ranks of a job on this node."""
+    from sovctl.adapters.rank_processes import RankProcesses
+
+    return RankProcesses()
+
+
 def job_look_ports(config: Config) -> JobLookPorts:
     """What a look at the ranks of a job touches."""
     import time
 
     from sovctl.adapters.clock import SystemClock
     from sovctl.adapters.kmsg import KernelLogFile
-    from sovctl.adapters.rank_processes import RankProcesses
     from sovctl.adapters.sysfs import infiniband
     from sovctl.adapters.verdict_file import VerdictFile
     from sovctl.operations.look_at_job import JobLookPorts
 
     kernel_log = KernelLogFile(Path(config.node.kernel_log), Path(config.node.boot_id_file))
     return JobLookPorts(
-        ranks=RankProcesses(),
+        ranks=rank_probe(),
         gpus=_nvml(config, 2.5),
         kernel_log=kernel_log,
         verdicts=VerdictFile(Path(config.node.run_dir), Path(config.node.state_dir), kernel_log.boot_id()),

@@ -46,6 +46,9 @@ _LOST_STEP_ENDS_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits LINGER_S for it."""
 _STEPS_LOOK_S = 0.05
+_PASS_LOOK_S = 0.1
+_DEAF_END_S = 4.0
+"""So long the ranks may take to end that another step of the job has to end."""
 _ALL_ANSWER_S = 4.0
 """The same where none is known to be dead: one that froze a moment ago keeps scancel for MessageTimeout (10 s)."""
 _LOOKS_END_S = 4.0
@@ -96,6 +99,8 @@ class BringBack:
     """When SIGTERM last came."""
     ran_at: float = 0.0
     """When the job was last seen to run on; 0: nobody looked."""
+    end_survivors: Callable[[], bool] = lambda: False
+    """Ends ranks whose slurmstepds take no order at present; whether there were such."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
@@ -110,14 +115,19 @@ class BringBack:
     _asked: float = 0.0
     """When the job was last updated after its requeue: a pass of the scheduler comes of it; 0: not yet."""
 
-    def kill(self, child: ChildProcess, dead_nodes: Sequence[str], *, silent: bool = False) -> None:
+    def kill(
+        self, child: ChildProcess, dead_nodes: Sequence[str], *, silent: bool = False, for_queue: bool = False
+    ) -> None:
         """End the script and its steps at once, so that Slurm has nothing to wait KillWait for.
 
         A node that does not answer is first cut out of the job: a completing job waits for every one of its nodes,
         and for one that does not answer until SlurmdTimeout (300 s). While slurmctld is away nothing is ended: a step
         that ends then keeps its nodes for a minute more, because slurmstepd repeats its report so seldom.
-        `silent`: such a node has been cut out already.
+        `silent`: such a node has been cut out already. `for_queue`: the job leaves its nodes next, so the passes of the
+        scheduler are counted meanwhile: the one that a drain asked for comes within these seconds.
         """
+        if for_queue:
+            self.passes.look()
         keep = [node for node in self.nodes if node not in dead_nodes]
         if dead_nodes and self.batch_host in keep:
             self.drop(dead_nodes)
@@ -125,13 +135,23 @@ class BringBack:
         if lost:
             self.lingers_until = self.clock.now() + LINGER_S
         patience_s = _ANSWERS_S if lost or self.lingering else _ALL_ANSWER_S
+        deaf = child.poll() is None and self.end_survivors()
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
-        child.wait(1.0)
+        self._await_script(child, _DEAF_END_S if deaf else 1.0, count=for_queue)
         child.kill_group()
-        child.wait(5.0)
+        self._await_script(child, 5.0, count=for_queue)
         self.journal.append("killed", attempt=self.attempt)
+
+    def _await_script(self, child: ChildProcess, patience_s: float, *, count: bool) -> None:
+        until = self.clock.now() + patience_s
+        while True:
+            if count:
+                self.passes.look()
+            left = until - self.clock.now()
+            if child.wait(min(left, _PASS_LOOK_S) if count else left) is not None or left <= 0:
+                return
 
     def drop(self, nodes: Sequence[str]) -> bool:
         """Cut nodes out of the running job; returns whether they are out.

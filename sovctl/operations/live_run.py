@@ -41,6 +41,7 @@ from sovctl.ports import (
     Signals,
     SpareHold,
     StartScript,
+    WrittenFile,
 )
 from sovctl.recovery.blame import NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
@@ -59,6 +60,10 @@ _STORAGE_BACK_S = 3600.0
 """So long a storage that does not answer is waited for before a run is held."""
 OWN_REQUEUE = "the script asked for a requeue"
 """Why ranks are asked to stop whose own framework requeues its job."""
+_OUTPUT_LOOK_S = 2.0
+_MOST_OUTPUT_FILES = 16
+_TOLD_S = 1.5
+"""So long the slurmstepds of a step get to hear an order."""
 SILENCE_S = 1.0
 """A slurmd counts as gone after so long when its ranks are silent too."""
 
@@ -155,6 +160,11 @@ def _no_evidence(_job_id: str) -> Sequence[JobEvidence]:
     return ()
 
 
+def _nothing_written(_pid: int) -> Sequence[WrittenFile]:
+    """For scripts whose steps write to the job's output alone."""
+    return ()
+
+
 def _nothing_new(_nodes: Sequence[str]) -> bool:
     """For sites without a cluster journal."""
     return False
@@ -189,6 +199,8 @@ class Ports:
     spares: SpareHold | None = None
     """Keeps the script's steps off the spares; None: nothing does."""
     run_output: RunOutput | None = None
+    written: Callable[[int], Sequence[WrittenFile]] = _nothing_written
+    """Files to which the steps of the script with this process id write."""
     kept: AttemptFiles | None = None
     image: RunImage | None = None
     """Of a run whose steps run inside something."""
@@ -222,6 +234,10 @@ class Watch:
     requeue_asked_at: float = 0.0
     room_checked: float = 0.0
     spares_checked: float = 0.0
+    lifeless: frozenset[str] | None = None
+    """Nodes that were asked when a rank failed, and on which everything stands still; None: nobody was asked."""
+    survivors_ended: int | None = None
+    """The step whose ranks were ended because they outlived the end that srun gave them."""
     ended_by_slurm: str = ""
 
 
@@ -262,6 +278,11 @@ class LiveRun:
         self.ran_at = self.arrived
         """When the job was last seen to run on."""
         self.allocation_noted = False
+        self.output_files: tuple[str, ...] = ()
+        """What the steps write to beside the job's own output."""
+        self._followed: set[str] = set()
+        """Those found in this attempt."""
+        self._output_looked = 0.0
         self._sigterm_asked: float | None = -1.0
         """The SIGTERM after which Slurm was asked what it means."""
         self.moving = self.progress_watch()
@@ -271,6 +292,7 @@ class LiveRun:
         """What was known of the last attempt no longer holds."""
         self.attempt += 1
         self.unanswered = frozenset()
+        self._followed = set()
         self.watch = Watch()
         self.suspicion.clear()
 
@@ -333,6 +355,20 @@ class LiveRun:
             )
             for view in views
         ]
+
+    def follow_output(self, pid: int) -> None:
+        """Find out where the script with this process id sends the words of its steps."""
+        now = self.ports.clock.now()
+        if now - self._output_looked < _OUTPUT_LOOK_S:
+            return
+        self._output_looked = now
+        for file in self.ports.written(pid):
+            if file.path not in self._followed and len(self._followed) < _MOST_OUTPUT_FILES:
+                self._followed.add(file.path)
+                self.output_files = tuple(dict.fromkeys([*self.output_files, file.path]))[-_MOST_OUTPUT_FILES:]
+                self.ports.output.follow(file)
+                if self.ports.run_output is not None:
+                    self.ports.run_output.follow(file)
 
     def hold_spares(self) -> None:
         """The script is about to start: keep its steps on the nodes it runs on."""
@@ -404,6 +440,53 @@ class LiveRun:
         frozen = self.moving.frozen if self.moving is not None else frozenset()
         return self.suspicion.silent_for(0.0) | frozen | self.down | self.mute | self.unanswered
 
+    def end_survivors(self) -> bool:
+        """End the ranks themselves of a step that srun is ending because one of them failed; whether that was to do.
+
+        srun's way to do it (SIG_TERM_KILL) sends SIGTERM, and SIGKILL only KillWait later. Until then a slurmstepd
+        takes no other order, and slurmd waits with it when the job ends: slurmctld gives the node up as not responding
+        after MessageTimeout (22.05 to 26.05). The ranks are the user's own, and without them it ends.
+        """
+        if self.moving is None or self.ports.looks is None:
+            return False
+        self.moving.read_output(self.ports.clock.now())
+        if self.moving.ended_step is None:
+            return False
+        step, _ = self.moving.ended_step
+        if self.watch.survivors_ended == step:
+            return False
+        try:
+            there = {item.rpartition(".")[2] for item in self.ports.jobs.steps(self.plan.job_id)}
+        except SovctlError:
+            return False
+        self.watch.survivors_ended = step
+        if str(step) not in there:
+            # It has ended, and the script goes on without it.
+            return False
+        self._end_survivors(self.ports.looks, step)
+        return True
+
+    def ask_for_life(self) -> None:
+        """Find out, once an attempt, on which nodes everything stands still: that takes seconds where there is one."""
+        if self.watch.lifeless is None:
+            found = self._lifeless(self.here.running_on)
+            # None of them lives: slurmctld is away, and nobody was asked.
+            self.watch.lifeless = found if set(self.here.running_on) - found else frozenset()
+
+    def _end_survivors(self, looks: JobLooks, step: int) -> None:
+        nodes = self.here.running_on
+        self.ask_for_life()
+        silent = self.silent() | (self.watch.lifeless or frozenset())
+        try:
+            if silent & set(nodes):
+                # It is heard before the order that holds up the others: nobody waits for what lies below such a node.
+                self.ports.jobs.kill_steps(self.plan.job_id, patience_s=_TOLD_S, lost_node=True, looks=False)
+            looks.end([node for node in nodes if node not in silent], step)
+        except SovctlError as error:
+            self.ports.journal.append("command_refused", attempt=self.attempt, detail=error.message)
+            return
+        self.ports.journal.append("survivors_ended", attempt=self.attempt, step=step)
+
     def _lifeless(self, names: Sequence[str]) -> frozenset[str]:
         try:
             return self.ports.ping.lifeless(self.ports.cluster.nodes(names))
@@ -434,6 +517,7 @@ class LiveRun:
             crowding=ports.crowding,
             sigterm_at=lambda: ports.signals.terminated_at,
             ran_at=self.ran_at,
+            end_survivors=self.end_survivors,
         )
 
     def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:
@@ -573,6 +657,7 @@ class LiveRun:
         settings = ProgressSettings(
             nodes=self.here.running_on,
             checkpoint_dir=str(plan.checkpoint_dir),
+            job_id=self.raw_job_id,
             gpus=self.gpus(),
             hang_timeout_s=plan.hang_timeout_s,
             progress_regex=plan.progress_regex,

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
+from sovctl.model.progress import Phase
 from sovctl.operations.follow_progress import Quiet
 from sovctl.operations.live_run import OWN_REQUEUE, SILENCE_S, LiveRun, gpus_of
 from sovctl.operations.site_words import SiteWords
@@ -22,6 +23,9 @@ CALM_S = 1.25
 (nodes and partitions, `scontrol show node`, 22.05 to 26.05), and each carries every node of the cluster."""
 CALM_SHARE = 0.02
 """The most of the time that asking may take: a slow slurmctld is asked less."""
+_SURVIVE_S = 2.0
+"""So long ranks get to end by themselves after one of them failed: with the time it takes to end them that is less than
+MessageTimeout (10 s), after which slurmctld would give up their nodes."""
 _JOB_CHECK_S = 5.0
 _ROOM_CHECK_S = 5.0
 """How often a run on fewer nodes looks for a new checkpoint and free nodes."""
@@ -43,6 +47,7 @@ class RunLooks:
         """One turn of all looks; the first that finds something ends it."""
         self._site.look()
         looks = (
+            self._look_for_survivors,
             self._look_at_nodes,
             self._look_at_time,
             self._look_for_room,
@@ -50,6 +55,21 @@ class RunLooks:
             self._look_at_progress,
         )
         return next((found for look in looks if (found := look()) is not None), None)
+
+    def _look_for_survivors(self) -> None:
+        """Ranks that outlive the SIGTERM which srun sends them when another one failed. One that saves gets Slurm's
+        whole KillWait."""
+        live = self._live
+        said = live.moving.ended_step if live.moving is not None else None
+        if said is None or live.watch.survivors_ended == said[0]:
+            return
+        if live.watch.stop_asked and not self._asked_long_ago():
+            # The first rank that has saved and stopped is none that failed.
+            return
+        live.ask_for_life()
+        saves = live.progress.last is not None and live.progress.last.phase in (Phase.SAVING, Phase.STOPPING)
+        if not saves and live.ports.clock.now() - said[1] >= _SURVIVE_S:
+            live.end_survivors()
 
     def _look_at_nodes(self) -> Blame | None:
         """Node states of the allocation, and slurmd itself once the ranks have gone silent."""
@@ -127,7 +147,10 @@ class RunLooks:
 
     def _output_size(self) -> int | None:
         job = self._live.watch.job
-        return self._live.ports.output.size(job.stdout) if job is not None and job.stdout else None
+        own = [job.stdout] if job is not None and job.stdout else []
+        sizes = [self._live.ports.output.size(path) for path in (*own, *self._live.output_files)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known else None
 
     def _look_at_time(self) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""

@@ -62,7 +62,7 @@ class Recovery:
         back.size = self._live.size_for(free, unfit)
         gone = self._live.silent()
         # Whoever is blamed: a completing job waits for each of its nodes, for one that is silent until SlurmdTimeout.
-        back.kill(child, [node for node in back.nodes if node in gone])
+        back.kill(child, [node for node in back.nodes if node in gone], for_queue=decision.action is not Action.HOLD)
         if decision.action is Action.HOLD:
             back.hold(decision.why)
         else:

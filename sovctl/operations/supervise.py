@@ -251,6 +251,7 @@ class Supervisor:
             received = self._live.ports.signals.wait(0.0 if child.poll() is not None else self._live.poll_s())
             self._on_signals(received, child)
             self._live.progress.follow()
+            self._live.follow_output(child.pid)
             if self._live.watch.ended_by_slurm:
                 return self._on_ended_by_slurm(child)
             status = child.poll()
@@ -362,6 +363,7 @@ class Supervisor:
     def _script_end(self, job: JobView | None, status: int) -> ScriptEnd:
         if status in (0, FINISHED) or job is None:
             return ScriptEnd(status, step=self._live.progress.step)
-        tails = [self._live.ports.output.read(path) for path in dict.fromkeys([job.stderr, job.stdout]) if path]
+        paths = dict.fromkeys([job.stderr, job.stdout, *self._live.output_files])
+        tails = [self._live.ports.output.read(path) for path in paths if path]
         crash = self._live.crash.read(self._live.attempt, tails, status)
         return ScriptEnd(status, crash.signature, self._live.progress.step, crash.kind.value, crash.rank, crash.node)

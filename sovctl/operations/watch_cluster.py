@@ -20,7 +20,7 @@ from sovctl.operations.watch_preempted import PreemptedJobs
 from sovctl.operations.watch_reads import SlurmReads
 from sovctl.operations.watch_records import RecordPlaces
 from sovctl.operations.watch_restart import Settlement, open_intents
-from sovctl.operations.watch_runs import RunTakeOver, down_names
+from sovctl.operations.watch_runs import AskToFree, RunTakeOver, down_names, free_nobody
 from sovctl.operations.watch_suspects import SuspectChecks, SuspectPorts
 from sovctl.operations.watch_voice import Voice
 from sovctl.ports import ChangeMark, Clock, Journal, PoolSite, WatchMemory
@@ -55,7 +55,7 @@ class WatchPorts:
     memory: WatchMemory
     journal: Journal
     clock: Clock
-    ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
+    ask_to_free: AskToFree = free_nobody
     """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
     ask_to_end: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
     """Have them end what runs there of a preempted job."""
@@ -136,6 +136,7 @@ class ClusterWatch:
         self._runs.bring_back()
         self._runs.let_go()
         self._runs.free_stuck()
+        self._runs.free_lingering()
         waiting = self._runs.waiting(self._reads.jobs)
         self._preempted.look([job.job_id for job in waiting])
         self._places.look(waiting)

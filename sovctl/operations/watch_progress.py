@@ -16,6 +16,7 @@ from sovctl.model.rank_look import NodeLook
 from sovctl.operations.follow_progress import ProgressFollower
 from sovctl.operations.watch_stragglers import StragglerSettings, StragglerWatch
 from sovctl.ports import AttemptFiles, JobLooks, Journal, LookAnswer, RunFiles, RunOutput
+from sovctl.recovery.crash import SrunEnds
 from sovctl.recovery.hang import AUTO, Hang, NotYet, Pace, Source, Standstill, judge
 from sovctl.recovery.output_steps import OutputSteps
 from sovctl.recovery.paces import Paces
@@ -40,6 +41,8 @@ class ProgressSettings:
 
     nodes: tuple[str, ...]
     checkpoint_dir: str
+    job_id: str = ""
+    """Slurm's raw one, as srun names its steps."""
     gpus: int | None = None
     """GPUs of the job on each node."""
     hang_timeout_s: float = AUTO
@@ -83,6 +86,10 @@ class ProgressWatch:
         self._tries = 0
         self._first_s = 0.0
         self._told = ""
+        self._paths: tuple[str, ...] = ()
+        self._srun_ends = SrunEnds(settings.job_id)
+        self.ended_step: tuple[int, float] | None = None
+        """The step whose ranks srun ends because one of them failed, and when that was read."""
         self._mute: frozenset[str] = frozenset()
         self._well_due = 0.0
         self._asks_well = False
@@ -105,7 +112,7 @@ class ProgressWatch:
     def look(self, now: float, paths: Sequence[str] = (), mute: Collection[str] = ()) -> Blame | None:
         """Who is to blame when the run hangs (or, if wished, for a straggler); None: it goes on. `paths`: the job's
         output files as Slurm knows them; `mute`: nodes that do not answer slurmctld, which makes no step there."""
-        self._mute = frozenset(mute)
+        self._mute, self._paths = frozenset(mute), tuple(paths)
         if now - self._turn > _LONGEST_TURN_S:
             self._pace.paused(now - self._turn)
         self._turn = now
@@ -126,6 +133,10 @@ class ProgressWatch:
         if now >= self._next_look:
             self._ask()
         return None
+
+    def read_output(self, now: float) -> None:
+        """What the job printed since the last turn."""
+        self._read_output(now, self._paths)
 
     def end(self) -> None:
         """The attempt is over."""
@@ -155,6 +166,9 @@ class ProgressWatch:
 
     def _read_output(self, now: float, paths: Sequence[str]) -> None:
         lines, grew = self._ports.output.read(paths)
+        step = self._srun_ends.feed(lines)
+        if step is not None:
+            self.ended_step = step, now
         if grew:
             self._pace.moved(now, Source.GROWTH)
         if not self._steps.feed(lines):

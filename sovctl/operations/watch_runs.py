@@ -19,6 +19,7 @@ from sovctl.operations.watch_voice import Voice
 from sovctl.ports import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
+from sovctl.recovery.lingering import Lingering, said_to_linger
 from sovctl.recovery.reserved import kept_from
 from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
@@ -51,6 +52,19 @@ _LOOKS_A_PASS = 10
 """Jobs that are asked about one by one in one pass."""
 
 
+AskToFree = Callable[[str, Sequence[str], Sequence[int] | None], None]
+
+
+def free_nobody(_job_id: str, _nodes: Sequence[str], _steps: Sequence[int] | None) -> None:
+    """For a watch without watchers."""
+
+
+def _what_stays(job_id: str, steps: Sequence[int] | None) -> str:
+    if steps is None:
+        return f"job {job_id}, which completes for too long"
+    return f"step {', '.join(f'{job_id}.{step}' for step in steps)}, which only waits for a node that the job lost"
+
+
 @dataclass(slots=True)
 class _Orphan:
     """A run that lost a node and has to come back without it."""
@@ -69,8 +83,8 @@ class RunTakeOver:
     clock: Clock
     voice: Voice
     act: bool
-    ask_to_free: Callable[[str, Sequence[str]], None] = lambda _job_id, _nodes: None
-    """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id."""
+    ask_to_free: AskToFree = free_nobody
+    """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id, or of some of its steps."""
     launches: LaunchAgain = field(init=False)
     _places: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each (job, node) was last seen together."""
@@ -88,6 +102,10 @@ class RunTakeOver:
     """Since when each job completes."""
     _freed: dict[str, float] = field(default_factory=dict)
     """When it was last asked that a run's nodes be freed."""
+    _lingering: dict[str, Lingering] = field(default_factory=dict)
+    """By job: steps that wait for a node it lost, as its run said last."""
+    _steps_freed: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By job: the last word on such steps that was acted on, and when."""
     _blamed: dict[str, dict[str, float]] = field(default_factory=dict)
     """By job: when its run last spoke against each node."""
     _restarted: dict[str, bool] = field(default_factory=dict)
@@ -161,6 +179,9 @@ class RunTakeOver:
 
     def hear(self, job_id: str, events: Sequence[Any]) -> None:
         """What a run writes of nodes: which of its job's exclusions are the run's own, and how old they are."""
+        lingering = said_to_linger(events, self.clock.now())
+        if lingering is not None and lingering.seq > self._steps_freed.get(job_id, (0, 0.0))[0]:
+            self._lingering[job_id] = lingering
         for event in events:
             if not isinstance(event, Mapping):
                 continue
@@ -179,20 +200,32 @@ class RunTakeOver:
                 self._freed[job_id] = now
                 self._free(job_id)
 
-    def _free(self, job_id: str) -> None:
+    def free_lingering(self) -> None:
+        """The same of a run that goes on without the node: before it may have to leave the others too."""
+        now = self.clock.now()
+        self._lingering = {job_id: said for job_id, said in self._lingering.items() if now < said.until}
+        self._steps_freed = {job_id: last for job_id, last in self._steps_freed.items() if job_id in self._runs}
+        for job_id, said in list(self._lingering.items())[:_LOOKS_A_PASS]:
+            if now - self._steps_freed.get(job_id, (0, -_ASK_AGAIN_S))[1] >= _ASK_AGAIN_S:
+                self._steps_freed[job_id] = (said.seq, now)
+                del self._lingering[job_id]
+                self._free(job_id, said.steps)
+
+    def _free(self, job_id: str, steps: Sequence[int] | None = None) -> None:
         try:
             job = self.site.job(job_id)
         except SovctlError:
             return
-        if not job.completing or not job.nodes:
+        # Steps that are named have nothing left to do, whether the run goes on or has to leave its nodes after all.
+        if not (job.completing or (job.running and steps is not None)) or not job.nodes:
             return
-        words = f"{', '.join(job.nodes)} to be freed from job {job_id}, which completes for too long"
+        words = f"{', '.join(job.nodes)} to be freed from {_what_stays(job_id, steps)}"
         if not self.act:
             self.voice.tell(f"observe:free:{job_id}", f"would ask {words}")
             return
         # First the request, which does no harm twice: one that is killed after each record would never get to it.
-        self.ask_to_free(job.extra.get("JobId", job_id), job.nodes)
-        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes))
+        self.ask_to_free(job.extra.get("JobId", job_id), job.nodes, steps)
+        self.voice.write("free-asked", job_id=job_id, nodes=list(job.nodes), steps=list(steps or ()))
         self.voice.say(f"asked {words}")
 
     def learn_runs(self, jobs: Sequence[JobView]) -> None:

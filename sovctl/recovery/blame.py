@@ -232,6 +232,8 @@ def _died_of(end: ScriptEnd) -> str:
     rank = f" (rank {end.rank}{f' on {end.node}' if end.node else ''})" if end.rank is not None else ""
     if end.kind == "oom":
         return f"ran out of main memory{rank}"
+    if end.signature.startswith("Exited with exit code ") and rank:
+        return f"ended because of{rank.replace(' (', ' ').rstrip(')')}"
     if end.kind == "signal" and end.status in (137, -9):
         return "was killed by SIGKILL, as the kernel does when memory runs out,"
     return describe_status(end.status)

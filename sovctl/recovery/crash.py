@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.recovery.signature import crash_signature, is_echo
 
 _LONGEST_LINE = 2000
@@ -42,6 +43,11 @@ _SIGNALLED = re.compile(
     r"|Terminated)|traceback : Signal \d{1,2} \(SIG"
 )
 _NO_STEP = re.compile(r"^srun: error: Unable to create step for job \d{1,20}: (?P<why>[^\n]{1,200})")
+_ENDS_STEP = re.compile(
+    r"(?:\d{1,6}: )?srun: (?:[\w/]{1,40}: ){0,3}Terminating StepId=(?P<job>\d{1,10})\.(?P<step>\d{1,9})$"
+)
+_EXITED = re.compile(r"Exited with exit code (?P<status>\d{1,3})")
+_ENDED_BY_SRUN = re.compile(r"srun: error: [^\n]{1,300}: (?:Killed|Terminated)$")
 _CAUSE_BY_ITSELF = re.compile(r"Out Of Memory|Segmentation fault|Bus error|Illegal instruction")
 
 
@@ -79,7 +85,12 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     """`output`: the end of what the job printed; `status`: exit status of the script, negative: killed by that signal;
     `ranks`: rank -> node, where known."""
     lines = [line[:_LONGEST_LINE] for line in output.splitlines()]
-    signature = crash_signature(output) or no_step(lines)
+    others = [line for line in lines if not _ENDED_BY_SRUN.search(line)]
+    exited = "" if crash_signature("\n".join(others)) else _first_exit(lines)
+    if exited:
+        # Nobody said a word, and srun has ended the rest: their SIGKILL, and a status that comes of it, are no cause.
+        lines, status = others, int(exited.rpartition(" ")[2])
+    signature = crash_signature("\n".join(lines)) or no_step(lines) or exited
     root = _torchelastic(lines)
     blocks = _tracebacks(lines)
     cause = next((block for block in blocks if not is_echo(block[-1])), None)
@@ -89,6 +100,12 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
         node = (ranks or {}).get(rank, "")
     excerpt = "\n".join((cause or _root_block(lines) or _telling(lines))[-_EXCERPT_LINES:])
     return Crash(_kind(lines, cause, status), rank, node, signature, excerpt)
+
+
+def _first_exit(lines: Sequence[str]) -> str:
+    """`Exited with exit code 7` of the first task that srun says failed, where it ended with a status of its own."""
+    first = next((match for line in lines if (match := _TASK.search(line))), None)
+    return first["what"] if first is not None and _EXITED.fullmatch(first["what"]) else ""
 
 
 def _where(
@@ -118,6 +135,27 @@ def no_step(lines: Sequence[str]) -> str:
     """Why Slurm started no step, in its own words, where srun says so; else empty."""
     found = [match["why"].strip() for line in lines if (match := _NO_STEP.match(line))]
     return found[-1] if found else ""
+
+
+@dataclass(slots=True)
+class SrunEnds:
+    """Reads what srun says of a step whose other ranks it ends because one of them failed (--kill-on-bad-exit)."""
+
+    job_id: str
+    """Slurm's raw one."""
+    _status: int | None = None
+    """Of the rank that ended last by itself, as far as srun tells."""
+
+    def feed(self, lines: Sequence[str]) -> int | None:
+        """The step it ends in these lines; None: none, or its first rank said that it is done, and others may save."""
+        step = None
+        for line in lines:
+            if task := _TASK.search(line):
+                exited = _EXITED.fullmatch(task["what"])
+                self._status = int(exited["status"]) if exited else None
+            elif (match := _ENDS_STEP.match(line)) and match["job"] == self.job_id:
+                step = None if self._status in (FINISHED, STOPPED) else int(match["step"])
+        return step
 
 
 def _rest(lines: Sequence[str]) -> Kind:

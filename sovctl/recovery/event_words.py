@@ -86,6 +86,9 @@ _TELLERS: dict[str, Callable[[Event, Fold], str]] = {
     "run_reopened": lambda _event, _fold: "somebody requeued it after its end",
     "misplaced": lambda event, fold: f"on {fold(names(event, 'nodes'))}: {text(event, 'why')}",
     "rank_up": lambda event, _fold: f"rank {whole(event, 'rank')} on {text(event, 'node')}",
+    "survivors_ended": lambda event, _fold: (
+        f"what was left of step {whole(event, 'step')} after one of its ranks failed, and outlived SIGTERM"
+    ),
     "checkpoint_loaded": _step,
     "first_step": _step,
     "checkpoint_saved": _step,

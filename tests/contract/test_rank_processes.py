@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for child in children:
-        os.killpg(child.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         assert child.stdout is not None
         child.stdout.close()
@@ -132,6 +134,23 @@ def test_looks_that_go_on_side_by_side_take_no_other_for_a_rank(start: Start) ->
     start(SLEEPER, 2)
     start(SLEEPER, 0, SLURM_STEP_ID="7", SOVCTL_LOOK="1")
     assert look(stacks=False).keys() == {2}
+
+
+def test_what_is_left_of_one_step_is_ended_and_nothing_else(start: Start) -> None:
+    left = [
+        start(SLEEPER, 0, SLURM_STEP_ID="3"),
+        start(SLEEPER, 1, "/bin/sh", "-c", '"$@" & wait', "sh", SLURM_STEP_ID="3"),
+    ]
+    others = [
+        start(SLEEPER, 0),
+        start(SLEEPER, 0, SLURM_STEP_ID="3", SOVCTL_LOOK="1"),
+        start(SLEEPER, 0, SLURM_STEP_ID="3", SLURMD_NODENAME="n002"),
+        start(SLEEPER, 0, SLURM_STEP_ID="3", SLURM_JOB_ID=f"{JOB}0"),
+    ]
+    assert RankProcesses().end(JOB, "n001", 3) == 3, "both ranks, and the Python below the shell"
+    assert [child.wait(10) for child in left] == [-signal.SIGKILL] * 2
+    assert [child.poll() for child in others] == [None] * 4
+    assert RankProcesses().end(JOB, "n001", 3) == 0
 
 
 def test_a_program_that_is_no_python_says_so_and_where_it_waits(start: Start) -> None:

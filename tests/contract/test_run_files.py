@@ -13,6 +13,7 @@ import pytest
 from sovctl.adapters.run_files import FileTail, RunDirectory, read_bounded, write_atomically
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import Phase, Progress
+from sovctl.ports import WrittenFile
 
 RECORD = {"schema": "sovctl.run/1", "run_id": "lab-7-1", "name": "späte.sh"}
 
@@ -194,3 +195,21 @@ def test_a_mark_without_a_word_is_a_requeue(run: RunDirectory) -> None:
     assert run.requeue_asked(0) == ""
     (run.root / "attempts" / "0" / "requeue").write_bytes(b"")
     assert run.requeue_asked(0) == "requeue"
+
+
+def test_a_log_of_the_steps_tells_only_of_its_attempt(tmp_path: Path) -> None:
+    kept, fresh = tmp_path / "kept", tmp_path / "fresh"
+    kept.write_text("old crash\n")
+    fresh.write_text("import error\n")
+    tail = FileTail(own=())
+    tail.begin()
+    tail.follow(WrittenFile(str(kept), appended=True))
+    tail.follow(WrittenFile(str(fresh), appended=False))
+    with kept.open("a") as file:
+        file.write("new crash\n")
+    assert [tail.read(str(path)) for path in (kept, fresh)] == ["new crash\n", "import error\n"]
+    tail.begin()
+    assert [tail.read(str(path)) for path in (kept, fresh)] == ["", ""]
+    fresh.write_text("import error, and more than before\n")
+    tail.follow(WrittenFile(str(fresh), appended=False))
+    assert tail.read(str(fresh)) == "import error, and more than before\n"

@@ -80,6 +80,33 @@ def test_a_step_of_the_jobs_next_start_is_none_that_was_asked_about(tmp_path: Pa
     assert starts.poll() is None
 
 
+def test_of_a_job_that_runs_on_only_the_steps_named_are_ended(tmp_path: Path, start: Start) -> None:
+    left, other = start("n001_7.0"), start("n001_7.10")
+    here = daemons(tmp_path)
+    ask_to_free(tmp_path / "stuck", "7", ["n001"], [0])
+    assert here.asked() == ("7",)
+    assert here.childless("7") == {left.pid: "7.0"}
+    assert not here.end(other.pid, "7")
+    assert here.end(left.pid, "7")
+    assert left.wait(10) == -9
+    # The job leaves its nodes meanwhile: the newer request is for all of it.
+    ask_to_free(tmp_path / "stuck", "7", ["n001"])
+    assert here.asked() == ("7",)
+    assert here.end(other.pid, "7")
+    assert other.wait(10) == -9
+
+
+@pytest.mark.parametrize("steps", ["0", {"0": 1}, [True, "0", None, 0.0], None])
+def test_steps_that_are_no_list_of_numbers_are_none(tmp_path: Path, start: Start, steps: object) -> None:
+    start("n001_7.0")
+    record = {"job_id": "7", "nodes": ["n001"], "at": time.time(), "steps": steps}
+    (tmp_path / "stuck").mkdir()
+    (tmp_path / "stuck/7.json").write_text(json.dumps(record))
+    here = daemons(tmp_path)
+    assert here.asked() == ("7",)
+    assert here.childless("7") == {}
+
+
 def test_only_fresh_requests_for_this_node_count(tmp_path: Path) -> None:
     here = daemons(tmp_path)
     assert here.asked() == ()

@@ -167,6 +167,26 @@ def test_ranks_that_ignore_sigterm_cost_no_kill_wait(whole_lab: cluster.Lab, wor
     assert not set(ranks) & set(faults.rank_processes(whole_lab.layout, victim))
 
 
+CRASHES_AMONG_THE_DEAF = """#!/bin/bash
+#SBATCH --nodes=3 --ntasks-per-node=1 --gpus-per-node=8
+srun bash -c 'trap "" TERM; [ $SLURM_PROCID-$SOVCTL_ATTEMPT = 1-0 ] && { sleep 2; exit 7; }; exec sleep 1000' &> own.log
+"""
+
+
+def test_a_rank_that_crashes_among_ranks_that_ignore_sigterm_costs_no_kill_wait(
+    whole_lab: cluster.Lab, work_dir: Path, user: str
+) -> None:
+    """srun gives the others KillWait; their slurmds hear nothing meanwhile: slurmctld gives them up after 10 s. What
+    it says of it goes to a file of the script's own."""
+    run = started(whole_lab, work_dir, user, CRASHES_AMONG_THE_DEAF)
+    run.await_event("attempt_started", attempt=1)
+    run.sovctl("run", "stop", run.job_id)
+    (died,) = run.events("script_ended")
+    assert (died["signature"], died["rank"], died["node"]) == ("Exited with exit code 7", 1, nodes_of(run, 0)[1])
+    assert run.events("survivors_ended")
+    assert died["at"] - run.events("attempt_started")[0]["at"] < 25
+
+
 def _ignores_sigterm(lab: cluster.Lab, node: str) -> list[int]:
     """The training processes of the node, if each ignores SIGTERM."""
     ranks = faults.rank_processes(lab.layout, node)

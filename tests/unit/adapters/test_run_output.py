@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.run_output import OutputFiles, newest_change
+from sovctl.ports import WrittenFile
 
 
 @pytest.fixture
@@ -35,6 +36,22 @@ def test_progress_bars_end_lines_with_carriage_returns(log: Path) -> None:
     with open(log, "a") as file:
         file.write("\r  8%| 1/12\r 16%| 2/12\r")
     assert output.read([str(log)])[0] == ["  8%| 1/12", " 16%| 2/12"]
+
+
+@pytest.mark.parametrize(("appended", "old"), [(True, []), (False, ["step 1", "step 2"])])
+def test_a_file_that_steps_write_to_is_followed_from_where_this_attempt_began(
+    log: Path, appended: bool, old: list[str]
+) -> None:
+    output = OutputFiles()
+    output.begin([])
+    output.follow(WrittenFile(str(log), appended))
+    with open(log, "a") as file:
+        file.write("step 3\n")
+    assert output.read([]) == ([*old, "step 3"], True)
+    with open(log, "a") as file:
+        file.write("step 4\n")
+    output.begin([])
+    assert output.read([]) == ([], False), "of the attempt before"
 
 
 def test_a_file_that_was_cut_or_replaced_is_read_from_its_start(log: Path) -> None:

@@ -106,6 +106,12 @@ def test_words_are_read_once_until_they_change(tmp_path: Path) -> None:
     assert len(words.read([run])["7"]) == 2
 
 
+def test_what_a_restarted_run_left_behind_is_among_its_words(tmp_path: Path) -> None:
+    run = write(tmp_path / "7", '{"seq":2,"at":5,"kind":"restarted","how":"spare","lingering":["7.0"]}\n')
+    (event,) = RunRecordWords().read([run])["7"]
+    assert event == {"seq": 2, "at": 5, "kind": "restarted", "lingering": ["7.0"]}
+
+
 def _symlink(path: Path, secret: Path) -> None:
     path.symlink_to(secret)
 

@@ -18,6 +18,7 @@ from sovctl.operations.bring_back import BringBack
 from sovctl.operations.live_run import Ports, RunPlan
 from sovctl.operations.pass_watch import PassWatch
 from sovctl.operations.supervise import Supervisor
+from sovctl.ports import WrittenFile
 from sovctl.recovery.decide import Limits
 
 NOW = 1_795_384_000.0
@@ -150,6 +151,9 @@ class Run:
         self.nodes: Any = None
         """Answers looks at the ranks; None: nobody looks."""
         self.output = ""
+        self.written: dict[int, list[WrittenFile]] = {}
+        """By process id of a script: where its steps write."""
+        self.followed: list[str] = []
         self.words: Progress | None = None
         self.stops: list[tuple[int, str]] = []
         self.requeues_asked: dict[int, str] = {}
@@ -199,6 +203,7 @@ class Run:
             site_wrote=lambda nodes: self.site_wrote(),
             spares=self.hold,
             say=self.said.append,
+            written=lambda pid: self.written.get(pid, ()),
         )
         ports = replace(ports, image=self.image)
         if self.checkpoints is not None:
@@ -280,8 +285,11 @@ class Run:
     def begin(self) -> None:
         return
 
+    def follow(self, file: WrittenFile) -> None:
+        self.followed.append(file.path)
+
     def read(self, path: str) -> str:
-        return self.output
+        return self.output if path in ("/out", "") or path in self.followed else ""
 
     def size(self, path: str) -> int | None:
         # It grows all the time: a script without words of its own that is well.

@@ -58,6 +58,25 @@ def test_a_drain_tells_when_the_scheduler_runs_next() -> None:
     assert takes(drained=True) < 0.5 < 1.5 < takes(drained=False)
 
 
+@pytest.mark.parametrize("for_queue", [True, False])
+def test_the_pass_that_a_drain_asked_for_is_seen_while_the_script_ends(for_queue: bool) -> None:
+    """It began in the second after the drain's, so the next one comes a second later too: early enough to begin by it.
+    By the drain alone, which Slurm tells in whole seconds, the run would wait for that one and then for one more."""
+    run = Run()
+    blamed(run, "n002")
+    run.slurm.scheduler_passes = lambda: 7 + sum(run.clock.time >= NOW + at for at in (1.25, 4.05))  # type: ignore[method-assign]
+    run.clock.sleep(0.65)
+    run.slurm.drain("n002", "XID79")
+    run.clock.sleep(0.25)
+    script, back = FakeChild(run.clock), run.back(["n001", "n002"])
+    run.slurm.kill_steps = lambda *_args, **_named: run.clock.at(1.5, lambda: script.end(1))  # type: ignore[method-assign]
+    back.kill(script, (), for_queue=for_queue)
+    run.clock.sleep(NOW + 2.7 - run.clock.time)
+    back.requeue(exclude_reason="XID79")
+    assert (run.clock.time < NOW + 3.5) is for_queue
+    assert (run.of("requeued")[0]["begin"] == NOW + 4) is for_queue
+
+
 def test_a_drain_of_long_ago_tells_nothing() -> None:
     run = Run()
     blamed(run, "n002")

@@ -22,7 +22,7 @@ from sovctl.model.reason import DrainReason
 from sovctl.model.reservation import Reservation
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
 from sovctl.operations.live_run import LiveRun, gpus_of
-from sovctl.ports import LookAnswer
+from sovctl.ports import LookAnswer, WrittenFile
 from sovctl.recovery.decide import Limits
 
 STORY = ["attempt_started", "attempt_ended", "run_ended"]
@@ -1092,6 +1092,11 @@ class Nodes:
         self.run, self.looks = run, looks
         self.ready: float | None = None
         self.kept: list[str] = []
+        self.lines: list[str] = []
+        """What the job prints next."""
+        self.followed: list[str] = []
+        self.ended: list[tuple[tuple[str, ...], int, float]] = []
+        """Nodes on which a step's ranks were ended, the step, and when."""
 
     def begin(self, nodes: Sequence[str] = (), **_: Any) -> None:
         self.ready = self.run.clock.time + 1.0 if nodes else None
@@ -1109,8 +1114,17 @@ class Nodes:
     def cancel(self) -> None:
         self.ready = None
 
+    def follow(self, file: WrittenFile) -> None:
+        self.followed.append(file.path)
+
+    def end(self, nodes: Sequence[str], step: int) -> None:
+        """Each rank that is left ends by it, and so does the script."""
+        self.ended.append((tuple(nodes), step, self.run.clock.time - NOW))
+        self.run.clock.at(self.run.clock.time - NOW + 1.0, lambda: self.run.children[-1].end(137))
+
     def read(self, paths: Sequence[str]) -> tuple[list[str], bool]:
-        return [], False
+        lines, self.lines = self.lines, []
+        return lines, bool(lines)
 
     def keep(self, attempt: int, name: str, data: bytes) -> str:
         self.kept.append(f"{attempt}/{name}")
@@ -1133,6 +1147,101 @@ def test_a_run_that_hangs_is_requeued_with_its_stacks_kept() -> None:
     assert nodes.kept == ["0/stacks.json", "0/stacks.txt"]
     run.await_start()
     whole(run)
+
+
+def test_a_script_that_sends_the_words_of_its_steps_elsewhere_is_followed_there() -> None:
+    run = Run()
+    run.job.stdout = "/quiet"
+    run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    run.output = "Traceback (most recent call last):\nValueError: loss is nan\n"
+    run.written = {4711: [WrittenFile("/home/u/train.log", appended=False)]}
+    run.clock.at(9.0, lambda: run.children[-1].end(1))
+    run.attempt()
+    assert set(run.followed) == set(nodes.followed) == {"/home/u/train.log"}
+    assert run.of("script_ended")[0]["signature"] == "ValueError: loss is nan"
+
+
+def crashes(run: Run, at: float, *, job: str = "") -> Nodes:
+    """A rank crashes then, and the others outlive SIGTERM."""
+    run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    run.job.steps = 1
+    line = f"srun: launch/slurm: _step_signal: Terminating StepId={job or run.job_id}.0"
+    run.clock.at(at, lambda: nodes.lines.append(line))
+    return nodes
+
+
+def test_ranks_that_outlive_the_end_of_their_step_are_ended_before_slurmctld_misses_their_nodes() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.attempt()
+    (ended,) = nodes.ended
+    assert ended[:2] == (("n001", "n002"), 0)
+    assert 12 <= ended[2] <= 14, "they get two seconds, and slurmctld waits ten"
+    assert (run.of("survivors_ended")[0]["step"], run.of("script_ended")[0]["exit_status"]) == (0, 137)
+
+
+def test_ranks_that_end_by_themselves_and_steps_of_other_jobs_are_left_alone() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(11.0, lambda: run.children[-1].end(1))
+    run.attempt()
+    assert nodes.ended == []
+    other = Run()
+    nodes = crashes(other, 10.0, job="77")
+    other.clock.at(30.0, lambda: other.children[-1].end(0))
+    other.attempt()
+    assert nodes.ended == []
+
+
+def test_a_rank_that_saves_when_another_failed_gets_all_of_kill_wait() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    saves = Progress(0, "n001", 1, 0, Phase.SAVING, NOW, step=9, step_at=NOW + 9, step_seconds=0.5)
+    run.clock.at(9.5, lambda: setattr(run, "words", saves))
+    run.clock.at(40.0, lambda: run.children[-1].end(137))
+    run.attempt()
+    assert nodes.ended == []
+
+
+def test_a_step_that_ended_is_not_looked_for_in_a_script_that_goes_on_without_it() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(11.0, lambda: setattr(run.job, "steps", 0))
+    run.clock.at(30.0, lambda: run.children[-1].end(0))
+    run.attempt()
+    assert nodes.ended == []
+    assert run.kinds[-1] == "run_ended"
+
+
+def test_ranks_that_were_asked_to_stop_are_not_hurried_by_the_first_that_did() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    term(run, 9.0)
+    run.clock.at(40.0, lambda: run.children[-1].end(75))
+    run.attempt()
+    assert nodes.ended == []
+
+
+def test_nothing_waits_for_what_lies_below_a_silent_node_when_ranks_are_ended() -> None:
+    """A rank crashed on a run that hangs on a frozen node: where the others die without that order, their slurmstepds
+    wait a minute for it."""
+    run = Run()
+    nodes = crashes(run, 10.0)
+    told: list[dict[str, Any]] = []
+    run.slurm.kill_steps = lambda _job, **how: told.append({"ended": len(nodes.ended), **how})  # type: ignore[method-assign]
+    run.clock.at(9.0, lambda: run.silent_slurmds.add("n002"))
+    run.attempt()
+    assert nodes.ended[0][0] == ("n001",)
+    assert (told[0]["lost_node"], told[0]["ended"]) == (True, 0), "first, for later nobody hears"
+
+
+def test_a_fault_right_after_a_crash_ends_the_ranks_at_once() -> None:
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(10.0, lambda: run.slurm.drain("n002", "sovctl:261130-000010-n002-aaaa XID79 GPU 5"))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["culprit"] == "hardware"
+    assert nodes.ended and nodes.ended[0][2] < 13
 
 
 @pytest.mark.parametrize(("save_s", "patience_s"), [(None, 60.0), (40.0, 120.0)])

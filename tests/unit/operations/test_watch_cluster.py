@@ -994,6 +994,67 @@ def test_nodes_of_a_run_that_completes_too_long_are_freed_by_their_watchers() ->
     assert len(site.freed) == 2
 
 
+def lingers(site: Watched, steps: list[Any], *, seq: int = 4) -> dict[str, Any]:
+    return {"seq": seq, "at": site.clock.time, "kind": "restarted", "lingering": steps}
+
+
+def test_steps_that_a_run_left_behind_are_ended_before_it_may_have_to_leave_its_nodes() -> None:
+    site = Watched()
+    site.site.runs("12_3", "n001", "n003")
+    record = site.site.records["12_3"]
+    site.site.records["12_3"] = replace(record, extra={**record.extra, "JobId": "41"})
+    site.words["12_3"] = [lingers(site, ["12_3.9"], seq=3), lingers(site, ["12_3.0", "12_3.2"])]
+    site.passes(6)
+    assert site.freed_steps == [("41", ("n001", "n003"), (0, 2))]
+    assert [(event["nodes"], event["steps"]) for event in site.of("free-asked")] == [(["n001", "n003"], [0, 2])]
+    site.passes(30)
+    assert len(site.freed_steps) == 1, "the same word again"
+    site.words["12_3"].append(lingers(site, ["12_3.5"], seq=9))
+    site.passes(6)
+    assert site.freed_steps[1:] == [("41", ("n001", "n003"), (5,))]
+
+
+@pytest.mark.parametrize("steps", [["7.batch", "7.4294967291", "8", 3, None, {}, "7.0/../1"], "7.0", [], None])
+def test_what_is_no_step_of_the_job_is_asked_of_nobody(steps: Any) -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    site.words["7"] = [lingers(site, steps)]
+    site.passes(20)
+    assert site.freed_steps == []
+
+
+def test_a_run_that_says_so_all_the_time_is_heard_seldom() -> None:
+    site = Watched()
+    site.site.runs("7", "n001")
+    for seq in range(1, 61):
+        site.words["7"] = [lingers(site, ["7.0"], seq=seq)]
+        site.passes(1)
+    assert 1 <= len(site.freed_steps) <= 7
+
+
+def test_steps_left_behind_are_ended_at_once_where_the_run_leaves_its_nodes_after_all() -> None:
+    site = Watched()
+    site.site.runs("12_3", "n001", "n003")
+    site.passes(7)
+    completes(site, "12_3", "n001", "n003")
+    site.words["12_3"] = [lingers(site, ["12_3.0"])]
+    site.passes(6)
+    assert site.freed_steps == [("41", ("n001", "n003"), (0,))]
+    assert site.freed == [("41", ("n001", "n003"))], "and what else stays is asked about when it completes too long"
+
+
+def test_an_old_word_or_a_watch_that_observes_frees_nothing() -> None:
+    old, watched = Watched(), Watched(act=False)
+    for site in (old, watched):
+        site.site.runs("7", "n001")
+        site.words["7"] = [lingers(site, ["7.0"])]
+    old.words["7"][0]["at"] -= 61
+    old.passes(10)
+    watched.passes(10)
+    assert old.freed_steps == watched.freed_steps == []
+    assert any(words.startswith("would ask n001 to be freed from step 7.0") for words in watched.said)
+
+
 @pytest.mark.parametrize(("act", "script"), [(False, SPARED), (True, "#!/bin/sh\n")])
 def test_nobody_is_freed_by_a_watch_that_observes_nor_from_jobs_of_others(act: bool, script: str) -> None:
     site = Watched(act=act)

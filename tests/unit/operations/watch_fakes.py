@@ -242,6 +242,8 @@ class Watched:
         self.answers: dict[str, tuple[SiteAnswer, ...]] = {}
         self.kept: Any = None
         self.freed: list[tuple[str, tuple[str, ...]]] = []
+        self.freed_steps: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = []
+        """The same, of some steps only."""
         self.ended: list[tuple[str, tuple[str, ...]]] = []
         self.slow_s = 0.0
         """How long work beside the passes takes."""
@@ -277,8 +279,11 @@ class Watched:
         )
         self.watch = ClusterWatch(ports, settings, self.said.append)
 
-    def _free(self, job_id: str, nodes: Sequence[str]) -> None:
-        self.freed.append((job_id, tuple(nodes)))
+    def _free(self, job_id: str, nodes: Sequence[str], steps: Sequence[int] | None) -> None:
+        if steps is None:
+            self.freed.append((job_id, tuple(nodes)))
+        else:
+            self.freed_steps.append((job_id, tuple(nodes), tuple(steps)))
 
     def _end(self, job_id: str, nodes: Sequence[str]) -> None:
         """The watchers end it at once, and it waits for its next start."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.recovery.crash import Kind, read_crash
+from sovctl.recovery.crash import Kind, SrunEnds, read_crash
 
 ECHO = """[rank0]: Traceback (most recent call last):
 [rank0]:   File "/w/train.py", line 80, in main
@@ -183,3 +183,55 @@ def test_a_step_that_slurm_did_not_start_is_no_crash_of_the_script() -> None:
     crash = read_crash(NO_STEP, 1)
     assert (crash.kind, crash.signature) == (Kind.LAUNCH, "Invalid generic resource (gres) specification")
     assert read_crash(NO_STEP + CAUSE, 1).kind is Kind.PYTHON
+
+
+KILLED_BY_SRUN = """srun: error: n002: task 1: Exited with exit code 7
+srun: launch/slurm: _step_signal: Terminating StepId=41.3
+slurmstepd-n001: error: *** STEP 41.3 ON n001 CANCELLED AT 2026-11-30T03:54:02 ***
+srun: error: n003: task 2: Killed
+srun: error: n001: tasks 0,4: Terminated
+srun: Force Terminated StepId=41.3
+"""
+
+
+def test_the_rank_that_ended_by_itself_is_named_and_not_the_sigkill_of_the_others() -> None:
+    crash = read_crash(KILLED_BY_SRUN, 137)
+    assert (crash.kind, crash.rank, crash.node) == (Kind.UNKNOWN, 1, "n002")
+    assert crash.signature == "Exited with exit code 7"
+    # What the rank itself said tells more.
+    assert read_crash(CAUSE + KILLED_BY_SRUN, 137).signature == read_crash(CAUSE, 1).signature
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "srun: launch/slurm: _step_signal: Terminating StepId=41.3",
+        "srun: Terminating StepId=41.3",
+        "0: srun: _step_signal: Terminating StepId=41.3",
+    ],
+)
+def test_srun_says_which_step_it_ends(line: str) -> None:
+    assert SrunEnds("41").feed(["x", line, "y"]) == 3
+    assert SrunEnds("4").feed([line]) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["Terminating StepId=41.3", "srun: Terminating StepId=41.3 or not", "srun: Terminating"]
+)
+def test_other_words_end_no_step(line: str) -> None:
+    assert SrunEnds("41").feed([line]) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "step"), [("Exited with exit code 93", None), ("Exited with exit code 1", 3), ("Killed", 3)]
+)
+def test_a_rank_that_is_done_before_the_others_is_none_that_failed(how: str, step: int | None) -> None:
+    ends = SrunEnds("41")
+    assert ends.feed([f"srun: error: n002: task 1: {how}"]) is None
+    assert ends.feed(["srun: Terminating StepId=41.3"]) == step
+
+
+def test_a_rank_that_the_kernel_killed_stays_the_cause_where_its_peers_speak_of_it() -> None:
+    output = "ConnectionError: Connection closed by rank 2\nsrun: error: n006: task 5: Exited with exit code 1\n"
+    crash = read_crash(output + "srun: error: n003: task 2: Killed\n", 137)
+    assert crash.kind is Kind.SIGNAL
