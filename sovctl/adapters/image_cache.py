@@ -163,7 +163,8 @@ class ImageCache:
         deadline, said = time.monotonic() + _WAIT_S, False
         while True:
             try:
-                staging.mkdir(mode=0o700, exist_ok=True)
+                with suppress(FileExistsError):
+                    staging.mkdir(mode=0o700)
                 lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and self._directory.is_dir():
