@@ -1213,6 +1213,18 @@ def test_nothing_waits_for_what_lies_below_a_silent_node_when_ranks_are_ended() 
     assert (told[0]["lost_node"], told[0]["ended"]) == (True, 0), "first, for later nobody hears"
 
 
+def test_ranks_that_all_died_of_a_dead_node_need_no_end() -> None:
+    """srun waits for the dead node alone, and whoever recovers from it needs not wait for more."""
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(8.9, lambda: run.steps(12))
+    run.clock.at(9.0, lambda: run.silent_slurmds.add("n002"))
+    run.clock.at(9.9, lambda: nodes.lines.append("srun: error: n001: task 0: Exited with exit code 1"))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+    assert nodes.ended == []
+
+
 def test_a_fault_right_after_a_crash_ends_the_ranks_at_once() -> None:
     run = Run()
     nodes = crashes(run, 10.0)
