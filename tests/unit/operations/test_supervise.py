@@ -1139,6 +1139,19 @@ def test_a_script_that_sends_the_words_of_its_steps_elsewhere_is_followed_there(
     assert run.of("script_ended")[0]["signature"] == "ValueError: loss is nan"
 
 
+def test_a_node_that_dies_is_noticed_while_something_beside_the_ranks_goes_on_printing() -> None:
+    """The output grows for ever, but it shows no more steps."""
+    run = Run()
+    run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    for step in range(1, 20):
+        run.clock.at(2.0 * step, lambda step=step: nodes.lines.append(f"step {step} loss 2.4"))  # type: ignore[misc]
+    run.clock.at(39.0, lambda: run.silent_slurmds.add("n002"))
+    run.attempt()
+    (ended, *_) = run.of("attempt_ended")
+    assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
+    assert ended["at"] < NOW + 39 + 45
+
+
 def crashes(run: Run, at: float, *, job: str = "") -> Nodes:
     """A rank crashes then, and the others outlive SIGTERM."""
     run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
