@@ -128,8 +128,9 @@ class BringBack:
         """
         if for_queue:
             self.passes.look()
-        keep = [node for node in self.nodes if node not in dead_nodes]
-        if dead_nodes and self.batch_host in keep:
+        # Whatever slurmctld says of the batch host, somebody is alive there: this process.
+        dead_nodes = [node for node in dead_nodes if node != self.batch_host]
+        if dead_nodes:
             self.drop(dead_nodes)
         lost = silent or bool(dead_nodes)
         if lost:
