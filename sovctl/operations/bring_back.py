@@ -128,8 +128,9 @@ class BringBack:
         """
         if for_queue:
             self.passes.look()
-        keep = [node for node in self.nodes if node not in dead_nodes]
-        if dead_nodes and self.batch_host in keep:
+        # Whatever slurmctld says of the batch host, somebody is alive there: this process.
+        dead_nodes = [node for node in dead_nodes if node != self.batch_host]
+        if dead_nodes:
             self.drop(dead_nodes)
         lost = silent or bool(dead_nodes)
         if lost:
@@ -139,7 +140,7 @@ class BringBack:
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
-        self._await_script(child, _DEAF_END_S if deaf else 1.0, count=for_queue)
+        self._await_script(child, _DEAF_END_S if deaf and not lost else 1.0, count=for_queue)
         child.kill_group()
         self._await_script(child, 5.0, count=for_queue)
         self.journal.append("killed", attempt=self.attempt)

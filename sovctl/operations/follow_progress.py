@@ -41,6 +41,10 @@ class ProgressFollower:
         self._seen_step: int | None = None
         self._output_size: int | None = None
         self._output_grew = clock.now()
+        self._printed_at: float | None = None
+        """When the output last showed a step."""
+        self._print_gap_s = 0.0
+        """How long it lately was from one to the next."""
         self._heard = clock.now()
         self.save_seconds: list[float] = []
         """How long the last saves took, oldest first."""
@@ -58,7 +62,9 @@ class ProgressFollower:
     def saw_step(self, step: int, at: float) -> None:
         """The output shows a step; it counts where the ranks say nothing of themselves."""
         if self._last is None:
-            self._seen_step = step
+            if self._printed_at is not None:
+                self._print_gap_s = max(at - self._printed_at, 0.5 * self._print_gap_s)
+            self._seen_step, self._printed_at = step, at
             self._tell("first_step", at, step=step)
 
     def begin(self, attempt: int, resume_step: int, furthest: int | None = None, saves_s: Sequence[float] = ()) -> None:
@@ -68,6 +74,7 @@ class ProgressFollower:
         self._attempt, self._furthest = attempt, furthest
         self._seen_step = resume_step or None
         self._saved_step, self._last, self._told = None, None, set()
+        self._printed_at, self._print_gap_s = None, 0.0
         self._heard = self._output_grew = self._clock.now()
 
     def follow(self) -> None:
@@ -102,12 +109,18 @@ class ProgressFollower:
             self._output_size, self._output_grew = output_size, now
         last = self._last
         if last is None:
-            return Quiet.OUTPUT if now - self._output_grew > _QUIET_OUTPUT_S else Quiet.NO
+            return Quiet.OUTPUT if now - self._output_grew > _QUIET_OUTPUT_S or self._steps_stopped(now) else Quiet.NO
         if last.phase is not Phase.RUNNING or last.step_at is None:
             # Starting, loading and saving take their time; a node that dies meanwhile leaves the others waiting.
             return Quiet.OUTPUT if now - self._heard > _QUIET_OUTPUT_S else Quiet.NO
         longest = max(_QUIET_S, _QUIET_STEPS * (last.step_seconds or 0.0))
         return Quiet.RANKS if now - last.step_at > longest else Quiet.NO
+
+    def _steps_stopped(self, now: float) -> bool:
+        """Whether the output shows no more steps, though it may go on: a monitor beside the ranks prints for ever."""
+        if self._printed_at is None or not self._print_gap_s:
+            return False
+        return now - self._printed_at > max(_QUIET_OUTPUT_S, _QUIET_STEPS * self._print_gap_s)
 
     def _tell(self, kind: str, happened: float | None, **fields: object) -> None:
         if happened is not None and kind not in self._told:

@@ -455,6 +455,11 @@ class LiveRun:
         step, _ = self.moving.ended_step
         if self.watch.survivors_ended == step:
             return False
+        self.ask_for_life()
+        living = set(self.here.running_on) - self.silent() - (self.watch.lifeless or frozenset())
+        if self.moving.ranks_ended >= len(living) * self._ranks_a_node():
+            # Nothing is left of it but where nobody answers.
+            return False
         try:
             there = {item.rpartition(".")[2] for item in self.ports.jobs.steps(self.plan.job_id)}
         except SovctlError:
@@ -466,6 +471,10 @@ class LiveRun:
         self._end_survivors(self.ports.looks, step)
         return True
 
+    def _ranks_a_node(self) -> int:
+        """How many tasks srun starts on each node of the job, unless it is told otherwise."""
+        return max(1, _figure(self.plan.environment, "SLURM_NTASKS") // len(self.here.granted))
+
     def ask_for_life(self) -> None:
         """Find out, once an attempt, on which nodes everything stands still: that takes seconds where there is one."""
         if self.watch.lifeless is None:
@@ -475,7 +484,6 @@ class LiveRun:
 
     def _end_survivors(self, looks: JobLooks, step: int) -> None:
         nodes = self.here.running_on
-        self.ask_for_life()
         silent = self.silent() | (self.watch.lifeless or frozenset())
         try:
             if silent & set(nodes):

@@ -134,6 +134,11 @@ class ProgressWatch:
             self._ask()
         return None
 
+    @property
+    def ranks_ended(self) -> int:
+        """How many ranks of that step are over, as far as srun tells."""
+        return len(self._srun_ends.ended)
+
     def read_output(self, now: float) -> None:
         """What the job printed since the last turn."""
         self._read_output(now, self._paths)

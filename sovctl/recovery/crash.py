@@ -17,6 +17,7 @@ from sovctl.recovery.signature import crash_signature, is_echo
 
 _LONGEST_LINE = 2000
 _EXCERPT_LINES = 60
+_MOST_TASKS = 1 << 16
 _PREFIX = re.compile(r"^(?:(?P<label>\d{1,6}): |\[(?:rank|default)(?P<rank>\d{1,6})\]:\s?)")
 _TASK = re.compile(r"srun: error: (?P<node>[\w.-]{1,255}): tasks? (?P<tasks>\d[\d,-]{0,200}): (?P<what>[^\n]{1,200})")
 _SLURM_SAYS = re.compile(r"(?:srun|slurmstepd[\w.-]{0,255}): ")
@@ -143,8 +144,11 @@ class SrunEnds:
 
     job_id: str
     """Slurm's raw one."""
+    ended: frozenset[int] = frozenset()
+    """Tasks of that step which are over, as far as srun tells."""
     _status: int | None = None
     """Of the rank that ended last by itself, as far as srun tells."""
+    _last: frozenset[int] = frozenset()
 
     def feed(self, lines: Sequence[str]) -> int | None:
         """The step it ends in these lines; None: none, or its first rank said that it is done, and others may save."""
@@ -153,9 +157,22 @@ class SrunEnds:
             if task := _TASK.search(line):
                 exited = _EXITED.fullmatch(task["what"])
                 self._status = int(exited["status"]) if exited else None
+                self._last = _tasks(task["tasks"])
+                self.ended |= self._last
             elif (match := _ENDS_STEP.match(line)) and match["job"] == self.job_id:
                 step = None if self._status in (FINISHED, STOPPED) else int(match["step"])
+                self.ended = self._last
         return step
+
+
+def _tasks(words: str) -> frozenset[int]:
+    """`0-2,4` as srun writes it."""
+    found: set[int] = set()
+    for part in filter(None, words.split(",")):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            found |= set(range(int(first), min(int(last or first), int(first) + _MOST_TASKS) + 1))
+    return frozenset(found)
 
 
 def _rest(lines: Sequence[str]) -> Kind:

@@ -77,6 +77,15 @@ def test_the_pass_that_a_drain_asked_for_is_seen_while_the_script_ends(for_queue
     assert (run.of("requeued")[0]["begin"] == NOW + 4) is for_queue
 
 
+def test_a_frozen_node_is_cut_out_also_where_slurmctld_does_not_hear_the_batch_host() -> None:
+    """Else the job would complete for SlurmdTimeout. The batch host lives: the supervisor is there."""
+    run = Run(count=3)
+    back = run.back(["n001", "n002", "n003"])
+    back.kill(FakeChild(run.clock), ["n001", "n002"], for_queue=True)
+    assert run.job.nodes == ("n001", "n003")
+    assert (list(back.nodes), back.shrunk) == (["n001", "n003"], True)
+
+
 def test_a_drain_of_long_ago_tells_nothing() -> None:
     run = Run()
     blamed(run, "n002")

@@ -1161,6 +1161,19 @@ def test_a_script_that_sends_the_words_of_its_steps_elsewhere_is_followed_there(
     assert run.of("script_ended")[0]["signature"] == "ValueError: loss is nan"
 
 
+def test_a_node_that_dies_is_noticed_while_something_beside_the_ranks_goes_on_printing() -> None:
+    """The output grows for ever, but it shows no more steps."""
+    run = Run()
+    run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
+    for step in range(1, 20):
+        run.clock.at(2.0 * step, lambda step=step: nodes.lines.append(f"step {step} loss 2.4"))  # type: ignore[misc]
+    run.clock.at(39.0, lambda: run.silent_slurmds.add("n002"))
+    run.attempt()
+    (ended, *_) = run.of("attempt_ended")
+    assert (ended["culprit"], ended["blamed"]) == ("hardware", ["n002"])
+    assert ended["at"] < NOW + 39 + 45
+
+
 def crashes(run: Run, at: float, *, job: str = "") -> Nodes:
     """A rank crashes then, and the others outlive SIGTERM."""
     run.nodes = nodes = Nodes(run, NodeLook("n001"), NodeLook("n002"))
@@ -1233,6 +1246,18 @@ def test_nothing_waits_for_what_lies_below_a_silent_node_when_ranks_are_ended() 
     run.attempt()
     assert nodes.ended[0][0] == ("n001",)
     assert (told[0]["lost_node"], told[0]["ended"]) == (True, 0), "first, for later nobody hears"
+
+
+def test_ranks_that_all_died_of_a_dead_node_need_no_end() -> None:
+    """srun waits for the dead node alone, and whoever recovers from it needs not wait for more."""
+    run = Run()
+    nodes = crashes(run, 10.0)
+    run.clock.at(8.9, lambda: run.steps(12))
+    run.clock.at(9.0, lambda: run.silent_slurmds.add("n002"))
+    run.clock.at(9.9, lambda: nodes.lines.append("srun: error: n001: task 0: Exited with exit code 1"))
+    run.attempt()
+    assert run.of("attempt_ended")[0]["blamed"] == ["n002"]
+    assert nodes.ended == []
 
 
 def test_a_fault_right_after_a_crash_ends_the_ranks_at_once() -> None:

@@ -235,3 +235,13 @@ def test_a_rank_that_the_kernel_killed_stays_the_cause_where_its_peers_speak_of_
     output = "ConnectionError: Connection closed by rank 2\nsrun: error: n006: task 5: Exited with exit code 1\n"
     crash = read_crash(output + "srun: error: n003: task 2: Killed\n", 137)
     assert crash.kind is Kind.SIGNAL
+
+
+def test_srun_tells_which_ranks_of_the_step_are_over() -> None:
+    ends = SrunEnds("41")
+    ends.feed(["srun: error: n001: task 0: Exited with exit code 2"])
+    ends.feed(["srun: error: n002: tasks 4,6-7: Exited with exit code 1", "srun: Terminating StepId=41.1"])
+    assert ends.ended == {4, 6, 7}, "what an earlier step lost is none of it"
+    ends.feed(["srun: error: n003: tasks 8-9: Terminated", "srun: error: n003: tasks 1-99999999999: Killed"])
+    assert {8, 9, 4} <= ends.ended
+    assert len(ends.ended) < 100_000
