@@ -76,8 +76,8 @@ class SlurmConfig:
     timeout_s: float = 15.0
     """A Slurm command gets so long."""
     pyslurm: bool = False
-    """Read nodes and jobs, drain, resume and requeue by pyslurm where it is installed and fits this Slurm; otherwise,
-    and for all else, by the commands."""
+    """Read nodes, jobs and reservations, drain, resume and requeue by pyslurm where it is installed and fits this
+    Slurm; otherwise, and for all else, by the commands."""
 
 
 @dataclass(frozen=True, slots=True)

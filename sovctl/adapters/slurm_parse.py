@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -493,6 +494,9 @@ def expand(hostlist: str) -> tuple[str, ...]:
     numbers = _numbers(plain[2]) if plain else None
     if plain and numbers is not None:
         return tuple(f"{plain[1]}{number}" for number in numbers)
+    if _names_in(hostlist) > _MOST_HOSTS:
+        # A slip of the hand; the library would make every one of them.
+        return (hostlist,)
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
@@ -504,6 +508,21 @@ def expand(hostlist: str) -> tuple[str, ...]:
 _PLAIN_HOSTS = re.compile(r"([A-Za-z][\w.-]*(?<![0-9]))\[([0-9,-]{1,4096})\]", re.ASCII)
 """A digit before the bracket is part of the number, and of its width, to the library."""
 _MOST_HOSTS = 65536
+"""More nodes than any Slurm has (MAX_SLURM_NODES)."""
+
+
+def _names_in(hostlist: str) -> int:
+    """How many names these are at most, without making them."""
+    count = 0
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", hostlist):
+        sizes = [_length(ranges) for ranges in re.findall(r"\[([^\]]*)\]", part)]
+        count += math.prod(sizes)
+    return count
+
+
+def _length(ranges: str) -> int:
+    ends = re.findall(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", ranges)
+    return sum(max(1, int(high or low) - int(low) + 1) for low, high in ends)
 
 
 def _numbers(ranges: str) -> list[str] | None:

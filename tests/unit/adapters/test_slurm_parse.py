@@ -526,3 +526,29 @@ def test_a_newer_sacct_names_the_failed_node() -> None:
 def test_names_of_steps() -> None:
     listed = "7.0 python -m a b\n7.1 sovctl-look\n7.batch batch\n7.extern extern\n7.2\n"
     assert parse.parse_step_names(listed) == {"7.0": "python -m a b", "7.1": "sovctl-look", "7.2": ""}
+
+
+@pytest.mark.parametrize(
+    "typo", ["n[1-99999999]", "rack[1-999]n[1-999]", "a1,n[0-9999999999999999999]", "n[1-9999999999/2]"]
+)
+def test_a_list_of_more_names_than_any_cluster_has_is_taken_for_a_name(typo: str) -> None:
+    """The library would make a hundred million of them, for minutes and gigabytes."""
+    assert parse.expand(typo) == (typo,)
+
+
+def test_many_short_lists_are_no_typo() -> None:
+    parts = [f"r{rack}n[001-300]" for rack in range(100)]
+    assert len(parse.expand(",".join(parts))) == 30_000
+
+
+def test_reservations(recorded: Recorded) -> None:
+    soon, now = parse.parse_reservations(recorded("show_reservation"))
+    every = tuple(f"n{number:03d}" for number in range(1, 9))
+    assert (soon.name, soon.nodes, soon.over_others) == ("maint", every, True)
+    assert soon.ends_at == soon.begins_at + 3600
+    assert (now.name, now.nodes, now.over_others) == ("a team Nodes=n001 EndTime=1", ("n001", "n003"), False)
+    assert now.ends_at is not None and 7190 <= soon.begins_at - now.begins_at <= 7210
+
+
+def test_no_reservations() -> None:
+    assert parse.parse_reservations("No reservations in the system\n") == []
