@@ -311,8 +311,8 @@ class JobControl(Protocol):
         """Shrink a running job to the nodes in `keep`; the batch host cannot be dropped."""
         ...
 
-    def steps(self, job_id: str) -> tuple[str, ...]:
-        """Ids of the job's steps, without the batch script's own."""
+    def steps(self, job_id: str) -> Mapping[str, float]:
+        """The job's steps without the batch script's own: by id, when each began (seconds since the epoch)."""
         ...
 
     def kill_steps(

@@ -153,10 +153,10 @@ class SlurmCli:
         """Shrink a running job to `keep`; slurmctld refuses to drop the batch host."""
         self._slurm("scontrol", "update", f"JobId={job_id}", f"NodeList={parse.fold(keep)}", about=job_id)
 
-    def steps(self, job_id: str) -> tuple[str, ...]:
-        """Ids of the steps but the batch script's and the extern step."""
-        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i", about=job_id, check=False)
-        return tuple(parse.parse_step_ids(listed.stdout))
+    def steps(self, job_id: str) -> dict[str, float]:
+        """The steps but the batch script's and the extern step, and when each began."""
+        listed = self._slurm("squeue", "-h", "-s", "-j", job_id, "-o", "%i %S", about=job_id, check=False)
+        return parse.parse_step_starts(listed.stdout)
 
     def kill_steps(
         self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True

@@ -582,6 +582,12 @@ def parse_step_ids(text: str, internal: Sequence[str] = (".batch", ".extern", ".
     return [step for step in ids if not step.endswith(tuple(internal))]
 
 
+def parse_step_starts(text: str) -> dict[str, float]:
+    """`squeue -h -s -o "%i %S"`: when the steps srun started began, by id; 0 where Slurm does not say."""
+    starts = {step: begun.strip() for step, _, begun in (line.strip().partition(" ") for line in text.split("\n"))}
+    return {step: float(_whole(starts[step], 0)) for step in parse_step_ids("\n".join(starts))}
+
+
 def parse_step_names(text: str) -> dict[str, str]:
     """`squeue -h -s -o "%i %j"`: the names of the steps srun started, by id."""
     names = {step: name.strip() for step, _, name in (line.strip().partition(" ") for line in text.split("\n"))}

@@ -45,6 +45,9 @@ _STEPS_END_S = 10.0
 _LOST_STEP_ENDS_S = 0.5
 """So long a step gets to end that lost a node which does not answer: the slurmstepd above that node in the step's tree
 waits LINGER_S for it."""
+_OLD_STEPS_S, _CLOCKS_S = 1.5, 2.0
+"""Steps that began before the attempt, by more than the clocks may differ, and are still there so long after the kill:
+slurmctld came back with an older state and knows nothing of the end of these, nor of the steps that run."""
 _STEPS_LOOK_S = 0.05
 _PASS_LOOK_S = 0.1
 _DEAF_END_S = 4.0
@@ -97,6 +100,8 @@ class BringBack:
     """How many times longer than alone our work takes on this machine."""
     sigterm_at: Callable[[], float | None] = lambda: None
     """When SIGTERM last came."""
+    began: float = 0.0
+    """When the script of the attempt that is over was started; 0: not known."""
     ran_at: float = 0.0
     """When the job was last seen to run on; 0: nobody looked."""
     end_survivors: Callable[[], bool] = lambda: False
@@ -194,15 +199,18 @@ class BringBack:
         if rest and not self.drop(rest):
             return False
         job = self._look()
-        return job.running and job.restarts == self.restarts
+        # With nodes that were cut out long ago, slurmctld has come back with an older state: steps would go there.
+        return job.running and job.restarts == self.restarts and set(job.nodes) <= set(self.nodes)
 
     def _await_no_steps(self, patience_s: float) -> frozenset[str]:
         """Wait for the end of every step but those known to linger; returns what is on the books then."""
         began, told = self.clock.now(), False
         while True:
-            left = frozenset(self._patiently(lambda: self.jobs.steps(self.job_id)))
-            waited = self.clock.now() - began
+            there = self._patiently(lambda: self.jobs.steps(self.job_id))
+            left, waited = frozenset(there), self.clock.now() - began
             if left <= set(self.lingering) or waited >= patience_s:
+                return left
+            if waited >= _OLD_STEPS_S and all(0 < start < self.began - _CLOCKS_S for start in there.values()):
                 return left
             if not told and waited >= _LOOKS_END_S:
                 told = True

@@ -273,6 +273,8 @@ class LiveRun:
         self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
         self.passes = PassWatch(ports.cluster, ports.clock)
         self.suspicion = NodeSuspicion(ports.ping, ports.clock)
+        self.script_began = 0.0
+        """When this supervisor started the script of the attempt; 0: it did not, or not yet."""
         self.arrived = self.began = ports.clock.now()
         """`arrived`: when the supervisor started, which Slurm lets it when the prologs are done."""
         self.ran_at = self.arrived
@@ -524,6 +526,7 @@ class LiveRun:
             lingers_until=self.lingers_until,
             crowding=ports.crowding,
             sigterm_at=lambda: ports.signals.terminated_at,
+            began=self.script_began,
             ran_at=self.ran_at,
             end_survivors=self.end_survivors,
         )

@@ -208,7 +208,7 @@ class Supervisor:
         self._live.resumed_at = newest.step if newest else 0
         known = paces(events)
         self._live.progress.begin(self._live.attempt, self._live.resumed_at, furthest_step(events), known.saves_s)
-        self._live.began = ports.clock.now()
+        self._live.began = self._live.script_began = ports.clock.now()
         # Made anew: the nodes may be others now.
         self._live.moving = self._live.progress_watch()
         self._live.crash = self._live.crash_look()

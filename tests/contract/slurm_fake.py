@@ -216,9 +216,10 @@ class FakeSlurm:
             raise CommandFailed(["scontrol", "update"], 1, "Requested operation not supported on this job")
         job.nodes = tuple(name for name in job.nodes if name in keep)
 
-    def steps(self, job_id: str) -> tuple[str, ...]:
+    def steps(self, job_id: str) -> dict[str, float]:
         self._answer(f"steps {job_id}")
-        return tuple(f"{job_id}.{number}" for number in range(self._find(job_id).steps))
+        job = self._find(job_id)
+        return {f"{job_id}.{number}": job.started_at for number in range(job.steps)}
 
     def kill_steps(
         self, job_id: str, *, patience_s: float | None = None, lost_node: bool = False, looks: bool = True

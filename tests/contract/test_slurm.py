@@ -309,6 +309,8 @@ def test_killing_the_steps_leaves_the_batch_script(site: Site, eventually: Event
     # On both nodes: a step that is still on its way to one of them does not die there.
     eventually(lambda: site.tasks(job_id) == 2, "the step runs")
     assert site.steps(job_id) == 1
+    (began,) = site.slurm.steps(job_id).values()
+    assert began >= (site.slurm.job(job_id).started_at or 0.0) > 0.0
     site.slurm.kill_steps(job_id, lost_node=lost_node)
     eventually(lambda: site.steps(job_id) == 0, "the step is gone")
     assert site.slurm.job(job_id).running

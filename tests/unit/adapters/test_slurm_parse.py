@@ -343,6 +343,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     assert all(job.uid >= 0 for job in parse.parse_queue(text))
     assert "" not in parse.parse_step_ids(text)
     assert "" not in parse.parse_step_names(text)
+    assert "" not in parse.parse_step_starts(text)
     assert not any(name.strip() != name or not name for name in parse.parse_names(text))
     parse.parse_config(text)
     passes = parse.parse_scheduler_passes(text)
@@ -526,6 +527,11 @@ def test_a_newer_sacct_names_the_failed_node() -> None:
 def test_names_of_steps() -> None:
     listed = "7.0 python -m a b\n7.1 sovctl-look\n7.batch batch\n7.extern extern\n7.2\n"
     assert parse.parse_step_names(listed) == {"7.0": "python -m a b", "7.1": "sovctl-look", "7.2": ""}
+
+
+def test_when_steps_began() -> None:
+    listed = "7.0 1796013505\n7.batch 1796013500\n7.1 N/A\n7.2\n"
+    assert parse.parse_step_starts(listed) == {"7.0": 1796013505.0, "7.1": 0.0, "7.2": 0.0}
 
 
 @pytest.mark.parametrize(

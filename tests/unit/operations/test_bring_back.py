@@ -337,7 +337,7 @@ def test_nothing_is_killed_before_slurmctld_is_back() -> None:
 def test_a_step_known_to_be_left_on_the_books_delays_no_restart() -> None:
     """A node that does not answer keeps a dead step listed for a minute; the next restart does not wait for it."""
     run = Run(count=3)
-    run.slurm.steps = lambda job_id: (f"{job_id}.0",)  # type: ignore[method-assign]
+    run.slurm.steps = lambda job_id: {f"{job_id}.0": run.clock.now()}  # type: ignore[method-assign]
     child = run.start([], {})
     back = run.back(run.job.nodes)
     began = run.clock.time
@@ -348,6 +348,35 @@ def test_a_step_known_to_be_left_on_the_books_delays_no_restart() -> None:
     assert back.clear(child, ())
     assert run.clock.time - began < 1
     assert back.lingering == (f"{run.job_id}.0",)
+
+
+def test_steps_of_an_earlier_attempt_on_the_books_are_the_memory_of_an_older_state() -> None:
+    """slurmctld was killed, and came back without the last seconds: what ended in them never ends, and what runs is not
+    listed. The queue is the only way on, and is taken at once."""
+    run = Run(count=3)
+    child = run.start([], {})
+    back = run.back(run.job.nodes)
+    back.began = run.clock.now()
+    old, new = back.began - 20.0, back.began + 1.0
+    for steps, least, most in (
+        ({"1.0": old, "1.1": old}, 1.0, 3.0),
+        ({"1.0": old, "1.2": new}, 5.0, 20.0),
+        ({"1.0": 0.0}, 5.0, 20.0),
+    ):
+        run.slurm.steps = lambda _, steps=steps: steps  # type: ignore[method-assign, misc]
+        began = run.clock.time
+        assert not back.clear(child, ())
+        assert least < run.clock.time - began < most, steps
+
+
+def test_a_node_that_slurmctld_gave_back_to_the_job_keeps_it_from_a_restart_in_place() -> None:
+    run = Run(count=3)
+    child = run.start([], {})
+    back = run.back(run.job.nodes)
+    assert back.clear(child, ["n002"])
+    assert run.job.nodes == ("n001", "n003")
+    run.job.nodes = ("n001", "n002", "n003")  # an older state, in which n002 had not been cut out
+    assert not back.clear(run.start([], {}), ())
 
 
 def test_an_expedited_job_needs_no_begin_time() -> None:

@@ -1346,7 +1346,9 @@ def dies_at_the_restart(run: Run, node: str) -> None:
         return record
 
     run.journal.append = noticed  # type: ignore[method-assign]
-    run.slurm.steps = lambda job_id: (f"{job_id}.0",) if {node} & run.silent_slurmds & set(run.job.nodes) else ()  # type: ignore[method-assign]
+    run.slurm.steps = lambda job_id: (
+        {f"{job_id}.0": run.clock.now()} if {node} & run.silent_slurmds & set(run.job.nodes) else {}
+    )  # type: ignore[method-assign]
 
 
 def test_a_second_node_that_dies_at_the_restart_is_replaced_by_a_spare_as_well() -> None:
@@ -1365,7 +1367,7 @@ def test_a_second_node_that_dies_at_the_restart_is_replaced_by_a_spare_as_well()
 def test_a_restart_that_is_refused_for_nothing_known_goes_through_the_queue_at_once() -> None:
     run = Run(nodes=8, count=5)
     fault(run)
-    run.slurm.steps = lambda job_id: (f"{job_id}.0",)  # type: ignore[method-assign]
+    run.slurm.steps = lambda job_id: {f"{job_id}.0": run.clock.now()}  # type: ignore[method-assign]
     run.attempt(size=3, spares=2)
     assert len(run.of("restart_refused")) == 1
     assert run.of("requeued")[0]["exclude"] == ["n002"]
