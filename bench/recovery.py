@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.job_look import SrunLook
 from sovctl.adapters.journal import FileJournal
+from sovctl.adapters.slurm.job_look import SrunLook
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training, TrainingSpec
 

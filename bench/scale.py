@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, at_least, figure, publish
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.slurm_parse import RpcCount, parse_rpcs
+from sovctl.adapters.slurm.parse import RpcCount, parse_rpcs
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster, faults, processes
 from sovctl.lab.layout import Layout
 from sovctl.lab.slurm_conf import LabSpec, slurm_conf
 from sovctl.lab.training import Training, TrainingSpec
-from sovctl.operations.look_at_run import CALM_S, CALM_SHARE
+from sovctl.operations.supervisor.look_at_run import CALM_S, CALM_SHARE
 from sovctl.recovery.attempts import Attempt, attempts
 
 NODES = int(os.environ.get("BENCH_NODES") or 200)

@@ -24,9 +24,9 @@ import site_ledger
 import site_spares
 from report import Figure, figure, publish
 
-from sovctl.adapters.alive import AliveFile, AliveMarks
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.slurm_parse import parse_nodes
+from sovctl.adapters.node.alive import AliveFile, AliveMarks
+from sovctl.adapters.slurm.parse import parse_nodes
 from sovctl.health.death import in_service, suspects
 from sovctl.lab import cluster, faults
 

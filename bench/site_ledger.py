@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
-from sovctl.adapters.slurm_parse import ACCOUNT_COLUMNS
+from sovctl.adapters.slurm.parse import ACCOUNT_COLUMNS
 
 RUNS, INCIDENTS = 50, 200
 """Runs of a site, and incidents of each."""

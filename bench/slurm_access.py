@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Figure, figure, publish
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.slurm_api import SlurmApi
-from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.adapters.slurm.api import SlurmApi
+from sovctl.adapters.slurm.cli import SlurmCli
 from sovctl.errors import SovctlError
 from sovctl.lab import cluster
 from sovctl.lab.processes import stop

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sovctl.adapters import known_names
-from sovctl.adapters import slurm_parse as parse
+from sovctl.adapters.slurm import known_names, parse
 from sovctl.lab import cluster
 
 USER = "alice"

@@ -12,7 +12,7 @@ from sovctl.cli.words import print_line, say, say_next
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_NODE_FAILED, EXIT_TRY_LATER
 from sovctl.model.burn_in import BurnInOutcome, BurnInResult, Piece, result_record
-from sovctl.operations.burn_in import burn_in_now, next_of
+from sovctl.operations.node.burn_in import burn_in_now, next_of
 
 _SCHEMA = "sovctl.burn-in/1"
 

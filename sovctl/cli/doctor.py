@@ -16,13 +16,13 @@ from sovctl.cli.words import print_line, printable
 from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE, EXIT_FAILED
 from sovctl.isolation.runtimes import BUILT_IN
-from sovctl.operations.prove_isolation import SCHEMA, prove, prove_each
+from sovctl.operations.isolation.prove_isolation import SCHEMA, prove, prove_each
 
 if TYPE_CHECKING:
     from sovctl.isolation.proof import Check
     from sovctl.operations.doctor import Diagnosis
-    from sovctl.operations.prove_isolation import Proof
-    from sovctl.operations.prove_runtimes import RuntimeProof
+    from sovctl.operations.isolation.prove_isolation import Proof
+    from sovctl.operations.isolation.prove_runtimes import RuntimeProof
 
 app = typer.Typer(
     invoke_without_command=True,

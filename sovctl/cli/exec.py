@@ -17,7 +17,7 @@ from sovctl.cli.words import say
 from sovctl.config import load_config
 from sovctl.errors import SovctlError, UsageError
 from sovctl.isolation.inside import SPANK
-from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
+from sovctl.operations.isolation.exec_step import ExecOptions, ExecPlace, StepRunner, own_words
 
 _EXAMPLES = """examples:
   srun sovctl exec --image reg.example/team/train:2.4 --mount /data:/data:ro -- python train.py

@@ -14,7 +14,7 @@ from sovctl.cli.words import printable
 from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 
 if TYPE_CHECKING:
-    from sovctl.operations.guard_job import Guarded
+    from sovctl.operations.node.guard_job import Guarded
 
 
 def prolog(job_id: str = "", *, quiet: bool = False) -> int:
@@ -52,10 +52,10 @@ def _look(job_id: str, starting: bool) -> Guarded:
     ports = wiring.job_ports(config, job_id, prolog=starting)
     settings = wiring.job_settings(config, job_id)
     if starting:
-        from sovctl.operations.guard_job import start_job
+        from sovctl.operations.node.guard_job import start_job
 
         return start_job(ports, settings)
-    from sovctl.operations.end_job import end_job
+    from sovctl.operations.node.end_job import end_job
 
     return end_job(ports, settings, wiring.own_journal(config))
 

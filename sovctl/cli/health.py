@@ -15,7 +15,7 @@ from sovctl.errors import EXIT_DONE, EXIT_NODE_FAILED, SovctlError
 if TYPE_CHECKING:
     import argparse
 
-    from sovctl.operations.check_node import CheckOutcome
+    from sovctl.operations.node.check_node import CheckOutcome
 
 _CHECK_EXAMPLES = """\
 examples:
@@ -168,7 +168,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _look(arguments: argparse.Namespace) -> tuple[CheckOutcome, float]:
     from sovctl.cli import wiring
     from sovctl.config import load_config
-    from sovctl.operations.check_node import check_node
+    from sovctl.operations.node.check_node import check_node
 
     config = load_config()
     settings = wiring.check_settings(config, observe=arguments.observe, dry_run=arguments.dry_run)
@@ -176,7 +176,7 @@ def _look(arguments: argparse.Namespace) -> tuple[CheckOutcome, float]:
 
 
 def _show(outcome: CheckOutcome, valid_s: float, *, as_json: bool) -> None:
-    from sovctl.operations.check_node import explain
+    from sovctl.operations.node.check_node import explain
 
     if as_json:
         record = _record(outcome, valid_s)
@@ -203,8 +203,8 @@ def _record(outcome: CheckOutcome, valid_s: float) -> dict[str, Any]:
 def _watch(arguments: argparse.Namespace) -> int:
     from sovctl.cli import wiring
     from sovctl.config import load_config
-    from sovctl.operations.check_node import explain
-    from sovctl.operations.watch_node import WatchPace, watch_node
+    from sovctl.operations.node.check_node import explain
+    from sovctl.operations.node.watch_node import WatchPace, watch_node
 
     config = load_config()
     stop = _StopSignals()

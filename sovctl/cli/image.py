@@ -22,8 +22,8 @@ from sovctl.errors import EXIT_DONE, UsageError
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.byte_size import size_words
 from sovctl.model.image import CachedImage, ImageReference
-from sovctl.operations import images
-from sovctl.operations.exec_step import ExecOptions, ExecPlace, StepRunner
+from sovctl.operations.isolation import images
+from sovctl.operations.isolation.exec_step import ExecOptions, ExecPlace, StepRunner
 
 app = typer.Typer(
     help="Images: resolve a name to a digest, load images once for all nodes, clean the cache.",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sovctl.cli import wiring
 from sovctl.errors import UsageError
-from sovctl.operations.look_at_job import JobLook, look_at_job
+from sovctl.operations.supervisor.look_at_job import JobLook, look_at_job
 
 _OPTIONS = frozenset({"--job", "--since", "--gpus", "--stacks", "--end"})
 

@@ -13,7 +13,7 @@ from sovctl.config import load_config
 from sovctl.errors import EXIT_DONE
 from sovctl.health.probes import resolve
 from sovctl.model.inventory import SCHEMA as INVENTORY
-from sovctl.operations.probes import SCHEMA, ProbeRow, learn_inventory, probe_rows
+from sovctl.operations.node.probes import SCHEMA, ProbeRow, learn_inventory, probe_rows
 
 
 def show(*, as_json: bool, wanted: str = "", noheader: bool = False) -> int:

@@ -12,8 +12,8 @@ from sovctl.cli import wiring
 from sovctl.cli.words import printable
 from sovctl.config import load_config
 from sovctl.errors import SovctlError
-from sovctl.operations.live_run import RunPlan
-from sovctl.ports import Journal
+from sovctl.operations.supervisor.live_run import RunPlan
+from sovctl.ports.common import Journal
 
 if TYPE_CHECKING:
     from sovctl.operations.send_alerts import AlertSender

@@ -23,7 +23,7 @@ from sovctl.isolation.inside import SPANK, Inside
 from sovctl.model.image import ImageOfRun
 from sovctl.operations import submit as operation
 from sovctl.operations.submit import Prepared, Submitted
-from sovctl.ports import SubmitOutcome
+from sovctl.ports.slurm import SubmitOutcome
 from sovctl.submit.options import SubmitLine, split
 from sovctl.submit.script import Launch
 

@@ -15,8 +15,8 @@ from sovctl.cli.main import print_error
 from sovctl.cli.run_alerts import telling
 from sovctl.config import Config, load_config
 from sovctl.errors import SovctlError, UsageError
-from sovctl.operations.live_run import RunPlan
-from sovctl.operations.supervise import Supervisor
+from sovctl.operations.supervisor.live_run import RunPlan
+from sovctl.operations.supervisor.supervise import Supervisor
 from sovctl.recovery.attempts import furthest_checkpoint
 from sovctl.recovery.decide import Limits
 from sovctl.recovery.hang import parse_timeout

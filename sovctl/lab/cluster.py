@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner, replace_process, spawn
-from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.adapters.slurm.cli import SlurmCli
 from sovctl.errors import RefusedError, SovctlError, UsageError
 from sovctl.lab import database, gpus, storage
 from sovctl.lab.host import write_healthy_host

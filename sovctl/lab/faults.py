@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sovctl.adapters.command import spawn
-from sovctl.adapters.host_probe import HostFiles
-from sovctl.adapters.local_shell import UNREACHABLE
-from sovctl.adapters.node_records import NodeRecordFiles
+from sovctl.adapters.node.host_probe import HostFiles
+from sovctl.adapters.node.node_records import NodeRecordFiles
+from sovctl.adapters.site.local_shell import UNREACHABLE
 from sovctl.errors import SovctlError, UsageError
 from sovctl.health.learn import learn
 from sovctl.lab import cluster, gpus, processes, storage

@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Sequence
 
-from sovctl.adapters.linux import MS_NODEV, MS_NOSUID, mount
+from sovctl.adapters.isolation.linux import MS_NODEV, MS_NOSUID, mount
 from sovctl.lab.storage import MOUNT_SOURCE
 
 _REQUEST = struct.Struct("=IIQQIIII")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner, spawn
-from sovctl.adapters.linux import unmount
+from sovctl.adapters.isolation.linux import unmount
 from sovctl.errors import SovctlError
 from sovctl.lab import processes
 from sovctl.lab.layout import Layout

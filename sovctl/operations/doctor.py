@@ -18,7 +18,9 @@ from sovctl.site.line import Line, State, passed, skipped, worst
 from sovctl.submit.slurm_features import slurm_features
 
 if TYPE_CHECKING:
-    from sovctl.ports import RemoteShell, SlurmSettings, StepAnswer, SubmitOutcome
+    from sovctl.ports.images import StepAnswer
+    from sovctl.ports.site import RemoteShell
+    from sovctl.ports.slurm import SlurmSettings, SubmitOutcome
 
 HOOKS = ("Prolog", "Epilog", "HealthCheckProgram", "TaskProlog")
 _ROOM = frozenset({"CLOUD", "DYNAMIC_NORM"})

@@ -12,7 +12,8 @@ from sovctl.health.by_hand import drain_by_hand, resume_by_hand
 from sovctl.health.drain import Nothing, incident_id
 from sovctl.health.ledger import ledger_from_record, merged
 from sovctl.model.node import NodeView
-from sovctl.ports import Clock, Journal, Ledgers
+from sovctl.ports.common import Clock, Journal
+from sovctl.ports.node import Ledgers
 
 
 class NodeSite(Protocol):

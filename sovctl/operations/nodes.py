@@ -14,7 +14,9 @@ from sovctl.model.node import NodeState, NodeView
 from sovctl.model.reason import DrainReason, incident_time, parse_reason
 
 if TYPE_CHECKING:  # a list of nodes is waited for: what it does not need is not imported for it
-    from sovctl.ports import ClusterView, Journal, Ledgers
+    from sovctl.ports.common import Journal
+    from sovctl.ports.node import Ledgers
+    from sovctl.ports.slurm import ClusterView
 
 _FINE = frozenset({"IDLE", "ALLOCATED", "MIXED", "ALLOC", "COMPLETING"})
 _HARMLESS = frozenset({"COMPLETING", "PLANNED", "RESERVED", "CLOUD", "DYNAMIC_NORM", "DYNAMIC_FUTURE", "NOT_IN_SVC"})

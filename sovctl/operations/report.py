@@ -23,7 +23,9 @@ from sovctl.recovery.attempts import seconds, text
 
 if TYPE_CHECKING:  # a report is waited for: what it does not need is not imported for it
     from sovctl.model.user_run import UserRun
-    from sovctl.ports import Accounting, Beside, Pending, SiteRecords, UserRecords
+    from sovctl.ports.common import Beside, Pending
+    from sovctl.ports.site import SiteRecords, UserRecords
+    from sovctl.ports.slurm import Accounting
 
 
 @dataclass(frozen=True, slots=True)

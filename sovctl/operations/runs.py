@@ -28,7 +28,9 @@ from sovctl.recovery.slurm_hold import held
 
 if TYPE_CHECKING:  # a list of runs is waited for: what it does not need is not imported for it
     from sovctl.ledger.incident import Incident
-    from sovctl.ports import Clock, ClusterView, JobControl, JobQueue, MadeOfFiles, RunIndex, RunRecords
+    from sovctl.ports.common import Clock
+    from sovctl.ports.runs import MadeOfFiles, RunIndex, RunRecords
+    from sovctl.ports.slurm import ClusterView, JobControl, JobQueue
     from sovctl.recovery.exclusion import Exclusion
     from sovctl.recovery.explain import Why, Words
 
@@ -427,7 +429,7 @@ def _await_held(run: KnownRun, ports: RunPorts) -> JobView:
 def _exclusions_now(run: KnownRun, job: JobView, ports: RunPorts) -> list[str] | None:
     """What the job is to exclude after days in which nodes were repaired, or blamed long enough ago; None: as it does,
     also where Slurm does not tell of its nodes."""
-    from sovctl.operations.allocation import nodes_asked
+    from sovctl.operations.supervisor.allocation import nodes_asked
     from sovctl.recovery.exclusion import renew
 
     needed = nodes_asked(job)

@@ -12,7 +12,8 @@ from typing import Any
 from sovctl.errors import SovctlError, TryLaterError
 from sovctl.ledger.alerts import digest, rendered
 from sovctl.model.alert import Alert
-from sovctl.ports import AlertChannel, AlertSpool, Clock, SpooledAlert
+from sovctl.ports.alerts import AlertChannel, AlertSpool, SpooledAlert
+from sovctl.ports.common import Clock
 
 _HOUR_S = 3600.0
 _FIRST_PAUSE_S = 5.0

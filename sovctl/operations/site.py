@@ -26,7 +26,7 @@ from sovctl.site.plan import (
 )
 
 if TYPE_CHECKING:
-    from sovctl.ports import SiteFiles
+    from sovctl.ports.site import SiteFiles
 
 SCHEMA = "sovctl.site/1"
 

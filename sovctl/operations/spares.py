@@ -9,7 +9,9 @@ from typing import Any
 
 from sovctl.errors import CommandFailed, RefusedError, SovctlError, UsageError
 from sovctl.model.pool import Change, Pool
-from sovctl.ports import Clock, Journal, PoolSite, RemoteAnswer, RemoteShell, Turn
+from sovctl.ports.common import Clock, Journal, Turn
+from sovctl.ports.site import RemoteAnswer, RemoteShell
+from sovctl.ports.slurm import PoolSite
 from sovctl.recovery.outages import Outages, outages
 from sovctl.recovery.spare_count import Advice, Observed, advise
 from sovctl.recovery.spare_status import PROOFS, NodeWord, SpareStatus, spare_nodes, spare_status, stale_words

@@ -15,7 +15,8 @@ from sovctl.isolation.runtimes import BUILT_IN
 from sovctl.model.image import ImageOfRun
 from sovctl.model.site import Preemptable
 from sovctl.model.submitted import SubmittedRun
-from sovctl.ports import Preemption, RunIndex, RunRecords, SubmissionFiles, SubmitOutcome, Submitter
+from sovctl.ports.runs import RunIndex, RunRecords, SubmissionFiles
+from sovctl.ports.slurm import Preemption, SubmitOutcome, Submitter
 from sovctl.recovery.hang import parse_timeout
 from sovctl.recovery.lead import grace_warning, lead_warning, save_seconds
 from sovctl.recovery.output_steps import compile_pattern

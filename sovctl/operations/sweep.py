@@ -33,8 +33,10 @@ from sovctl.model.node import NodeView
 from sovctl.model.reason import DrainReason, parse_reason
 from sovctl.model.verdict import Finding, Severity, VerdictState
 from sovctl.model.verdict_json import finding_record
-from sovctl.operations.late_alarms import LateAlarms
-from sovctl.ports import Clock, EvidenceFiles, Journal, Ledgers, RemoteAnswer, RemoteShell, Turn
+from sovctl.operations.watch.late_alarms import LateAlarms
+from sovctl.ports.common import Clock, Journal, Turn
+from sovctl.ports.node import EvidenceFiles, Ledgers
+from sovctl.ports.site import RemoteAnswer, RemoteShell
 from sovctl.recovery.attempts import seconds
 
 _STILL_MEANT_S = 600.0

@@ -26,28 +26,28 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 WRITERS = {
     "Events of a run": (
-        "supervise",
-        "live_run",
-        "look_at_run",
-        "site_words",
-        "recover",
-        "take_over",
-        "bring_back",
-        "follow_progress",
-        "watch_progress",
-        "watch_stragglers",
+        "supervisor/supervise",
+        "supervisor/live_run",
+        "supervisor/look_at_run",
+        "supervisor/site_words",
+        "supervisor/recover",
+        "supervisor/take_over",
+        "supervisor/bring_back",
+        "supervisor/follow_progress",
+        "supervisor/watch_progress",
+        "supervisor/watch_stragglers",
     ),
-    "Events of a node": ("check_node", "end_job"),
+    "Events of a node": ("node/check_node", "node/end_job"),
     "Events of the watch": (
-        "watch_restart",
-        "watch_deaths",
-        "watch_runs",
-        "watch_suspects",
-        "watch_voice",
-        "watch_launches",
-        "watch_records",
-        "watch_places",
-        "watch_preempted",
+        "watch/restart",
+        "watch/deaths",
+        "watch/runs",
+        "watch/suspects",
+        "watch/voice",
+        "watch/launches",
+        "watch/records",
+        "watch/places",
+        "watch/preempted",
     ),
     "Events of the spares": ("spares",),
 }
@@ -82,7 +82,13 @@ def _verbs(group: str) -> list[str]:
 
 LISTED = [name for name, group in main.GROUPS.items() if group.listed]
 COMMANDS = [(group, verb) if verb else (group,) for group in LISTED for verb in (_verbs(group) or [""])]
-OPERATIONS = {path.stem: ast.parse(_read(path)) for path in (ROOT / "sovctl" / "operations").glob("*.py")}
+_OPERATIONS = ROOT / "sovctl" / "operations"
+OPERATIONS = {
+    str(path.relative_to(_OPERATIONS).with_suffix("")): ast.parse(_read(path))
+    for path in sorted(_OPERATIONS.rglob("*.py"))
+    if path.stem != "__init__"
+}
+"""By its path below the folder, as in `watch/deaths`."""
 
 
 # Commands
@@ -177,7 +183,7 @@ def test_files_that_are_named_are_there(page: Path) -> None:
 def test_every_module_of_the_operations_and_every_folder_is_in_the_table() -> None:
     text = _read(ROOT / "docs" / "architecture.md")
     folders = [path.parent.name for path in (ROOT / "sovctl").glob("*/__init__.py")]
-    names = [f"sovctl/operations/{name}.py" for name in OPERATIONS if name != "__init__"]
+    names = [f"sovctl/operations/{name}.py" for name in OPERATIONS]
     missing = [name for name in [*(f"sovctl/{folder}/" for folder in folders), *names] if name not in text]
     assert missing == []
 
@@ -264,7 +270,7 @@ def _events_written(module: str) -> dict[str, set[str]]:
         if not isinstance(call, ast.Call):
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        told = name == "_tell" and module == "follow_progress"
+        told = name == "_tell" and module == "supervisor/follow_progress"
         place = {"append": 0, "write": 0, "_journal": 1}.get(name, 0 if told else None)
         if place is None or len(call.args) <= place:
             continue
@@ -327,9 +333,9 @@ NOT_FINDINGS = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERI
 def _codes() -> set[str]:
     """Every code that a finding or a Reason can carry: the constants in the modules that make them."""
     health = [path for path in (ROOT / "sovctl" / "health").glob("*.py") if path.stem not in ("nvlink5", "xid")]
-    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch_cluster")]
+    operations = [ROOT / "sovctl" / "operations" / f"{name}.py" for name in ("sweep", "watch/cluster")]
     found = set()
-    for path in [*health, *operations, ROOT / "sovctl" / "ports.py"]:
+    for path in [*health, *operations, *(ROOT / "sovctl" / "ports").glob("*.py")]:
         for node in ast.walk(ast.parse(_read(path))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= set(re.findall(r"^[A-Z]+(?:_[A-Z]+)+$", node.value))

@@ -15,7 +15,7 @@ import pytest
 from checkpoint_builders import write_checkpoint
 from format_builders import age, megatron
 
-from sovctl.adapters import slurm_parse as parse
+from sovctl.adapters.slurm import parse
 from sovctl.cli import main
 from sovctl.cli.tree import Command, command_tree
 

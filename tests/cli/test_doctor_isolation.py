@@ -18,7 +18,7 @@ import os, sys
 sys.path.insert(0, {root!r})
 if "--measure" not in sys.argv:
     sys.exit("this step runs no image")
-from sovctl.adapters.inside_view import Decoys, look_around
+from sovctl.adapters.isolation.inside_view import Decoys, look_around
 from sovctl.isolation.proof import SCHEMA
 decoys = Decoys()
 about = {{"schema": SCHEMA, "own_environment": [], "decoy": decoys.name, "node": "leaky"}}

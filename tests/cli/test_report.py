@@ -156,7 +156,7 @@ def test_a_mistake_is_found_by_the_test(site: Path, tmp_path: Path, env: dict[st
 
 
 def test_what_waits(site: Path, tmp_path: Path) -> None:
-    from sovctl.adapters.alert_spool import AlertSpoolFiles
+    from sovctl.adapters.site.alert_spool import AlertSpoolFiles
     from sovctl.model.alert import Alert, AlertKind
 
     state = tmp_path / "journal" / "alerts" if os.geteuid() == 0 else tmp_path / "sovctl" / "alerts"

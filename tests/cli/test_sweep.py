@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
-from sovctl.adapters.node_records import NodeRecordFiles
+from sovctl.adapters.node.node_records import NodeRecordFiles
 from sovctl.config import SweepConfig
 from sovctl.health.ledger import Ledger, LedgerEntry, ledger_record
 from sovctl.model.facts import GpuFacts, NodeFacts, facts_record

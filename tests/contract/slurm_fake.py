@@ -13,7 +13,7 @@ from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.pool import PoolJob
 from sovctl.model.reservation import Reservation
-from sovctl.ports import Clock
+from sovctl.ports.common import Clock
 
 REQUEUE_DELAY_S = 121
 """cred_expire + 1: what a begin time that is not in the future is replaced by."""

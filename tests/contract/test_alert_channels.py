@@ -15,7 +15,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from sovctl.adapters.alert_channels import Email, NotSent, Webhook, read_secret, webhook_url
+from sovctl.adapters.site.alert_channels import Email, NotSent, Webhook, read_secret, webhook_url
 from sovctl.errors import ConfigError
 
 RECORD = {"schema": "sovctl.alert/1", "kind": "incident", "what": "n003 was drained"}

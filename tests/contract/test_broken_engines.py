@@ -15,9 +15,9 @@ from run_fakes import FakeChild
 from test_every_order import EveryOrder
 
 from sovctl.model.blame import Blame
-from sovctl.operations.bring_back import BringBack
-from sovctl.operations.recover import Recovery
-from sovctl.operations.take_over import TakeOver
+from sovctl.operations.supervisor.bring_back import BringBack
+from sovctl.operations.supervisor.recover import Recovery
+from sovctl.operations.supervisor.take_over import TakeOver
 
 
 @contextmanager

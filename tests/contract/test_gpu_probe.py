@@ -21,7 +21,7 @@ from sovctl.lab.gpus import build_nvml, inject_ecc_uncorrectable, inject_xid, up
 
 READ = """
 import dataclasses, json, sys, time
-from sovctl.adapters.nvml import NvmlProbe, NvmlUnavailable
+from sovctl.adapters.node.nvml import NvmlProbe, NvmlUnavailable
 began = time.monotonic()
 try:
     gpus = NvmlProbe(float(sys.argv[1]), sys.argv[2]).read()
@@ -188,7 +188,7 @@ def test_no_compiler_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_real_gpu() -> None:
     if not Path("/dev/nvidia0").exists():
         pytest.skip("no NVIDIA GPU here")
-    from sovctl.adapters.nvml import NvmlProbe
+    from sovctl.adapters.node.nvml import NvmlProbe
 
     gpus = NvmlProbe(30.0).read()
     assert gpus and all(gpu.uuid.startswith("GPU-") and not gpu.error for gpu in gpus)

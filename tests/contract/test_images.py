@@ -17,9 +17,9 @@ from image_registry import Registry, make_index, make_layout, missing_programs, 
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.image_cache import ImageCache
-from sovctl.adapters.image_tools import ImageTools
-from sovctl.adapters.node_roots import NodeRoots
+from sovctl.adapters.isolation.image_cache import ImageCache
+from sovctl.adapters.isolation.image_tools import ImageTools
+from sovctl.adapters.isolation.node_roots import NodeRoots
 from sovctl.cli import wiring
 from sovctl.cli.main import run as sovctl
 from sovctl.config import load_config
@@ -28,8 +28,8 @@ from sovctl.isolation.cache import architecture, digest_of, file_name
 from sovctl.isolation.inside import Inside
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.image import ImageSettings
-from sovctl.operations import images
-from sovctl.operations.images import ImagePorts
+from sovctl.operations.isolation import images
+from sovctl.operations.isolation.images import ImagePorts
 
 OWN = architecture(os.uname().machine)
 NAME = partial(file_name, of=OWN)

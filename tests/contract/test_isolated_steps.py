@@ -23,8 +23,8 @@ import pytest
 from image_registry import make_layout, missing_programs, push, registry, small_disk
 from two_users import HOLD, REACH, reached
 
-from sovctl.adapters.isolation_host import IsolationHost
-from sovctl.adapters.node_roots import NodeRoots
+from sovctl.adapters.isolation.isolation_host import IsolationHost
+from sovctl.adapters.isolation.node_roots import NodeRoots
 from sovctl.model.image import ImageOfRun
 
 ROOT = Path(__file__).parents[2]
@@ -952,7 +952,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
     sys.stdin.read()
 """
     step = {"SLURM_JOB_ID": "81", "SLURM_STEP_ID": "0"}
-    from sovctl.operations.exec_step import ExecOptions, ExecPlace, ExecSettings, StepRunner
+    from sovctl.operations.isolation.exec_step import ExecOptions, ExecPlace, ExecSettings, StepRunner
 
     asked = StepRunner(ExecOptions(("true",), image), ExecSettings(), ExecPlace(step, "/", ""), None, print)  # type: ignore[arg-type]
     squatter = subprocess.Popen(

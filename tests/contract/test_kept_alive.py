@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.kept_alive import keep_alive
-from sovctl.adapters.leftover import Leftover
+from sovctl.adapters.run.kept_alive import keep_alive
+from sovctl.adapters.run.leftover import Leftover
 
 
 def lives(path: Path) -> int:
@@ -76,7 +76,7 @@ def test_work_that_gets_on_between_its_deaths_is_not_given_up(
 def test_signals_reach_the_work(tmp_path: Path) -> None:
     waiting = """
 import os, signal, sys
-from sovctl.adapters.kept_alive import keep_alive
+from sovctl.adapters.run.kept_alive import keep_alive
 def work():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     print("ready", flush=True)
@@ -94,8 +94,8 @@ sys.exit(keep_alive(work, lambda: 99))
 def test_what_is_ignored_stays_so_in_the_work_until_it_says_otherwise() -> None:
     waiting = """
 import os, signal, sys
-from sovctl.adapters.kept_alive import keep_alive
-from sovctl.adapters.signals import SignalQueue
+from sovctl.adapters.run.kept_alive import keep_alive
+from sovctl.adapters.run.signals import SignalQueue
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 def work():
     os.kill(os.getpid(), signal.SIGTERM)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.known_names import KnownNames
+from sovctl.adapters.slurm.known_names import KnownNames
 from sovctl.lab import cluster
 
 pytestmark = pytest.mark.slurm

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from sovctl.adapters.node_ping import SlurmdPing
+from sovctl.adapters.slurm.node_ping import SlurmdPing
 from sovctl.model.node import NodeState, NodeView
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from node_fakes import Records
 
-from sovctl.adapters.job_evidence import JobEvidenceFiles
-from sovctl.adapters.node_records import LedgerFiles, NodeRecordFiles
+from sovctl.adapters.node.job_evidence import JobEvidenceFiles
+from sovctl.adapters.node.node_records import LedgerFiles, NodeRecordFiles
 from sovctl.errors import SovctlError
 from sovctl.model.job_evidence import JobEvidence, evidence_from_record, evidence_path
 from sovctl.model.verdict import VerdictState
-from sovctl.ports import NodeRecords
+from sovctl.ports.node import NodeRecords
 
 NAMES = ("memory", "ledger", "probes", "inventory", "burn-in", "job-17")
 

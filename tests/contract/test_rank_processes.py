@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.rank_processes import RankProcesses, find_py_spy
+from sovctl.adapters.run.rank_processes import RankProcesses, find_py_spy
 from sovctl.model.rank_look import RankLook
 
 JOB = str(900_000_000 + os.getpid())
@@ -173,8 +173,8 @@ def test_a_program_that_is_no_python_says_so_and_where_it_waits(start: Start) ->
 
 def test_a_missing_py_spy_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     start(SLEEPER, 0)
-    monkeypatch.setattr("sovctl.adapters.rank_processes.find_py_spy", lambda: "")
+    monkeypatch.setattr("sovctl.adapters.run.rank_processes.find_py_spy", lambda: "")
     assert look()[0].problem == "py-spy is not installed"
-    monkeypatch.setattr("sovctl.adapters.rank_processes.find_py_spy", lambda: "/bin/sleep")
+    monkeypatch.setattr("sovctl.adapters.run.rank_processes.find_py_spy", lambda: "/bin/sleep")
     assert look()[0].stack == ()
     assert look()[0].problem

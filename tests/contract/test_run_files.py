@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.run_files import FileTail, RunDirectory, read_bounded, write_atomically
+from sovctl.adapters.run.run_files import FileTail, RunDirectory, read_bounded, write_atomically
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import Phase, Progress
-from sovctl.ports import WrittenFile
+from sovctl.ports.supervised import WrittenFile
 
 RECORD = {"schema": "sovctl.run/1", "run_id": "lab-7-1", "name": "späte.sh"}
 

@@ -7,7 +7,7 @@ import sys
 
 START = """
 import os, signal, subprocess, sys, time
-from sovctl.adapters.signals import SignalQueue
+from sovctl.adapters.run.signals import SignalQueue
 queue = SignalQueue()
 def me(signum): os.kill(os.getpid(), signum)
 """

@@ -16,8 +16,8 @@ from slurm_fake import FakeSlurm
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner, Completed
-from sovctl.adapters.slurm_api import SlurmApi
-from sovctl.adapters.slurm_cli import SlurmCli
+from sovctl.adapters.slurm.api import SlurmApi
+from sovctl.adapters.slurm.cli import SlurmCli
 from sovctl.errors import (
     EXIT_TRY_LATER,
     CommandFailed,

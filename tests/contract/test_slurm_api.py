@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.slurm_api import SlurmApi
+from sovctl.adapters.slurm.api import SlurmApi
 
 Made = Callable[[str], SlurmApi]
 NODE = "NodeName=n007 State=IDLE Port=7007 Partitions=main"

@@ -13,7 +13,7 @@ import pytest
 from pool_fake import FakePool, ready_pool
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.slurm_pool import SlurmPool
+from sovctl.adapters.slurm.pool import SlurmPool
 from sovctl.errors import CommandFailed, RefusedError
 from sovctl.lab import cluster
 from sovctl.model.pool import Qos

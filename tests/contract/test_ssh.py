@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
-from sovctl.adapters.ssh import LARGEST_ANSWER, SshSettings, SshShell
-from sovctl.adapters.ssh_known_hosts import why_not_trusted
+from sovctl.adapters.site.ssh import LARGEST_ANSWER, SshSettings, SshShell
+from sovctl.adapters.site.ssh_known_hosts import why_not_trusted
 from sovctl.errors import ConfigError
-from sovctl.ports import SshFailure
+from sovctl.ports.site import SshFailure
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed (Debian: openssh-server)")
 NAMES = tuple(f"n{number:03d}" for number in range(1, 9))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.step_daemons import ProcStepDaemons, ask_to_end, ask_to_free
+from sovctl.adapters.slurm.step_daemons import ProcStepDaemons, ask_to_end, ask_to_free
 
 LISTENS = """
 import ctypes, socket, subprocess, sys

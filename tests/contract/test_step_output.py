@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.step_output import written_by_sruns
-from sovctl.ports import WrittenFile
+from sovctl.adapters.run.step_output import written_by_sruns
+from sovctl.ports.supervised import WrittenFile
 
 Start = Callable[[str], int]
 

@@ -8,14 +8,14 @@ import pytest
 from loopback_sshd import SSHD, LoopbackSshd
 
 from sovctl.adapters.background import InThread
-from sovctl.adapters.bmc import PowerCommand
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.ssh import SshSettings, SshShell
+from sovctl.adapters.site.bmc import PowerCommand
+from sovctl.adapters.site.ssh import SshSettings, SshShell
 from sovctl.errors import SovctlError
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.witness import Shell
-from sovctl.operations.watch_deaths import WitnessPorts, ask_witnesses
+from sovctl.operations.watch.deaths import WitnessPorts, ask_witnesses
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed (Debian: openssh-server)")
 NAMES = ("alive", "anew", "mute", "stranger")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 
-from sovctl.adapters.device_files import node_devices
+from sovctl.adapters.node.device_files import node_devices
 from sovctl.isolation.devices import visible_devices
 from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
 

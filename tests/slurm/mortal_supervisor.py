@@ -46,7 +46,7 @@ class Mortal:
 def make_mortal(mortal: Mortal) -> None:
     """Let every effect of a recovery ask first."""
     from sovctl.adapters.journal import FileJournal
-    from sovctl.adapters.slurm_cli import SlurmCli
+    from sovctl.adapters.slurm.cli import SlurmCli
 
     def asked(name: str, effect: Callable[..., Any]) -> Callable[..., Any]:
         def act(*args: Any, **named: Any) -> Any:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sovctl.adapters import step_daemons
 from sovctl.adapters.journal import FileJournal
-from sovctl.adapters.site_answers import SiteAnswerFiles
-from sovctl.adapters.slurm_cli import SlurmCli
-from sovctl.adapters.slurm_pool import SlurmPool
-from sovctl.adapters.watch_memory import WatchMemoryFile
+from sovctl.adapters.site.site_answers import SiteAnswerFiles
+from sovctl.adapters.site.watch_memory import WatchMemoryFile
+from sovctl.adapters.slurm import step_daemons
+from sovctl.adapters.slurm.cli import SlurmCli
+from sovctl.adapters.slurm.pool import SlurmPool
 from sovctl.cli import watch
 
 _COMMANDS = ("set_down", "drain", "resume", "drop_nodes", "update_pending", "requeue", "put_first", "release")

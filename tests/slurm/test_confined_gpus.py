@@ -212,7 +212,7 @@ print(json.dumps({path.rpartition("/")[2]: tries(path) for path in paths}))
 
 _HANDED_IN = """
 import os, sys
-from sovctl.adapters.device_files import node_devices
+from sovctl.adapters.node.device_files import node_devices
 from sovctl.isolation.devices import step_gpus, visible_devices
 print(*visible_devices(node_devices(sys.argv[1]), step_gpus(os.environ)).paths)
 """

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.sacct import Sacct
+from sovctl.adapters.slurm.sacct import Sacct
 from sovctl.lab import cluster
 from sovctl.lab.training import as_user
 from tests.slurm.conftest import start_script

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import sovctl
-from sovctl.adapters.burn_in import ReferenceFile, TorchBurnIn
-from sovctl.adapters.other_jobs import OtherJobs
+from sovctl.adapters.node.burn_in import ReferenceFile, TorchBurnIn
+from sovctl.adapters.node.other_jobs import OtherJobs
 from sovctl.health.burn_in import judge_run
 from sovctl.model.burn_in import BurnInOutcome, BurnInSpec, Piece
 

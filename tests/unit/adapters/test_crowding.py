@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.crowding import Crowding
+from sovctl.adapters.run.crowding import Crowding
 
 MS = 1_000_000
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sovctl.adapters.host_probe import HostFiles
+from sovctl.adapters.node.host_probe import HostFiles
 from sovctl.lab.host import write_healthy_host, write_mounts, write_port, write_services
 from sovctl.model.host import HostFacts, Outcome
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.image_tools import ImageTools
+from sovctl.adapters.isolation.image_tools import ImageTools
 from sovctl.errors import TryLaterError
 from sovctl.isolation.reference import parse_reference
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sovctl.adapters import kmsg
-from sovctl.adapters.kmsg import KernelLogFile, KernelLogUnreadable
+from sovctl.adapters.node import kmsg
+from sovctl.adapters.node.kmsg import KernelLogFile, KernelLogUnreadable
 from sovctl.errors import SovctlError
 from sovctl.lab.gpus import append_kernel_line, xid_line
 

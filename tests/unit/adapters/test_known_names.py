@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.known_names import KnownNames
+from sovctl.adapters.slurm.known_names import KnownNames
 
 
 def test_no_answer_is_kept_for_seconds_only(tmp_path: Path) -> None:

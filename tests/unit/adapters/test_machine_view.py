@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sovctl.adapters.file_trial import try_directory
-from sovctl.adapters.machine_view import hooks, plugin_in, slurmd_maps, steps_with
+from sovctl.adapters.node.file_trial import try_directory
+from sovctl.adapters.node.machine_view import hooks, plugin_in, slurmd_maps, steps_with
 from sovctl.model.site import HookFile
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.made_of_files import MadeOfFiles, cache_file
+from sovctl.adapters.run.made_of_files import MadeOfFiles, cache_file
 
 BY = "sovctl 1, digest 1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sovctl.adapters.node_news import NodeNews
+from sovctl.adapters.run.node_news import NodeNews
 
 
 def test_a_record_about_one_of_the_nodes_is_news_once(tmp_path: Path) -> None:

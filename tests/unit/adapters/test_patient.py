@@ -9,10 +9,10 @@ import pytest
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.journal import FileJournal
-from sovctl.adapters.patient import Patience, PatientJournal, PatientRunFiles
-from sovctl.adapters.run_files import RunDirectory
+from sovctl.adapters.run.patient import Patience, PatientJournal, PatientRunFiles
+from sovctl.adapters.run.run_files import RunDirectory
 from sovctl.errors import RunDirUnusable, StorageSilent
-from sovctl.operations.tolerant_journal import TolerantJournal
+from sovctl.operations.supervisor.tolerant_journal import TolerantJournal
 
 
 class Stuck:
@@ -42,7 +42,7 @@ def test_what_answers_is_passed_on() -> None:
 
 
 def test_something_can_be_done_while_a_long_access_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovctl.adapters.patient._TURN_S", 0.01)
+    monkeypatch.setattr("sovctl.adapters.run.patient._TURN_S", 0.01)
     patience, turns, go = Patience(), [0], threading.Event()
 
     def meanwhile() -> None:
@@ -55,7 +55,7 @@ def test_something_can_be_done_while_a_long_access_is_waited_for(monkeypatch: py
 
 
 def test_whatever_is_done_meanwhile_can_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovctl.adapters.patient._TURN_S", 0.01)
+    monkeypatch.setattr("sovctl.adapters.run.patient._TURN_S", 0.01)
     patience, go = Patience(), threading.Event()
 
     def meanwhile() -> None:

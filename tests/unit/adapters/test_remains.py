@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.host_probe import HostFiles
+from sovctl.adapters.node.host_probe import HostFiles
 from sovctl.lab.host import write_healthy_host
 from sovctl.model.host import ContainerSample, Outcome
 

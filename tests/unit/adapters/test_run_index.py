@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.run_index import RunIndexFiles, index_directory
+from sovctl.adapters.run.run_index import RunIndexFiles, index_directory
 from sovctl.model.submitted import SubmittedRun
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.run_output import OutputFiles, newest_change
-from sovctl.ports import WrittenFile
+from sovctl.adapters.run.run_output import OutputFiles, newest_change
+from sovctl.ports.supervised import WrittenFile
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from sovctl.adapters.run_records import RunRecordFiles
+from sovctl.adapters.run.run_records import RunRecordFiles
 
 RECORDS = RunRecordFiles()
 

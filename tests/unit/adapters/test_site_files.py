@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.site_files import SiteFiles
+from sovctl.adapters.site.site_files import SiteFiles
 from sovctl.model.site import HookProgram
 
 OURS = "/usr/local/libexec/sovctl/prolog"

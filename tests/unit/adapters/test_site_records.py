@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from sovctl.adapters.journal import ChangeMark, FileJournal
-from sovctl.adapters.node_records import NodeRecordFiles
-from sovctl.adapters.run_records import RunRecordFiles
-from sovctl.adapters.site_records import SiteRecordFiles
+from sovctl.adapters.node.node_records import NodeRecordFiles
+from sovctl.adapters.run.run_records import RunRecordFiles
+from sovctl.adapters.site.site_records import SiteRecordFiles
 
 
 def test_every_journal_of_the_site_is_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sovctl.adapters import slurm_parse as parse
+from sovctl.adapters.slurm import parse
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.step_command import StepCommand
+from sovctl.adapters.slurm.step_command import StepCommand
 from sovctl.errors import SlurmConfMissing, SlurmUnreachable
 
 

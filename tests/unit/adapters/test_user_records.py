@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.user_records import Share, UserRecordFiles
+from sovctl.adapters.run.user_records import Share, UserRecordFiles
 from sovctl.model.user_run import UserRun
 
 ME = os.geteuid()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.adapters.verdict_file import LARGEST, NodeFileUnusable, VerdictFile
+from sovctl.adapters.node.verdict_file import LARGEST, NodeFileUnusable, VerdictFile
 from sovctl.model.verdict import Finding, Repair, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_from_record, verdict_record
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from sovctl.adapters.alive import AliveFile, AliveMarks
-from sovctl.adapters.bmc import PowerCommand
 from sovctl.adapters.command import CommandRunner
-from sovctl.adapters.run_words import LARGEST, RunRecordWords
-from sovctl.adapters.site_answers import SiteAnswerFiles
-from sovctl.adapters.state_save import StateSave
-from sovctl.adapters.watch_memory import WatchMemoryFile
+from sovctl.adapters.node.alive import AliveFile, AliveMarks
+from sovctl.adapters.run.run_words import LARGEST, RunRecordWords
+from sovctl.adapters.site.bmc import PowerCommand
+from sovctl.adapters.site.site_answers import SiteAnswerFiles
+from sovctl.adapters.site.watch_memory import WatchMemoryFile
+from sovctl.adapters.slurm.state_save import StateSave
 from sovctl.errors import ConfigError, SlurmUnreachable, SovctlError
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.site_answer import SiteAnswer, SiteWord

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from device_cases import CASES, node, paths
 
-from sovctl.adapters.device_files import node_devices
+from sovctl.adapters.node.device_files import node_devices
 from sovctl.isolation.devices import step_gpus, visible_devices
 from sovctl.model.device import DeviceFile, NodeDevices
 
@@ -123,7 +123,7 @@ def test_what_a_cgroup_keeps_away_is_seen_without_opening_it(tmp_path: Path) -> 
         (tmp_path / "dev").mkdir(exist_ok=True)
         subprocess.run(["mknod", "-m", "666", str(tmp_path / "dev" / f"nvidia{number}"), "c", "1", minor], check=True)
     look = (
-        f"echo $$ >{cgroup}/tasks && exec {sys.executable} -c 'from sovctl.adapters.device_files import *;"
+        f"echo $$ >{cgroup}/tasks && exec {sys.executable} -c 'from sovctl.adapters.node.device_files import *;"
         f' print(*((file.openable, file.confined) for file in node_devices("{tmp_path}").files))\''
     )
     cgroup.mkdir()

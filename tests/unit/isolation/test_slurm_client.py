@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sovctl.adapters.host_slurm import loaded_files, loader_of, talked_to
+from sovctl.adapters.isolation.host_slurm import loaded_files, loader_of, talked_to
 from sovctl.isolation.bubblewrap import sandbox_argv
 from sovctl.isolation.slurm_client import client_mounts, starter
 from sovctl.model.image import Mount

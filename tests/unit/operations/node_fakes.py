@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from sovctl.errors import SlurmUnreachable, SovctlError
-from sovctl.model.gpu import GpuSample
+from sovctl.model.gpu import GpuSample, KernelLogRead
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.model.verdict import Verdict
 from sovctl.model.xid_line import parse_kernel_message
-from sovctl.operations.check_node import CheckSettings, NodePorts
-from sovctl.ports import KernelLogRead
+from sovctl.operations.node.check_node import CheckSettings, NodePorts
 
 NODE = "n003"
 NOW = 1795384000.0

@@ -14,11 +14,11 @@ from sovctl.model.job_evidence import JobEvidence
 from sovctl.model.node import NodeView
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.site_answer import SiteAnswer
-from sovctl.operations.bring_back import BringBack
-from sovctl.operations.live_run import Ports, RunPlan
-from sovctl.operations.pass_watch import PassWatch
-from sovctl.operations.supervise import Supervisor
-from sovctl.ports import WrittenFile
+from sovctl.operations.supervisor.bring_back import BringBack
+from sovctl.operations.supervisor.live_run import Ports, RunPlan
+from sovctl.operations.supervisor.pass_watch import PassWatch
+from sovctl.operations.supervisor.supervise import Supervisor
+from sovctl.ports.supervised import WrittenFile
 from sovctl.recovery.decide import Limits
 
 NOW = 1_795_384_000.0

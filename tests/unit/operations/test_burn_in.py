@@ -14,9 +14,9 @@ from sovctl.health.burn_in import references_from_record
 from sovctl.model.burn_in import BurnInOutcome, BurnInRun, BurnInSpec, DeviceAnswer, Piece
 from sovctl.model.inventory import Inventory, inventory_record
 from sovctl.model.job_evidence import JobEvidence
-from sovctl.operations.burn_in import BurnInPorts, BurnInSettings, burn_in_now, recall
-from sovctl.operations.end_job import end_job
-from sovctl.operations.guard_job import Guarded, JobPorts, JobSettings
+from sovctl.operations.node.burn_in import BurnInPorts, BurnInSettings, burn_in_now, recall
+from sovctl.operations.node.end_job import end_job
+from sovctl.operations.node.guard_job import Guarded, JobPorts, JobSettings
 
 
 class Work:

@@ -8,7 +8,7 @@ from node_fakes import NODE, FakeNode, settings
 from sovctl.errors import SovctlError
 from sovctl.health.drain import Drain
 from sovctl.model.verdict import VerdictState
-from sovctl.operations.check_node import check_node, explain
+from sovctl.operations.node.check_node import check_node, explain
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class EveryOrder(RuleBasedStateMachine):
         """What is told to Slurm now is not the supervisor's."""
         self._slurm_requeue = self.run_.slurm.requeue
         self.run_.slurm.requeue = self._requeue  # type: ignore[method-assign]
-        self._patch = mock.patch("sovctl.operations.live_run.resume_point", self._resume_point)
+        self._patch = mock.patch("sovctl.operations.supervisor.live_run.resume_point", self._resume_point)
         self._patch.start()
 
     def teardown(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from run_fakes import FakeClock
 
-from sovctl.operations.free_steps import StepFreer
+from sovctl.operations.node.free_steps import StepFreer
 
 
 class Daemons:

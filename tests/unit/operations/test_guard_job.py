@@ -14,8 +14,8 @@ from sovctl.model.host import HostFacts, Outcome, SourceReading
 from sovctl.model.inventory import Inventory, inventory_record
 from sovctl.model.probe import ProbeState
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
-from sovctl.operations.end_job import end_job
-from sovctl.operations.guard_job import Guarded, JobPorts, JobSettings, start_job
+from sovctl.operations.node.end_job import end_job
+from sovctl.operations.node.guard_job import Guarded, JobPorts, JobSettings, start_job
 
 FAILED = Verdict(
     NODE, "boot-1", NOW - 60, VerdictState.FAILED, findings=(Finding("XID79", Severity.FAIL, "GPU 5 fell off"),)

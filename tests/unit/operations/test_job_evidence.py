@@ -14,8 +14,8 @@ from sovctl.model.job_evidence import EccDelta, JobEvidence, Stray
 from sovctl.model.node import NodeSnapshot
 from sovctl.model.past import LookMemory
 from sovctl.model.verdict import VerdictState
-from sovctl.operations.end_job import end_job
-from sovctl.operations.guard_job import Guarded, JobPorts, JobSettings, start_job
+from sovctl.operations.node.end_job import end_job
+from sovctl.operations.node.guard_job import Guarded, JobPorts, JobSettings, start_job
 
 
 class Evidence:

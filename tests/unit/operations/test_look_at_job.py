@@ -14,7 +14,7 @@ from sovctl.model.gpu import GpuSample
 from sovctl.model.host import PortSample
 from sovctl.model.rank_look import LinkLook, NodeLook, RankLook
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
-from sovctl.operations.look_at_job import JobLook, JobLookPorts, look_at_job
+from sovctl.operations.supervisor.look_at_job import JobLook, JobLookPorts, look_at_job
 
 RANKS = (RankLook(0, 77, "python", "S"),)
 

@@ -9,8 +9,8 @@ import pytest
 
 from sovctl.errors import CommandTimeout, SovctlError
 from sovctl.isolation.inside import KNOWN
-from sovctl.operations.prove_runtimes import OUTSIDE_WHY, nodes_outside, prove_runtimes
-from sovctl.ports import StepAnswer
+from sovctl.operations.isolation.prove_runtimes import OUTSIDE_WHY, nodes_outside, prove_runtimes
+from sovctl.ports.images import StepAnswer
 
 NODES = ("n001", "n002", "n003")
 

@@ -14,10 +14,10 @@ from event_builders import T0, Record
 
 from sovctl.adapters.background import InThread
 from sovctl.adapters.journal import FileJournal
-from sovctl.adapters.run_index import RunIndexFiles
-from sovctl.adapters.run_records import RunRecordFiles
-from sovctl.adapters.site_records import SiteRecordFiles
-from sovctl.adapters.user_records import UserRecordFiles
+from sovctl.adapters.run.run_index import RunIndexFiles
+from sovctl.adapters.run.run_records import RunRecordFiles
+from sovctl.adapters.run.user_records import UserRecordFiles
+from sovctl.adapters.site.site_records import SiteRecordFiles
 from sovctl.errors import SlurmUnreachable
 from sovctl.ledger.incident import Source
 from sovctl.model.accounted import AccountedJob

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from run_fakes import FakeClock
 
-from sovctl.adapters.alert_spool import AlertSpoolFiles
 from sovctl.adapters.journal import ChangeMark, FileJournal
+from sovctl.adapters.site.alert_spool import AlertSpoolFiles
 from sovctl.errors import SovctlError
 from sovctl.ledger.alerts import alert_of_site
 from sovctl.operations.send_alerts import AlertSender, AlertSettings, FollowedJournal

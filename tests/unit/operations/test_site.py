@@ -14,7 +14,9 @@ from sovctl.model.node import NodeState, NodeView
 from sovctl.model.site import HookProgram, MachineView, Preemptable
 from sovctl.operations.doctor import DoctorPorts, DoctorSettings, diagnose
 from sovctl.operations.site import SitePorts, install, status, uninstall
-from sovctl.ports import RemoteAnswer, SshFailure, StepAnswer, SubmitOutcome
+from sovctl.ports.images import StepAnswer
+from sovctl.ports.site import RemoteAnswer, SshFailure
+from sovctl.ports.slurm import SubmitOutcome
 from sovctl.site.catalogue import Places, Role
 from sovctl.site.line import State
 

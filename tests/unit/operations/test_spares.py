@@ -15,7 +15,7 @@ from sovctl.model.node import NodeState
 from sovctl.model.pool import PoolJob
 from sovctl.operations import spares
 from sovctl.operations.spares import Asked, LoadedTests, SparePorts
-from sovctl.ports import RemoteAnswer, SshFailure
+from sovctl.ports.site import RemoteAnswer, SshFailure
 from sovctl.recovery.spares import Classes
 
 CLASSES = Classes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from run_fakes import NOW, Run
 
-from sovctl.operations.stay_ended import stay_ended
+from sovctl.operations.supervisor.stay_ended import stay_ended
 
 
 def ended(run: Run) -> bool:

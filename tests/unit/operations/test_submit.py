@@ -13,7 +13,7 @@ from sovctl.model.pool import Partition
 from sovctl.model.site import Preemptable
 from sovctl.model.submitted import SubmittedRun
 from sovctl.operations.submit import Prepared, advice, grace_advice, known_saves, lead_advice
-from sovctl.ports import SubmitOutcome
+from sovctl.ports.slurm import SubmitOutcome
 from sovctl.submit.options import Choices, OwnOptions
 
 

@@ -21,8 +21,8 @@ from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.model.reason import DrainReason
 from sovctl.model.reservation import Reservation
 from sovctl.model.verdict import Finding, Repair, Severity, VerdictState
-from sovctl.operations.live_run import LiveRun, gpus_of
-from sovctl.ports import LookAnswer, WrittenFile
+from sovctl.operations.supervisor.live_run import LiveRun, gpus_of
+from sovctl.ports.supervised import LookAnswer, WrittenFile
 from sovctl.recovery.decide import Limits
 
 STORY = ["attempt_started", "attempt_ended", "run_ended"]

@@ -13,7 +13,7 @@ from sovctl.health.sweep import SweepPolicy
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeState, NodeView
 from sovctl.operations.sweep import SweepOutcome, SweepPorts, SweepSettings, sweep
-from sovctl.ports import RemoteAnswer, SshFailure
+from sovctl.ports.site import RemoteAnswer, SshFailure
 
 NOW = 1795384000.0
 

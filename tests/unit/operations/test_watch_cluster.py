@@ -14,7 +14,7 @@ from sovctl.model.node import NodeState
 from sovctl.model.reservation import Reservation
 from sovctl.model.site_answer import SiteWord
 from sovctl.model.verdict import VerdictState
-from sovctl.ports import RemoteAnswer, SshFailure
+from sovctl.ports.site import RemoteAnswer, SshFailure
 
 LOOSE = DeathLimits(per_hour=4, share_per_hour=1.0)
 

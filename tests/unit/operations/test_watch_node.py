@@ -14,8 +14,8 @@ from sovctl.model.host import HostFacts, Outcome, PortSample, SourceReading
 from sovctl.model.inventory import Inventory, inventory_record
 from sovctl.model.node import NodeState
 from sovctl.model.verdict import VerdictState
-from sovctl.operations.check_node import CheckOutcome
-from sovctl.operations.watch_node import WatchPace, watch_node
+from sovctl.operations.node.check_node import CheckOutcome
+from sovctl.operations.node.watch_node import WatchPace, watch_node
 
 XID79 = "NVRM: Xid (PCI:0000:64:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
 XID45 = "NVRM: Xid (PCI:0000:64:00): 45, pid=1, name=x, Ch 8"

@@ -15,10 +15,10 @@ from sovctl.errors import CommandMissing
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import GpuUse, LinkLook, NodeLook, RankLook
-from sovctl.operations.crash_look import CrashLook
-from sovctl.operations.follow_progress import ProgressFollower
-from sovctl.operations.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
-from sovctl.ports import LookAnswer
+from sovctl.operations.supervisor.crash_look import CrashLook
+from sovctl.operations.supervisor.follow_progress import ProgressFollower
+from sovctl.operations.supervisor.watch_progress import ProgressPorts, ProgressSettings, ProgressWatch
+from sovctl.ports.supervised import LookAnswer
 
 NODES = ("n001", "n002", "n003", "n004")
 STACK = ("all_reduce (dist.py:9)", "main (train.py:3)")

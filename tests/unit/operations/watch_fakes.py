@@ -21,10 +21,10 @@ from sovctl.model.site_answer import SiteAnswer
 from sovctl.model.verdict import Finding, Severity, Verdict, VerdictState
 from sovctl.model.verdict_json import verdict_record
 from sovctl.operations.sweep import SweepPorts, SweepSettings
-from sovctl.operations.watch_cluster import ClusterWatch, WatchPorts, WatchSettings
-from sovctl.operations.watch_deaths import DeathPorts, DeathSettings, WitnessPorts
-from sovctl.operations.watch_suspects import SuspectPorts
-from sovctl.ports import RemoteAnswer, SshFailure
+from sovctl.operations.watch.cluster import ClusterWatch, WatchPorts, WatchSettings
+from sovctl.operations.watch.deaths import DeathPorts, DeathSettings, WitnessPorts
+from sovctl.operations.watch.suspects import SuspectPorts
+from sovctl.ports.site import RemoteAnswer, SshFailure
 
 RUN = "#!/bin/bash\nexec '/venv/bin/python' -P -m sovctl supervise --submitted 1 --name x -- \"$@\" 3<<'X'\n"
 SPARED = RUN.replace("--name x", "--name x --spare-nodes 1")

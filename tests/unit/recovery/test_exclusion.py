@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.node import NodeState, NodeView
-from sovctl.operations.allocation import free_nodes
+from sovctl.operations.supervisor.allocation import free_nodes
 from sovctl.recovery.exclusion import (
     FORGET_AFTER_S,
     Exclusion,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.adapters.slurm_parse import fold
+from sovctl.adapters.slurm.parse import fold
 from sovctl.model.site import FileTrial, HookFile, MachineView
 from sovctl.operations.doctor import node_command
 from sovctl.site.judge_machine import backup_lines, judge_machine

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovctl.adapters.slurm_parse import parse_config, parse_preemptable_partitions, parse_preemptable_qos
+from sovctl.adapters.slurm.parse import parse_config, parse_preemptable_partitions, parse_preemptable_qos
 from sovctl.model.site import Preemptable, SlurmView
 from sovctl.site.judge_slurm import judge_slurm
 from sovctl.site.line import Line, State

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl import config
-from sovctl.adapters.slurm_parse import parse_config
+from sovctl.adapters.slurm.parse import parse_config
 from sovctl.config import Config, load_config
 from sovctl.site.catalogue import Places, Role, Wanted, pieces_for, wanted
 from sovctl.site.conf_lines import conf_lines

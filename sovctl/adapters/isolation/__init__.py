@@ -1,0 +1,1 @@
+"""Images, namespaces and what an isolated step is made of."""

@@ -1,0 +1,1 @@
+"""The files, processes and signals of a run."""

@@ -1,0 +1,1 @@
+"""Slurm: its commands, pyslurm, its accounting, its files, its steps."""

@@ -1,0 +1,1 @@
+"""Images and isolated steps: load, run, measure, prove."""

@@ -1,0 +1,172 @@
+"""A run that lost its nodes gets others before whoever else is queued.
+
+A run on its way through the queue cannot start before its nodes are free and its begin time is there, a second or two,
+and leaves its place under the limit of the pool meanwhile. It is put first among the waiting, and where another job
+took its place all the same, the limit is raised by as much until the run has started: a spare more is spent on it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
+from sovctl.model.job import FIRST_PRIORITY, JobView
+from sovctl.operations.supervisor.allocation import nodes_asked
+from sovctl.operations.watch.site import Site
+from sovctl.operations.watch.voice import Voice
+from sovctl.ports.common import Clock
+from sovctl.ports.slurm import PoolSite
+from sovctl.recovery.pool_place import BLOCKED, Room, room_for
+
+_TRY_AGAIN_S = 2.0
+
+
+@dataclass(slots=True)
+class RunPlaces:
+    """`look` is one pass."""
+
+    site: Site
+    pool: PoolSite | None
+    spares: Callable[[], Mapping[str, int]]
+    """By partition: how many spares were set (`spare set`); a limit that sovctl did not set is left alone."""
+    clock: Clock
+    voice: Voice
+    act: bool
+    _looked: dict[str, bool] = field(default_factory=dict)
+    """Waiting runs, and whether their partition keeps spares."""
+    _rooms: dict[str, Room] = field(default_factory=dict)
+    """Limits that were raised, by the run they were raised for."""
+    _passes: set[str] = field(default_factory=set)
+    """Runs for which a pass of the scheduler was asked for since their limit was raised."""
+    _not_before: float = -1e9
+
+    @property
+    def busy(self) -> bool:
+        """A limit is raised, or may have to be: why a run waits is no change that slurmctld saves."""
+        return bool(self._rooms) or any(self._looked.values())
+
+    def look(self, waiting: Sequence[JobView]) -> None:
+        """`waiting`: runs that lost their nodes and wait for others, by the queue. Raises SlurmUnreachable."""
+        self._looked = {job.job_id: self._looked[job.job_id] for job in waiting if job.job_id in self._looked}
+        for job_id in [job.job_id for job in waiting if job.job_id not in self._looked]:
+            job = self._job(job_id)
+            pooled = job is not None and job.pending and bool(self._spares_of(job))
+            if job is not None and pooled:
+                self._put_first(job)
+            self._looked[job_id] = pooled
+        now = self.clock.now()
+        if now < self._not_before:
+            return
+        blocked = [job for job in waiting if job.reason == BLOCKED]
+        if not blocked and not self._rooms:
+            return
+        self._not_before = now + _TRY_AGAIN_S if blocked else now
+        try:
+            self._restore_what_is_over()
+            if blocked and set(self._rooms) <= {blocked[0].job_id}:
+                self._make_room(blocked[0].job_id)
+        except SlurmUnreachable:
+            raise
+        except SovctlError as error:
+            self._not_before = now + _TRY_AGAIN_S
+            self.voice.tell("places", error.message)
+        else:
+            self.voice.forget("places")
+
+    def resume(self, event: Mapping[str, Any]) -> None:
+        """Go on with a limit that was about to be raised, after the watch was killed."""
+        qos, before, after = event.get("qos"), event.get("before"), event.get("after")
+        if isinstance(qos, str) and isinstance(before, int) and isinstance(after, int):
+            self._rooms[str(event.get("job_id", ""))] = Room(qos, before, after)
+
+    # First among the waiting
+
+    def _put_first(self, job: JobView) -> None:
+        if not self.act:
+            self.voice.tell(f"observe:first:{job.job_id}", f"would put run {job.job_id} first among the waiting jobs")
+            return
+        begun = self.voice.begun("first-intended", job_id=job.job_id)
+        if job.priority >= FIRST_PRIORITY:
+            # By a watch that was killed before it wrote that down.
+            if begun is not None:
+                self.voice.write("first-done", job_id=job.job_id)
+            return
+        if begun is None:
+            self.voice.write("first-intended", job_id=job.job_id)
+        try:
+            self.site.put_first(job.job_id)
+        except SlurmUnreachable:
+            raise
+        except SovctlError as error:
+            self.voice.write("first-failed", job_id=job.job_id, error=error.message)
+            return
+        self.voice.write("first-done", job_id=job.job_id)
+        self.voice.say(f"run {job.job_id} is first among the waiting jobs")
+
+    # Room under the limit
+
+    def _make_room(self, job_id: str) -> None:
+        job = self.site.job(job_id)
+        partition = job.extra.get("Partition", "")
+        size = nodes_asked(job)
+        if self.pool is None or not job.pending or not self._spares_of(job):
+            return
+        state, views = self.pool.pool(), self.pool.nodes()
+        own = set(state.partitions[partition].nodes) if partition in state.partitions else set()
+        in_service = sum(view.name in own - set(job.excluded) and view.state.schedulable for view in views)
+        room = room_for(state, partition, self.pool.pool_jobs(), job_id, size, in_service)
+        if isinstance(room, Room) and job_id in self._rooms:
+            # slurmdbd did not answer, or one more job came first.
+            room = replace(room, before=self._rooms[job_id].before)
+        if isinstance(room, str):
+            if job_id not in self._rooms:
+                self.voice.tell(f"room:{job_id}", f"run {job_id} waits for a place in {partition}: {room}")
+            else:
+                self._ask_for_pass(job_id)
+            return
+        words = f"other jobs took the place of run {job_id} in {partition}: {shlex.join(room.raise_command)}"
+        if not self.act:
+            self.voice.tell(f"observe:room:{job_id}", f"would make room until it has started, {words}")
+            return
+        begun = self.voice.begun("room-intended", job_id=job_id) or {}
+        if (begun.get("qos"), begun.get("before"), begun.get("after")) != (room.qos, room.before, room.after):
+            self.voice.write("room-intended", job_id=job_id, qos=room.qos, before=room.before, after=room.after)
+        self._rooms[job_id] = room
+        self._passes.discard(job_id)
+        self.pool.apply(room.raise_command)
+        self.voice.write("room-made", job_id=job_id, qos=room.qos, nodes=room.after)
+        self.voice.say(words)
+        self._ask_for_pass(job_id)
+
+    def _ask_for_pass(self, job_id: str) -> None:
+        """Once for each limit that was raised, also by a watch that was killed then: a pass of the scheduler comes of
+        any change of a job."""
+        if job_id not in self._passes:
+            self._passes.add(job_id)
+            self.site.put_first(job_id)
+
+    def _restore_what_is_over(self) -> None:
+        for job_id, room in list(self._rooms.items()):
+            job = self._job(job_id)
+            if self.pool is None or (job is not None and job.pending):
+                continue
+            found = self.pool.pool().qos.get(room.qos)
+            if found is not None and found.node_limit == room.after:
+                # Only while it is as it was made here: what somebody else set since is his.
+                self.pool.apply(room.restore_command)
+            self.voice.write("room-restored", job_id=job_id, qos=room.qos, nodes=room.before)
+            self.voice.say(f"run {job_id} has its place again: {shlex.join(room.restore_command)}")
+            del self._rooms[job_id]
+            self._passes.discard(job_id)
+
+    def _spares_of(self, job: JobView) -> int:
+        return self.spares().get(job.extra.get("Partition", ""), 0)
+
+    def _job(self, job_id: str) -> JobView | None:
+        try:
+            return self.site.job(job_id)
+        except JobNotFound:
+            return None
