@@ -30,7 +30,7 @@ def takes_nothing_over() -> Iterator[None]:
 @contextmanager
 def keeps_away_from_no_node() -> Iterator[None]:
     with ExitStack() as patches:
-        for place in ("recovery.exclusion", "operations.supervise", "operations.take_over"):
+        for place in ("recovery.exclusion", "operations.supervisor.supervise", "operations.supervisor.take_over"):
             patches.enter_context(mock.patch(f"sovctl.{place}.exclusions", lambda events, now: []))
         yield
 

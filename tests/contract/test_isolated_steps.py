@@ -627,7 +627,7 @@ def test_without_user_namespaces_it_says_so(user: User, eventually: Callable[...
     # In a user namespace of its own the limit is its own.
     script = """
 import os, pathlib, sys
-from sovctl.adapters import linux
+from sovctl.adapters.isolation import linux
 linux.unshare(linux.CLONE_NEWUSER)
 sys.stdin.readline()
 pathlib.Path("/proc/sys/user/max_user_namespaces").write_text("0")
@@ -942,7 +942,7 @@ def test_a_name_that_somebody_else_took_is_not_used(user: User, image: str) -> N
 import socket, sys
 sys.path.insert(0, {str(ROOT)!r})
 import os
-from sovctl.adapters import isolated_step
+from sovctl.adapters.isolation import isolated_step
 isolated_step.os.getuid = lambda: {user.uid}
 key = sys.argv[1]
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:

@@ -117,7 +117,7 @@ def test_a_fault_of_the_batch_host_goes_through_the_queue_and_the_spares_come_al
 
 
 STARTS_NOTHING = """#!/bin/bash
-#SBATCH --nodes=3 --ntasks-per-node=1 --gpus-per-node=8
+#SBATCH --nodes=3 --ntasks-per-node=1 --gres=gpu:8
 [ -n "$SLURM_RESTART_COUNT" ] || exec srun --gres=gpu:9 true
 exec srun true
 """

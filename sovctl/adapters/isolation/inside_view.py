@@ -51,7 +51,7 @@ def look_around(about: Mapping[str, object], environment: Mapping[str, str], own
     if not by_plugin:
         directories["home"] = _names(environment.get("HOME", "/"))
     processes = [int(name) for name in _names("/proc") or () if name.isdigit()]
-    descriptors = [int(name) for name in _names("/proc/self/fd") or () if _is_open(int(name))]
+    descriptors = [int(name) for name in _names("/proc/self/fd") or () if _is_handed_down(int(name))]
     devices = [path for path in _device_files() if _OF_ONE_JOB.fullmatch(path)]
     if by_plugin:
         devices = [device for device in devices if os.access(device, os.R_OK)]
@@ -78,13 +78,13 @@ def _device_files() -> list[str]:
     return [f"{place}/{name}" for place in places for name in _names(place, _ALL) or ()]
 
 
-def _is_open(descriptor: int) -> bool:
-    """The one that the listing itself was read through is not."""
+def _is_handed_down(descriptor: int) -> bool:
+    """One that a task gets too. What this process opened itself (Python 3.14 keeps one more than 3.13) ends with its
+    exec; what it was handed did not."""
     try:
-        os.fstat(descriptor)
-    except OSError:
+        return os.get_inheritable(descriptor)
+    except OSError:  # the one that the listing itself was read through
         return False
-    return True
 
 
 def _names(place: str, most: int = _MOST) -> list[str] | None:
