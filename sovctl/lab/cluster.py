@@ -256,12 +256,12 @@ CONTROLLERS = {"slurmctld": "127.0.0.1", "slurmctld:backup": "127.0.0.2"}
 """Where there are two: their host names, by role."""
 
 
-def start_slurmctld(layout: Layout, role: str = "slurmctld") -> ProcessMark:
+def start_slurmctld(layout: Layout, role: str = "slurmctld", *options: str) -> ProcessMark:
     """One controller. It knows which of SlurmctldHost it is by its host name, so each of two gets one of its own."""
     env, conf = client_environment(layout), _controller_conf(layout, role)
     if not conf.exists():
-        return start(["slurmctld", "-D", "-f", str(layout.slurm_conf)], role, layout, env)
-    command = f"hostname {CONTROLLERS[role]} && exec slurmctld -D -f {shlex.quote(str(conf))}"
+        return start(["slurmctld", "-D", *options, "-f", str(layout.slurm_conf)], role, layout, env)
+    command = f"hostname {CONTROLLERS[role]} && exec {shlex.join(['slurmctld', '-D', *options, '-f', str(conf)])}"
     return start(["unshare", "--uts", "sh", "-c", command], role, layout, env | {"SLURM_CONF": str(conf)})
 
 
@@ -273,7 +273,9 @@ def start_watch(layout: Layout, **settings: str) -> ProcessMark:
 
 def restart_slurmctld(lab: Lab) -> Lab:
     """Start the controller again after it died; it reads its saved state."""
-    fresh = start_slurmctld(lab.layout)
+    # First written after 5 minutes; one that was killed before does not start again without it (25.05 to 26.05).
+    unsaved = lab.accounting and not (lab.layout.state_dir / "assoc_usage").exists()
+    fresh = start_slurmctld(lab.layout, "slurmctld", *(["-i"] if unsaved else []))
     kept = tuple(item for item in lab.processes if item.role != "slurmctld")
     again = replace(lab, processes=(*kept, fresh))
     save(again)

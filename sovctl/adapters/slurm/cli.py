@@ -42,6 +42,8 @@ _UNREACHABLE = (
 _NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establish a configuration source")
 _NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")
 _DENIED = ("Access/permission denied", "Invalid user id", "Permission denied")
+_PASSES_S = 2.0
+"""How long the count of the scheduler's passes is waited for: later it tells nothing of their moments."""
 _SIG_ABORT = "997"
 """slurm_protocol_defs.h (22.05 to 26.05): slurmstepd sends SIGKILL and does not wait for the nodes below it in the
 step's tree. After an ordinary SIGKILL the one above a dead node waits 60 s for it, and the job with it. A step's owner
@@ -132,7 +134,7 @@ class SlurmCli:
     def scheduler_passes(self) -> int | None:
         """sdiag's count of main scheduler cycles; None when it cannot be had (PrivateData, no sdiag)."""
         try:
-            return parse.parse_scheduler_passes(self._slurm("sdiag").stdout)
+            return parse.parse_scheduler_passes(self._slurm("sdiag", timeout_s=_PASSES_S).stdout)
         except (CommandFailed, NotPermitted, CommandMissing):
             return None
 

@@ -133,8 +133,7 @@ class BringBack:
         `silent`: such a node has been cut out already. `for_queue`: the job leaves its nodes next, so the passes of the
         scheduler are counted meanwhile: the one that a drain asked for comes within these seconds.
         """
-        if for_queue:
-            self.passes.look()
+        count = for_queue and self.passes.look()
         # Whatever slurmctld says of the batch host, somebody is alive there: this process.
         dead_nodes = [node for node in dead_nodes if node != self.batch_host]
         if dead_nodes:
@@ -147,16 +146,16 @@ class BringBack:
         # Looks have been told to end; told twice, a slurmstepd may wait a minute for itself.
         self._command(lambda: self.jobs.kill_steps(self.job_id, patience_s=patience_s, lost_node=lost, looks=False))
         # srun first collects its tasks: without it every slurmstepd tries for 4 s to report to it.
-        self._await_script(child, _DEAF_END_S if deaf and not lost else 1.0, count=for_queue)
+        self._await_script(child, _DEAF_END_S if deaf and not lost else 1.0, count=count)
         child.kill_group()
-        self._await_script(child, 5.0, count=for_queue)
+        self._await_script(child, 5.0, count=count)
         self.journal.append("killed", attempt=self.attempt)
 
     def _await_script(self, child: ChildProcess, patience_s: float, *, count: bool) -> None:
         until = self.clock.now() + patience_s
         while True:
-            if count:
-                self.passes.look()
+            # A slurmctld that is away lets each look wait: then the end of the script is all that counts.
+            count = count and self.passes.look()
             left = until - self.clock.now()
             if child.wait(min(left, _PASS_LOOK_S) if count else left) is not None or left <= 0:
                 return

@@ -20,17 +20,18 @@ class PassWatch:
         self.sees = True
         """False when the count cannot be read."""
 
-    def look(self) -> None:
-        """Read the count once; slurmctld not answering is no news."""
+    def look(self) -> bool:
+        """Read the count once; slurmctld not answering is no news. Returns whether it did."""
         before = self._clock.now()
         try:
             count = self._cluster.scheduler_passes()
         except SovctlError:
-            return
+            return False
         self.sees = count is not None
         if count is not None and self._count is not None and count != self._count:
             self.last = self._looked
         self._count, self._looked = count, before
+        return True
 
     def asked_for(self, at: float) -> None:
         """Slurm was asked for a pass at this moment, seconds since the epoch: the newest comes after it, whether it was
