@@ -142,9 +142,15 @@ class Training:
         return found()[-1]
 
     def await_end(self, seconds: float = 180.0) -> dict[str, Any]:
-        """Wait until the run ended or is held; returns that event."""
-        self.wait("the end of the run", lambda: bool(self.events("run_ended") + self.events("held")), seconds)
-        return (self.events("run_ended") + self.events("held"))[-1]
+        """Wait until the run ended or is held; returns that event. A hold after which it was let go is no end."""
+
+        def ends() -> list[dict[str, Any]]:
+            events = self.events()
+            begun = max((event["seq"] for event in events if event["kind"] == "attempt_started"), default=-1)
+            return [event for event in events if event["kind"] in ("run_ended", "held") and event["seq"] > begun]
+
+        self.wait("the end of the run", lambda: bool(ends()), seconds)
+        return ends()[-1]
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
         """Wait for a state. Raises SovctlError with the run's own words when it does not come."""
