@@ -134,6 +134,25 @@ def _lab(root: Path, gpus: int, made: str, gres: str) -> Iterator[tuple[cluster.
             cluster.down(root)
 
 
+@contextmanager
+def _first_gpu_taken(lab: cluster.Lab, user: str) -> Iterator[None]:
+    """While another job of the user's has it."""
+    other = subprocess.Popen(
+        [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],
+        env=lab.environment,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "up\n"
+        yield
+    finally:
+        other.terminate()
+        other.communicate(timeout=30)
+
+
 def _looked(done: Completed) -> dict[str, object]:
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -149,16 +168,7 @@ def test_a_step_opens_its_gpus_and_no_others(
     # A job whose cgroup is made while that of the user's last one is taken away is killed with it (22.05).
     eventually(lambda: str(slurm.node("n001").state) == "IDLE", "an idle node")
     # Another job has the first GPU, so that the second one's are not the first by chance.
-    other = subprocess.Popen(
-        [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],
-        env=confined.environment,
-        cwd="/",
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "up\n"
+    with _first_gpu_taken(confined, user):
         inside: dict[str, tuple[str, ...]] = {
             "none": ("srun", "-n1", f"--gres=gpu:{count}"),
             "spank": ("srun", "-n1", f"--gres=gpu:{count}", "--sov-isolate"),
@@ -168,9 +178,6 @@ def test_a_step_opens_its_gpus_and_no_others(
         mounted = [f"/mnt/{Path(path).name}" for path in TWINS] if runtime == "builtin" else []
         look = (sys.executable, "-c", _LOOK, json.dumps(TWINS), *mounted)
         found = _looked(run.command(*inside[runtime], *look))
-    finally:
-        other.terminate()
-        other.communicate(timeout=30)
     own = {f"/dev/nvidia{number}" for number in range(1, 1 + count)}
     assert found["told"] == ",".join(str(number) for number in range(1, 1 + count))
     devices = {path: "open" if path in own else "Operation not permitted" for path in TWINS}
@@ -226,16 +233,7 @@ def test_a_step_opens_its_part_of_a_gpu_and_no_others(
     attach_logs(root)
     with _lab(root, 2, _SPLIT_GPU, _PARTS.format(12, 13) + _PARTS.format(21, 22)) as (lab, told):
         run, slurm = Training(lab, Path("/"), TrainingSpec(), user), cluster.slurm(lab.layout)
-        other = subprocess.Popen(
-            [*as_user(user), "srun", "-n1", "--gres=gpu:1", "sh", "-c", "echo up; sleep 300"],
-            env=lab.environment,
-            cwd="/",
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert other.stdout is not None
-            assert other.stdout.readline() == "up\n"
+        with _first_gpu_taken(lab, user):
             step, python = ("srun", "-n1", "--gres=gpu:1"), (sys.executable, "-P", "-c")
             # What the built-in runtime hands in; where somebody covered a part of /proc, bubblewrap can mount none.
             handed = run.command(*step, *python, _HANDED_IN, str(told)).stdout.split()
@@ -244,6 +242,3 @@ def test_a_step_opens_its_part_of_a_gpu_and_no_others(
             own = dict.fromkeys(("nvidia0", "nvidia-cap21", "nvidia-cap22"), "open")
             hidden = dict.fromkeys(("nvidia-cap1", "nvidia-cap12", "nvidia-cap13"), "Permission denied")
             assert _looked(run.command(*step, "--sov-isolate", *python, _LOOK_AT_PARTS)) == {**own, **hidden}
-        finally:
-            other.terminate()
-            other.communicate(timeout=30)
