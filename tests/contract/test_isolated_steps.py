@@ -187,7 +187,7 @@ def test_isolated_on_the_hosts_own_root(anyone: User) -> None:
 
 
 def test_the_ranks_of_a_step_share_and_steps_do_not(user: User, image: str, eventually: Callable[..., object]) -> None:
-    step = {"SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURMD_NODENAME": "n1"}
+    step = {"SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURMD_NODENAME": "n1", "SLURM_STEP_LAUNCHER_PORT": "4001"}
     script = (
         "touch /dev/shm/$RANK; readlink /proc/self/ns/pid; while [ $(ls /dev/shm | wc -l) -lt 3 ]; do sleep 0.05; done"
     )
@@ -198,8 +198,17 @@ def test_the_ranks_of_a_step_share_and_steps_do_not(user: User, image: str, even
         assert rank.returncode == 0, err
         spaces.append(out)
     assert len(set(spaces)) == 1
-    for other in ({"SLURM_STEP_ID": "1"}, {"SLURMD_NODENAME": "n2"}, {"SLURM_JOB_ID": "72"}):
-        assert _sh(user, image, "ls -A /dev/shm", **{**step, **other}) == ""
+    # While the step is there: a joined one would show its files.
+    held = user.start("--image", image, "--", "sh", "-c", "touch /dev/shm/held; echo up; exec sleep 60", **step)
+    assert held.stdout is not None
+    assert held.stdout.readline() == "up\n"
+    assert _sh(user, image, "ls -A /dev/shm", **step) == "held\n"
+    others = {"STEP_ID": "1", "JOB_ID": "72", "STEP_LAUNCHER_PORT": "4002", "LAUNCH_NODE_IPADDR": "10.0.0.2"}
+    for name, value in others.items():
+        assert _sh(user, image, "ls -A /dev/shm", **{**step, f"SLURM_{name}": value}) == "", name
+    assert _sh(user, image, "ls -A /dev/shm", **{**step, "SLURMD_NODENAME": "n2"}) == ""
+    held.terminate()
+    assert held.wait(60) != 0
 
 
 def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eventually: Callable[..., object]) -> None:

@@ -83,6 +83,11 @@ def test_the_ranks_of_a_node_share_an_image_loaded_once(steps: tuple[Steps, str]
     assert (len(lines), len(nodes), len(set(lines))) == (4, 2, 2)
     assert all(" busybox " in line for line in lines)
     assert done.stderr.count("packing the squashfs") == 1
+    # By what tells a step of this cluster from one of another that has a node on this machine, and a job of its number.
+    told = "echo $SLURMD_NODENAME $SLURM_LAUNCH_NODE_IPADDR $SLURM_STEP_LAUNCHER_PORT"
+    apart = user.run("srun", "--export=NONE", "-N2", "-n4", "/bin/sh", "-c", told).stdout.splitlines()
+    assert (len(apart), len(set(apart))) == (4, 2)
+    assert all(len(line.split()) == 3 for line in apart)
     bad = user.run("srun", "-n1", *SOVCTL, "exec", "--image", image, "--", "no-such-program")
     assert bad.returncode == 127
     assert "there is no program no-such-program in the image" in bad.stderr

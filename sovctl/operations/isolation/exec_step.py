@@ -154,8 +154,12 @@ class StepRunner:
     def key(self) -> str:
         """The same for all ranks of one step on one node that ask for the same."""
         env = self._place.environment
-        # SLURMD_NODENAME: several nodes of a cluster may be one machine.
-        names = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME")
+        # Several nodes of a cluster may be one machine (SLURMD_NODENAME), and several clusters may have a node there
+        # and a job of this number at the same time: only one srun of them listens on this address.
+        names = (
+            *("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME"),
+            *("SLURM_LAUNCH_NODE_IPADDR", "SLURM_STEP_LAUNCHER_PORT"),
+        )
         shared = "SLURM_JOB_ID" in env and of_srun(env)
         where = [env.get(name, "") for name in names] if shared else [self._place.unique]
         options = self._options
