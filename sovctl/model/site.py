@@ -124,6 +124,8 @@ class MachineView:
     slurmd_running: bool = False
     spank_wanted: str = ""
     """The plugin's path in plugstack.conf; empty: it is not there."""
+    spank_kept: tuple[str, ...] = ()
+    """What its line names as `keep=`, for this node."""
     spank_there: bool = False
     spank_loaded: bool | None = None
     """slurmd has it in memory; None: no slurmd here, or not ours to see."""

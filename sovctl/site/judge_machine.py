@@ -177,12 +177,20 @@ def _spank(view: MachineView) -> Line:
         return failed("spank", f"slurmd has not loaded {view.spank_wanted}", "systemctl restart slurmd")
     if view.spank_replaced:
         return warned("spank", "slurmd has an older file in memory", "systemctl restart slurmd")
+    hidden = next((hook.path for hook in view.hooks if hook.setting == "TaskProlog" and not _kept(hook.path, view)), "")
+    if hidden:
+        said = f"an image does not show the TaskProlog {hidden}: Slurm ends every task in one"
+        return warned("spank", said, f"Add to the plugin's line in plugstack.conf: keep={hidden}")
     having, steps = view.spank_steps or (0, 0)
     if having < steps:
         fix = f"They end with their jobs: squeue -w {view.node}"
         return warned("spank", f"{steps - having} of {steps} running steps began without it", fix)
     said = f"; slurmd and {steps} running steps have it" if steps else "; slurmd has it"
     return passed("spank", view.spank_wanted + said)
+
+
+def _kept(path: str, view: MachineView) -> bool:
+    return any(path == kept or path.startswith(f"{kept.rstrip('/')}/") for kept in view.spank_kept)
 
 
 def controllers(settings: Mapping[str, str]) -> tuple[str, ...]:

@@ -91,20 +91,6 @@ def _runs(path: str) -> bool:
         return False
 
 
-def plugin_in(plugstack: Path, depth: int = 0) -> str:
-    """The path of our plugin in plugstack.conf and what it includes; empty: not there."""
-    with suppress(OSError):
-        for line in plugstack.read_text("utf-8", "replace")[:_LARGEST].splitlines():
-            words = line.partition("#")[0].split()
-            if len(words) >= 2 and words[0] in ("required", "optional") and words[1].endswith(PLUGIN):
-                return words[1]
-            if len(words) >= 2 and words[0] == "include" and depth < 3:
-                for path in sorted(glob.glob(str(plugstack.parent / words[1]))):  # noqa: PTH207
-                    if found := plugin_in(Path(path), depth + 1):
-                        return found
-    return ""
-
-
 def slurmd_maps(node: str, conf: str = "", proc: Path = Path("/proc")) -> tuple[bool, bool | None, bool]:
     """Whether a slurmd runs here, whether it has our plugin in memory (None: root's to see), and whether the file on
     disk is another by now. Where several slurmds run on one machine, the one with `-N node` and `-f conf` is meant."""

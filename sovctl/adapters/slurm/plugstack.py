@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _BYTES = 1 << 20
+_DEEPEST = 3
+"""Files that include files; one that includes itself ends there."""
 
 
 def beside_slurm_conf(name: str) -> tuple[Path, ...]:
@@ -18,18 +20,22 @@ def beside_slurm_conf(name: str) -> tuple[Path, ...]:
 
 def plugin_lines() -> tuple[str, ...]:
     """Of the first plugstack.conf there is, with what it includes in place; none where it cannot be read."""
-    for path in beside_slurm_conf("plugstack.conf"):
-        if lines := _lines(path):
-            return tuple(inner for line in lines for inner in _included(line, path))
-    return ()
+    return next(filter(None, map(lines_with_included, beside_slurm_conf("plugstack.conf"))), ())
 
 
-def _included(line: str, path: Path) -> list[str]:
-    words = line.split()
+def lines_with_included(path: Path, depth: int = 0) -> tuple[str, ...]:
+    """Of this plugstack.conf, with what it includes in place; none where it cannot be read."""
+    return tuple(inner for line in _lines(path) for inner in _included(line, path, depth))
+
+
+def _included(line: str, path: Path, depth: int) -> tuple[str, ...]:
+    words = line.partition("#")[0].split()
     if len(words) != 2 or words[0] != "include":
-        return [line]
+        return (line,)
+    if depth >= _DEEPEST:
+        return ()
     found = sorted(glob.glob(words[1], root_dir=path.parent))  # noqa: PTH207 - a pattern, which may be absolute
-    return [inner for name in found for inner in _lines(path.parent / name)]
+    return tuple(inner for name in found for inner in lines_with_included(path.parent / name, depth + 1))
 
 
 def _lines(path: Path) -> list[str]:

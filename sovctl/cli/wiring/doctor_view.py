@@ -66,7 +66,9 @@ def _machine_view(
     from sovctl.adapters.node import machine_view as look
     from sovctl.adapters.node.clock_state import clock
     from sovctl.adapters.node.file_trial import try_directory
+    from sovctl.adapters.slurm.plugstack import lines_with_included
     from sovctl.config import config_files, unknown_variables
+    from sovctl.isolation.plugin_line import kept_paths, plugin_path
     from sovctl.model.site import MachineView
     from sovctl.operations.doctor import HOOKS
 
@@ -77,7 +79,8 @@ def _machine_view(
     conf = settings.get("SLURM_CONF", "")
     named = settings.get("PlugStackConfig", "(null)")
     conf_dir = Path(conf).parent if conf else Path("/etc/slurm")
-    spank = look.plugin_in(Path(named) if named.startswith("/") else conf_dir / "plugstack.conf")
+    plugstack = lines_with_included(Path(named) if named.startswith("/") else conf_dir / "plugstack.conf")
+    spank = plugin_path(plugstack)
     running, loaded, replaced = look.slurmd_maps(name, conf) if is_node else (False, None, False)
     journal = config.cluster.journal_dir
     return MachineView(
@@ -107,6 +110,7 @@ def _machine_view(
         slurmd_running=running,
         spank_wanted=spank,
         spank_there=bool(spank) and Path(spank.replace("%n", name)).is_file(),
+        spank_kept=kept_paths(plugstack, name),
         spank_loaded=loaded,
         spank_replaced=replaced,
         spank_steps=look.steps_with(spank.replace("%n", name)) if spank and is_node else None,

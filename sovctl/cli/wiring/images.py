@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def check_plugin_owner(path: str) -> None:
     """Raises RefusedError where the SPANK plugin of this machine would not mount this image."""
     from sovctl.adapters.slurm.plugstack import plugin_lines
-    from sovctl.isolation.plugin_owners import check_owner, image_owners
+    from sovctl.isolation.plugin_line import check_owner, image_owners
 
     place = Path(path)
     owner = place.stat().st_uid if place.exists() else os.geteuid()  # who loads it will own it
@@ -58,7 +58,7 @@ def measure_by_plugin(config: Config) -> str:
     from sovctl.adapters.isolation.inside_view import Decoys
     from sovctl.adapters.slurm.plugstack import plugin_lines
     from sovctl.adapters.slurm.step_command import StepInJob
-    from sovctl.isolation.plugin_owners import kept_paths
+    from sovctl.isolation.plugin_line import kept_paths
     from sovctl.operations.isolation.measure_plugin import measure_by_plugin as measure
 
     def lay() -> tuple[str, Callable[[], None]]:

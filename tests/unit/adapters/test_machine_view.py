@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sovctl.adapters.node.file_trial import try_directory
-from sovctl.adapters.node.machine_view import hooks, plugin_in, slurmd_maps, steps_with
+from sovctl.adapters.node.machine_view import hooks, slurmd_maps, steps_with
 from sovctl.model.site import HookFile
 
 
@@ -33,15 +33,6 @@ def test_the_programs_behind_a_pattern(tmp_path: Path) -> None:
         HookFile("Prolog", f"{tmp_path}/50-site", False),
         HookFile("Epilog", absent, False),
     )
-
-
-def test_the_plugin_is_found_through_includes(tmp_path: Path) -> None:
-    plugstack = tmp_path / "plugstack.conf"
-    assert plugin_in(plugstack) == ""
-    plugstack.write_text("# optional /x/sovctl_spank.so\ninclude plugstack.conf.d/*.conf\ninclude plugstack.conf\n")
-    (tmp_path / "plugstack.conf.d").mkdir()
-    (tmp_path / "plugstack.conf.d" / "b.conf").write_text("optional /usr/libexec/sovctl/sovctl_spank.so keep=/x\n")
-    assert plugin_in(plugstack) == "/usr/libexec/sovctl/sovctl_spank.so"
 
 
 def test_what_slurmd_has_in_memory(tmp_path: Path) -> None:

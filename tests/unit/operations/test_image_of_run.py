@@ -11,7 +11,7 @@ import pytest
 
 from sovctl.errors import RefusedError, SovctlError, UsageError
 from sovctl.isolation.inside import Inside
-from sovctl.isolation.plugin_owners import check_owner, image_owners, kept_paths
+from sovctl.isolation.plugin_line import check_owner, image_owners, kept_paths
 from sovctl.operations.supervisor.image_of_run import ImagePlaces, RunImage
 
 ENV = {"PATH": "/usr/bin:/bin", "SOVCTL_RUN_DIR": "/runs/1", "SOVCTL_CHECKPOINT_DIR": "/gone", "HOME": "/home/u"}

@@ -83,6 +83,9 @@ def test_a_machine_where_all_is_right() -> None:
         ("spank", {"spank_loaded": None}, "skip"),
         ("spank", {"spank_replaced": True}, "warn"),
         ("spank", {"spank_steps": (3, 4)}, "warn"),
+        ("spank", {"hooks": (HookFile("TaskProlog", "/site/task", True),)}, "warn"),
+        ("spank", {"hooks": (HookFile("TaskProlog", "/site/task", True),), "spank_kept": ("/site/t",)}, "warn"),
+        ("spank", {"hooks": (HookFile("TaskProlog", "/site/task", True),), "spank_kept": ("/site",)}, "pass"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_type(check: str, change: dict[str, Any], state: str) -> None:

@@ -1,4 +1,4 @@
-"""Whose image files the SPANK plugin mounts, and what it keeps in sight, by its line in plugstack.conf. Pure."""
+"""The SPANK plugin's line in plugstack.conf: where it lies, whose image files it mounts, what it keeps seen. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from sovctl.errors import RefusedError
 
 PLUGIN = "sovctl_spank.so"
 _DEFAULT = "0"
+
+
+def plugin_path(lines: Iterable[str]) -> str:
+    """Where the plugin lies, as it is written there; empty: it has no line."""
+    words = _words(lines)
+    return words[0] if words else ""
 
 
 def image_owners(lines: Iterable[str]) -> str | None:
@@ -25,9 +31,9 @@ def kept_paths(lines: Iterable[str], node: str) -> tuple[str, ...]:
 
 def _words(lines: Iterable[str]) -> list[str] | None:
     for line in lines:
-        words = line.split()
+        words = line.partition("#")[0].split()
         if len(words) > 1 and words[0] in ("required", "optional") and words[1].rpartition("/")[2] == PLUGIN:
-            return words[2:]
+            return words[1:]
     return None
 
 
