@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sovctl.errors import CommandFailed, RefusedError, SovctlError, UsageError
+from sovctl.errors import CommandFailed, SovctlError, TryLaterError, UsageError
 from sovctl.model.pool import Change, Pool
 from sovctl.ports.common import Clock, Journal, Turn
 from sovctl.ports.site import RemoteAnswer, RemoteShell
@@ -373,7 +373,7 @@ def advise_spares(
 ) -> Advised:
     """How many spares are enough. Slurm is asked only for what was not said.
 
-    Raises RefusedError where nothing was observed yet.
+    Raises TryLaterError where nothing was observed yet.
     """
     nodes, present, out = asked.nodes, asked.spares, frozenset[str]()
     if nodes is None or (asked.failures is None or asked.node_hours is None):
@@ -386,7 +386,7 @@ def advise_spares(
     seen = _outages(journals, out, ports.clock.now())
     node_hours = asked.node_hours if asked.node_hours is not None else nodes * seen.observed_s / 3600.0
     if node_hours <= 0.0:
-        raise RefusedError(
+        raise TryLaterError(
             "the cluster journal is empty: nothing tells how often nodes fail here",
             hint="Say it yourself: sovctl spare advise --failures 17 --node-hours 90720 --repair-hours 72",
         )

@@ -10,7 +10,7 @@ import pytest
 from pool_fake import FakePool, idle, ready_pool
 from run_fakes import FakeClock, FakeJournal
 
-from sovctl.errors import CommandFailed, RefusedError, UsageError
+from sovctl.errors import CommandFailed, TryLaterError, UsageError
 from sovctl.model.node import NodeState
 from sovctl.model.pool import PoolJob
 from sovctl.operations import spares
@@ -315,5 +315,5 @@ def test_what_is_said_wins_and_slurm_is_not_asked() -> None:
 
 
 def test_nothing_observed_is_no_advice() -> None:
-    with pytest.raises(RefusedError, match="journal is empty"):
+    with pytest.raises(TryLaterError, match="journal is empty"):
         _advise(Site(), Asked())
