@@ -20,6 +20,7 @@ from sovctl.ports.common import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
 from sovctl.recovery.lingering import Lingering, said_to_linger
+from sovctl.recovery.requeue import LINGER_S
 from sovctl.recovery.reserved import kept_from
 from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
@@ -34,7 +35,7 @@ _BEGIN_IN_S = 2
 _LATE_S = 1.0
 """A job that has not begun so long after its begin time waits for a pass of the scheduler that nobody asked for."""
 _STUCK_S = 3.0
-"""A run that completes for longer has a node that somebody has to free."""
+"""A run that completes for longer has a node that somebody has to free; one that lost a node just before, at once."""
 _ASK_AGAIN_S = 10.0
 _SET_ASIDE = "BadConstraints"
 """Slurm's reason of a job that it holds because the cluster has too few nodes for it, those it excludes left out."""
@@ -100,6 +101,10 @@ class RunTakeOver:
     """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
     _completing: dict[str, float] = field(default_factory=dict)
     """Since when each job completes."""
+    _held: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The nodes of each job that runs."""
+    _shrunk: dict[str, float] = field(default_factory=dict)
+    """When a job was last seen to have lost a node while it ran."""
     _freed: dict[str, float] = field(default_factory=dict)
     """When it was last asked that a run's nodes be freed."""
     _lingering: dict[str, Lingering] = field(default_factory=dict)
@@ -175,6 +180,10 @@ class RunTakeOver:
         self._learnt &= listed
         self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
+        held = {job.job_id: frozenset(job.nodes) for job in jobs if job.running}
+        self._shrunk |= {job_id: now for job_id, nodes in held.items() if self._held.get(job_id, nodes) - nodes}
+        self._shrunk = {job_id: at for job_id, at in self._shrunk.items() if job_id in kept and now - at < LINGER_S}
+        self._held = held
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
 
     def hear(self, job_id: str, events: Sequence[Any]) -> None:
@@ -195,8 +204,8 @@ class RunTakeOver:
         """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
         now = self.clock.now()
         for job_id, since in list(self._completing.items())[:_LOOKS_A_PASS]:
-            late = now - since >= _STUCK_S and now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S
-            if late and self._is_run(job_id):
+            late = now - since >= _STUCK_S or job_id in self._shrunk
+            if late and now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S and self._is_run(job_id):
                 self._freed[job_id] = now
                 self._free(job_id)
 

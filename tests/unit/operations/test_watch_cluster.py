@@ -994,6 +994,29 @@ def test_nodes_of_a_run_that_completes_too_long_are_freed_by_their_watchers() ->
     assert len(site.freed) == 2
 
 
+def test_nodes_of_a_run_that_lost_one_just_before_are_freed_as_soon_as_it_completes() -> None:
+    site = Watched()
+    site.site.runs("12_3", "n001", "n002", "n003")
+    site.passes(2)
+    site.site.runs("12_3", "n001", "n003")
+    site.passes(2)
+    assert site.freed == []
+    completes(site, "12_3", "n001", "n003")
+    site.passes(1)
+    assert site.freed == [("41", ("n001", "n003"))]
+
+
+def test_a_run_that_lost_a_node_long_ago_completes_like_any_other() -> None:
+    site = Watched()
+    site.site.runs("12_3", "n001", "n002", "n003")
+    site.passes(2)
+    site.site.runs("12_3", "n001", "n003")
+    site.passes(70)
+    completes(site, "12_3", "n001", "n003")
+    site.passes(2)
+    assert site.freed == []
+
+
 def lingers(site: Watched, steps: list[Any], *, seq: int = 4) -> dict[str, Any]:
     return {"seq": seq, "at": site.clock.time, "kind": "restarted", "lingering": steps}
 
