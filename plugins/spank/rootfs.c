@@ -73,10 +73,75 @@ void rootfs_as_root(void)
 	effective(~0ULL);
 }
 
+static bool become_user(const image_plan *plan)
+{
+	return setgroups(plan->n_groups, plan->groups) == 0 && setegid(plan->gid) == 0 && seteuid(plan->uid) == 0;
+}
+
+static void become_root(gid_t own)
+{
+	if (seteuid(0) != 0 || setegid(own) != 0 || setgroups(0, NULL) != 0)
+		_exit(1);
+}
+
+bool rootfs_is_own(entering *work, int fd)
+{
+	struct stat about;
+
+	if (work->n_own == ROOTFS_OWN || fstat(fd, &about) != 0)
+		return rootfs_failed(work, "look at", "the layers of the image");
+	work->own[work->n_own++] = about.st_dev;
+	return true;
+}
+
+static bool is_own(const entering *work, int dir)
+{
+	struct stat about;
+
+	if (fstat(dir, &about) != 0)
+		return false;
+	for (size_t i = 0; i < work->n_own; i++)
+		if (work->own[i] == about.st_dev)
+			return true;
+	return false;
+}
+
+static bool make(int dir, const char *name, bool directory)
+{
+	return (directory ? mkdirat(dir, name, 0755) : mknodat(dir, name, S_IFREG | 0644, 0)) == 0;
+}
+
+/* In the step's own file systems as root, or as their owner. A mount of the host may lie there as well (/dev, a home, an
+ * earlier mount of the user's): nothing is made in it but what the user could make. */
+static bool make_place(entering *work, int dir, const char *name, bool directory)
+{
+	gid_t own = getegid();
+	bool done;
+	int cause;
+
+	if (!is_own(work, dir)) {
+		done = become_user(work->plan) && make(dir, name, directory);
+		cause = errno;
+		become_root(own);
+		errno = cause;
+		return done;
+	}
+	if (work->owned)
+		rootfs_as_owner(work->plan);
+	/* A link to nothing, such as /etc/resolv.conf often is, makes way; in memory, not in the image. */
+	unlinkat(dir, name, 0);
+	done = make(dir, name, directory);
+	cause = errno;
+	if (work->owned)
+		rootfs_as_root();
+	errno = cause;
+	return done;
+}
+
 int rootfs_target(entering *work, const char *path, bool directory)
 {
 	char part[IMAGE_MAX + 1];
-	int at = dup(work->root);
+	int at = dup(work->root), cause;
 
 	for (size_t i = 1; at >= 0; i++) {
 		bool last = path[i] == '\0';
@@ -89,20 +154,11 @@ int rootfs_target(entering *work, const char *path, bool directory)
 		part[i] = '\0';
 		name = strrchr(part, '/') + 1;
 		next = rootfs_open(work->root, part, O_PATH, RESOLVE_IN_ROOT);
-		if (next < 0 && errno == ENOENT) {
-			if (work->owned)
-				rootfs_as_owner(work->plan);
-			/* A link to nothing, such as /etc/resolv.conf often is, makes way; in memory, not in the image. */
-			unlinkat(at, name, 0);
-			if (last && !directory)
-				(void)!mknodat(at, name, S_IFREG | 0644, 0);
-			else
-				(void)!mkdirat(at, name, 0755);
-			if (work->owned)
-				rootfs_as_root();
+		if (next < 0 && errno == ENOENT && make_place(work, at, name, directory || !last))
 			next = rootfs_open(work->root, part, O_PATH, RESOLVE_IN_ROOT);
-		}
+		cause = errno;
 		close(at);
+		errno = cause;
 		at = next;
 		if (last)
 			break;
@@ -164,11 +220,10 @@ int rootfs_open_as_user(entering *work, const char *path)
 	gid_t own = getegid();
 	int fd = -1, cause;
 
-	if (setgroups(plan->n_groups, plan->groups) == 0 && setegid(plan->gid) == 0 && seteuid(plan->uid) == 0)
+	if (become_user(plan))
 		fd = rootfs_open(AT_FDCWD, path, O_PATH, 0);
 	cause = errno;
-	if (seteuid(0) != 0 || setegid(own) != 0 || setgroups(0, NULL) != 0)
-		_exit(1);
+	become_root(own);
 	errno = cause;
 	if (fd < 0) {
 		work->status = rootfs_open_status(cause);

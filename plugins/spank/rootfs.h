@@ -5,8 +5,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "image.h"
+
+#define ROOTFS_OWN 4
 
 typedef struct {
 	const image_plan *plan;
@@ -15,6 +18,8 @@ typedef struct {
 	int status; /* with which the task ends if this fails */
 	int root;
 	bool owned; /* what is made in it belongs to the user */
+	dev_t own[ROOTFS_OWN]; /* file systems that are the step's alone: the image with its layers, and the private ones */
+	size_t n_own;
 } entering;
 
 /* False, with `problem` from errno. */
@@ -23,7 +28,11 @@ bool rootfs_failed(entering *work, const char *what, const char *on);
 /* openat2 without magic links. */
 int rootfs_open(int dir, const char *path, uint64_t flags, uint64_t resolve);
 
-/* The place for a mount in the image, made if need be. Links in the image lead nowhere but into the image. */
+/* What is made in this file system is made for the step alone. */
+bool rootfs_is_own(entering *work, int fd);
+
+/* The place for a mount in the image, made if need be. Links in the image lead nowhere but into the image; where a mount
+ * of the host lies there, it is made with the rights of the user. */
 int rootfs_target(entering *work, const char *path, bool directory);
 
 /* Adds to what holds for the mount already, and takes nothing away. */

@@ -281,6 +281,46 @@ def test_a_gpu_of_others_cannot_be_mounted(place: Path, image_lab: cluster.Lab, 
     assert "Permission denied" in said.stderr
 
 
+def test_nothing_is_made_on_the_host_for_a_mount_below_another(
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str, vault: Path
+) -> None:
+    """Root makes the mount points that an image lacks, but in what the user mounts before, only the user could."""
+    if not user:
+        pytest.skip("root may make whatever it likes")
+    image, file = f"--sov-image={place}/a.sqsh", f"{place}/a.sqsh"
+    roots, theirs = vault / "roots", vault / "theirs"
+    for path in (roots, theirs):
+        path.mkdir()
+        path.chmod(0o755)
+    shutil.chown(theirs, user)
+    ways: tuple[tuple[str, ...], ...] = ((), ("--sov-writable",), ("--sov-env-name=below",))
+    for way in ways:
+        for target, source in (("/m/nologin", file), ("/m/profile.d/x.sh", file), ("/m/mine", str(theirs))):
+            said = srun(image, *way, f"--sov-mount={roots}:/m,{source}:{target}", "echo ran", check=False)
+            assert (said.status, said.stdout) == (1, ""), (way, target)
+            assert f"cannot make room in the image for {target}: Permission denied" in said.stderr, (way, target)
+    assert list(roots.iterdir()) == []
+    for way in ways:
+        name = f"new{len(way[0]) if way else 0}"
+        assert (
+            srun(image, *way, f"--sov-mount={theirs}:/m,{file}:/m/{name}", f"test -s /m/{name}; echo $?").stdout
+            == "0\n"
+        )
+        assert (theirs / name).stat().st_uid == theirs.stat().st_uid
+    # A link of the user's to nothing stays.
+    (theirs / "link").symlink_to("nowhere")
+    said = srun(image, f"--sov-mount={theirs}:/m,{file}:/m/link", "echo ran", check=False)
+    assert (said.status, (theirs / "link").is_symlink()) == (1, True)
+    # The names of users are shown in /etc of the image; a layer can make that a link to what is the host's.
+    srun(image, "--sov-env-name=below", "rm -r /etc; ln -s /dev /etc")
+    assert (
+        "cannot make room in the image for /etc/passwd"
+        in srun(image, "--sov-env-name=below", "true", check=False).stderr
+    )
+    assert not Path("/dev/passwd").exists()
+    assert in_service(image_lab)
+
+
 def test_home_is_seen_when_asked_for(place: Path, user: str, srun: Srun) -> None:
     with tempfile.TemporaryDirectory(dir=place) as home:
         os.chown(home, pwd.getpwnam(user).pw_uid, -1)
