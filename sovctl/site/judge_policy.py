@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sovctl.model.site import MachineView
 from sovctl.site.judge_machine import is_controller
+from sovctl.site.judge_slurm import words
 from sovctl.site.line import Line, failed, passed, skipped, warned
 
 QUESTION = "sovctl:who-is-there"
@@ -28,7 +29,7 @@ class TriedJob:
 
 def scripts_asked(settings: Mapping[str, str]) -> bool:
     """Whether slurm.conf names any of them, so that there is something to ask for."""
-    return any("lua" in settings.get(setting, "") for setting, _, _ in _SCRIPTS)
+    return any("lua" in words(settings, setting) for setting, _, _ in _SCRIPTS)
 
 
 def judge_policy(view: MachineView, settings: Mapping[str, str], job: TriedJob | None) -> list[Line]:
@@ -36,7 +37,7 @@ def judge_policy(view: MachineView, settings: Mapping[str, str], job: TriedJob |
     return [
         _script(script, who, _absent_here(view, settings, script), job)
         for setting, script, who in _SCRIPTS
-        if "lua" in settings.get(setting, "")
+        if "lua" in words(settings, setting)
     ]
 
 

@@ -19,6 +19,8 @@ _LEAST_UNKILLABLE_S = 180
 _LEAST_GRACE_S = 60
 _EMPTY = frozenset({"", "(null)", "None", "none"})
 _NEVER = 65534  # INFINITE of a 16-bit setting, and NO_VAL16
+_KINDS = {"JobSubmitPlugins": "job_submit/", "CliFilterPlugins": "cli_filter/"}
+"""What may stand before the name of a plugin there; every Slurm from 22.05 to 26.05 takes either spelling."""
 
 
 def judge_slurm(view: SlurmView) -> list[Line]:
@@ -48,9 +50,9 @@ def has(settings: Mapping[str, str], key: str) -> bool:
 
 
 def words(settings: Mapping[str, str], key: str) -> list[str]:
-    """The parts of a list with commas, in lower case."""
-    value = settings.get(key, "")
-    return [] if value in _EMPTY else [word.strip().lower() for word in value.split(",")]
+    """The parts of a list with commas, in lower case; plugins without their kind: `lua` of `job_submit/lua`."""
+    value, kind = settings.get(key, ""), _KINDS.get(key, "")
+    return [] if value in _EMPTY else [word.strip().lower().removeprefix(kind) for word in value.split(",")]
 
 
 def seconds(settings: Mapping[str, str], key: str) -> int | None:

@@ -60,6 +60,7 @@ def test_what_is_looked_at() -> None:
     [
         ({"JobSubmitPlugins": "all_partitions,lua", "SLURM_CONF": "/etc/slurm/slurm.conf"}, True),
         ({"JobSubmitPlugins": "lua"}, True),
+        ({"JobSubmitPlugins": "require_timelimit,job_submit/lua"}, True),
         ({"JobSubmitPlugins": "lua", "SLURM_CONF": "/opt/slurm/etc/slurm.conf"}, False),
         ({"JobSubmitPlugins": "(null)"}, False),
     ],
@@ -68,6 +69,12 @@ def test_a_lua_script_that_slurm_loads_is_in_use(settings: dict[str, str], used:
     ours = ("/etc/slurm/job_submit.lua", "/etc/slurm/sovctl_policy.lua", OURS)
     found = uses({}, {path: path for path in ours}, settings)
     assert {use.ours for use in found} == (set(ours[:2]) if used else set())
+
+
+def test_a_plugin_may_be_written_with_its_kind() -> None:
+    found = uses({}, {"/etc/slurm/cli_filter.lua": ""}, {"CliFilterPlugins": "cli_filter/lua"})
+    assert [use.setting for use in found] == ["CliFilterPlugins"]
+    assert uses({}, {"/etc/slurm/cli_filter.lua": ""}, {"CliFilterPlugins": "cli_filter/syslog"}) == ()
 
 
 def test_what_is_said_and_what_to_type() -> None:

@@ -130,6 +130,7 @@ def test_a_controller_without_the_script_is_told_to_install_it() -> None:
     (line, _) = judge_policy(replace(FIT, host="ctl1"), LUA, TriedJob(0, HERE))
     assert (line.state, line.fix) == (State.FAIL, "sovctl site install")
     assert judge_policy(FIT, {}, None) == [] and not scripts_asked({}) and scripts_asked(LUA)
+    assert scripts_asked({"CliFilterPlugins": "cli_filter/lua"}) and not scripts_asked({"CliFilterPlugins": "evaluate"})
 
 
 # Steps

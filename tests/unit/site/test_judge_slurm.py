@@ -86,6 +86,7 @@ def test_every_release_is_judged_by_its_own_words(recorded: dict[str, str]) -> N
             "warn",
         ),
         ("job-submit", {"JobSubmitPlugins": "lua,all_partitions"}, "pass"),
+        ("job-submit", {"JobSubmitPlugins": "all_partitions, job_submit/lua"}, "pass"),
         ("job-submit", {"JobSubmitPlugins": "all_partitions"}, "warn"),
         ("KillWait", {"KillWait": "5 sec"}, "warn"),
         ("KillWait", {"KillWait": "30 sec"}, "pass"),

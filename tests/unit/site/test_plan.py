@@ -140,6 +140,12 @@ def by_key(settings: dict[str, str]) -> dict[str, tuple[str, bool, tuple[str, ..
     return {line.line.partition("=")[0]: (line.line, line.there, line.commands) for line in found}
 
 
+def test_a_plugin_written_with_its_kind_is_not_asked_for_again() -> None:
+    settings = {"JobSubmitPlugins": "job_submit/lua", "CliFilterPlugins": "cli_filter/syslog,cli_filter/lua"}
+    lines = by_key(settings)
+    assert [lines[key][:2] for key in settings] == [(f"{key}={value}", True) for key, value in settings.items()]
+
+
 def test_lines_for_an_empty_slurm_conf() -> None:
     lines = by_key({"Prolog": "(null)"})
     assert lines["Prolog"] == ("Prolog=/usr/local/libexec/sovctl/prolog", False, ())
