@@ -19,7 +19,7 @@ _LEAST_UNKILLABLE_S = 180
 _LEAST_GRACE_S = 60
 _EMPTY = frozenset({"", "(null)", "None", "none"})
 _NEVER = 65534  # INFINITE of a 16-bit setting, and NO_VAL16
-_KINDS = {"JobSubmitPlugins": "job_submit/", "CliFilterPlugins": "cli_filter/"}
+_KINDS = {"JobSubmitPlugins": "job_submit/", "CliFilterPlugins": "cli_filter/", "TaskPlugin": "task/"}
 """What may stand before the name of a plugin there; every Slurm from 22.05 to 26.05 takes either spelling."""
 
 
@@ -168,7 +168,7 @@ def _health_check(settings: Mapping[str, str]) -> Line:
 def _constrain_devices(settings: Mapping[str, str]) -> Line:
     if "gpu" not in words(settings, "GresTypes"):
         return skipped("ConstrainDevices", "GresTypes has no gpu")
-    if "task/cgroup" not in words(settings, "TaskPlugin"):
+    if "cgroup" not in words(settings, "TaskPlugin"):
         return failed(
             "ConstrainDevices",
             f"TaskPlugin={settings.get('TaskPlugin')}: every job can open every GPU of its node",

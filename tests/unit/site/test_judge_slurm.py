@@ -100,6 +100,8 @@ def test_every_release_is_judged_by_its_own_words(recorded: dict[str, str]) -> N
         ("ConstrainDevices", {"TaskPlugin": "task/none"}, "fail"),
         ("ConstrainDevices", {"TaskPlugin": "task/cgroup", "ConstrainDevices": "no"}, "fail"),
         ("ConstrainDevices", {"TaskPlugin": "task/affinity,task/cgroup", "ConstrainDevices": "yes"}, "pass"),
+        ("ConstrainDevices", {"TaskPlugin": "affinity,cgroup", "ConstrainDevices": "yes"}, "pass"),
+        ("ConstrainDevices", {"TaskPlugin": "affinity", "ConstrainDevices": "yes"}, "fail"),
         ("SelectType", {"SelectType": "select/linear"}, "fail"),
         ("PreemptType", {"PreemptType": "preempt/none"}, "warn"),
         ("PreemptType", {"PreemptType": "preempt/qos"}, "pass"),
