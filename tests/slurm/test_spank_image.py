@@ -282,13 +282,13 @@ def test_a_gpu_of_others_cannot_be_mounted(place: Path, image_lab: cluster.Lab, 
 
 
 def test_nothing_is_made_on_the_host_for_a_mount_below_another(
-    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str, vault: Path
+    place: Path, image_lab: cluster.Lab, srun: Srun, env_dir: Path, user: str
 ) -> None:
     """Root makes the mount points that an image lacks, but in what the user mounts before, only the user could."""
     if not user:
         pytest.skip("root may make whatever it likes")
     image, file = f"--sov-image={place}/a.sqsh", f"{place}/a.sqsh"
-    roots, theirs = vault / "roots", vault / "theirs"
+    roots, theirs = place / "roots", place / "theirs-too"
     for path in (roots, theirs):
         path.mkdir()
         path.chmod(0o755)
@@ -312,11 +312,12 @@ def test_nothing_is_made_on_the_host_for_a_mount_below_another(
     said = srun(image, f"--sov-mount={theirs}:/m,{file}:/m/link", "echo ran", check=False)
     assert (said.status, (theirs / "link").is_symlink()) == (1, True)
     # The names of users are shown in /etc of the image; a layer can make that a link to what is the host's.
-    srun(image, "--sov-env-name=below", "rm -r /etc; ln -s /dev /etc")
-    assert (
-        "cannot make room in the image for /etc/passwd"
-        in srun(image, "--sov-env-name=below", "true", check=False).stderr
-    )
+    etc = env_dir / "below" / "upper" / "etc"
+    shutil.rmtree(etc, ignore_errors=True)
+    etc.symlink_to("/dev")
+    os.chown(etc, theirs.stat().st_uid, -1, follow_symlinks=False)
+    said = srun(image, "--sov-env-name=below", "true", check=False)
+    assert "cannot make room in the image for /etc/passwd: Permission denied" in said.stderr
     assert not Path("/dev/passwd").exists()
     assert in_service(image_lab)
 
