@@ -211,6 +211,8 @@ def _device(end: ScriptEnd, nodes: Sequence[str]) -> Blame | None:
 
 
 _OF_A_DEVICE = frozenset({"cuda", "nccl"})
+HANG = "hang"
+"""The signature of every hang."""
 _NO_STEP = "launch|"
 _CONTROLLER_AWAY = re.compile(
     r"Unable to contact slurm controller|[Tt]imed out|Zero Bytes were transmitted|standby mode"

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from sovctl.model.blame import Blame, Culprit
-from sovctl.recovery.blame import controller_was_away, no_step_started
+from sovctl.recovery.blame import HANG, controller_was_away, no_step_started
 
 
 class Action(StrEnum):
@@ -89,17 +89,14 @@ def decide(
         return Decision(Action.END, "the job was submitted with --no-requeue")
     if hold_asked:
         return Decision(Action.HOLD, "the script asked to be held (scontrol requeuehold)", blame.nodes)
-    if blame.culprit is Culprit.UNKNOWN and replacements > 0 and not blame.signature:
-        # As many more tries as halving the nodes takes.
+    stuck = _stuck(past, checkpoint_step)
+    if _may_be_a_node(blame) and replacements > 0 and any(_names_nobody(stop) for stop in (blame, *stuck)):
+        # As many more tries as halving the nodes takes; a hang that names a node on the way is no reason to give up.
         limits = replace(limits, unknown=limits.unknown + len(ran_on).bit_length())
     over = _over_budget(blame, past, checkpoint_step, limits)
     if over:
         return Decision(Action.HOLD, over, blame.nodes)
-    suspects = (
-        swap_half(blame, [*_stuck(past, checkpoint_step)], ran_on, replacements)
-        if blame.culprit is Culprit.UNKNOWN and not blame.nodes
-        else ()
-    )
+    suspects = swap_half(blame, stuck, ran_on, replacements)
     if _needs_other_allocation(blame, past):
         return Decision(Action.REQUEUE, "try again in a fresh allocation: Slurm starts no step in this one any more")
     why = f"find the culprit: try without {', '.join(suspects)}" if suspects else _reason(blame)
@@ -117,12 +114,22 @@ def _needs_other_allocation(blame: Blame, past: Sequence[PastStop]) -> bool:
 def swap_half(blame: Blame, stuck: Sequence[PastStop], ran_on: Sequence[str], replacements: int) -> tuple[str, ...]:
     """Half of the nodes that took part in every stop without a culprit since the last progress; empty the first time
     (it may never come back), when nobody can take their place, and when no node took part in all."""
-    unknown = [stop for stop in stuck if stop.culprit is blame.culprit and stop.ran_on and not stop.signature]
-    if blame.signature or not unknown or replacements < 1:
-        # A signature means that it is known what stopped, though not why: no node of the run does that.
+    unknown = [stop for stop in stuck if stop.ran_on and _names_nobody(stop)]
+    if not _names_nobody(blame) or not unknown or replacements < 1:
         return ()
     common = [node for node in ran_on if all(node in stop.ran_on for stop in unknown)]
     return tuple(common[len(common) - min(max(1, len(common) // 2), replacements) :]) if common else ()
+
+
+def _may_be_a_node(stop: Blame | PastStop) -> bool:
+    """Whether a node may have stopped the run though none shows a fault. A signature other than a hang's says what
+    stopped instead (the supervisor was killed, Slurm started no step): no node of the run does that."""
+    return stop.culprit is Culprit.UNKNOWN and stop.signature in ("", HANG)
+
+
+def _names_nobody(stop: Blame | PastStop) -> bool:
+    """Whether only leaving out halves can find out which node it is."""
+    return _may_be_a_node(stop) and not stop.nodes
 
 
 def _stuck(past: Sequence[PastStop], checkpoint_step: int) -> list[PastStop]:

@@ -17,6 +17,7 @@ from sovctl.errors import UsageError
 from sovctl.model.blame import Blame, Confidence, Culprit
 from sovctl.model.progress import Phase
 from sovctl.model.rank_look import GpuUse, NodeLook
+from sovctl.recovery.blame import HANG
 from sovctl.recovery.fabric import broken_links
 from sovctl.recovery.stacks import Group, Placed, collective, fold_ranks, group, odd_groups, placed
 
@@ -384,6 +385,6 @@ def _hang(
     after = f" after step {seen.step}" if seen.step is not None else ""
     evidence = f"no progress for {seen.idle_s:.0f} s{after}{usual}: {words}"
     return Hang(
-        Blame(culprit, tuple(nodes), evidence, signature="hang", step=seen.step, at_most=at_most),
+        Blame(culprit, tuple(nodes), evidence, signature=HANG, step=seen.step, at_most=at_most),
         tuple(item.look.rank for item in apart),
     )

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovctl.model.blame import Blame, Culprit
+from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.recovery.attempts import furthest_checkpoint
 from sovctl.recovery.decide import Action, Decision, Limits, PastStop, decide, past_stops
+from sovctl.recovery.hang import Hang, Source, Standstill, judge
 
 LIMITS = Limits(same_crash=2, unknown=3, hardware=5)
 
@@ -261,6 +263,65 @@ def test_one_bad_node_among_64_is_cornered_before_the_budget_ends() -> None:
         past.append(stopped(attempt, ran_on))
     assert bad in avoid
     assert attempt <= 8
+
+
+def hung(nodes: tuple[str, ...], stopped: str = "") -> Blame:
+    """As the judge of hangs says it of ranks that all wait in the same collective; on `stopped` one is stopped."""
+    stack = ("all_reduce (torch/distributed/distributed_c10d.py:2501)", "train (train.py:9)")
+    states = ["T" if node == stopped else "S" for node in nodes]
+    ranks = [
+        RankLook(rank, 100 + rank, "python", state, stack=stack, cpu_share=0.01) for rank, state in enumerate(states)
+    ]
+    looks = tuple(NodeLook(node, (rank,), took_s=1.2) for node, rank in zip(nodes, ranks, strict=True))
+    found = judge(Standstill(900.0, 300.0, Source.RANKS, step=27, step_s=0.2, looks=looks))
+    assert isinstance(found, Hang)
+    return found.blame
+
+
+def hangs_until_left_out(bad: str, replacements: int = 64) -> tuple[list[Decision], set[str]]:
+    """The decisions over a run of 64 nodes that hangs while the bad one is among them, and who is left out at last."""
+    nodes = [f"n{number}" for number in range(200)]
+    avoid: set[str] = set()
+    past: list[PastStop] = []
+    decisions: list[Decision] = []
+    while not decisions or decisions[-1].action is Action.RESTART:
+        ran_on = tuple(node for node in nodes if node not in avoid)[:64]
+        if bad not in ran_on:
+            break
+        blame = hung(ran_on)
+        decisions.append(decide(blame, past, 0, Limits(), ran_on=ran_on, replacements=replacements))
+        avoid = set(decisions[-1].suspects)
+        past.append(PastStop(len(past), blame.culprit, blame.nodes, blame.signature, blame.step, 0, ran_on))
+    return decisions, avoid
+
+
+def test_one_node_among_64_that_hangs_them_all_is_cornered_before_the_budget_ends() -> None:
+    decisions, avoid = hangs_until_left_out("n37")
+    assert {decision.action for decision in decisions} == {Action.RESTART}
+    assert "n37" in avoid
+    assert len(decisions) <= 8
+
+
+def test_a_hang_of_all_ranks_has_the_small_budget_where_nobody_can_take_their_place() -> None:
+    decisions, _ = hangs_until_left_out("n37", replacements=0)
+    assert [decision.action.value for decision in decisions] == ["restart"] * 3 + ["hold"]
+
+
+def test_a_hang_that_names_its_node_is_not_halved() -> None:
+    nodes = tuple("abcd")
+    named = hung(nodes, stopped="b")
+    past = [PastStop(0, named.culprit, named.nodes, named.signature, 27, 0, nodes)]
+    again = decide(named, past, 0, Limits(), ran_on=nodes, replacements=4)
+    assert (again.exclude, again.suspects) == (("b",), ())
+    # What another stop was about tells nothing of this one.
+    assert decide(hung(nodes), past, 0, Limits(), ran_on=nodes, replacements=4).suspects == ()
+
+
+def test_a_killed_supervisor_gets_no_more_tries_and_leaves_no_node_out() -> None:
+    blame = Blame(Culprit.UNKNOWN, evidence="the supervisor was killed", signature="supervisor killed")
+    past = [PastStop(n, blame.culprit, (), blame.signature, None, 0, tuple("abcd")) for n in range(3)]
+    assert decide(blame, past[:2], 0, Limits(), ran_on="abcd", replacements=4).suspects == ()
+    assert decide(blame, past, 0, Limits(), ran_on="abcd", replacements=4).action is Action.HOLD
 
 
 def test_the_furthest_checkpoint_is_the_highest_that_was_ever_complete() -> None:
