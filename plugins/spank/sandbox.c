@@ -64,14 +64,14 @@ static bool cover_fd(void *with, int target, const char *name)
 	return mount_at(work, "sovctl", target, "tmpfs", MS_NOSUID | MS_NODEV, options, name);
 }
 
-/* A private tmpfs over a directory that is really one; a link such as /var/tmp -> /tmp is covered by its target. */
+/* A private tmpfs over a directory, or over what a link of the administrator's leads to (/var/tmp -> /scratch/tmp). */
 static bool cover(building *work, const char *path)
 {
-	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	bool done;
 
 	if (fd < 0)
-		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || failed(work, "open", path);
+		return errno == ENOENT || failed(work, "open", path);
 	done = cover_fd(work, fd, path);
 	close(fd);
 	return done;

@@ -142,6 +142,35 @@ def test_ranks_share_what_the_host_does_not_see(spank_lab: cluster.Lab, user: st
     assert not list(Path("/tmp").glob("sov-isolate-*"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_what_lies_behind_a_link_of_the_site_is_private_too(
+    spank_lab: cluster.Lab, user: str, plugin: Path, eventually: Callable[..., object]
+) -> None:
+    """/var/tmp is a link to a disk with more room, for n002 alone."""
+    layer, elsewhere = plugin.parent / "layer", plugin.parent / "elsewhere"
+    for path in (layer, elsewhere):
+        path.mkdir()
+    (layer / "tmp").symlink_to(elsewhere)
+    change = f"mount --rbind /var/tmp {elsewhere} && mount -t overlay -o lowerdir={layer}:/var none /var"
+    at = ("srun", "-n1", "-w", "n002")
+    try:
+        start_apart(spank_lab, "n002", change)
+        eventually(
+            lambda: run(spank_lab, user, *at, "readlink", "/var/tmp", check=False).stdout == f"{elsewhere}\n",
+            "n002 to have the link",
+        )
+        named = f"/var/tmp/sov-behind-{os.getpid()}"
+        look = f"touch {named}; cd -P /var/tmp && pwd; ls -A"
+        said = run(spank_lab, user, *at, "--sov-isolate", "sh", "-c", look).stdout.split()
+        lab_dir = spank_lab.layout.root.parent.name if spank_lab.layout.root.name == "lab" else ""
+        assert said[0] == str(elsewhere)
+        assert sorted(set(said[1:]) - {lab_dir, spank_lab.layout.root.name}) == [Path(named).name]
+        assert not Path(named).exists()
+    finally:
+        start_apart(spank_lab, "n002")
+        eventually(lambda: run(spank_lab, user, *at, "true", check=False).status == 0, "n002 to be as before")
+
+
 def test_without_the_option_nothing_changes(spank_lab: cluster.Lab, user: str) -> None:
     line = run(spank_lab, user, "srun", "-n1", "readlink", "/proc/self/ns/mnt", "/proc/self/ns/pid").stdout.split()
     assert line == [os.readlink("/proc/self/ns/mnt"), os.readlink("/proc/self/ns/pid")]
