@@ -145,16 +145,38 @@ def _hook(key: str, reason: str, places: Places, settings: Mapping[str, str], li
     if not old:
         return ConfLine("slurm.conf", f"{key}={program}", reason)
     own = f"10-sovctl-{key.lower()}"
-    if program in linked or any(part == program or basename(part) == own for part in old):
-        return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, there=True)
-    pattern = next((part for part in old if "*" in part), "")
-    if pattern and fnmatchcase(own, basename(pattern)):
-        link = f"ln -sf {program} {pattern.rpartition('/')[0]}/{own}"
-        return ConfLine("slurm.conf", f"{key}={settings[key]}", reason, commands=(link,))
+    kept = f"{key}={settings.get(key, '')}"
+    patterns = [part for part in old if _is_pattern(part)]
+    if program in linked or any(_leads_to(part, program, own) for part in old):
+        return ConfLine("slurm.conf", kept, reason, there=True)
+    if link := next(filter(None, (_link(pattern, own) for pattern in patterns)), ""):
+        return ConfLine("slurm.conf", kept, reason, commands=(f"ln -sf {program} {link}",))
+    if patterns:
+        unfit = f"no link named {own} fits {', '.join(patterns)}: have a program there run {program}"
+        return ConfLine("slurm.conf", kept, f"{reason}; {unfit}")
     directory = hook_dir(places, key)
     links = [f"ln -s {part} {directory}/{50 + number}-{basename(part)}" for number, part in enumerate(old)]
     commands = (f"mkdir -p {directory}", *links, f"ln -sf {program} {directory}/{own}")
     return ConfLine("slurm.conf", f"{key}={directory}/*", f"{reason}; yours goes on", commands=commands)
+
+
+def _is_pattern(part: str) -> bool:
+    """Slurm hands Prolog and Epilog to glob(3)."""
+    return any(sign in part for sign in "*?[")
+
+
+def _leads_to(part: str, program: str, own: str) -> bool:
+    """The program itself, or a link with the name that was proposed."""
+    return part == program or (basename(part).startswith(own) and not _is_pattern(part))
+
+
+def _link(pattern: str, own: str) -> str:
+    """Where a link of ours is among what the pattern names: `*.sh` takes none without `.sh`. Empty: nowhere."""
+    directory, _, names = pattern.rpartition("/")
+    for name in (own, own + names.rpartition("*")[2]):
+        if not _is_pattern(f"{directory}/{name}") and fnmatchcase(name, names):
+            return f"{directory}/{name}"
+    return ""
 
 
 def _of_another_prefix(part: str, program: str) -> bool:

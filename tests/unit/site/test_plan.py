@@ -235,6 +235,33 @@ def test_a_link_that_is_there_is_not_asked_for_again_and_an_old_prefix_is_replac
         assert lines[key] == (f"{key}=/usr/local/libexec/sovctl/{name}", False, ())
 
 
+@pytest.mark.parametrize(
+    ("value", "link"),
+    [
+        ("/etc/slurm/prolog.d/*", "/etc/slurm/prolog.d/10-sovctl-prolog"),
+        ("/etc/slurm/prolog.d/*.sh", "/etc/slurm/prolog.d/10-sovctl-prolog.sh"),
+        ("/site/first, /etc/slurm/prolog.d/[0-9]*.sh", "/etc/slurm/prolog.d/10-sovctl-prolog.sh"),
+        ("/etc/slurm/prolog.d/site*,/etc/slurm/more.d/*.sh", "/etc/slurm/more.d/10-sovctl-prolog.sh"),
+        ("/etc/slurm/prolog.d/site*.sh", None),
+        ("/etc/slurm/prolog.d/*.[ab]", None),
+        ("/etc/slurm/prolog?", None),
+        ("/etc/slurm/*-?", None),
+        ("/etc/slurm/*/prolog", None),
+        ("/etc/slurm/*/*", None),
+    ],
+)
+def test_our_link_has_a_name_that_the_pattern_of_the_site_takes(value: str, link: str | None) -> None:
+    program = "/usr/local/libexec/sovctl/prolog"
+    settings = {"Prolog": value}
+    (line,) = (one for one in conf_lines(PLACES, NODE, settings, spank=False) if one.line.startswith("Prolog="))
+    assert (line.line, line.there) == (f"Prolog={value}", False)
+    assert line.commands == ((f"ln -sf {program} {link}",) if link else ())
+    assert (f"have a program there run {program}" in line.reason) == (link is None)
+    if link:
+        there = by_key({"Prolog": link})["Prolog"]
+        assert there == (f"Prolog={link}", True, ())
+
+
 # sovctl.toml
 
 
