@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from sovctl.errors import RefusedError
 
 PLUGIN = "sovctl_spank.so"
 _DEFAULT = "0"
+_OWNERS = re.compile(r"any|[0-9,-]{1,63}")
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def plugin_path(lines: Iterable[str]) -> str:
@@ -17,9 +20,12 @@ def plugin_path(lines: Iterable[str]) -> str:
 
 
 def image_owners(lines: Iterable[str]) -> str | None:
-    """The value of `image_owners`, root where it does not stand there; None: the plugin has no line."""
+    """The value of `image_owners`, root where it does not stand there; None: the plugin has no line.
+
+    A value that the plugin cannot use changes nothing (`set_owners` in plugins/spank/settings.c)."""
     words = _words(lines)
-    given = [word.partition("=")[2] for word in words or () if word.startswith("image_owners=")]
+    values = [word.partition("=")[2] for word in words or () if word.startswith("image_owners=")]
+    given = [value for value in values if _OWNERS.fullmatch(value)]
     return None if words is None else given[-1] if given else _DEFAULT
 
 
@@ -39,9 +45,21 @@ def _words(lines: Iterable[str]) -> list[str] | None:
 
 def check_owner(owners: str | None, owner: int, path: str) -> None:
     """Raise RefusedError where the plugin will not mount this file of `owner`; not where nothing is known."""
-    if owners is None or owners == "any" or str(owner) in owners.split(","):
+    if owners is None or owners == "any" or _listed(owners, owner):
         return
     raise RefusedError(
         f"the SPANK plugin mounts no image of user {owner} ({path}): image_owners={owners} in plugstack.conf",
         hint="Have one of these prefetch it into the site's cache (isolation.cache_dir), or use --runtime bubblewrap.",
     )
+
+
+def _listed(owners: str, owner: int) -> bool:
+    """Numbers and ranges, read as far as they are understood, like `number_listed` in plugins/spank/settings.c."""
+    at = 0
+    while found := _RANGE.match(owners, at):
+        if int(found[1]) <= owner <= int(found[2] or found[1]):
+            return True
+        if not owners.startswith(",", found.end()):
+            return False
+        at = found.end() + 1
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,6 +157,9 @@ def test_a_mount_that_this_runtime_cannot_name_is_refused() -> None:
         (["optional sovctl_spank.so proctrack=x image_owners=0,7"], "0,7", True),
         (["optional sovctl_spank.so image_owners=0,77"], "0,77", False),
         (["optional sovctl_spank.so image_owners=any"], "any", True),
+        (["optional sovctl_spank.so image_owners=0,5-9"], "0,5-9", True),
+        (["optional sovctl_spank.so image_owners=any image_owners=0"], "0", False),
+        (["optional sovctl_spank.so image_owners=7 image_owners=root"], "7", True),
     ],
 )
 def test_an_image_that_the_plugin_would_not_mount_ends_before_the_script(
@@ -171,6 +175,34 @@ def test_an_image_that_the_plugin_would_not_mount_ends_before_the_script(
     with pytest.raises(RefusedError, match=f"mounts no image of user 7 .*image_owners={owners}") as refused:
         places.of(Inside("x", runtime="spank")).prepare()
     assert "prefetch" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("owners", "owner", "mounts"),
+    [
+        ("0,1000-1010", 1000, True),
+        ("0,1000-1010", 1010, True),
+        ("0,1000-1010", 1011, False),
+        ("0,1000-1010", 100, False),
+        ("007", 7, True),
+        ("9-5", 7, False),
+        ("5-,7", 5, True),
+        ("5-,7", 7, False),  # the plugin reads no further than what it understands
+        ("5,,7", 7, False),
+        ("1-2-9", 7, False),
+        (",7", 7, False),
+        ("-", 0, False),
+        (None, 7, True),
+    ],
+)
+def test_owners_are_read_as_the_plugin_reads_them(owners: str | None, owner: int, mounts: bool) -> None:
+    with contextlib.nullcontext() if mounts else pytest.raises(RefusedError):
+        check_owner(owners, owner, "/i")
+
+
+@pytest.mark.parametrize("word", ["root", "", "1," * 50, "anyone", "\u0667"])
+def test_owners_that_the_plugin_does_not_take_leave_root(word: str) -> None:
+    assert image_owners([f"optional sovctl_spank.so image_owners={word}"]) == "0"
 
 
 def test_what_the_plugin_keeps_in_sight() -> None:
