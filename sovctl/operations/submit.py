@@ -23,6 +23,7 @@ from sovctl.recovery.output_steps import compile_pattern
 from sovctl.submit import directives, options
 from sovctl.submit.nodes import check_layer, node_plan
 from sovctl.submit.options import Choices, OwnOptions, SubmitLine
+from sovctl.submit.refusals import check_choices
 from sovctl.submit.script import STDIN_NAME, Launch, UserScript, batch_script, command_script, wrapped
 
 _RUNS_LOOKED_AT = 5
@@ -112,6 +113,7 @@ def prepare(
     said = options.script_options(directives.directives(script.text, script.name, directives.SOVCTL))
     from_script = options.script_sbatch_options(directives.directives(script.text, script.name, directives.SBATCH))
     chosen = options.choices(from_script, environ, line.sbatch)
+    check_choices(chosen)
     work_dir = Path(cwd, chosen.chdir or "")
     own = _absolute(options.merge(said, line.own), work_dir)
     _check_watch(own)

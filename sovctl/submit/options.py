@@ -111,6 +111,8 @@ class Choices:
     partition: str | None = None
     qos: str | None = None
     signal: str | None = None
+    no_kill: bool = False
+    """--no-kill: Slurm is to leave the job alone when a node of it dies."""
     clusters: str | None = None
     """--clusters as typed: the job may go to another cluster than this one."""
     nodelist: str | None = None
@@ -390,6 +392,8 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, chdir=value)
         case "wait":
             return replace(chosen, wait=True)
+        case "no-kill":
+            return replace(chosen, no_kill=(value or "set").lower() not in ("off", "no"))
         case "test-only":
             return replace(chosen, test_only=True)
         case "nodes" | "partition" | "qos" | "signal" | "clusters" | "nodelist":
@@ -404,6 +408,7 @@ _SEE_HELP = "See: sovctl submit --help"
 _VARIABLES = {
     "SLURM_CLUSTERS": "clusters",
     "SBATCH_CLUSTERS": "clusters",
+    "SBATCH_NO_KILL": "no-kill",
     "SBATCH_NO_REQUEUE": "no-requeue",
     "SBATCH_GPUS": "gpus",
     "SBATCH_OPEN_MODE": "open-mode",

@@ -166,6 +166,19 @@ def test_no_requeue_is_kept_and_explained(site: Site, option: str) -> None:
     assert done.stderr.splitlines()[0].startswith("sovctl: with --no-requeue a fault of this run is recorded")
 
 
+@pytest.mark.parametrize("option", ["--no-kill", "-k", "#SBATCH --no-kill", "SBATCH_NO_KILL"])
+def test_no_kill_is_refused_wherever_it_stands(site: Site, option: str) -> None:
+    (site.root / "work/t.sh").write_text(f"#!/bin/sh\n{option if option.startswith('#') else ''}\n")
+    words = [option] if option.startswith("-") else []
+    variable = {option: ""} if "_" in option else {}
+    done = site.submit(*words, "t.sh", **variable)
+    assert (done.returncode, site.called) == (3, None)
+    assert "keep the job running" in done.stderr
+    assert "--no-kill=off" in done.stderr
+    assert "--spare-nodes" in done.stderr
+    assert site.submit(*words, "--no-kill=off", "t.sh", **variable).returncode == 0
+
+
 def test_own_options_of_line_and_script_reach_the_supervisor(site: Site) -> None:
     (site.root / "work/t.sh").write_text("#!/bin/sh\n#SOVCTL --checkpoint-dir=ck --same-crash-limit=4\n")
     site.submit("--run-dir", "my runs", "--max-hardware-faults=9", "t.sh")

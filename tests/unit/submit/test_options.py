@@ -217,6 +217,26 @@ def test_the_command_line_wins_over_variables_and_those_over_the_script() -> Non
     assert _choices(["t.sh"], '#SBATCH -N2 --chdir "/a b"').chdir == "/a b"
 
 
+@pytest.mark.parametrize(
+    ("line", "script", "variable", "kept"),
+    [
+        (["--no-kill"], "", None, True),
+        (["-k"], "", None, True),
+        (["--no-kill=set"], "", None, True),
+        ([], "#SBATCH --no-kill", None, True),
+        ([], "", "", True),
+        (["--no-kill"], "", "off", True),
+        (["--no-kill=off"], "#SBATCH --no-kill", "", False),
+        (["-koff"], "", None, False),
+        ([], "#SBATCH --no-kill", "NO", False),
+        ([], "", None, False),
+    ],
+)
+def test_the_last_word_on_no_kill_counts(line: list[str], script: str, variable: str | None, kept: bool) -> None:
+    environ = {} if variable is None else {"SBATCH_NO_KILL": variable}
+    assert _choices([*line, "t.sh"], script, **environ).no_kill is kept
+
+
 @pytest.mark.parametrize("word", ["hetjob", "packjob", "HetJob"])
 def test_a_heterogeneous_script_is_refused(word: str) -> None:
     with pytest.raises(RefusedError, match=r"t\.sh:3"):
