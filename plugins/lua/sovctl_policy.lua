@@ -13,6 +13,7 @@ local MAX_WORDS = 64 -- of a line, and of a list with commas
 local MAX_LINE = 4096
 local ISOLATING = { "sov-isolate", "sov-image", "sov-private-network" } -- each isolates; plugins/spank/request.c
 local KEYS = { partition = true, account = true }
+local ENOENT = 2
 
 -- text -> words between blanks, or nil and a reason.
 local function words_of(line)
@@ -258,32 +259,44 @@ end
 
 -- What a script answers to the question; sovctl/site/judge_policy.py reads it.
 function policy.presence(script, verdict)
-  local rules = verdict.broken and "its policy file is broken" or #verdict.rules .. " rules in force"
+  local rules = #verdict.rules .. " rules in force"
+  if verdict.broken then
+    rules = "its policy file " .. (verdict.unread and "cannot be read" or "is broken")
+  end
   return "sovctl: " .. script .. " is here: " .. rules
 end
 
 -- A file that is read again at each question and parsed when it changed. Keeps the last good rules while it is broken.
 -- say(text) is called once for each state the file gets into.
 function policy.file(path, say)
-  local self = { rules = nil, seen = nil, missing = nil, verdict = nil }
+  local self = { rules = nil, seen = nil, unread = nil, verdict = nil }
 
+  -- The text, or nil and why not; without a reason where there is no such file.
   local function read()
-    local file = io.open(path, "rb")
+    local file, why, errno = io.open(path, "rb")
     if not file then
-      return nil
+      return nil, errno ~= ENOENT and (why or "it cannot be opened") or nil
     end
-    local text = file:read(MAX_BYTES + 1) or ""
+    local text, problem = file:read(MAX_BYTES + 1)
     file:close()
-    return text
+    if not text and problem then
+      return nil, path .. ": " .. problem
+    end
+    return text or ""
   end
 
-  local function gone()
-    if self.missing then
+  -- What is there and cannot be read may hold rules, so it is broken; what it says of on-broken is not known.
+  local function unread(problem)
+    if self.unread == (problem or "") then
       return
     end
-    self.missing, self.seen = true, nil
+    self.unread, self.seen = problem or "", nil
     if self.rules then
-      say("sovctl: " .. path .. " cannot be read any more; the rules last read stay in force")
+      local what = problem or path .. " is not there"
+      say("sovctl: " .. what .. ": it cannot be read any more; the rules last read stay in force")
+    elseif problem then
+      say("sovctl: " .. problem .. ": it cannot be read; until it can every job is refused")
+      self.verdict = { rules = {}, broken = problem, unread = true }
     else
       say("sovctl: there is no " .. path .. "; no rules are enforced")
       self.verdict = { rules = {} }
@@ -291,7 +304,7 @@ function policy.file(path, say)
   end
 
   local function changed(text)
-    self.missing, self.seen = nil, text
+    self.unread, self.seen = nil, text
     local parsed, problem, on_broken = policy.parse(text)
     if parsed then
       say("sovctl: " .. path .. ": " .. #parsed.rules .. " rules in force")
@@ -306,9 +319,9 @@ function policy.file(path, say)
 
   -- {rules, broken}: broken is the reason when every job has to be refused.
   function self.current()
-    local text = read()
+    local text, problem = read()
     if not text then
-      gone()
+      unread(problem)
     elseif text ~= self.seen then
       changed(text)
     end

@@ -17,6 +17,11 @@ TEST_JOB = ("--test-only", f"--comment={QUESTION}", "--output=/dev/null", "--wra
 """For sbatch. Nothing is submitted: slurmctld only says when such a job would start."""
 _SCRIPTS = (("JobSubmitPlugins", "job_submit.lua", "slurmctld"), ("CliFilterPlugins", "cli_filter.lua", "sbatch"))
 _MOST = 160
+_MENDED = {
+    "its policy file is broken": "Mend sovctl-policy.conf: slurmctld's log has why",
+    "its policy file cannot be read": "Beside slurm.conf: chmod 644 sovctl-policy.conf",
+}
+"""What a script may say of its rules, and what helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,11 @@ def _absent_here(view: MachineView, settings: Mapping[str, str], script: str) ->
 
 
 def _script(script: str, who: str, absent: list[str], job: TriedJob | None) -> Line:
-    words = rf"sovctl: {re.escape(script)} is here: (\d+ rules|its policy file is broken)"
+    words = rf"sovctl: {re.escape(script)} is here: (\d+ rules|{'|'.join(_MENDED)})"
     answer = re.search(words, job.said if job else "")
     if answer is not None:
-        if "broken" in answer[1]:
-            return warned(script, f"{who} runs it, but {answer[1]}", "Mend sovctl-policy.conf: slurmctld's log has why")
+        if answer[1] in _MENDED:
+            return warned(script, f"{who} runs it, but {answer[1]}", _MENDED[answer[1]])
         return passed(script, f"{who} runs it: {answer[1]} in force")
     if absent:
         return failed(script, f"not beside slurm.conf: {', '.join(absent)}", "sovctl site install")

@@ -32,6 +32,9 @@ for _, ask in ipairs(dofile(arg[2])) do
     local file = assert(io.open(ask.policy.path, "wb"))
     file:write(ask.policy.text)
     file:close()
+  elseif ask.link then
+    os.remove(ask.link)
+    os.execute("ln -s '" .. ask.to .. "' '" .. ask.link .. "'")
   elseif ask.remove then
     os.remove(ask.remove)
   else

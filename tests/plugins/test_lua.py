@@ -46,13 +46,13 @@ def lua(value: object) -> str:
 def answers(directory: Path, plugin: str, asks: list[dict[str, Any]], env: dict[str, str] | None = None) -> list[Any]:
     """What the plugin does with each question, the same under every Lua there is."""
     (directory / "asks.lua").write_text("return " + lua(asks))
-    before = {path: path.read_bytes() for path in directory.glob("*.conf")}
+    before = {path: path.readlink() if path.is_symlink() else path.read_bytes() for path in directory.glob("*.conf")}
     found: list[list[Any]] = []
     for interpreter in LUAS:
         for path in directory.glob("*.conf"):
             path.unlink()
         for path, text in before.items():
-            path.write_bytes(text)
+            path.symlink_to(text) if isinstance(text, Path) else path.write_bytes(text)
         done = subprocess.run(
             [interpreter, str(Path(__file__).parent / "stub.lua"), str(directory / plugin), "asks.lua"],
             cwd=directory,
@@ -191,6 +191,38 @@ def test_rules_are_read_again_and_the_last_good_ones_stay(site: Path) -> None:
     assert [answer["status"] for answer in given_answers] == [REFUSED, 0, REFUSED, REFUSED, REFUSED, REFUSED]
     assert [len(answer["log"]) for answer in given_answers] == [0, 1, 1, 1, 1, 0]
     assert "the rules last read stay in force" in given_answers[3]["log"][0]
+
+
+NOT_TO_READ = ("sovctl-policy.conf", ".")
+"""What a link leads to so that not even root can open it (itself), or open but not read it (a directory)."""
+
+
+@pytest.mark.parametrize("target", NOT_TO_READ)
+def test_a_file_that_is_there_and_cannot_be_read_is_broken(site: Path, target: str) -> None:
+    path = site / "sovctl-policy.conf"
+    path.unlink()
+    path.symlink_to(target)
+    asks = [submit(comment=QUESTION), submit(), {"remove": str(path)}, submit(), submit()]
+    asked_first, second, third, fourth = answers(site, "job_submit.lua", asks)
+    assert [one["status"] for one in (asked_first, second, third, fourth)] == [REFUSED, REFUSED, 0, 0]
+    assert "sovctl: job_submit.lua is here: its policy file cannot be read" in asked_first["user"][0]
+    assert "rule on-broken" in second["user"][0]
+    assert [len(one["log"]) for one in (second, third, fourth)] == [0, 1, 0]  # said once
+    assert "there is no" in third["log"][0]
+    path.symlink_to(target)
+    (early,) = answers(site, "cli_filter.lua", [asked(type="sbatch")])
+    assert (early["status"], early["error"]) == (0, [])  # it need not be so on the controller
+
+
+@pytest.mark.parametrize("target", NOT_TO_READ)
+def test_a_file_that_cannot_be_read_any_more_leaves_the_rules(site: Path, target: str) -> None:
+    path = str(site / "sovctl-policy.conf")
+    job = submit(**{**BATCH, "partition": "gpu"})
+    asks = [job, {"link": path, "to": target}, job, job, {"remove": path}, {"policy": {"path": path, "text": ""}}, job]
+    first, second, third, last = answers(site, "job_submit.lua", asks)
+    assert [one["status"] for one in (first, second, third, last)] == [REFUSED, REFUSED, REFUSED, 0]
+    assert "rule clean-gpu" in second["user"][0]
+    assert "the rules last read stay in force" in second["log"][0] and third["log"] == []
 
 
 def test_a_change_cannot_slip_past_a_rule(site: Path) -> None:

@@ -113,6 +113,7 @@ THERE = "sbatch: sovctl: job_submit.lua is here: 2 rules in force"
         ("login1", TriedJob(1, f"{HERE}\n{THERE}\nallocation failure: Invalid account"), "pass pass"),
         ("login1", TriedJob(0, f"{HERE}\nsbatch: Job 3 to start at"), "fail pass"),
         ("login1", TriedJob(0, THERE.replace("2 rules in force", "its policy file is broken")), "warn fail"),
+        ("login1", TriedJob(0, f"{HERE}\n{THERE[:39]} its policy file cannot be read"), "warn pass"),
         ("login1", TriedJob(1, "sbatch: error: Unable to contact slurm controller"), "skip skip"),
         ("login1", None, "skip skip"),
         ("ctl2.site", None, "skip fail"),
