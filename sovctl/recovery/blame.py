@@ -100,16 +100,22 @@ PREEMPTION = "preemption"
 
 
 def blame_end(
-    end: ScriptEnd, nodes: Sequence[NodeEvidence], *, stop_asked: str = "", links: Mapping[str, str] | None = None
+    end: ScriptEnd,
+    nodes: Sequence[NodeEvidence],
+    *,
+    stop_asked: str = "",
+    heard: bool = True,
+    links: Mapping[str, str] | None = None,
 ) -> Blame:
     """Who is to blame for a script that ended.
 
     `stop_asked`: why the script had been asked to stop before ("time limit", "preemption", ...), empty if it was not.
+    `heard`: whether it can know of that, so that status 0 does not mean that it finished.
     `links`: what became of the links of which nodes while the script ran (recovery/fabric.py).
     """
     asked = Culprit.PREEMPTED if stop_asked == PREEMPTION else Culprit.STOPPED
     if end.status in (0, FINISHED):
-        if end.status == 0 and stop_asked:
+        if end.status == 0 and stop_asked and heard:
             return Blame(asked, evidence=f"the script stopped as asked ({stop_asked})", step=end.step)
         return Blame(Culprit.NONE, evidence="the script finished", step=end.step)
     hardware = blame_nodes(nodes)

@@ -54,6 +54,7 @@ class _Live:
 
 _request = _StopRequest()
 """Signals reach the process, not one context."""
+_AT_WORK = frozenset({Phase.STARTING, Phase.LOADING, Phase.RUNNING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,13 @@ class RunContext:
 
         All ranks must call it equally often, once a step as a rule; every rank gets the same answer at the same call,
         at most about 0.25 s and two calls after the request. Costs some microseconds on average: the ranks ask each
-        other four times a second over gloo, and nobody waits for the GPU. A yes stays.
+        other four times a second over gloo, and nobody waits for the GPU. A yes stays, and the supervisor is told.
         """
-        return self._live.agreement.ask(_request.signalled or self._stop_file_seen())
+        stop = self._live.agreement.ask(_request.signalled or self._stop_file_seen())
+        if stop and self.run_dir is not None and self.phase in _AT_WORK:
+            # A script that now ends with status 0 has stopped, not finished, and only this says so.
+            self.heartbeat.stopping()
+        return stop
 
     @property
     def stopping(self) -> bool:

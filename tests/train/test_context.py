@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.errors import UsageError
+from sovctl.model.progress import Phase, parse_progress
 from sovctl.train import FINISHED, STOPPED, RunContext, run_directory
 from sovctl.train import context as context_module
 from sovctl.train.context import first_host, master_address, master_port, split_hosts
@@ -123,6 +124,26 @@ def test_a_signal_asks_to_stop(number: signal.Signals) -> None:
     ctx = RunContext.from_env({})
     os.kill(os.getpid(), number)
     assert ctx.stop_requested()
+
+
+def test_who_is_told_to_stop_says_so_of_itself_until_it_has_finished(tmp_path: Path) -> None:
+    ctx = RunContext.from_env({"SOVCTL_RUN_DIR": str(tmp_path)})
+    ctx.step_done(1)
+    assert not ctx.stop_requested()
+    assert ctx.phase is Phase.RUNNING
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert ctx.stop_requested()
+    said = parse_progress((tmp_path / "progress" / "0").read_bytes())
+    assert said is not None
+    assert said.phase is Phase.STOPPING
+    ctx.heartbeat.saving()
+    assert ctx.stop_requested()
+    assert ctx.phase is Phase.SAVING
+    ctx.heartbeat.training_again()
+    assert ctx.phase is Phase.STOPPING
+    ctx.finished()
+    assert ctx.stop_requested()
+    assert ctx.phase is Phase.FINISHED
 
 
 def test_the_users_own_handlers_stay() -> None:

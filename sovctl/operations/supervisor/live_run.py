@@ -16,6 +16,7 @@ from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
+from sovctl.model.progress import Phase
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.operations.supervisor.allocation import Allocation, free_nodes, preemptible_nodes
 from sovctl.operations.supervisor.bring_back import BringBack
@@ -39,7 +40,7 @@ from sovctl.ports.supervised import (
     StartScript,
     WrittenFile,
 )
-from sovctl.recovery.blame import NodeEvidence, blame_nodes
+from sovctl.recovery.blame import PREEMPTION, NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.fabric import broken_links
@@ -225,6 +226,8 @@ class Watch:
     slurm_silent: bool = False
     stop_asked: str = ""
     stop_asked_at: float = 0.0
+    signalled: bool = False
+    """A signal was passed on to the script."""
     requeue_asked: str = ""
     """What the script asked Slurm for itself: `requeue` or `requeuehold`."""
     requeue_asked_at: float = 0.0
@@ -644,6 +647,13 @@ class LiveRun:
             self.watch.stop_asked, self.watch.stop_asked_at = why, self.ports.clock.now()
             self.ports.files.ask_stop(self.attempt, why)
             self.ports.journal.append("stop_asked", attempt=self.attempt, why=why)
+
+    def stop_heard(self) -> bool:
+        """Whether the script can know that it was asked to stop. Of the mark in the run directory only its ranks know,
+        and those that leave because of it say so; a signal reaches every script."""
+        watch, last = self.watch, self.progress.last
+        by_name = watch.signalled or bool(watch.requeue_asked) or watch.stop_asked == PREEMPTION
+        return by_name or (last is not None and last.phase is Phase.STOPPING)
 
     def hear_requeue(self) -> str:
         """What the script asked Slurm for in place of ending: `requeue`, `requeuehold`, or empty. Slurm would have

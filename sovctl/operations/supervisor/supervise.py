@@ -265,6 +265,7 @@ class Supervisor:
         for signum in received:
             if signum in FORWARDED:
                 self._live.ports.journal.append("signal", attempt=self._live.attempt, name=signal.Signals(signum).name)
+                self._live.watch.signalled = True
                 child.send(signum)
         if signal.SIGTERM in received:
             self._on_sigterm(child)
@@ -279,6 +280,7 @@ class Supervisor:
         self._live.watch.job = job
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
         self._live.ask_stop(PREEMPTION if job.preempted_at else "SIGTERM")
+        self._live.watch.signalled = True
         child.send(signal.SIGTERM)
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
@@ -337,7 +339,7 @@ class Supervisor:
             rank=end.rank,
             node=end.node,
         )
-        blame = blame_end(end, (), stop_asked=self._live.watch.stop_asked)
+        blame = blame_end(end, (), stop_asked=self._live.watch.stop_asked, heard=self._live.stop_heard())
         if blame.culprit is Culprit.USER_CODE or no_step_started(blame.signature):
             blame = self._settle_crash(end)
             # Slurm may have ended the script before it told anybody of a requeue.

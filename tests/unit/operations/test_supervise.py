@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -620,6 +621,41 @@ def test_near_the_time_limit_the_ranks_are_asked_to_save() -> None:
     assert run.stops == [(0, "time limit")]
     assert run.of("stop_asked")[0]["at"] < NOW + 543
     assert run.of("attempt_ended")[0]["action"] == "restart"
+
+
+def near_the_limit(run: Run, phase: Phase | None, signum: int | None = None) -> dict[str, Any]:
+    """The end of an attempt whose script ends with status 0 after the ranks were asked to save. `phase`: what rank 0
+    says of itself at last; None: nothing. `signum`: comes before."""
+    run.job.ends_at = int(NOW) + 600
+    run.steps(10, at=NOW + 500.0)
+    word, run.words = run.words, None
+    if phase is not None:
+        assert word is not None
+        run.clock.at(501.0, lambda: setattr(run, "words", replace(word, phase=phase)))
+    if signum is not None:
+        run.clock.at(543.0, lambda: run.deliver(signum))
+    run.clock.at(545.0, lambda: run.children[0].end(0))
+    run.attempt()
+    assert run.stops == [(0, "time limit")]
+    return run.of("attempt_ended")[0]
+
+
+@pytest.mark.parametrize("phase", [None, Phase.RUNNING, Phase.FINISHED])
+def test_a_script_that_ends_near_its_time_limit_without_a_word_that_it_stops_has_finished(phase: Phase | None) -> None:
+    run = Run()
+    assert near_the_limit(run, phase)["culprit"] == "none"
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+
+
+def test_a_rank_that_says_it_stops_is_believed() -> None:
+    ended = near_the_limit(Run(), Phase.STOPPING)
+    assert (ended["culprit"], ended["action"]) == ("stopped", "restart")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_every_script_hears_a_signal_so_status_0_after_one_is_a_stop(signum: int) -> None:
+    ended = near_the_limit(Run(), None, signum)
+    assert (ended["culprit"], ended["action"]) == ("stopped", "restart")
 
 
 def test_a_script_that_does_not_stop_at_the_time_limit_is_brought_back_all_the_same() -> None:

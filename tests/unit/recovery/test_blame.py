@@ -114,6 +114,11 @@ def test_who_is_to_blame_for_an_end(status: int, nodes: list[NodeEvidence], stop
     assert bool(blame.signature) == (culprit is Culprit.USER_CODE)
 
 
+@pytest.mark.parametrize(("status", "culprit"), [(0, Culprit.NONE), (75, Culprit.STOPPED), (143, Culprit.STOPPED)])
+def test_a_script_that_was_asked_and_cannot_know_of_it_finished_with_status_0(status: int, culprit: Culprit) -> None:
+    assert blame_end(ScriptEnd(status), [], stop_asked="time limit", heard=False).culprit is culprit
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
