@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sovctl.model.site import MachineView
+from sovctl.site.catalogue import Role
 from sovctl.site.judge_machine import is_controller
 from sovctl.site.judge_slurm import words
 from sovctl.site.line import Line, failed, passed, skipped, warned
@@ -16,6 +17,7 @@ QUESTION = "sovctl:who-is-there"
 TEST_JOB = ("--test-only", f"--comment={QUESTION}", "--output=/dev/null", "--wrap=true")
 """For sbatch. Nothing is submitted: slurmctld only says when such a job would start."""
 _SCRIPTS = (("JobSubmitPlugins", "job_submit.lua", "slurmctld"), ("CliFilterPlugins", "cli_filter.lua", "sbatch"))
+_ROLES = {"job_submit.lua": Role.CONTROLLER, "cli_filter.lua": Role.LOGIN}
 _MOST = 160
 _MENDED = {
     "its policy file is broken": "Mend sovctl-policy.conf: slurmctld's log has why",
@@ -54,14 +56,15 @@ def _absent_here(view: MachineView, settings: Mapping[str, str], script: str) ->
 
 
 def _script(script: str, who: str, absent: list[str], job: TriedJob | None) -> Line:
-    words = rf"sovctl: {re.escape(script)} is here: (\d+ rules|{'|'.join(_MENDED)})"
-    answer = re.search(words, job.said if job else "")
+    presence = rf"sovctl: {re.escape(script)} is here: (\d+ rules|{'|'.join(_MENDED)})"
+    answer = re.search(presence, job.said if job else "")
     if answer is not None:
         if answer[1] in _MENDED:
             return warned(script, f"{who} runs it, but {answer[1]}", _MENDED[answer[1]])
         return passed(script, f"{who} runs it: {answer[1]} in force")
+    install = f"sovctl site install --role {_ROLES[script]}"
     if absent:
-        return failed(script, f"not beside slurm.conf: {', '.join(absent)}", "sovctl site install")
+        return failed(script, f"not beside slurm.conf: {', '.join(absent)}", install)
     by_hand = f"sbatch {' '.join(TEST_JOB)}"
     if job is None:
         return skipped(script, "whether it is run was not asked: no job could be tested", by_hand)
@@ -69,4 +72,4 @@ def _script(script: str, who: str, absent: list[str], job: TriedJob | None) -> L
         said = " ".join(job.said.split())[-_MOST:]
         return skipped(script, f"whether it is run cannot be told: sbatch said: {said}", by_hand)
     where = "On the controller: " if who == "slurmctld" else ""
-    return failed(script, f"{who} does not run sovctl's", f"{where}sovctl site install; scontrol reconfigure")
+    return failed(script, f"{who} does not run sovctl's", f"{where}{install}; scontrol reconfigure")

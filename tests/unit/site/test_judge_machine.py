@@ -129,7 +129,15 @@ def test_the_lua_scripts_are_those_that_answer(host: str, job: TriedJob | None, 
 
 def test_a_controller_without_the_script_is_told_to_install_it() -> None:
     (line, _) = judge_policy(replace(FIT, host="ctl1"), LUA, TriedJob(0, HERE))
-    assert (line.state, line.fix) == (State.FAIL, "sovctl site install")
+    assert (line.state, line.fix) == (State.FAIL, "sovctl site install --role controller")
+    (_, line) = judge_policy(replace(FIT, host="login1"), LUA, TriedJob(0, THERE))
+    assert (line.state, line.fix) == (State.FAIL, "sovctl site install --role login")
+    whole = replace(FIT, host="login1", lua_files=("cli_filter.lua", "sovctl_policy.lua"))
+    fixes = [one.fix.partition(";")[0] for one in judge_policy(whole, LUA, TriedJob(0, ""))]
+    assert fixes == [
+        "On the controller: sovctl site install --role controller",
+        "sovctl site install --role login",
+    ]
     assert judge_policy(FIT, {}, None) == [] and not scripts_asked({}) and scripts_asked(LUA)
     assert scripts_asked({"CliFilterPlugins": "cli_filter/lua"}) and not scripts_asked({"CliFilterPlugins": "evaluate"})
 
