@@ -107,7 +107,7 @@ class ClusterWatch:
         self._preempted = PreemptedJobs(
             site, clock, self._voice, act, self.settings.preemptible_qos, self.ports.ask_to_end, self._grace_s
         )
-        self._places = RunPlaces(site, self.ports.pool, self.ports.spares, clock, self._voice, act)
+        self._places = RunPlaces(site, self.ports.pool, self.ports.spares, self._runs.last, clock, self._voice, act)
         self._records = RecordPlaces(clock, self._voice)
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -141,6 +141,7 @@ class ClusterWatch:
         self._runs.free_lingering()
         waiting = self._runs.waiting(self._reads.jobs)
         self._preempted.look([job.job_id for job in waiting])
+        self._runs.last.look([job.job_id for job in waiting], self._reads.by_name)
         self._places.look(waiting)
         if not self._deaths.asking:
             # Reading what runs say forks, which a process with threads at work should not.
@@ -211,6 +212,7 @@ class ClusterWatch:
         events = self.ports.journal.events()
         self._voice.remember(events)
         self._runs.launches.restore(events)
+        self._runs.last.restore_found(events)
         self._records.restore(events)
         begun = open_intents(events)
         settle = Settlement(self.ports.deaths.site, self._voice, self._runs, self._preempted, self._places)

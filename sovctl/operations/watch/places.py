@@ -3,6 +3,9 @@
 A run on its way through the queue cannot start before its nodes are free and its begin time is there, a second or two,
 and leaves its place under the limit of the pool meanwhile. It is put first among the waiting, and where another job
 took its place all the same, the limit is raised by as much until the run has started: a spare more is spent on it.
+
+Only for a run that lost a node, and only up to the nodes it held when it did: anybody can requeue his job by himself,
+and have it ask for more while it waits.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
 from sovctl.model.job import FIRST_PRIORITY, JobView
 from sovctl.operations.supervisor.allocation import nodes_asked
+from sovctl.operations.watch.last_nodes import LastNodes
 from sovctl.operations.watch.site import Site
 from sovctl.operations.watch.voice import Voice
 from sovctl.ports.common import Clock
@@ -22,6 +26,22 @@ from sovctl.ports.slurm import PoolSite
 from sovctl.recovery.pool_place import BLOCKED, Room, room_for
 
 _TRY_AGAIN_S = 2.0
+_ASK_AGAIN_S = 10.0
+"""A run that asks for too much is looked at again so often: its owner may have it ask for less."""
+_TELL_AFTER_S = 30.0
+"""The check of a suspected node is over by then."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A run that waits."""
+
+    pooled: bool
+    """Its partition keeps spares."""
+    since: float
+    first: bool = False
+    """It goes before others."""
+    not_before: float = 0.0
 
 
 @dataclass(slots=True)
@@ -32,11 +52,11 @@ class RunPlaces:
     pool: PoolSite | None
     spares: Callable[[], Mapping[str, int]]
     """By partition: how many spares were set (`spare set`); a limit that sovctl did not set is left alone."""
+    last: LastNodes
     clock: Clock
     voice: Voice
     act: bool
-    _looked: dict[str, bool] = field(default_factory=dict)
-    """Waiting runs, and whether their partition keeps spares."""
+    _looked: dict[str, _Waiting] = field(default_factory=dict)
     _rooms: dict[str, Room] = field(default_factory=dict)
     """Limits that were raised, by the run they were raised for."""
     _passes: set[str] = field(default_factory=set)
@@ -46,21 +66,17 @@ class RunPlaces:
     @property
     def busy(self) -> bool:
         """A limit is raised, or may have to be: why a run waits is no change that slurmctld saves."""
-        return bool(self._rooms) or any(self._looked.values())
+        return bool(self._rooms) or any(item.pooled for item in self._looked.values())
 
     def look(self, waiting: Sequence[JobView]) -> None:
         """`waiting`: runs that lost their nodes and wait for others, by the queue. Raises SlurmUnreachable."""
-        self._looked = {job.job_id: self._looked[job.job_id] for job in waiting if job.job_id in self._looked}
-        for job_id in [job.job_id for job in waiting if job.job_id not in self._looked]:
-            job = self._job(job_id)
-            pooled = job is not None and job.pending and bool(self._spares_of(job))
-            if job is not None and pooled:
-                self._put_first(job)
-            self._looked[job_id] = pooled
+        self._note(waiting)
+        for job_id, item in self._looked.items():
+            self._look_at(job_id, item)
         now = self.clock.now()
         if now < self._not_before:
             return
-        blocked = [job for job in waiting if job.reason == BLOCKED]
+        blocked = [job for job in waiting if job.reason == BLOCKED and self._looked[job.job_id].first]
         if not blocked and not self._rooms:
             return
         self._not_before = now + _TRY_AGAIN_S if blocked else now
@@ -83,6 +99,35 @@ class RunPlaces:
             self._rooms[str(event.get("job_id", ""))] = Room(qos, before, after)
 
     # First among the waiting
+
+    def _note(self, waiting: Sequence[JobView]) -> None:
+        listed = [job.job_id for job in waiting]
+        for job_id in self._looked.keys() - set(listed):
+            self.voice.forget(f"turn:{job_id}:")
+        self._looked = {job_id: self._looked[job_id] for job_id in listed if job_id in self._looked}
+        for job_id in listed:
+            if job_id not in self._looked:
+                job = self._job(job_id)
+                pooled = job is not None and job.pending and bool(self._spares_of(job))
+                self._looked[job_id] = _Waiting(pooled, self.clock.now())
+
+    def _look_at(self, job_id: str, item: _Waiting) -> None:
+        """Put it first as soon as it is known that it lost a node."""
+        if not item.pooled or item.first or (now := self.clock.now()) < item.not_before:
+            return
+        why = self.last.why_none(job_id)
+        if not why:
+            job = self._job(job_id)
+            if job is None or not job.pending:
+                return
+            why = self.last.why_not_before_others(job)
+            if not why:
+                self._put_first(job)
+                item.first = True
+                return
+            item.not_before = now + _ASK_AGAIN_S
+        if now - item.since >= _TELL_AFTER_S:
+            self.voice.tell(f"turn:{job_id}:{why}", f"run {job_id} waits for its turn: {why}")
 
     def _put_first(self, job: JobView) -> None:
         if not self.act:
@@ -113,6 +158,10 @@ class RunPlaces:
         partition = job.extra.get("Partition", "")
         size = nodes_asked(job)
         if self.pool is None or not job.pending or not self._spares_of(job):
+            return
+        if self.last.why_not_before_others(job):
+            # Its owner had it ask for more meanwhile: looked at again like any other.
+            self._looked[job_id].first = False
             return
         state, views = self.pool.pool(), self.pool.nodes()
         own = set(state.partitions[partition].nodes) if partition in state.partitions else set()
@@ -151,14 +200,16 @@ class RunPlaces:
     def _restore_what_is_over(self) -> None:
         for job_id, room in list(self._rooms.items()):
             job = self._job(job_id)
-            if self.pool is None or (job is not None and job.pending):
+            waits = job is not None and job.pending
+            if self.pool is None or (job is not None and waits and not self.last.why_not_before_others(job)):
                 continue
             found = self.pool.pool().qos.get(room.qos)
             if found is not None and found.node_limit == room.after:
                 # Only while it is as it was made here: what somebody else set since is his.
                 self.pool.apply(room.restore_command)
             self.voice.write("room-restored", job_id=job_id, qos=room.qos, nodes=room.before)
-            self.voice.say(f"run {job_id} has its place again: {shlex.join(room.restore_command)}")
+            what = "asks for more than it lost" if waits else "has its place again"
+            self.voice.say(f"run {job_id} {what}: {shlex.join(room.restore_command)}")
             del self._rooms[job_id]
             self._passes.discard(job_id)
 

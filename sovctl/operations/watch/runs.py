@@ -13,6 +13,7 @@ from sovctl.model.job import JobSize, JobView
 from sovctl.model.node import NodeView
 from sovctl.model.watched_run import WatchedRun
 from sovctl.operations.supervisor.allocation import free_nodes, nodes_asked, tres_nodes
+from sovctl.operations.watch.last_nodes import LastNodes
 from sovctl.operations.watch.launches import LaunchAgain
 from sovctl.operations.watch.site import Site
 from sovctl.operations.watch.voice import Voice
@@ -87,6 +88,7 @@ class RunTakeOver:
     ask_to_free: AskToFree = free_nobody
     """Have the watchers of these nodes end what is left of a job there, by Slurm's raw id, or of some of its steps."""
     launches: LaunchAgain = field(init=False)
+    last: LastNodes = field(init=False)
     _places: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each (job, node) was last seen together."""
     _orphans: dict[str, _Orphan] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class RunTakeOver:
 
     def __post_init__(self) -> None:
         self.launches = LaunchAgain(self.site, self.clock, self.voice, self.act)
+        self.last = LastNodes(self.clock)
 
     @property
     def busy(self) -> bool:
@@ -160,6 +163,7 @@ class RunTakeOver:
     def remember(self, jobs: Sequence[JobView]) -> None:
         """Take in a fresh reading of the queue."""
         now = self.clock.now()
+        self.last.remember(jobs, now)
         for job in jobs:
             if job.pending and (job.reason == "BeginTime" or launch_failed(job)):
                 self._look_at_waiting(job.job_id)
@@ -249,7 +253,8 @@ class RunTakeOver:
         places: dict[str, list[str]] = {}
         for job_id, node in sorted(self._places):
             places.setdefault(job_id, []).append(node)
-        return {"places": places, "orphans": {key: sorted(item.exclude) for key, item in self._orphans.items()}}
+        orphans = {key: sorted(item.exclude) for key, item in self._orphans.items()}
+        return {"places": places, "orphans": orphans, **self.last.record()}
 
     def restore(self, record: Mapping[str, Any]) -> None:
         """From what `record` said before; what is not of its kind is passed over."""
@@ -258,6 +263,7 @@ class RunTakeOver:
             self._places |= {(job_id, node): now for node in nodes}
         for job_id, nodes in _lists(record.get("orphans")):
             self._orphans[job_id] = _Orphan(set(nodes), now)
+        self.last.restore(dict(_lists(record.get("held"))), dict(_lists(record.get("lost"))))
 
     # What to do
 
@@ -288,6 +294,7 @@ class RunTakeOver:
         for job_id, node in list(self._places) if down else ():
             if node in down:
                 self._orphans.setdefault(job_id, _Orphan(set(), now)).exclude.add(node)
+                self.last.lose(job_id, node)
 
     def take_over(self, job_id: str, exclude: Collection[str]) -> None:
         """Go on with a run whose terms were about to be changed."""

@@ -105,6 +105,8 @@ class SuspectChecks:
             if said is not None:
                 self.voice.begun("suspected", node=node, job_id=job_id)
                 self.voice.write("suspect-checked", node=node, job_id=job_id, state=str(said.state), words=said.words)
+                if said.state is SiteWord.FAILED:
+                    self.runs.last.lose(job_id, node)
 
     def _read(self, now: float) -> None:
         runs = {run.job_id: run for run in self.runs.runs}
@@ -169,6 +171,8 @@ class SuspectChecks:
     def _tell(self, case: _Case, found: Assessed | None, view: NodeView | None, deed: Deed | None) -> None:
         node = case.named.node
         state, words, _ = _judged(found, view, deed)
+        if state is SiteWord.FAILED:
+            self.runs.last.lose(case.job_id, node)
         self.voice.write("suspect-checked", node=node, job_id=case.job_id, state=str(state), words=words)
         self.voice.say(f"{node}, suspected by job {case.job_id}: {state}: {words}")
         if deed is None or not (deed.did or deed.why):

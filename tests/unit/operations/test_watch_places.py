@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from pool_fake import FakePool, idle, ready_pool
+from test_watch_cluster import suspicion
 from watch_fakes import Watched
 
 from sovctl.errors import CommandFailed
 from sovctl.model.node import NodeState
 from sovctl.model.pool import PoolJob, Qos
+from sovctl.model.verdict import VerdictState
 from sovctl.recovery.pool_place import BLOCKED
 
 RAISED = ("sacctmgr", "-i", "modify", "qos", "limit", "set", "GrpTRES=node=5")
@@ -22,7 +24,7 @@ RESTORED = ("sacctmgr", "-i", "modify", "qos", "limit", "set", "GrpTRES=node=4")
 class Pooled(Watched):
     """Six nodes, two of them spares; run 7 had four, lost n002, and job 8 took n003 meanwhile."""
 
-    def __init__(self, **named: Any) -> None:
+    def __init__(self, *, loses: bool = True, **named: Any) -> None:
         state = ready_pool(6)
         main = replace(state.partitions["main"], qos="limit")
         state = replace(
@@ -37,6 +39,8 @@ class Pooled(Watched):
         super().__init__(**named)
         self.site.runs("7", "n001", "n002", "n003", "n004")
         self.passes(2)
+        if loses:
+            self.site.machines["n002"] = replace(self.site.machines["n002"], state=views[1].state)
         self.wait_at_limit()
 
     def start(self) -> None:
@@ -80,7 +84,7 @@ def test_observing_changes_nothing_and_says_the_command() -> None:
     ("why", "words"),
     [
         ("no spares were set", ""),
-        ("too large for the limit alone", "it asks for 5 nodes, 4 are allowed"),
+        ("too large for the limit alone", "it asks for 4 nodes, 3 are allowed"),
         ("no nodes are left", "other jobs hold 2 of 5 nodes in service, it needs 4"),
         ("nobody is there", "enough are allowed"),
         ("no limit", "nothing caps the nodes of partition main"),
@@ -88,11 +92,10 @@ def test_observing_changes_nothing_and_says_the_command() -> None:
 )
 def test_a_limit_is_raised_for_nothing_else(why: str, words: str) -> None:
     site = Pooled()
-    job = site.site.records["7"]
     if why == "no spares were set":
         site.kept_spares = {}
     elif why == "too large for the limit alone":
-        site.site.records["7"] = replace(job, extra={**job.extra, "NumNodes": "5"})
+        site.slurm.state = replace(site.slurm.state, qos={"limit": Qos("limit", node_limit=3)})
     elif why == "no nodes are left":
         site.slurm.jobs[0] = replace(site.slurm.jobs[0], nodes=("n003", "n004"))
     elif why == "nobody is there":
@@ -201,3 +204,92 @@ def test_a_refused_priority_is_no_obstacle() -> None:
     site.passes(3)
     assert "first-failed" in site.kinds
     assert site.slurm.applied == [RAISED]
+
+
+# Who gets it
+
+
+def asks_for(site: Pooled, nodes: str) -> None:
+    """By its owner, while it waits."""
+    job = site.site.records["7"]
+    site.site.records["7"] = replace(job, extra={**job.extra, "NumNodes": nodes})
+
+
+def own_words(site: Pooled) -> list[str]:
+    return [words for words in site.said if "waits for its turn" in words]
+
+
+def test_a_run_that_its_user_requeued_waits_for_its_turn_and_this_is_told_once() -> None:
+    site = Pooled(loses=False)
+    site.passes(100)
+    assert (site.site.did, site.slurm.applied) == ([], [])
+    assert own_words(site) == ["run 7 waits for its turn: none of the nodes it held went out of service"]
+
+
+@pytest.mark.parametrize("nodes", ["5", "5-5", "2-6"])
+def test_a_run_that_asks_for_more_than_it_held_waits_for_its_turn(nodes: str) -> None:
+    site = Pooled()
+    asks_for(site, nodes)
+    site.slurm.state = replace(site.slurm.state, qos={"limit": Qos("limit", node_limit=5)})
+    site.passes(100)
+    assert (site.site.did, site.slurm.applied) == ([], [])
+    assert own_words(site) == [f"run 7 waits for its turn: it asks for up to {nodes[-1]} nodes, and held 4"]
+    asks_for(site, "4")
+    site.site.changes += 1
+    site.passes(12)
+    assert ("first", "7") in site.site.did
+
+
+def test_room_is_taken_back_from_a_run_that_asks_for_more_meanwhile() -> None:
+    site = Pooled()
+    site.passes(4)
+    assert site.limit == 5
+    asks_for(site, "6")
+    site.passes(20)
+    assert (site.limit, site.slurm.applied) == (4, [RAISED, RESTORED])
+    assert site.kinds[-1] == "room-restored"
+    assert not any("has its place again" in words for words in site.said)
+
+
+def test_a_run_is_put_first_when_the_node_it_suspected_is_found_failed_though_nobody_drains_it() -> None:
+    site = Pooled(loses=False, drains=False)
+    site.passes(4)
+    assert site.site.did == []
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    # Those of active runs are read, and it is one until the watch starts anew.
+    site.passes(15)
+    assert site.site.did[0] == ("first", "7")
+    assert site.limit == 5
+
+
+def test_what_a_run_held_and_lost_outlives_the_watch() -> None:
+    site = Pooled(loses=False)
+    site.start()
+    site.passes(2)
+    assert site.site.did == []
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=NodeState("DOWN"))
+    site.site.changes += 1
+    site.site.put_first = lambda _job_id: site.site._change("first")  # type: ignore[method-assign]
+    site.passes(12)
+    assert site.site.did[0] == ("first",)
+    site.site.machines["n002"] = replace(site.site.machines["n002"], state=NodeState("IDLE"))
+    site.site.changes += 1
+    site.passes(12)
+    site.site.did.clear()
+    site.start()
+    site.passes(2)
+    assert ("first",) in site.site.did, "the node is back, and the run still waits for what it lost"
+
+
+def test_a_run_has_the_nodes_of_its_last_execution_and_all_of_them() -> None:
+    site = Pooled(loses=False)
+    site.passes(1)
+    site.site.runs("7", "n001", "n003")
+    site.passes(2)
+    site.site.runs("7", "n001")
+    site.passes(2)
+    assert site.watch._runs.last.record() == {"held": {"7": ["n001", "n003"]}, "lost": {}}
+    site.wait_at_limit()
+    site.passes(40)
+    assert "first-intended" not in site.kinds
