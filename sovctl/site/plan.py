@@ -14,6 +14,7 @@ from sovctl.site.catalogue import Wanted
 NEW = ".new"
 _ABSENT = "absent"
 """In place of the digest of an old file, where there was none."""
+_THEIRS = "not written by sovctl"
 
 
 class Deed(StrEnum):
@@ -74,12 +75,13 @@ def _install(wanted: Wanted, digest: str, there: str | None, records: Mapping[st
             return Step(wanted.path, Deed.GONE, "you removed it; it stays away")
         return Step(wanted.path, Deed.CREATE, "", wanted, digest)
     if there == digest:
-        return Step(wanted.path, Deed.UNCHANGED, "", wanted, digest)
+        why = "" if record is not None else _THEIRS
+        return Step(wanted.path, Deed.UNCHANGED, why, wanted, digest)
     if record is not None and there in record.digests:
         return Step(wanted.path, Deed.UPDATE, "", wanted, digest)
     if record is not None and digest in record.digests:
         return Step(wanted.path, Deed.KEEP, "changed by you")
-    whose = "changed by you" if record is not None else "not written by sovctl"
+    whose = "changed by you" if record is not None else _THEIRS
     return Step(wanted.path, Deed.KEEP, f"{whose}; the new one is beside it: {wanted.path}{NEW}", wanted, digest)
 
 
@@ -106,14 +108,16 @@ def holding(steps: Iterable[Step], held: Collection[str], why: str) -> tuple[Ste
 
 
 def records_before(steps: Iterable[Step], records: Mapping[str, Record]) -> dict[str, Record]:
-    """What to write down before anything is done: after a crash both the old and the new file count as ours."""
+    """What to write down before anything is done: after a crash both the old and the new file count as ours.
+
+    A file that was there first, though the same, stays theirs: a conffile of the Debian package is dpkg's to remove."""
     noted = dict(records)
     for step in steps:
         if step.writes and step.wanted is not None:
             old = noted[step.writes].digests if step.writes in noted else (_ABSENT,)
             digests = (step.digest, *(digest for digest in old if digest != step.digest))
             noted[step.writes] = Record(digests, step.wanted.mode)
-        elif step.deed is Deed.UNCHANGED and step.wanted is not None:
+        elif step.deed is Deed.UNCHANGED and step.wanted is not None and step.path in noted:
             noted[step.path] = Record((step.digest,), step.wanted.mode)
     return noted
 
