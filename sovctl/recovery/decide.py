@@ -26,7 +26,7 @@ class Action(StrEnum):
     """Slurm has requeued the job already, or must: only another allocation will do."""
     HOLD = "hold"
     END = "end"
-    """Let the job end with the script's own status: the user ended it, or forbade requeueing."""
+    """Let the job end with the script's own status, 0 included: the user ended it, or forbade requeueing."""
 
 
 @dataclass(frozen=True, slots=True)

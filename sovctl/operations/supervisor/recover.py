@@ -12,6 +12,11 @@ from sovctl.recovery.exclusion import exclusions
 from sovctl.recovery.place import How, Place, choose_place, swap_out
 
 
+def failed_status(script: int | None) -> int:
+    """What a job that did not finish ends with: the script's own status, where it has one that says so."""
+    return script if script is not None and script > 0 else 1
+
+
 class Recovery:
     """Brings one run back, in its allocation or through the queue."""
 
@@ -70,15 +75,15 @@ class Recovery:
         return 0
 
     def _end_run(self, child: ChildProcess, decision: Decision, status: int | None) -> int:
-        finished = decision.action is Action.FINISH
+        # A script that stopped well in a job that may not be requeued: Slurm calls that COMPLETED, and so do we.
+        finished = decision.action is Action.FINISH or status == 0
         self._live.ports.journal.append(
             "run_ended", outcome="finished" if finished else "failed", job_id=self._live.plan.job_id, why=decision.why
         )
-        if finished:
-            return 0
-        child.kill_group()
-        child.wait(10.0)
-        return status if status is not None and status > 0 else 1
+        if decision.action is Action.END:
+            child.kill_group()
+            child.wait(10.0)
+        return 0 if finished else failed_status(status)
 
     def _place(
         self, blame: Blame, decision: Decision, free: int | None, job: JobView | None, unfit: frozenset[str]

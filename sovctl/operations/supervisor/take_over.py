@@ -11,7 +11,7 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.job_evidence import fault_words
 from sovctl.model.progress import FINISHED
 from sovctl.operations.supervisor.live_run import LiveRun, end_of, last_attempt, lingering_steps
-from sovctl.operations.supervisor.recover import Recovery
+from sovctl.operations.supervisor.recover import Recovery, failed_status
 from sovctl.operations.supervisor.settle import Question, settle
 from sovctl.operations.supervisor.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
@@ -107,10 +107,9 @@ class TakeOver:
         decision = Decision(
             Action(ended["action"]), str(ended.get("why", "")), blame.nodes, tuple(ended.get("suspects", ()))
         )
-        if decision.action in (Action.FINISH, Action.END) and any(
-            event["kind"] == "run_ended" for event in self._live.ports.journal.events()[-3:]
-        ):
-            return ended.get("exit_status") or 0
+        over = [event for event in self._live.ports.journal.events()[-3:] if event["kind"] == "run_ended"]
+        if decision.action in (Action.FINISH, Action.END) and over:
+            return failed_status(ended.get("exit_status")) if over[-1].get("outcome") == "failed" else 0
         return self._recovery.act(self._live.leftover(), blame, decision, ended.get("exit_status"))
 
     def read_evidence(self, events: Sequence[Mapping[str, Any]]) -> None:

@@ -355,6 +355,27 @@ def test_no_requeue_ends_the_job_with_the_scripts_status() -> None:
     assert run.slurm.job(run.job_id).restarts == 0
 
 
+def test_no_requeue_and_a_script_that_stops_well_as_asked_complete_the_job() -> None:
+    run = Run()
+    run.job.requeue = False
+    run.clock.at(10.0, lambda: run.deliver(signal.SIGTERM))
+    ends(run, 0, 12.0)
+    assert run.attempt() == 0
+    assert run.of("attempt_ended")[0]["action"] == "end"
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+
+
+@pytest.mark.parametrize(("ends_with", "status"), [(0, 0), (93, 0), (7, 7), (-9, 1)])
+def test_a_supervisor_that_takes_over_after_the_end_ends_with_the_same_status(ends_with: int, status: int) -> None:
+    run = Run()
+    run.job.requeue = False
+    ends(run, ends_with)
+    assert run.attempt() == status
+    run.job.present, run.job.state = True, "RUNNING"
+    assert run.attempt() == status
+    assert len(run.of("run_ended")) == 1
+
+
 def test_hardware_faults_have_a_budget_too() -> None:
     run = Run(nodes=9, count=1)
     for number in range(1, 5):
@@ -605,12 +626,15 @@ def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     whole(run)
 
 
-def test_other_signals_reach_the_script() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGQUIT, signal.SIGALRM, signal.SIGURG, 40])
+def test_other_signals_reach_the_script_and_stop_nothing(signum: int) -> None:
     run = Run()
-    run.clock.at(5.0, lambda: run.deliver(signal.SIGUSR1))
+    run.clock.at(5.0, lambda: run.deliver(signum))
     ends(run, 0)
     run.attempt()
-    assert run.children[0].received == [signal.SIGUSR1]
+    assert run.children[0].received == [signum]
+    assert run.of("signal")[0]["name"] in ("SIGUSR1", "SIGQUIT", "SIGALRM", "SIGURG", "SIGRTMIN+6")
+    assert run.stops == []
 
 
 def test_near_the_time_limit_the_ranks_are_asked_to_save() -> None:
