@@ -179,6 +179,21 @@ def test_no_kill_is_refused_wherever_it_stands(site: Site, option: str) -> None:
     assert site.submit(*words, "--no-kill=off", "t.sh", **variable).returncode == 0
 
 
+@pytest.mark.parametrize("option", ["--signal=B:KILL@60", "#SBATCH --signal=B:KILL@60", "SBATCH_SIGNAL"])
+def test_a_signal_that_cannot_be_passed_on_is_refused_wherever_it_stands(site: Site, option: str) -> None:
+    (site.root / "work/t.sh").write_text(f"#!/bin/sh\n{option if option.startswith('#') else ''}\n")
+    words = [option] if option.startswith("-") else []
+    done = site.submit(*words, "t.sh", **{option: "B:KILL@60"} if "_" in option else {})
+    assert (done.returncode, site.called) == (3, None)
+    assert "--signal=B:KILL@60: sovctl cannot pass SIGKILL on to the script" in done.stderr
+    assert "--signal=B:USR1@60" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["KILL@60", "B:QUIT@60", "B:14"])
+def test_other_signals_are_left_to_sbatch(site: Site, option: str) -> None:
+    assert site.submit(f"--signal={option}", "train.sbatch").returncode == 0
+
+
 def test_own_options_of_line_and_script_reach_the_supervisor(site: Site) -> None:
     (site.root / "work/t.sh").write_text("#!/bin/sh\n#SOVCTL --checkpoint-dir=ck --same-crash-limit=4\n")
     site.submit("--run-dir", "my runs", "--max-hardware-faults=9", "t.sh")

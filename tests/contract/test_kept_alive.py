@@ -13,6 +13,7 @@ import pytest
 
 from sovctl.adapters.run.kept_alive import keep_alive
 from sovctl.adapters.run.leftover import Leftover
+from sovctl.model.signals import PASSED_ON
 
 
 def lives(path: Path) -> int:
@@ -89,6 +90,47 @@ sys.exit(keep_alive(work, lambda: 99))
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGUSR1)
         assert process.wait(20) == 42
+
+
+_COUNTING = """
+import os, signal, sys, time
+from sovctl.adapters.run.kept_alive import keep_alive
+from sovctl.adapters.run.signals import SignalQueue
+def work():
+    queue = SignalQueue()
+    print("ready", flush=True)
+    got = ()
+    while signal.SIGTERM not in got:
+        got = queue.wait(20.0)
+        for signum in got: print(signum, flush=True)
+    return 42
+sys.exit(keep_alive(work, lambda: 99))
+"""
+
+
+def _came(send: Callable[[int, int], None], signum: int) -> list[int]:
+    """What came to the work when `send` had sent this to the waiting process, SIGTERM after it left out."""
+    argv = [sys.executable, "-X", "faulthandler", "-c", _COUNTING]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        send(process.pid, signum)
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        words = [first, *process.stdout.read().split()]
+        assert process.wait(20) == 42
+    return [int(word) for word in words if int(word) != signal.SIGTERM]
+
+
+@pytest.mark.parametrize("signum", [*range(1, 4), 6, 14, 21, 22, 23, 28, 29, *PASSED_ON[-1:]])
+def test_every_signal_that_can_be_passed_on_reaches_the_work_once(signum: int) -> None:
+    assert signum in PASSED_ON
+    assert _came(os.kill, signum) == [signum]
+
+
+def test_a_signal_to_the_whole_process_group_reaches_the_work_once() -> None:
+    """As `scancel --full --signal=USR1` sends it."""
+    assert _came(os.killpg, signal.SIGUSR1) == [signal.SIGUSR1]
 
 
 def test_what_is_ignored_stays_so_in_the_work_until_it_says_otherwise() -> None:

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from sovctl.model.signals import PASSED_ON
+
 _UNRELATED_S = 3600.0
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+_FORWARDED = (*PASSED_ON, signal.SIGCONT)
 
 
 def _none() -> int:
@@ -28,8 +30,8 @@ def keep_alive(
     between (a figure that grows), each time within an hour: deaths further apart have nothing to do with each other.
 
     An orderly end is told through a pipe, so that a status of 137 is not mistaken for a SIGKILL. Signals to this
-    process go on to the child, where what was ignored before the call still is until the work says otherwise. Call it
-    before there are threads.
+    process go on to the child, which has a process group of its own and where what was ignored before the call still
+    is until the work says otherwise. Call it before there are threads.
     """
     child = _Child()
     handlers = {signum: signal.signal(signum, child.forward) for signum in _FORWARDED}
@@ -46,7 +48,8 @@ def keep_alive(
         return give_up()
     finally:
         for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+            # None: of C, such as that of faulthandler, which Python cannot put back.
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 class _Child:
@@ -61,7 +64,7 @@ class _Child:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signum)
 
-    def run(self, work: Callable[[], int], before: Mapping[signal.Signals, object]) -> int | None:
+    def run(self, work: Callable[[], int], before: Mapping[int, object]) -> int | None:
         """The status it ended with; None when it was killed. `before`: how signals were handled before the call."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         sys.stdout.flush()
@@ -70,6 +73,9 @@ class _Child:
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         self._pid = os.fork()
         if self._pid == 0:
+            # `scancel --full` signals the process group of the batch script (22.05 to 26.05); from us it would come to
+            # the work a second time.
+            os.setpgid(0, 0)
             os.close(reader)
             self._work(work, writer, [signum for signum, handler in before.items() if handler is signal.SIG_IGN])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
@@ -83,7 +89,7 @@ class _Child:
         self._pid = 0
         return int(said) if said.strip().isdigit() else None
 
-    def _work(self, work: Callable[[], int], writer: int, ignored: Sequence[signal.Signals]) -> None:
+    def _work(self, work: Callable[[], int], writer: int, ignored: Sequence[int]) -> None:
         for signum in _FORWARDED:
             signal.signal(signum, signal.SIG_IGN if signum in ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)

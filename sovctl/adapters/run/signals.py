@@ -8,21 +8,15 @@ import signal
 import time
 from collections.abc import Sequence
 
-_WATCHED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCONT,
-    signal.SIGCHLD,
-)
+from sovctl.model.signals import PASSED_ON
+
+_WATCHED = (*PASSED_ON, signal.SIGCONT, signal.SIGCHLD)
 
 
 class SignalQueue:
     """ports.Signals: each watched signal is written to a pipe; `wait` reads it."""
 
-    def __init__(self, watched: Sequence[signal.Signals] = _WATCHED) -> None:
+    def __init__(self, watched: Sequence[int] = _WATCHED) -> None:
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._terminated_at: float | None = None

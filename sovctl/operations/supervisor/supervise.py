@@ -16,6 +16,7 @@ from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
 from sovctl.model.progress import FINISHED
+from sovctl.model.signals import PASSED_ON, signal_name
 from sovctl.operations.supervisor.live_run import JobIsEnding, LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.supervisor.look_at_run import RunLooks
 from sovctl.operations.supervisor.recover import Recovery
@@ -43,7 +44,8 @@ from sovctl.recovery.story import Story, story_of
 if TYPE_CHECKING:  # most runs have no image
     from sovctl.operations.supervisor.image_of_run import RunImage
 
-FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
+_FORWARDED = frozenset(PASSED_ON) - {signal.SIGTERM}
+"""SIGTERM may mean that the job ends."""
 _ENDED_BY = {
     "TIMEOUT": Culprit.TIME_LIMIT,
     "DEADLINE": Culprit.TIME_LIMIT,
@@ -263,8 +265,8 @@ class Supervisor:
 
     def _on_signals(self, received: Sequence[int], child: ChildProcess) -> None:
         for signum in received:
-            if signum in FORWARDED:
-                self._live.ports.journal.append("signal", attempt=self._live.attempt, name=signal.Signals(signum).name)
+            if signum in _FORWARDED:
+                self._live.ports.journal.append("signal", attempt=self._live.attempt, name=signal_name(signum))
                 self._live.watch.signalled = True
                 child.send(signum)
         if signal.SIGTERM in received:
