@@ -261,6 +261,14 @@ def provisional_begin(now: float, own_delay: float) -> int | None:
     return int(now) + PROVISIONAL_BEGIN_S if own_delay > PROVISIONAL_BEGIN_S else None
 
 
+_CLOCKS_APART_S = 10.0
+
+
+def longest_begin_s(settings: Mapping[str, str]) -> float:
+    """How far ahead the begin time of a job can be that Slurm's own requeue, or the supervisor's, has set."""
+    return max(own_delay_s(settings), PROVISIONAL_BEGIN_S) + _CLOCKS_APART_S
+
+
 def locked_after_shrink(slurm_version: str, accounting: str) -> bool:
     """Whether a job that was shrunk takes no update until it has left its nodes.
 

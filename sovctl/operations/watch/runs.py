@@ -21,7 +21,7 @@ from sovctl.ports.common import Clock
 from sovctl.recovery.attempts import names, seconds, text
 from sovctl.recovery.exclusion import Exclusion, ExclusionList, choose
 from sovctl.recovery.lingering import Lingering, said_to_linger
-from sovctl.recovery.requeue import LINGER_S
+from sovctl.recovery.requeue import LINGER_S, longest_begin_s
 from sovctl.recovery.reserved import kept_from
 from sovctl.recovery.slurm_hold import launch_failed
 from sovctl.submit.script import Supervised, supervised
@@ -120,7 +120,7 @@ class RunTakeOver:
     _waiting: dict[str, float] = field(default_factory=dict)
     """Since when each job waits for nodes, or was last looked at for it."""
     _not_requeued: set[str] = field(default_factory=set)
-    """Pending jobs that wait for a begin time of their user's own."""
+    """Pending jobs that wait for a begin time that somebody gave them."""
     _cluster: str = ""
 
     def __post_init__(self) -> None:
@@ -167,6 +167,8 @@ class RunTakeOver:
         for job in jobs:
             if job.pending and (job.reason == "BeginTime" or launch_failed(job)):
                 self._look_at_waiting(job.job_id)
+            elif job.pending:
+                self._not_requeued.discard(job.job_id)
             if job.completing and not job.over and job.job_id in self._runs:
                 # Perhaps on its way back: looked at by itself until then, for a slow slurmctld is read seldom.
                 self._orphans.setdefault(job.job_id, _Orphan(set(), now))
@@ -374,7 +376,7 @@ class RunTakeOver:
 
     def _look_at_waiting(self, job_id: str) -> None:
         """A requeued run that waits for a begin time waits for Slurm's 121 s; a user's own --begin is for its first
-        start only."""
+        start only, and a StartTime that somebody gave it since is told by how far away it is."""
         now = self.clock.now()
         self._looked = {key: at for key, at in self._looked.items() if now - at < _LOOK_AGAIN_S}
         if job_id not in self._looked and job_id not in self._not_requeued:
@@ -434,9 +436,16 @@ class RunTakeOver:
         # then fails the job for good ("Killing non-startable batch", 22.05).
         begin = int(now) + _BEGIN_IN_S
         late = job.eligible_at is not None and job.eligible_at > begin + 3
-        if not late and set(exclude) == set(job.excluded):
-            return
-        words = f"job {job.job_id}: exclude {','.join(exclude) or 'nothing'}, begin now"
+        willed = late and self._waits_by_will(job, now)
+        if willed and set(exclude) == set(job.excluded):
+            self._not_requeued.add(job.job_id)
+            self._forget(job.job_id)
+        elif late or set(exclude) != set(job.excluded):
+            self._change_terms(job, orphan, exclude, None if willed else begin)
+
+    def _change_terms(self, job: JobView, orphan: _Orphan, exclude: list[str], begin: int | None) -> None:
+        """`begin`: None leaves it as it is."""
+        words = f"job {job.job_id}: exclude {','.join(exclude) or 'nothing'}{'' if begin is None else ', begin now'}"
         if not self.act:
             self.voice.tell(f"observe:{job.job_id}", f"would change {words}")
             return
@@ -454,6 +463,19 @@ class RunTakeOver:
             return
         self.voice.write("takeover-done", job_id=job.job_id)
         self.voice.say(words)
+
+    def _waits_by_will(self, job: JobView, now: float) -> bool:
+        """Whether its begin time is further away than a requeue could have put it: its owner or an administrator did,
+        and knows why."""
+        ahead = (job.eligible_at or 0) - now
+        if ahead <= longest_begin_s({}):
+            return False
+        try:
+            return ahead > longest_begin_s(self.site.settings())
+        except SlurmUnreachable:
+            raise
+        except SovctlError:
+            return True
 
     def _exclusions(self, job: JobView, orphan: _Orphan) -> list[str]:
         """With the nodes it lost; so many of the run's older ones are given up that it can start again. What the user

@@ -527,6 +527,75 @@ def test_a_users_own_begin_time_is_kept_and_asked_about_once() -> None:
     assert asked == ["7"]
 
 
+@pytest.mark.parametrize(("auth", "wait_s"), [("", 3600), ("", 135), ("cred_expire=600", 615)])
+def test_a_begin_time_that_somebody_gave_a_requeued_run_stays(auth: str, wait_s: int) -> None:
+    """`scontrol update StartTime`: no requeue of Slurm's or of a supervisor makes a job wait for so long."""
+    site = Watched()
+    site.site.settings = lambda: {"ClusterName": "Lab", "AuthInfo": auth}  # type: ignore[method-assign]
+    site.site.runs("7", "n001")
+    site.passes(2)
+    site.site.requeued("7", wait_s=wait_s)
+    asked: list[str] = []
+    answer = site.site.job
+    site.site.job = lambda job_id: (asked.append(job_id), answer(job_id))[1]  # type: ignore[method-assign]
+    site.passes(60)
+    assert site.site.did == []
+    assert asked == ["7", "7"], "once about its terms, once about its place"
+
+
+@pytest.mark.parametrize(("auth", "wait_s"), [("", 121), ("cred_expire=600", 601)])
+def test_a_begin_time_that_slurm_gave_a_requeued_run_does_not(auth: str, wait_s: int) -> None:
+    site = Watched()
+    site.site.settings = lambda: {"ClusterName": "Lab", "AuthInfo": auth}  # type: ignore[method-assign]
+    site.site.runs("7", "n001")
+    site.passes(2)
+    site.site.requeued("7", wait_s=wait_s)
+    site.passes(2)
+    assert site.site.did == [("terms", "7", (), 2)]
+
+
+def test_a_run_that_somebody_let_wait_is_looked_at_again_once_it_ran_or_waits_no_more() -> None:
+    for runs in (True, False):
+        site = Watched()
+        site.site.runs("7", "n001")
+        site.passes(2)
+        site.site.requeued("7", wait_s=3600)
+        site.passes(10)
+        if runs:
+            site.site.runs("7", "n001")
+        else:
+            site.site.records["7"] = replace(site.site.records["7"], reason="Priority")
+        site.site.changes += 1
+        site.passes(10)
+        site.site.requeued("7")
+        site.passes(2)
+        assert site.site.did == [("terms", "7", (), 2)], runs
+
+
+def test_a_run_that_somebody_lets_wait_is_kept_off_its_dead_node_and_waits_on() -> None:
+    site = Watched()
+    site.site.runs("7", "n002", "n003")
+    site.passes(2)
+    set_down = site.site.set_down
+
+    def down(node: str, reason: str) -> None:
+        set_down(node, reason)
+        site.site.requeued("7", wait_s=3600)
+
+    site.site.set_down = down  # type: ignore[method-assign]
+    update = site.site.update_pending
+
+    def exclude(job_id: str, **terms: Any) -> None:
+        update(job_id, **terms)
+        site.site.records["7"] = replace(site.site.records["7"], excluded=tuple(terms["exclude"]))
+
+    site.site.update_pending = exclude  # type: ignore[method-assign]
+    site.kill_node("n002")
+    site.passes(40)
+    assert site.site.did == [("down", "n002"), ("pass", "7", ("n002",))]
+    assert not any("begin now" in words for words in site.said)
+
+
 @pytest.mark.parametrize(
     ("reason", "told"),
     [("JobHoldMaxRequeue", 1), ("JobHeldUser", 0), ("JobHeldAdmin", 0)],
