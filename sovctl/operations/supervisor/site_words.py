@@ -8,7 +8,8 @@ _EVERY_S = 10.0
 
 
 class SiteWords:
-    """The watch on the controller leaves its answers where only the site can write; each is recorded once."""
+    """The watch on the controller leaves its answers where only the site can write; each is recorded once. They are
+    kept for weeks under the number of the job, which another run had before where slurmctld began to count anew."""
 
     def __init__(self, live: LiveRun) -> None:
         self._live = live
@@ -21,7 +22,8 @@ class SiteWords:
         if now < self._next:
             return
         self._next = now + _EVERY_S
-        answers = self._live.ports.site_answers(self._live.raw_job_id)
+        found = self._live.ports.site_answers(self._live.raw_job_id)
+        answers = [item for item in found if item.checked_at >= self._live.plan.submitted]
         if not answers:
             return
         events = self._live.ports.journal.events() if self._known is None else []

@@ -114,12 +114,12 @@ class SuspectChecks:
         for job_id, events in said.items():
             self.runs.hear(job_id, events)
             raw = runs[job_id].raw_job_id
-            answered = {item.node: item.seq for item in self.ports.answers.load(raw)}
+            answered = {item.node: item for item in self.ports.answers.load(raw)}
             for named in named_suspects(events, self.runs.nodes_of(job_id), now):
                 if named.silent and now - named.at < _SILENT_WORD_S:
                     self._silent[named.node] = now
                 recent = now - self._checked.get((raw, named.node), -1e9) < _ASK_AGAIN_S
-                if named.seq > answered.get(named.node, 0) and not recent:
+                if not recent and not _answers(answered.get(named.node), named):
                     self._cases[(raw, named.node)] = _Case(job_id, raw, named)
 
     def _start(self, nodes: Mapping[str, NodeView]) -> None:
@@ -201,6 +201,11 @@ class SuspectChecks:
             self.ports.answers.save(raw_job_id, tuple(kept.values()))
         except SovctlError as error:
             self.voice.tell("answers", error.message)
+
+
+def _answers(said: SiteAnswer | None, named: Named) -> bool:
+    """Also by its time: the answer may be to another run that had the number of this job before."""
+    return said is not None and named.seq <= said.seq and named.at <= said.checked_at
 
 
 def _judged(found: Assessed | None, view: NodeView | None, deed: Deed | None) -> tuple[SiteWord, str, bool]:

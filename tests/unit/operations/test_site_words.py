@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from run_fakes import NOW, Run
+from dataclasses import replace
+
+from run_fakes import NOW, PLAN, Run
 
 from sovctl.model.site_answer import SiteAnswer, SiteWord
 from sovctl.recovery.exclusion import exclusions
@@ -33,3 +35,12 @@ def test_what_the_site_found_between_two_executions_is_read_before_the_next() ->
     kinds = run.kinds
     assert kinds.index("site_checked") < kinds.index("attempt_started", 1)
     assert kinds.count("site_checked") == 1
+
+
+def test_what_the_site_found_for_an_earlier_run_with_the_same_job_id_is_not_taken_in() -> None:
+    run = Run(nodes=6, count=2)
+    run.on_start = lambda child: run.clock.at(run.clock.time - NOW + 60, lambda: child.end(0))
+    old, new = answer("n005", SiteWord.FAILED), answer("n006", SiteWord.CLEARED)
+    run.site_answers += [replace(old, checked_at=PLAN.submitted - 0.5), replace(new, checked_at=PLAN.submitted + 0.5)]
+    run.attempt()
+    assert [event["node"] for event in run.of("site_checked")] == ["n006"]

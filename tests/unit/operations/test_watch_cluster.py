@@ -12,7 +12,7 @@ from sovctl.errors import NotPermitted, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.model.node import NodeState
 from sovctl.model.reservation import Reservation
-from sovctl.model.site_answer import SiteWord
+from sovctl.model.site_answer import SiteAnswer, SiteWord
 from sovctl.model.verdict import VerdictState
 from sovctl.ports.site import RemoteAnswer, SshFailure
 
@@ -761,6 +761,28 @@ def test_a_suspected_node_that_is_healthy_is_cleared_and_kept_in_service() -> No
     site.passes(30)
     assert site.site.did == []
     assert [(item.node, item.state) for item in site.answers["7"]] == [("n002", SiteWord.CLEARED)]
+
+
+@pytest.mark.parametrize("seq", [3, 9])
+def test_an_answer_to_an_earlier_run_with_the_same_job_id_is_none_to_this_one(seq: int) -> None:
+    """slurmctld began to count anew: the events of the new run have low numbers, and it is not known."""
+    site = Watched()
+    site.answers["7"] = (SiteAnswer("n002", SiteWord.FAILED, site.clock.time - 86400, 9),)
+    site.site.runs("7", "n001", "n002")
+    site.words["7"] = [suspicion("n002", seq=seq, at=site.clock.time)]
+    site.passes(30)
+    assert site.asked == [("check", "n002")]
+    assert [(item.state, item.seq) for item in site.answers["7"]] == [(SiteWord.CLEARED, seq)]
+
+
+def test_a_word_that_was_answered_needs_no_second_answer_after_a_restart() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    site.start()
+    site.passes(30)
+    assert site.asked == [("check", "n002")]
 
 
 def test_a_suspected_node_that_is_not_heard_is_neither() -> None:
