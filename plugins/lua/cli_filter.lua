@@ -45,6 +45,8 @@ local function described(options)
     accounts = policy.list(of_job("SLURM_JOB_ACCOUNT") or text_of(options.account)),
     images = images,
     isolated = isolated,
+    -- Only srun has it; of the others Slurm says "invalid-context".
+    task_epilog = options.type == "srun" and text_of(options["task-epilog"]) or nil,
   }
 end
 

@@ -220,17 +220,19 @@ local function refused_image(rules, job)
   end
 end
 
--- job: {partitions, accounts, images (lists), isolated (true, false, nil: cannot be seen)} -> nil, or rule and reason.
+-- job: {partitions, accounts, images (lists), isolated (true, false, nil: cannot be seen), task_epilog (nil: none is
+-- seen)} -> nil, or rule and reason.
 function policy.refusal(rules, job)
   local rule, why = refused_image(rules, job)
   if rule then
     return rule, why
   end
-  if job.isolated == false then
-    rule = rules_for(rules, "isolate", job)[1]
-    if rule then
-      return rule, "jobs here must be isolated; add --sov-isolate, or --sov-image with an image"
-    end
+  rule = rules_for(rules, "isolate", job)[1]
+  if rule and job.isolated == false then
+    return rule, "jobs here must be isolated; add --sov-isolate, or --sov-image with an image"
+  elseif rule and job.task_epilog then
+    -- slurmstepd itself forks it, in the host's namespaces, also after a task that was refused (22.05 to 26.05).
+    return rule, "slurmstepd would run --task-epilog outside of the isolation; leave it out"
   end
 end
 

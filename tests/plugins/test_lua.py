@@ -288,6 +288,38 @@ def test_cli_filter_gives_the_same_answer(site: Path) -> None:
     assert given_answers[0]["error"] == theirs["user"]
 
 
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"type": "srun", "partition": "gpu", "task-epilog": "/home/u/e.sh"}, "clean-gpu"),
+        ({"type": "srun", "account": "guests", "task-epilog": "e"}, "guests-clean"),
+        (
+            {"type": "srun", "partition": "gpu", "spank": {"sovctl": {"sov-isolate": "set"}}, "task-epilog": "e"},
+            "clean-gpu",
+        ),
+        ({"type": "srun", "partition": "main", "task-epilog": "e"}, None),
+        ({"type": "srun", "partition": "gpu", "task-epilog": ""}, None),
+        ({"type": "srun", "partition": "gpu", "task-prolog": "p"}, None),  # the task itself runs it, isolated
+        # What is not an option of srun, as slurm_option_get has it.
+        ({"type": "salloc", "partition": "gpu", "task-epilog": "invalid-context"}, None),
+    ],
+)
+def test_cli_filter_refuses_a_task_epilog_where_a_rule_isolates(
+    site: Path, options: dict[str, Any], rule: str | None
+) -> None:
+    (answer,) = answers(site, "cli_filter.lua", [asked(**options)])
+    assert answer["status"] == (-1 if rule else 0)
+    said = f"sovctl: refused by rule {rule}: slurmstepd would run --task-epilog outside of the isolation; leave it out"
+    assert answer["error"] == ([said] if rule else [])
+
+
+def test_cli_filter_refuses_a_task_epilog_of_a_step_by_its_job(site: Path) -> None:
+    env = {"SLURM_JOB_ID": "1", "SLURM_JOB_PARTITION": "gpu"}
+    step = {"type": "srun", "partition": "main", "task-epilog": "e"}
+    (answer,) = answers(site, "cli_filter.lua", [asked(**step)], env)
+    assert "refused by rule clean-gpu: " in answer["error"][0]
+
+
 def of_filter(job: dict[str, Any]) -> dict[str, Any]:
     """What sbatch tells cli_filter of a job that slurmctld is told of so."""
     spank: dict[str, dict[str, str]] = {"sovctl": {**UNSET}}
