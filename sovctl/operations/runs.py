@@ -38,6 +38,7 @@ RUNS = ".sovctl/runs"
 """Where runs lie below the directory they were submitted from."""
 _JOB_ID = re.compile(r"\d+(_\d+)?")
 _RUN_ID = re.compile(r".+-(?P<job>\d+)-(?P<submitted>\d+)")
+_TASKS_SHOWN = 5
 _SOON_S = 2
 _LEAVES_S = 120
 """So long a job that is being held may take to leave its nodes."""
@@ -102,18 +103,53 @@ class Act:
 
 
 def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
-    """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound."""
+    """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound, UsageError for
+    the id of a whole array: one task of it is not what was meant."""
     found = _at_path(name, ports, cwd) if "/" in name or name in (".", "..") else _by_id(name, ports, cwd)
     if not found:
-        raise RunNotFound(name)
-    newest = max(run.submitted for run in found)
-    last = [run for run in found if run.submitted == newest]
-    if len({run.job_id for run in last}) > 1:
-        ids = sorted((run.job_id for run in last), key=lambda job: (len(job), job))
-        raise UsageError(
-            f"{name} is an array of {len(ids)} runs", hint=f"Name one of its tasks, such as: sovctl run show {ids[0]}"
-        )
+        raise _not_there(name, ports, cwd)
+    last = _newest(found)
+    if name.isdecimal() and any(_is_task(run) for run in last):
+        raise _is_array(name, last)
     return _whole(last[0], ports)
+
+
+def _newest(found: Sequence[KnownRun]) -> list[KnownRun]:
+    """Of runs whose job ids came back those of the last submission: one, or tasks of one array."""
+    newest = max(run.submitted for run in found)
+    return [run for run in found if run.submitted == newest]
+
+
+def _is_task(run: KnownRun) -> bool:
+    return "_" in run.job_id
+
+
+def _is_array(name: str, tasks: Sequence[KnownRun]) -> UsageError:
+    ids = sorted((run.job_id for run in tasks), key=lambda job: (len(job), job))
+    shown = ids if len(ids) <= _TASKS_SHOWN else [*ids[: _TASKS_SHOWN - 1], "...", ids[-1]]
+    have = "1 task has" if len(ids) == 1 else f"{len(ids)} tasks have"
+    return UsageError(
+        f"{name} is an array, of which {have} started",
+        hint=f"Name one of its tasks ({', '.join(shown)}), such as: sovctl run show {ids[0]}; "
+        f"the whole array is cancelled with: {_scancel(tasks[0], name)}",
+    )
+
+
+def _not_there(name: str, ports: RunPorts, cwd: str) -> SovctlError:
+    """A task of an array gets its record when it starts; before that only Slurm knows it."""
+    array, is_task, _ = name.partition("_")
+    known = _by_id(array, ports, cwd) if is_task and _JOB_ID.fullmatch(name) else []
+    last = _newest(known)[0] if known else None
+    if last is None or not (_is_task(last) or not last.run_dir):
+        return RunNotFound(name)
+    return SovctlError(
+        f"task {name} has not started: there is no run of it yet",
+        hint=f"See squeue --me; it is cancelled with: {_scancel(last, name)}",
+    )
+
+
+def _scancel(run: KnownRun, job_id: str) -> str:
+    return f"scancel -M {run.remote} {job_id}" if run.remote else f"scancel {job_id}"
 
 
 def known_runs(ports: RunPorts, cwd: str) -> tuple[KnownRun, ...]:

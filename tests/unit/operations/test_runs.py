@@ -16,6 +16,7 @@ from sovctl.errors import (
     RunGone,
     RunNotFound,
     SlurmUnreachable,
+    SovctlError,
     TryLaterError,
     UsageError,
 )
@@ -209,8 +210,41 @@ def test_tasks_of_an_array(site: FakeSite) -> None:
     site.run("120_1", raw="121")
     site.run("120_2", raw="122")
     assert find(site, "120_2").run_id == "lab-122-100"
-    with pytest.raises(UsageError, match="array of 2 runs"):
+    with pytest.raises(UsageError, match="120 is an array, of which 2 tasks have started") as caught:
         find(site, "120")
+    assert "120_1, 120_2" in caught.value.hint
+    assert "scancel 120" in caught.value.hint
+
+
+def test_the_first_task_of_an_array_is_not_the_array(site: FakeSite) -> None:
+    site.entry("120")
+    assert find(site, "120").job_id == "120"  # nothing of it has started: the one job that there is
+    site.run("120_1", raw="121")
+    with pytest.raises(UsageError, match="120 is an array, of which 1 task has started"):
+        find(site, "120")
+    for task in range(2, 30):
+        site.run(f"120_{task}", raw=f"12{task}")
+    with pytest.raises(UsageError) as caught:
+        find(site, "120")
+    assert "120_1, 120_2, 120_3, 120_4, ..., 120_29" in caught.value.hint
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_task_that_has_not_started_is_told_from_one_nobody_knows(site: FakeSite, started: bool) -> None:
+    site.entry("120")
+    if started:
+        site.run("120_1", raw="121")
+    with pytest.raises(SovctlError, match="task 120_7 has not started") as caught:
+        find(site, "120_7")
+    assert "scancel 120_7" in caught.value.hint
+    site.entry("130", cluster="far")
+    with pytest.raises(SovctlError) as caught:
+        find(site, "130_7")
+    assert "scancel -M far 130_7" in caught.value.hint
+    site.run("8")
+    for name in ("8_1", "9_1"):
+        with pytest.raises(RunNotFound):
+            find(site, name)
 
 
 @pytest.mark.parametrize("name", ["9", "lab-9-9", "/nowhere", "nonsense", "", "../..", "\0/x"])
