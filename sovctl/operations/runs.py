@@ -103,8 +103,8 @@ class Act:
 
 
 def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
-    """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound, UsageError for
-    the id of a whole array: one task of it is not what was meant."""
+    """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound, and
+    UsageError for the id of a whole array: one task of it is not what was meant."""
     found = _at_path(name, ports, cwd) if "/" in name or name in (".", "..") else _by_id(name, ports, cwd)
     if not found:
         raise _not_there(name, ports, cwd)
