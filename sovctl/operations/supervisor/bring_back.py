@@ -25,6 +25,7 @@ from sovctl.recovery.requeue import (
     Told,
     begin_at,
     earliest_begin,
+    ended_for_good,
     epilog_estimate_s,
     exit_s,
     kill_wait_s,
@@ -108,6 +109,8 @@ class BringBack:
     """When the job was last seen to run on; 0: nobody looked."""
     end_survivors: Callable[[], bool] = lambda: False
     """Ends ranks whose slurmstepds take no order at present; whether there were such."""
+    _end: str = ""
+    """The state in which Slurm ended the job for good, as of the last look at where it is."""
     _orders_s: list[float] = field(default_factory=list)
     """How long our updates of the job took: a busy controller or machine takes longer."""
     _record_s: float = 0.0
@@ -281,7 +284,7 @@ class BringBack:
         if step is Step.DONE and not (self.shrunk and self._takes_no_terms()):
             self._set_terms(Goal(self.restarts, frozenset(self._choose(by_person=True).nodes)), None)
         if step is Step.GONE:
-            self._cancelled()
+            self._ended_for_good()
         else:
             self.journal.append("held", attempt=self.attempt, job_id=self.job_id, why=why)
 
@@ -313,6 +316,7 @@ class BringBack:
         while True:
             job = self._look()
             step = next_step(job, goal)
+            self._end = ended_for_good(job, goal.restarts_before)
             self._learn_told(job)
             if step is Step.REQUEUE:
                 taken = self._command(
@@ -339,12 +343,15 @@ class BringBack:
         """The job takes no exclusions before it has left its nodes, and by then we are gone: `sovctl watch` gives
         them, or the next supervisor moves away after Slurm's own 121 s."""
         if self._reach(Goal(self.restarts, None)) is Step.GONE:
-            self._cancelled()
+            self._ended_for_good()
         else:
             self._requeued_as(chosen, None)
 
-    def _cancelled(self) -> None:
-        self.journal.append("run_ended", outcome="cancelled", job_id=self.job_id, why="cancelled during recovery")
+    def _ended_for_good(self) -> None:
+        """Not by a cancel alone: its time may be over, or its batch host go down, while it is brought back."""
+        outcome = self._end.lower()
+        why = f"{outcome.replace('_', ' ')} during recovery"
+        self.journal.append("run_ended", outcome=outcome, job_id=self.job_id, why=why)
 
     def _requeued_as(self, chosen: ExclusionList, begin: int | None) -> None:
         self.journal.append(
@@ -370,7 +377,7 @@ class BringBack:
             # Cancelled meanwhile, or a slurmctld that came back with an older state and knows nothing of the requeue.
             step = self._reach(goal)
         if step is Step.GONE:
-            self._cancelled()
+            self._ended_for_good()
         else:
             self._requeued_as(chosen, begin)
 

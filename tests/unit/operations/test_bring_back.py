@@ -169,6 +169,20 @@ def test_a_cancel_before_the_requeue_is_respected() -> None:
     assert "requeued" not in run.kinds
 
 
+@pytest.mark.parametrize(
+    ("reason", "outcome"), [("None", "cancelled"), ("TimeLimit", "timeout"), ("NodeDown", "node_fail")]
+)
+def test_the_end_that_slurm_gave_the_job_meanwhile_is_written_down_as_what_it_was(reason: str, outcome: str) -> None:
+    for hold in (False, True):
+        run = Run()
+        run.slurm.cancel(run.job_id)
+        run.job.reason = reason
+        back = run.back(["n001", "n002"])
+        back.hold("x") if hold else back.requeue(exclude_reason="x")
+        (ended,) = run.of("run_ended")
+        assert (ended["outcome"], ended["why"]) == (outcome, f"{outcome.replace('_', ' ')} during recovery")
+
+
 def test_a_cancel_between_the_look_and_the_command_is_respected() -> None:
     run = Run()
     asked = run.slurm.requeue
