@@ -109,7 +109,9 @@ class _Teller:
         if not self._attempts:
             ended = self._end_event()
             if ended is not None:
-                return f"it ended before its script was started ({text(ended, 'outcome') or 'how is not recorded'})"
+                because = f": {text(ended, 'why')}" if text(ended, "why") else ""
+                outcome = text(ended, "outcome") or "how is not recorded"
+                return f"it ended before its script was started ({outcome}){because}"
             return "it has not started yet: nothing is recorded about it"
         latest = self._attempts[-1]
         at = self._words.time(latest.started_at)

@@ -185,6 +185,9 @@ class FakeSlurm:
         if job.state != "RUNNING":
             # `scontrol requeue incomplete` passes over it and says nothing.
             return
+        if not job.requeue:
+            # ESLURM_DISABLED, held or not.
+            raise CommandFailed(["scontrol", "requeue"], 1, "Requested operation is presently disabled")
         job.restarts += 1
         job.held = job.held or hold
         self._complete(job, "PENDING")

@@ -7,6 +7,7 @@ bringing the job back is in operations/supervisor/bring_back.py.
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from sovctl.model.progress import FINISHED
 from sovctl.model.signals import PASSED_ON, signal_name
 from sovctl.operations.supervisor.live_run import JobIsEnding, LiveRun, Ports, RunPlan, end_of, last_attempt
 from sovctl.operations.supervisor.look_at_run import RunLooks
-from sovctl.operations.supervisor.recover import Recovery
+from sovctl.operations.supervisor.recover import Recovery, failed_status
 from sovctl.operations.supervisor.settle import Question, settle
 from sovctl.operations.supervisor.take_over import TakeOver
 from sovctl.ports.supervised import ChildProcess
@@ -52,6 +53,8 @@ _ENDED_BY = {
     # Where the site cancels whom it preempts (PreemptMode=CANCEL).
     "PREEMPTED": Culprit.PREEMPTED,
 }
+_EXPLAINED_S = 10.0
+"""How long Slurm may leave open what a SIGTERM means; then the script gets it, twice perhaps rather than never."""
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
 _PROOF_S = 8.0
@@ -68,6 +71,8 @@ class Supervisor:
         self._looks = RunLooks(live)
         self._recovery = Recovery(live)
         self._take_over = TakeOver(live, self._recovery)
+        self._unexplained_since: float | None = None
+        """When a SIGTERM came of which Slurm has not yet told whether the job ends."""
 
     def run(self) -> int:
         """Returns the exit status for the batch script. Raises RunDirUnusable before anything was started."""
@@ -106,26 +111,30 @@ class Supervisor:
         try:
             found = self._live.resume_point(_CHECKPOINTS_PATIENCE_S)
         except CheckpointDirUnreadable as error:
-            return self._hold_unstarted(error.message)
+            return self._hold_unstarted(error.message, error.hint)
         except JobIsEnding:
             return self._leave_unstarted()
         if found.loses and not self._live.plan.fresh:
-            return self._hold_unstarted(found.loses)
+            where = shlex.quote(str(self._live.plan.checkpoint_dir))
+            advice = f"Look: sovctl ckpt ls {where}; or start over: sovctl submit --fresh SCRIPT"
+            return self._hold_unstarted(found.loses, advice)
         if self._live.ports.image is not None:
             missing = self._get_image(self._live.ports.image)
             if missing:
-                return self._hold_unstarted(missing, "")
+                return self._hold_unstarted(missing, "Once it can be had, submit the script again.", began_anew=False)
         return self._follow(self._start_script(self._live.ports.journal.events(), found.checkpoint))
 
     def give_up(self, why: str) -> int:
         """Hold the run: whoever supervises it does not stay alive."""
-        events = self._live.ports.journal.events()
+        events, never_held = self._live.ports.journal.events(), self._never_held()
         open_attempt = last_attempt(events)
         if open_attempt is not None and not end_of(events, open_attempt["attempt"]):
-            decision = Decision(Action.HOLD, why)
+            decision = Decision(Action.END if never_held else Action.HOLD, why)
             self._live.append_end(open_attempt["attempt"], Blame(Culprit.UNKNOWN, evidence=why), decision)
         back = self._live.bring_back()
         back.kill(self._live.leftover(), ())
+        if never_held:
+            return self._end_for_good(why, f"Look: sovctl run why {self._live.plan.job_id}")
         back.hold(why)
         return 0
 
@@ -142,9 +151,24 @@ class Supervisor:
         self._live.ports.journal.append("image_ready", attempt=self._live.attempt, digest=digest, seconds=took)
         return ""
 
-    def _hold_unstarted(self, why: str, instead: str = " and not started from step 0") -> int:
-        """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away."""
-        self._live.ports.say(f"{why}; the run is held{instead}")
+    def _never_held(self) -> bool:
+        """Whether Slurm would refuse: held is requeued held, which --no-requeue forbids (ESLURM_DISABLED)."""
+        job = self._live.ask_job()
+        return job is not None and not job.requeue
+
+    def _end_for_good(self, why: str, advice: str, instead: str = "") -> int:
+        """End the job where nobody could let it go again."""
+        self._live.ports.say(f"{why}; a job with --no-requeue cannot be held, so it ends{instead}")
+        self._live.ports.say(advice)
+        self._live.ports.journal.append("run_ended", outcome="failed", job_id=self._live.plan.job_id, why=why)
+        return failed_status(None)
+
+    def _hold_unstarted(self, why: str, advice: str, *, began_anew: bool = True) -> int:
+        """Starting from step 0 because the checkpoints cannot be seen would throw the whole run away. `advice`: what to
+        type where the run cannot be held; `began_anew`: whether it would have."""
+        if self._never_held():
+            return self._end_for_good(why, advice, " and nothing was started from step 0" if began_anew else "")
+        self._live.ports.say(f"{why}; the run is held{' and not started from step 0' if began_anew else ''}")
         self._live.ports.signals.ignore_termination()
         self._live.bring_back().hold(why)
         return 0
@@ -249,6 +273,7 @@ class Supervisor:
 
     def _follow(self, child: ChildProcess) -> int | None:
         """Watch until the script ends or has to be ended. None: it is to run again in this allocation."""
+        self._unexplained_since = None
         while True:
             received = self._live.ports.signals.wait(0.0 if child.poll() is not None else self._live.poll_s())
             self._on_signals(received, child)

@@ -626,6 +626,38 @@ def test_a_request_to_stop_reaches_the_ranks_and_the_run_goes_on() -> None:
     whole(run)
 
 
+def _silent(run: Run, begin: float, end: float) -> None:
+    """Slurm answers nobody between these seconds."""
+    run.slurm.unreachable = lambda: begin <= run.clock.time - NOW < end
+
+
+@pytest.mark.parametrize("again", [20.0, 500.0])
+def test_a_sigterm_that_comes_while_slurm_does_not_answer_reaches_the_script_once(again: float) -> None:
+    run = Run()
+    _silent(run, 14.0, again)
+    term(run, 15.0)
+    run.clock.at(40.0, lambda: run.children[0].end(75))
+    run.clock.at(60.0, lambda: _silent(run, 0.0, 0.0))
+    run.attempt()
+    assert run.children[0].received == [signal.SIGTERM]
+    assert run.stops == [(0, "SIGTERM")]
+    assert NOW + 19 < run.of("stop_asked")[0]["at"] < NOW + 28
+    assert [record["job_state"] for record in run.of("signal")] == ["unknown"]
+    ended = run.of("attempt_ended")[0]
+    assert (ended["culprit"], ended["action"]) == ("stopped", "restart")
+
+
+def test_a_sigterm_of_slurm_that_it_explains_only_later_is_not_sent_again() -> None:
+    run = Run()
+    _silent(run, 15.5, 20.0)
+    run.clock.at(15.0, lambda: run.slurm.cancel(run.job_id))
+    term(run, 16.0)
+    run.clock.at(30.0, lambda: run.children[0].end(0))
+    run.attempt()
+    assert run.children[0].received == []
+    assert run.of("run_ended")[0]["outcome"] == "cancelled"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGQUIT, signal.SIGALRM, signal.SIGURG, 40])
 def test_other_signals_reach_the_script_and_stop_nothing(signum: int) -> None:
     run = Run()
@@ -1456,6 +1488,34 @@ def test_a_run_is_held_rather_than_started_over(tmp_path: Path) -> None:
     assert "attempt_started" not in run.kinds
     said = run.of("held")[0]["why"]
     assert said == "there are checkpoints, but none is proven complete: step-40: it is empty"
+
+
+def test_a_job_that_may_not_be_requeued_cannot_be_held_and_ends_with_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "step-40").mkdir()
+    run = Run()
+    run.job.requeue = False
+    assert run.attempt(checkpoint_dir=tmp_path) == 1
+    assert not any(request.startswith("requeue") for request in run.slurm.requests)
+    assert not {"attempt_started", "hold_intent", "command_refused"} & {*run.kinds}
+    ended = run.of("run_ended")[0]
+    assert (ended["outcome"], ended["job_id"]) == ("failed", run.job_id)
+    assert ended["why"] == "there are checkpoints, but none is proven complete: step-40: it is empty"
+    assert run.said == [
+        f"{ended['why']}; a job with --no-requeue cannot be held, so it ends and nothing was started from step 0",
+        f"Look: sovctl ckpt ls {tmp_path}; or start over: sovctl submit --fresh SCRIPT",
+    ]
+
+
+def test_a_job_that_may_not_be_requeued_ends_when_its_supervisor_does_not_stay_alive() -> None:
+    run = Run()
+    run.job.requeue = False
+    run.start(["train.sh"], {})
+    run.journal.append("attempt_started", attempt=0, job_id=run.job_id, restarts=0, nodes=list(run.job.nodes))
+    assert run.supervisor(gives_up=True)() == 1
+    assert run.children[0].status == -9
+    assert run.of("attempt_ended")[0]["action"] == "end"
+    assert not any(request.startswith("requeue") for request in run.slurm.requests)
+    assert run.of("run_ended")[0]["why"] == "killed too often"
 
 
 def test_a_run_starts_over_where_its_user_said_so(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_doubt_is_told(confidence: str, said: str) -> None:
 
 
 UNTROUBLED = {
+    "ended-unstarted": (
+        Record().add(3, "run_ended", outcome="failed", why="none is proven complete"),
+        Story.ENDED,
+        "it ended before its script was started (failed): none is proven complete",
+    ),
     "waiting": (Record(), Story.WAITING, "it has not started yet: nothing is recorded about it"),
     "running": (
         Record().started(0, 0).saved(9, 0, 20),
