@@ -208,7 +208,7 @@ class RunPlaces:
                 # Only while it is as it was made here: what somebody else set since is his.
                 self.pool.apply(room.restore_command)
             self.voice.write("room-restored", job_id=job_id, qos=room.qos, nodes=room.before)
-            what = "asks for more than it lost" if waits else "has its place again"
+            what = "waits for its turn after all" if waits else "has its place again"
             self.voice.say(f"run {job_id} {what}: {shlex.join(room.restore_command)}")
             del self._rooms[job_id]
             self._passes.discard(job_id)

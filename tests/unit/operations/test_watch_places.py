@@ -257,7 +257,6 @@ def test_a_run_is_put_first_when_the_node_it_suspected_is_found_failed_though_no
     assert site.site.did == []
     site.verdicts["n002"] = VerdictState.FAILED
     site.words["7"] = [suspicion("n002", at=site.clock.time)]
-    # Those of active runs are read, and it is one until the watch starts anew.
     site.passes(15)
     assert site.site.did[0] == ("first", "7")
     assert site.limit == 5
