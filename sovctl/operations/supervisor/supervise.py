@@ -294,21 +294,34 @@ class Supervisor:
                 self._live.ports.journal.append("signal", attempt=self._live.attempt, name=signal_name(signum))
                 self._live.watch.signalled = True
                 child.send(signum)
-        if signal.SIGTERM in received:
-            self._on_sigterm(child)
+        if signal.SIGTERM in received or self._unexplained_since is not None:
+            self._on_sigterm(child, news=signal.SIGTERM in received)
 
-    def _on_sigterm(self, child: ChildProcess) -> None:
-        """Slurm sends it before the end of a job, and for `--signal=B:TERM` and a preemption's grace time."""
-        job = self._live.ask_job()
+    def _on_sigterm(self, child: ChildProcess, *, news: bool) -> None:
+        """Slurm sends it before the end of a job, and for `--signal=B:TERM` and a preemption's grace time. Where it
+        does not answer it is asked again, for a while: a job that ends has had it in every process."""
+        live = self._live
+        job = live.ask_job()
         state = "+".join([job.state, *sorted(job.flags)]) if job else "unknown"
-        self._live.ports.journal.append("signal", attempt=self._live.attempt, name="SIGTERM", job_state=state)
-        if job is None or self._live.ended_by_slurm(job):
+        if news:
+            live.ports.journal.append("signal", attempt=live.attempt, name="SIGTERM", job_state=state)
+        if job is None and self._may_be_explained():
             return
-        self._live.watch.job = job
+        self._unexplained_since = None
+        if live.ended_by_slurm(job):
+            return
+        live.watch.job = job or live.watch.job
         # The job runs on: only the batch shell got it, or a grace time has begun. The ranks are told either way.
-        self._live.ask_stop(PREEMPTION if job.preempted_at else "SIGTERM")
-        self._live.watch.signalled = True
+        live.ask_stop(PREEMPTION if job is not None and job.preempted_at else "SIGTERM")
+        live.watch.signalled = True
         child.send(signal.SIGTERM)
+
+    def _may_be_explained(self) -> bool:
+        """Whether to go on waiting for Slurm to tell what a SIGTERM means."""
+        now = self._live.ports.clock.now()
+        if self._unexplained_since is None:
+            self._unexplained_since = now
+        return now - self._unexplained_since < _EXPLAINED_S
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
         """scancel, the time limit, a preemption, somebody's requeue: Slurm is ending the job; nothing to decide."""
