@@ -35,9 +35,9 @@ Usage: sovctl submit [SBATCH OPTIONS] [OPTIONS] SCRIPT [ARGS]...
        sovctl submit [SBATCH OPTIONS] [OPTIONS] < SCRIPT
 
 Submits a training run and keeps it running: a node that fails is excluded, the job is requeued at once and resumes
-from its newest complete checkpoint. Takes every option of sbatch, on the command line and in #SBATCH lines, and adds
---requeue (=expedite where the site lets jobs ask for it) and --open-mode=append where you did not choose. What is
-printed and the exit status are sbatch's own.
+from its newest complete checkpoint. Takes every option of sbatch but --no-kill and --external, on the command line and
+in #SBATCH lines, and adds --requeue (=expedite where the site lets jobs ask for it) and --open-mode=append where you
+did not choose. What is printed and the exit status are sbatch's own.
 
 Options, also on #SOVCTL lines where sbatch reads #SBATCH:
   --run-dir DIR            Directory that gets one directory a run (default: .sovctl/runs in the job's working
