@@ -89,18 +89,49 @@ def decide(
         return Decision(Action.END, "the job was submitted with --no-requeue")
     if hold_asked:
         return Decision(Action.HOLD, "the script asked to be held (scontrol requeuehold)", blame.nodes)
-    stuck = _stuck(past, checkpoint_step)
-    if _may_be_a_node(blame) and replacements > 0 and any(_names_nobody(stop) for stop in (blame, *stuck)):
-        # As many more tries as halving the nodes takes; a hang that names a node on the way is no reason to give up.
-        limits = replace(limits, unknown=limits.unknown + len(ran_on).bit_length())
-    over = _over_budget(blame, past, checkpoint_step, limits)
+    over = _over_budget(
+        blame, past, checkpoint_step, _widened(limits, blame, past, checkpoint_step, ran_on, replacements)
+    )
     if over:
         return Decision(Action.HOLD, over, blame.nodes)
-    suspects = swap_half(blame, stuck, ran_on, replacements)
+    suspects = swap_half(blame, _stuck(past, checkpoint_step), ran_on, replacements)
     if _needs_other_allocation(blame, past):
         return Decision(Action.REQUEUE, "try again in a fresh allocation: Slurm starts no step in this one any more")
     why = f"find the culprit: try without {', '.join(suspects)}" if suspects else _reason(blame)
     return Decision(Action.RESTART, why, blame.nodes, suspects)
+
+
+def requeued_too_often(events: Sequence[Mapping[str, Any]], limits: Limits, replacements: int = 0) -> str:
+    """Why a run is to be held before its next attempt starts: Slurm requeued it by itself, so nobody has counted its
+    last stop. Empty: it is not to be, or a person let it go since. `events`: its journal."""
+    turns = [event for event in events if event.get("kind") in _TURNS]
+    if not turns or turns[-1].get("kind") != "attempt_ended" or turns[-1].get("action") != Action.REQUEUE:
+        return ""
+    *past, last = past_stops(events)
+    if last.culprit in (Culprit.PREEMPTED, Culprit.STOPPED):
+        return ""
+    blame = Blame(last.culprit, last.nodes, str(turns[-1].get("evidence", "")), last.signature, last.step)
+    limits = _widened(limits, blame, past, last.checkpoint_step, last.ran_on, replacements)
+    return _over_budget(blame, past, last.checkpoint_step, limits)
+
+
+_TURNS = frozenset({"attempt_started", "attempt_ended", "held", "run_reopened"})
+
+
+def _widened(
+    limits: Limits,
+    blame: Blame,
+    past: Sequence[PastStop],
+    checkpoint_step: int,
+    ran_on: Sequence[str],
+    replacements: int,
+) -> Limits:
+    """With as many more tries as halving the nodes takes, where halves can be left out. A hang that names a node on the
+    way is no reason to give up."""
+    halves = any(_names_nobody(stop) for stop in (blame, *_stuck(past, checkpoint_step)))
+    if not _may_be_a_node(blame) or not halves or replacements < 1:
+        return limits
+    return replace(limits, unknown=limits.unknown + len(ran_on).bit_length())
 
 
 def _needs_other_allocation(blame: Blame, past: Sequence[PastStop]) -> bool:

@@ -97,6 +97,9 @@ class Supervisor:
         else:
             self._take_over.close_lost_attempt(events)
             self._take_over.read_evidence(ports.journal.events())
+            worn_out = self._take_over.too_often(ports.journal.events())
+            if worn_out:
+                return self._hold_unstarted(worn_out, f"Look: sovctl run why {plan.job_id}", began_anew=False)
         misplaced = self._misplaced(ports.journal.events())
         if misplaced and not self._leave_out(misplaced):
             return self._move_away(misplaced)

@@ -15,7 +15,7 @@ from sovctl.operations.supervisor.recover import Recovery, failed_status
 from sovctl.operations.supervisor.settle import Question, settle
 from sovctl.operations.supervisor.site_words import SiteWords
 from sovctl.recovery.blame import NodeEvidence, ScriptEnd, blame_end, blame_nodes
-from sovctl.recovery.decide import Action, Decision, past_stops
+from sovctl.recovery.decide import Action, Decision, past_stops, requeued_too_often
 from sovctl.recovery.exclusion import exclusions
 
 _PATIENCE_S, _QUIET_S = 8.0, 1.5
@@ -144,6 +144,16 @@ class TakeOver:
             blame, moved = replace(blame, step=word.step), word.step_at
         decision = Decision(Action.REQUEUE, "Slurm requeued the job")
         self._live.append_end(last["attempt"], blame, decision, happened=moved)
+
+    def too_often(self, events: Sequence[Mapping[str, Any]]) -> str:
+        """Why this execution is to be held before it starts the script: a stop that Slurm answered with a requeue of
+        its own has not been counted yet."""
+        live = self._live
+        if not requeued_too_often(events, live.plan.limits):
+            return ""
+        # Only now is it worth asking how many nodes could take the place of some.
+        free = live.free_elsewhere((), live.watch.job or live.ask_job())
+        return requeued_too_often(events, live.plan.limits, free or 0)
 
     def _blame_lost(self, last: Mapping[str, Any]) -> Blame:
         names = [str(name) for name in last.get("nodes", ())]

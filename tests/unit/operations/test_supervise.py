@@ -759,6 +759,37 @@ def test_an_attempt_lost_with_its_host_is_closed_with_the_right_blame() -> None:
     whole(run)
 
 
+def test_a_script_that_takes_its_batch_host_along_each_time_is_held_by_the_same_budget() -> None:
+    run = Run(nodes=8, count=1)
+    for number in range(1, 5):
+        began = run.clock.time - NOW
+        node = run.job.nodes[0]
+
+        def die(node: str = node) -> None:
+            run.slurm.set_down(node, "sovctl:20261122-1a2b NODE_DEAD silent for 6 s")
+            raise _Dead
+
+        run.clock.at(began + 20.0, die)
+        with pytest.raises(_Dead):
+            run.attempt(limits=Limits(hardware=3))
+        run.job.present = False
+        run.await_start()
+        assert len(run.of("attempt_started")) == number
+    assert run.attempt(limits=Limits(hardware=3)) == 0
+    assert len(run.of("attempt_started")) == 4
+    why = "4 hardware faults stopped the run without a new checkpoint in between"
+    assert run.of("held")[0]["why"] == why
+    assert run.said[-1] == f"{why}; the run is held"
+    # A person lets it go.
+    run.clock.sleep(10)
+    run.slurm.release(run.job_id)
+    run.await_start()
+    ends(run, 0)
+    assert run.attempt(limits=Limits(hardware=3)) == 0
+    assert run.of("run_ended")[0]["outcome"] == "finished"
+    whole(run)
+
+
 def killed(run: Run, at: float, **plan: Any) -> None:
     """The supervisor alone dies; the batch script starts another one."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.rank_look import NodeLook, RankLook
 from sovctl.recovery.attempts import furthest_checkpoint
-from sovctl.recovery.decide import Action, Decision, Limits, PastStop, decide, past_stops
+from sovctl.recovery.decide import Action, Decision, Limits, PastStop, decide, past_stops, requeued_too_often
 from sovctl.recovery.hang import Hang, Source, Standstill, judge
 
 LIMITS = Limits(same_crash=2, unknown=3, hardware=5)
@@ -190,6 +190,36 @@ def test_a_decision_is_the_same_however_the_history_is_told(history: list[tuple[
     events = [{"kind": "attempt_started"}, {"kind": "requeued"}] + [_ended(stop) for stop in past]
     assert past_stops(events) == past
     assert decide(crash(), past_stops(events), 3, limit) == decide(crash(), past, 3, limit)
+
+
+def requeued(*stops: Culprit, checkpoint_step: int = 0, action: str = "requeue") -> list[dict[str, Any]]:
+    """Attempts that Slurm requeued before anybody decided."""
+    pasts = [PastStop(n, culprit, (f"n{n}",), checkpoint_step=checkpoint_step) for n, culprit in enumerate(stops)]
+    return [_ended(past) | {"action": action} for past in pasts]
+
+
+@pytest.mark.parametrize(("culprit", "most"), [(Culprit.HARDWARE, 5), (Culprit.UNKNOWN, 3)])
+def test_what_slurm_requeues_by_itself_counts_on_the_same_budget(culprit: Culprit, most: int) -> None:
+    assert requeued_too_often(requeued(*[culprit] * most), LIMITS) == ""
+    assert "without a new checkpoint" in requeued_too_often(requeued(*[culprit] * (most + 1)), LIMITS)
+    gained = [event | {"checkpoint_step": n} for n, event in enumerate(requeued(*[culprit] * (most + 1)))]
+    assert requeued_too_often(gained, LIMITS) == ""
+
+
+@pytest.mark.parametrize("culprit", [Culprit.PREEMPTED, Culprit.STOPPED])
+def test_a_preemption_and_a_requeue_from_outside_are_nobodys_failure(culprit: Culprit) -> None:
+    assert requeued_too_often(requeued(*[culprit] * 200), LIMITS) == ""
+
+
+@pytest.mark.parametrize("kind", ["held", "run_reopened", "attempt_started"])
+def test_whoever_lets_a_held_run_go_answers_for_its_next_attempt(kind: str) -> None:
+    assert requeued_too_often([*requeued(*[Culprit.UNKNOWN] * 9), {"kind": kind}], LIMITS) == ""
+
+
+def test_what_was_decided_already_is_not_decided_anew() -> None:
+    for action in ("restart", "hold", "finish", "end"):
+        assert requeued_too_often(requeued(*[Culprit.UNKNOWN] * 9, action=action), LIMITS) == ""
+    assert requeued_too_often([], LIMITS) == ""
 
 
 def test_an_unreadable_past_counts_as_unknown() -> None:
