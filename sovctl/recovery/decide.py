@@ -128,7 +128,7 @@ def _widened(
 ) -> Limits:
     """With as many more tries as halving the nodes takes, where halves can be left out. A hang that names a node on the
     way is no reason to give up."""
-    halves = any(_names_nobody(stop) for stop in (blame, *_stuck(past, checkpoint_step)))
+    halves = _names_nobody(blame) or any(_names_nobody(stop) for stop in _stuck(past, checkpoint_step))
     if not _may_be_a_node(blame) or not halves or replacements < 1:
         return limits
     return replace(limits, unknown=limits.unknown + len(ran_on).bit_length())
