@@ -216,14 +216,14 @@ def test_the_end_of_a_task_is_the_end_of_sovctl_exec(user: User, image: str, eve
     assert user.run("--image", image, "--", "sh", "-c", "kill -9 $$").returncode in (137, -9)
     missing = user.run("--image", image, "--", "no-such-program")
     assert (missing.returncode, missing.stderr) == (127, "sovctl: there is no program no-such-program in the image\n")
-    running = user.start(
-        "--image", image, "--", "sh", "-c", "trap 'echo told; exit 3' USR1; echo up; while :; do sleep 0.05; done"
-    )
-    assert running.stdout is not None
-    assert running.stdout.readline() == "up\n"
-    running.send_signal(signal.SIGUSR1)
-    assert running.communicate(timeout=30)[0] == "told\n"
-    assert running.returncode == 3
+    for number in (signal.SIGUSR1, signal.SIGABRT, signal.SIGRTMIN):
+        script = f"trap 'echo told; exit 3' {int(number)}; echo up; while :; do sleep 0.05; done"
+        running = user.start("--image", image, "--", "sh", "-c", script)
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        running.send_signal(number)
+        assert running.communicate(timeout=30)[0] == "told\n", number
+        assert running.returncode == 3
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from sovctl.adapters.isolation.step_holder import Recipe, StepHolder, become_bac
 from sovctl.errors import SovctlError, TryLaterError
 from sovctl.model.image import ImageSettings
 from sovctl.model.isolated import IsolatedStep, IsolatedTask
+from sovctl.model.signals import PASSED_ON
 
 _JOIN_S = 3600.0
 """The first rank may have to unpack an image first."""
 _NAMES = 8
-_PASSED_ON = (
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
-    *(signal.SIGCONT, signal.SIGALRM, signal.SIGWINCH),
-)
+_OF_TERMINAL = (signal.SIGTTIN, signal.SIGTTOU)
+"""They stop the task by themselves, and this process with it."""
+_PASSED_ON = (*(number for number in PASSED_ON if number not in _OF_TERMINAL), signal.SIGCONT)
 _COMM_OF_SLURM = "slurmstepd"
 _MOST_DESCRIPTORS = 1 << 20
 _SEE_NODE = "See what this node can do: sovctl doctor isolation"
