@@ -51,7 +51,9 @@ _UNSEEN_A_PASS = 3
 _FIRST = frozenset({"Resources", "QOSGrpNodeLimit"})
 """Why a job waits that would be next but for its nodes."""
 _LOOKS_A_PASS = 10
-"""Jobs that are asked about one by one in one pass."""
+"""Jobs that are asked about one by one in one pass: those whose turn it is, so that nobody's jobs keep others waiting."""
+_NO_SCRIPT_S = 60.0
+"""A job of which Slurm has no batch script (salloc, srun) is asked about again so seldom."""
 
 
 AskToFree = Callable[[str, Sequence[str], Sequence[int] | None], None]
@@ -119,6 +121,8 @@ class RunTakeOver:
     """Whether a pending job that was not seen to run did so before."""
     _waiting: dict[str, float] = field(default_factory=dict)
     """Since when each job waits for nodes, or was last looked at for it."""
+    _no_script: dict[str, float] = field(default_factory=dict)
+    """When a job was last found to have no batch script."""
     _not_requeued: set[str] = field(default_factory=set)
     """Pending jobs that wait for a begin time that somebody gave them."""
     _cluster: str = ""
@@ -142,8 +146,9 @@ class RunTakeOver:
         placed = {job_id for job_id, _ in self._places}
         pending = [job for job in jobs if job.pending and not job.completing and not job.reason.startswith("JobHeld")]
         self._look_at_unseen([job.job_id for job in pending if job.reason in _FIRST and job.job_id not in placed])
-        mine = [job for job in pending if job.job_id in placed or self._restarted.get(job.job_id)][:_LOOKS_A_PASS]
-        return tuple(job for job in mine if self._is_run(job.job_id))
+        mine = [job for job in pending if job.job_id in placed or self._restarted.get(job.job_id)]
+        runs = [job for job in mine if not self._is_no_run(job.job_id)][:_LOOKS_A_PASS]
+        return tuple(job for job in runs if self._is_run(job.job_id))
 
     def _look_at_unseen(self, pending: Sequence[str]) -> None:
         """Jobs that were not seen to run: the watch may have been away when they lost their nodes."""
@@ -182,6 +187,7 @@ class RunTakeOver:
         self._not_requeued &= listed
         kept = listed | set(self._orphans)
         self._scripts = {job_id: said for job_id, said in self._scripts.items() if job_id in kept}
+        self._no_script = {job_id: at for job_id, at in self._no_script.items() if job_id in kept}
         self._runs = {job_id: run for job_id, run in self._runs.items() if job_id in listed}
         self._learnt &= listed
         self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
@@ -209,10 +215,15 @@ class RunTakeOver:
     def free_stuck(self) -> None:
         """A slurmstepd that lost a node below it in its step's tree waits a minute for it, on a node that is well."""
         now = self.clock.now()
-        for job_id, since in list(self._completing.items())[:_LOOKS_A_PASS]:
-            late = now - since >= _STUCK_S or job_id in self._shrunk
-            if late and now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S and self._is_run(job_id):
-                self._freed[job_id] = now
+        due = [
+            job_id
+            for job_id, since in self._completing.items()
+            if now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S
+            and (now - since >= _STUCK_S or job_id in self._shrunk)
+        ]
+        for job_id in due[:_LOOKS_A_PASS]:
+            self._freed[job_id] = now
+            if self._is_run(job_id):
                 self._free(job_id)
 
     def free_lingering(self) -> None:
@@ -246,7 +257,7 @@ class RunTakeOver:
     def learn_runs(self, jobs: Sequence[JobView]) -> None:
         """Find out, a few at a time, which jobs are runs and where their records are."""
         unknown = [job.job_id for job in jobs if job.running and job.job_id not in self._learnt]
-        for job_id in unknown[:_LOOKS_A_PASS]:
+        for job_id in [job_id for job_id in unknown if not self._scriptless(job_id)][:_LOOKS_A_PASS]:
             if self._learn(job_id) if self._is_run(job_id) else job_id in self._scripts:
                 self._learnt.add(job_id)
 
@@ -314,9 +325,7 @@ class RunTakeOver:
         """A requeued run that waits for no more than its spares begins without them; one whose exclusions leave it too
         few nodes, because others went out of service since, gives up the oldest."""
         now = self.clock.now()
-        for job_id, since in list(self._waiting.items())[:_LOOKS_A_PASS]:
-            if now - since < _WAITS_S:
-                continue
+        for job_id in [job_id for job_id, since in self._waiting.items() if now - since >= _WAITS_S][:_LOOKS_A_PASS]:
             self._waiting[job_id] = now
             said = self._scripts[job_id] if self._is_run(job_id) else None
             if said is not None:
@@ -507,12 +516,26 @@ class RunTakeOver:
 
     def _is_run(self, job_id: str) -> bool:
         """Only jobs that sovctl supervises: what else runs here is none of our business."""
+        if self._scriptless(job_id):
+            return False
         if job_id not in self._scripts:
             try:
                 self._scripts[job_id] = supervised(self.site.batch_script(job_id))
+            except SlurmUnreachable:
+                return False
             except SovctlError:
+                self._no_script[job_id] = self.clock.now()
                 return False
         return self._scripts[job_id] is not None
+
+    def _is_no_run(self, job_id: str) -> bool:
+        """As far as is known without asking."""
+        return self._scriptless(job_id) or (job_id in self._scripts and self._scripts[job_id] is None)
+
+    def _scriptless(self, job_id: str) -> bool:
+        """Slurm had no batch script of it a moment ago."""
+        at = self._no_script.get(job_id)
+        return at is not None and self.clock.now() - at < _NO_SCRIPT_S
 
     def _has_spares(self, job_id: str) -> bool:
         said = self._scripts[job_id] if self._is_run(job_id) else None

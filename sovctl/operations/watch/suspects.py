@@ -112,15 +112,20 @@ class SuspectChecks:
         runs = {run.job_id: run for run in self.runs.runs}
         said = self.ports.words.read(tuple(runs.values()))
         for job_id, events in said.items():
-            self.runs.hear(job_id, events)
-            raw = runs[job_id].raw_job_id
-            answered = {item.node: item for item in self.ports.answers.load(raw)}
-            for named in named_suspects(events, self.runs.nodes_of(job_id), now):
-                if named.silent and now - named.at < _SILENT_WORD_S:
-                    self._silent[named.node] = now
-                recent = now - self._checked.get((raw, named.node), -1e9) < _ASK_AGAIN_S
-                if not recent and not _answers(answered.get(named.node), named):
-                    self._cases[(raw, named.node)] = _Case(job_id, raw, named)
+            try:
+                self._hear(job_id, runs[job_id].raw_job_id, events, now)
+            except Exception as error:  # noqa: BLE001 - of all that a user may have written none ends the watch for all
+                self.voice.tell(f"record:{job_id}", f"the record of run {job_id} is passed over: {error!r}")
+
+    def _hear(self, job_id: str, raw: str, events: Sequence[Any], now: float) -> None:
+        self.runs.hear(job_id, events)
+        answered = {item.node: item for item in self.ports.answers.load(raw)}
+        for named in named_suspects(events, self.runs.nodes_of(job_id), now):
+            if named.silent and now - named.at < _SILENT_WORD_S:
+                self._silent[named.node] = now
+            recent = now - self._checked.get((raw, named.node), -1e9) < _ASK_AGAIN_S
+            if not recent and not _answers(answered.get(named.node), named):
+                self._cases[(raw, named.node)] = _Case(job_id, raw, named)
 
     def _start(self, nodes: Mapping[str, NodeView]) -> None:
         now = self.ports.clock.now()

@@ -45,7 +45,9 @@ def test_the_newest_word_counts() -> None:
     assert (named.seq, named.why) == (5, "b")
 
 
-@pytest.mark.parametrize("at", [NOW - 1000, NOW + 100, float("nan"), float("inf"), "now", None, True])
+@pytest.mark.parametrize(
+    "at", [NOW - 1000, NOW + 100, float("nan"), float("inf"), 10**400, -(10**400), "now", None, True]
+)
 def test_old_words_and_words_from_the_future_are_none(at: Any) -> None:
     assert names(ended(1, "n001", at=at)) == []
 

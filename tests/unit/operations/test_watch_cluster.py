@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from watch_fakes import SPARED, Watched
+from watch_fakes import RUN, SPARED, Watched
 
-from sovctl.errors import NotPermitted, SlurmUnreachable
+from sovctl.errors import CommandFailed, NotPermitted, SlurmUnreachable
 from sovctl.health.death import DeathLimits
 from sovctl.model.node import NodeState
 from sovctl.model.reservation import Reservation
 from sovctl.model.site_answer import SiteAnswer, SiteWord
 from sovctl.model.verdict import VerdictState
+from sovctl.operations.watch.runs import RunTakeOver
 from sovctl.ports.site import RemoteAnswer, SshFailure
 
 LOOSE = DeathLimits(per_hour=4, share_per_hour=1.0)
@@ -1176,3 +1178,62 @@ def test_nobody_is_freed_by_a_watch_that_observes_nor_from_jobs_of_others(act: b
     site.site.scripts["7"] = script
     site.passes(20)
     assert site.freed == []
+
+
+def test_ten_jobs_without_a_script_keep_no_run_from_being_heard() -> None:
+    site = Watched()
+    asked: list[str] = []
+
+    def batch_script(job_id: str) -> str:
+        asked.append(job_id)
+        if job_id != "99":
+            raise CommandFailed(["scontrol", "write", "batch_script", job_id], 1, "error: job script retrieval failed")
+        return RUN
+
+    site.site.batch_script = batch_script  # type: ignore[method-assign]
+    for number in range(1, 13):
+        site.site.runs(str(number), "n002")
+    site.site.runs("99", "n001", "n003")
+    site.words["99"] = [lingers(site, ["99.0"])]
+    site.passes(12)
+    assert site.freed_steps == [("99", ("n001", "n003"), (0,))]
+    assert all(asked.count(job_id) == 1 for job_id in set(asked)), "they are asked about seldom"
+
+
+def test_ten_jobs_that_wait_keep_no_run_from_giving_up_its_spares() -> None:
+    """Of the waiting jobs those are looked at whose turn it is."""
+    site = Watched()
+    for number in range(1, 13):
+        site.site.runs(str(number), "n002", script="#!/bin/sh\n")
+        site.site.requeued(str(number), wait_s=0)
+        site.site.records[str(number)] = replace(site.site.records[str(number)], reason="ReqNodeNotAvail")
+    site.site.runs("99", "n001", "n003")
+    site.site.requeued("99", wait_s=0)
+    site.site.records["99"] = replace(site.site.records["99"], reason="Resources")
+    looked, script = list[str](), site.site.batch_script
+
+    def batch_script(job_id: str) -> str:
+        looked.append(job_id)
+        return script(job_id)
+
+    site.site.batch_script = batch_script  # type: ignore[method-assign]
+    site.passes(14)
+    assert "99" in looked
+
+
+def test_a_record_that_cannot_be_understood_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Watched()
+    for job_id, node in (("7", "n001"), ("8", "n003")):
+        site.site.runs(job_id, node)
+    site.words["7"], site.words["8"] = [lingers(site, ["7.0"])], [lingers(site, ["8.0"])]
+    hear = RunTakeOver.hear
+
+    def breaks(self: RunTakeOver, job_id: str, events: Sequence[Any]) -> None:
+        if job_id == "7":
+            raise OverflowError("int too large to convert to float")
+        hear(self, job_id, events)
+
+    monkeypatch.setattr(RunTakeOver, "hear", breaks)
+    site.passes(12)
+    assert [job for job, *_ in site.freed_steps] == ["8"]
+    assert sum("the record of run 7 is passed over" in words for words in site.said) == 1
