@@ -105,9 +105,14 @@ static bool show_directory(entering *work, const client *what, const char *path)
 static bool write_starter(entering *work, const client *what)
 {
 	int place = rootfs_open(work->root, CLIENT_PLACE, O_RDONLY | O_DIRECTORY, RESOLVE_IN_ROOT);
-	int file = place < 0 ? -1 : openat(place, "client", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0755);
+	/* A link in the image may lead to where the host's /dev has been shown since. */
+	bool own = place >= 0 && rootfs_is_own(work, place);
+	int file = own ? openat(place, "client", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0755) : -1;
 	int bin = -1;
 	bool done = file >= 0 && fchmod(file, 0755) == 0 && mkdirat(place, "bin", 0755) == 0;
+
+	if (place >= 0 && !own)
+		errno = EXDEV;
 
 	if (done) {
 		dprintf(file, "#!/bin/sh\n# The host's Slurm, with the host's libraries.\nexec " HOST "%s --inhibit-cache --library-path ",

@@ -315,7 +315,7 @@ static bool mount_image(entering *work)
 	if (!done || !layered(work))
 		return false;
 	work->root = open(BASE "/root", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return work->root >= 0 ? rootfs_is_own(work, work->root) : rootfs_failed(work, "open", "the image");
+	return work->root >= 0 ? rootfs_add_own(work, work->root) : rootfs_failed(work, "open", "the image");
 }
 
 static bool fill(entering *work, const settings *site)
@@ -355,7 +355,7 @@ static bool make_private(entering *work, const char *place, bool (*private_mount
 		return false;
 	/* The mount point is covered now; its name leads to what covers it. */
 	target = rootfs_open(work->root, place, O_PATH, RESOLVE_IN_ROOT);
-	done = target >= 0 ? rootfs_is_own(work, target) : rootfs_failed(work, "open", place);
+	done = target >= 0 ? rootfs_add_own(work, target) : rootfs_failed(work, "open", place);
 	if (target >= 0)
 		close(target);
 	return done;

@@ -84,7 +84,7 @@ static void become_root(gid_t own)
 		_exit(1);
 }
 
-bool rootfs_is_own(entering *work, int fd)
+bool rootfs_add_own(entering *work, int fd)
 {
 	struct stat about;
 
@@ -94,7 +94,7 @@ bool rootfs_is_own(entering *work, int fd)
 	return true;
 }
 
-static bool is_own(const entering *work, int dir)
+bool rootfs_is_own(const entering *work, int dir)
 {
 	struct stat about;
 
@@ -119,7 +119,7 @@ static bool make_place(entering *work, int dir, const char *name, bool directory
 	bool done;
 	int cause;
 
-	if (!is_own(work, dir)) {
+	if (!rootfs_is_own(work, dir)) {
 		done = become_user(work->plan) && make(dir, name, directory);
 		cause = errno;
 		become_root(own);

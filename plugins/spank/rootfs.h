@@ -28,8 +28,9 @@ bool rootfs_failed(entering *work, const char *what, const char *on);
 /* openat2 without magic links. */
 int rootfs_open(int dir, const char *path, uint64_t flags, uint64_t resolve);
 
-/* What is made in this file system is made for the step alone. */
-bool rootfs_is_own(entering *work, int fd);
+/* What is made in this file system is made for the step alone; whether it is. */
+bool rootfs_add_own(entering *work, int fd);
+bool rootfs_is_own(const entering *work, int fd);
 
 /* The place for a mount in the image, made if need be. Links in the image lead nowhere but into the image; where a mount
  * of the host lies there, it is made with the rights of the user. */

@@ -319,6 +319,12 @@ def test_nothing_is_made_on_the_host_for_a_mount_below_another(
     said = srun(image, "--sov-env-name=below", "true", check=False)
     assert "cannot make room in the image for /etc/passwd: Permission denied" in said.stderr
     assert not Path("/dev/passwd").exists()
+    etc.unlink()
+    # So can it make the place of Slurm's commands.
+    srun(image, "--sov-env-name=below", "rm -rf /run/sovctl; mkdir -p /run/sovctl; ln -s /dev /run/sovctl/slurm")
+    said = srun(image, "--sov-env-name=below", "--sov-slurm-client", "echo ran", check=False)
+    assert (said.status, said.stdout) == (1, "")
+    assert [name for name in ("client", "bin") if Path("/dev", name).exists()] == []
     assert in_service(image_lab)
 
 
