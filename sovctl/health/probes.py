@@ -60,7 +60,7 @@ PROBES = (
         "xid-repeat",
         ("kernel-log",),
         rules_kernel.repeated_faults,
-        _DRAIN,
+        _WARN,
         "a program's fault that returns on one GPU only is the GPU's",
         True,
     ),

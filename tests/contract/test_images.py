@@ -356,7 +356,10 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
     assert ports.cache.remove_leftover(str(other))
 
 
-@pytest.mark.parametrize("record", ["", "[]", "{", '{"settings": {"env": [["a"]]}}', '{"settings": 3}'])
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", "{", '{"settings": {"env": [["a"]]}}', '{"settings": 3}', pytest.param("[" * 200_000, id="deep")],
+)
 def test_a_spoilt_record_costs_only_the_environment(image: str, ports: ImagePorts, record: str) -> None:
     got = images.prefetch(_resolved(image, ports), ports, _silent)
     Path(got.path).with_suffix(".json").write_text(record)

@@ -252,7 +252,7 @@ def _record(path: Path, owner: int) -> dict[str, Any]:
             if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
                 return {}
             value = json.loads(file.read(_RECORD_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -43,7 +43,8 @@ def test_a_program_that_fails_twice_on_the_same_gpu_alone_blames_the_gpu() -> No
     again = snapshot(later(xid(31, index=3), 2, 9), boot_id="boot-2", observed_at=NOW + 5 * HOUR, node="other")
     seen = replace(again, past=past_faults(ledger, again))
     verdict = judge(seen)
-    assert (verdict.state, verdict.repair) == (VerdictState.FAILED, Repair.RESET_GPU)
+    # Any user's program can fail twice on one GPU: it only warns, unless the site has it drain.
+    assert (verdict.state, verdict.repair) == (VerdictState.DEGRADED, Repair.RESET_GPU)
     assert verdict.worst is not None and verdict.worst.code == "XID31_REPEATED"
     assert "serial 1653" in verdict.worst.evidence and verdict.worst.gpu_index == 3
 
@@ -73,14 +74,14 @@ def test_a_broken_program_on_many_gpus_blames_none_of_them() -> None:
 def test_xid_13_counts_only_on_the_same_processor() -> None:
     here, there = "Exception on (GPC 2, TPC 1, SM 0): x", "Exception on (GPC 3, TPC 1, SM 0): x"
     ledger, _ = look(Ledger(), snapshot(xid(13, detail=here)))
-    for detail, state in ((there, VerdictState.HEALTHY), (here, VerdictState.FAILED)):
+    for detail, state in ((there, VerdictState.HEALTHY), (here, VerdictState.DEGRADED)):
         again = snapshot(later(xid(13, detail=detail), 2, 9), observed_at=NOW + HOUR)
         assert look(ledger, again)[1] is state
 
 
 def test_a_log_read_late_is_told_apart_by_the_kernels_own_stamps() -> None:
     first, second = later(xid(31), 1, 1, 100.0), later(xid(31), 2, 2, 100.0 + 5 * HOUR)
-    assert look(Ledger(), snapshot(first, second))[1] is VerdictState.FAILED
+    assert look(Ledger(), snapshot(first, second))[1] is VerdictState.DEGRADED
 
 
 def test_reading_the_same_lines_again_adds_nothing() -> None:
