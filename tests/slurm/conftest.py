@@ -19,7 +19,7 @@ import pytest
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.lab import cluster, faults
-from sovctl.lab.processes import stop
+from sovctl.lab.processes import ProcessMark, stop
 from sovctl.lab.training import Training, TrainingSpec, as_user
 
 STORY = TrainingSpec(steps=40, save_every=10, step_seconds=0.2, toy=find_spec("torch") is None)
@@ -181,7 +181,17 @@ def start_apart(lab: cluster.Lab, node: str, change: str = "true", through: Sequ
     """
     slurmd = shlex.join(["slurmd", "-D", "-N", node, "-f", str(lab.layout.slurm_conf)])
     role = f"slurmd:{node}"
-    stop(item for item in lab.processes if item.role == role)
     words = ["unshare", "--mount", "sh", "-c", f"{change} && exec {shlex.join(through)} {slurmd}"]
-    fresh = cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node))
-    cluster.save(replace(lab, processes=(*(item for item in lab.processes if item.role != role), fresh)))
+    _restart(lab, role, lambda: cluster.start(words, role, lab.layout, cluster.node_environment(lab.layout, node)))
+
+
+def start_again(lab: cluster.Lab, node: str) -> None:
+    """As it was before it was started apart."""
+    _restart(lab, f"slurmd:{node}", lambda: cluster.start_slurmd(lab.layout, node))
+
+
+def _restart(lab: cluster.Lab, role: str, start: Callable[[], ProcessMark]) -> None:
+    now = cluster.load(lab.layout.root)
+    stop(item for item in now.processes if item.role == role)
+    fresh = start()
+    cluster.save(replace(now, processes=(*(item for item in now.processes if item.role != role), fresh)))

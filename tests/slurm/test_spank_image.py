@@ -22,7 +22,7 @@ from sovctl.adapters.command import Completed
 from sovctl.isolation.cache import architecture, file_name
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import NO_USER_NAMESPACES, make_user, mounts, start_apart
+from tests.slurm.conftest import NO_USER_NAMESPACES, make_user, mounts, start_again, start_apart
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -453,7 +453,7 @@ def test_where_the_kernel_forbids_user_namespaces(
         assert in_service(image_lab)
         eventually(lambda: str(place) not in loops(), "the loop device to be free")
     finally:
-        start_apart(image_lab, "n001")
+        start_again(image_lab, "n001")
         eventually(lambda: srun(forbidden, check=False).stdout == "allowed\n", "the node to allow them again")
     assert srun(image, "--sov-env-name=tools", "echo ran").stdout == "ran\n"
 

@@ -21,7 +21,7 @@ from two_users import HOLD, REACH, reached
 from sovctl.adapters.command import Completed
 from sovctl.lab import cluster
 from sovctl.lab.training import Training, TrainingSpec, as_user
-from tests.slurm.conftest import make_user, mounts, start_apart
+from tests.slurm.conftest import make_user, mounts, start_again, start_apart
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 SECOND_USER = "sovctl-test2"
@@ -167,8 +167,10 @@ def test_what_lies_behind_a_link_of_the_site_is_private_too(
         assert sorted(set(said[1:]) - {lab_dir, spank_lab.layout.root.name}) == [Path(named).name]
         assert not Path(named).exists()
     finally:
-        start_apart(spank_lab, "n002")
-        eventually(lambda: run(spank_lab, user, *at, "true", check=False).status == 0, "n002 to be as before")
+        start_again(spank_lab, "n002")
+        look = ("readlink", "/proc/self/ns/mnt")
+        mine = os.readlink("/proc/self/ns/mnt")
+        eventually(lambda: run(spank_lab, user, *at, *look, check=False).stdout == f"{mine}\n", "n002 to be as before")
 
 
 def test_without_the_option_nothing_changes(spank_lab: cluster.Lab, user: str) -> None:
