@@ -51,7 +51,7 @@ _UNSEEN_A_PASS = 3
 _FIRST = frozenset({"Resources", "QOSGrpNodeLimit"})
 """Why a job waits that would be next but for its nodes."""
 _LOOKS_A_PASS = 10
-"""Jobs that are asked about one by one in one pass: those whose turn it is, so that nobody's jobs keep others waiting."""
+"""Jobs that are asked about one by one in one pass, of those whose turn it is: nobody's jobs keep others waiting."""
 _NO_SCRIPT_S = 60.0
 """A job of which Slurm has no batch script (salloc, srun) is asked about again so seldom."""
 

@@ -114,7 +114,7 @@ class SuspectChecks:
         for job_id, events in said.items():
             try:
                 self._hear(job_id, runs[job_id].raw_job_id, events, now)
-            except Exception as error:  # noqa: BLE001 - of all that a user may have written none ends the watch for all
+            except Exception as error:  # of all that a user may have written none ends the watch for all
                 self.voice.tell(f"record:{job_id}", f"the record of run {job_id} is passed over: {error!r}")
 
     def _hear(self, job_id: str, raw: str, events: Sequence[Any], now: float) -> None:
