@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 
 from sovctl.errors import RefusedError
+from sovctl.model.site import SPANK_PLUGIN
 
-PLUGIN = "sovctl_spank.so"
 _DEFAULT = "0"
 _OWNERS = re.compile(r"any|[0-9,-]{1,63}")
 _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
@@ -38,7 +38,7 @@ def kept_paths(lines: Iterable[str], node: str) -> tuple[str, ...]:
 def _words(lines: Iterable[str]) -> list[str] | None:
     for line in lines:
         words = line.partition("#")[0].split()
-        if len(words) > 1 and words[0] in ("required", "optional") and words[1].rpartition("/")[2] == PLUGIN:
+        if len(words) > 1 and words[0] in ("required", "optional") and words[1].rpartition("/")[2] == SPANK_PLUGIN:
             return words[1:]
     return None
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SPANK_PLUGIN = "sovctl_spank.so"
+"""The file name of our SPANK plugin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preemptable:

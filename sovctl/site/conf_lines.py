@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from glob import has_magic
 from posixpath import basename
 
 from sovctl.site.catalogue import Places, Role, hook_path
@@ -146,7 +147,7 @@ def _hook(key: str, reason: str, places: Places, settings: Mapping[str, str], li
         return ConfLine("slurm.conf", f"{key}={program}", reason)
     own = f"10-sovctl-{key.lower()}"
     kept = f"{key}={settings.get(key, '')}"
-    patterns = [part for part in old if _is_pattern(part)]
+    patterns = [part for part in old if has_magic(part)]  # Slurm hands Prolog and Epilog to glob(3)
     if program in linked or any(_leads_to(part, program, own) for part in old):
         return ConfLine("slurm.conf", kept, reason, there=True)
     if link := next(filter(None, (_link(pattern, own) for pattern in patterns)), ""):
@@ -160,21 +161,16 @@ def _hook(key: str, reason: str, places: Places, settings: Mapping[str, str], li
     return ConfLine("slurm.conf", f"{key}={directory}/*", f"{reason}; yours goes on", commands=commands)
 
 
-def _is_pattern(part: str) -> bool:
-    """Slurm hands Prolog and Epilog to glob(3)."""
-    return any(sign in part for sign in "*?[")
-
-
 def _leads_to(part: str, program: str, own: str) -> bool:
     """The program itself, or a link with the name that was proposed."""
-    return part == program or (basename(part).startswith(own) and not _is_pattern(part))
+    return part == program or (basename(part).startswith(own) and not has_magic(part))
 
 
 def _link(pattern: str, own: str) -> str:
     """Where a link of ours is among what the pattern names: `*.sh` takes none without `.sh`. Empty: nowhere."""
     directory, _, names = pattern.rpartition("/")
     for name in (own, own + names.rpartition("*")[2]):
-        if not _is_pattern(f"{directory}/{name}") and fnmatchcase(name, names):
+        if not has_magic(f"{directory}/{name}") and fnmatchcase(name, names):
             return f"{directory}/{name}"
     return ""
 

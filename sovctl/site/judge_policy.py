@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sovctl.model.site import MachineView
-from sovctl.site.catalogue import Role
+from sovctl.site.catalogue import PIECES
 from sovctl.site.judge_machine import is_controller
 from sovctl.site.judge_slurm import words
 from sovctl.site.line import Line, failed, passed, skipped, warned
@@ -17,7 +17,6 @@ QUESTION = "sovctl:who-is-there"
 TEST_JOB = ("--test-only", f"--comment={QUESTION}", "--output=/dev/null", "--wrap=true")
 """For sbatch. Nothing is submitted: slurmctld only says when such a job would start."""
 _SCRIPTS = (("JobSubmitPlugins", "job_submit.lua", "slurmctld"), ("CliFilterPlugins", "cli_filter.lua", "sbatch"))
-_ROLES = {"job_submit.lua": Role.CONTROLLER, "cli_filter.lua": Role.LOGIN}
 _MOST = 160
 _MENDED = {
     "its policy file is broken": "Mend sovctl-policy.conf: slurmctld's log has why",
@@ -62,7 +61,8 @@ def _script(script: str, who: str, absent: list[str], job: TriedJob | None) -> L
         if answer[1] in _MENDED:
             return warned(script, f"{who} runs it, but {answer[1]}", _MENDED[answer[1]])
         return passed(script, f"{who} runs it: {answer[1]} in force")
-    install = f"sovctl site install --role {_ROLES[script]}"
+    (role,) = next(piece.roles for piece in PIECES if piece.source == f"lua/{script}")
+    install = f"sovctl site install --role {role}"
     if absent:
         return failed(script, f"not beside slurm.conf: {', '.join(absent)}", install)
     by_hand = f"sbatch {' '.join(TEST_JOB)}"

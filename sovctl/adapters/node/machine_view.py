@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sovctl.adapters.run.rank_processes import find_py_spy
-from sovctl.model.site import HookFile
+from sovctl.model.site import SPANK_PLUGIN, HookFile
 
 PROGRAMS = (
     "bwrap",
@@ -28,7 +28,6 @@ PROGRAMS = (
     "enroot",
 )
 LUA = ("job_submit.lua", "cli_filter.lua", "sovctl_policy.lua")
-PLUGIN = "sovctl_spank.so"
 _LARGEST = 1024 * 1024
 _ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -101,7 +100,7 @@ def slurmd_maps(node: str, conf: str = "", proc: Path = Path("/proc")) -> tuple[
         maps = (pids[0] / "maps").read_text("utf-8", "replace")
     except OSError:
         return True, None, False
-    lines = [line for line in maps.splitlines() if PLUGIN in line]
+    lines = [line for line in maps.splitlines() if SPANK_PLUGIN in line]
     return True, bool(lines), any(line.endswith("(deleted)") for line in lines)
 
 

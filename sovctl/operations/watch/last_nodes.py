@@ -27,6 +27,10 @@ class LastNodes:
     """By job, until it leaves the queue: every node of its last execution, also those it was cut away from."""
     _lost: dict[str, frozenset[str]] = field(default_factory=dict)
     """Those that went out of service, or that the site found failed."""
+    _on: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The nodes of each job that runs, by the last reading."""
+    _shrunk: dict[str, float] = field(default_factory=dict)
+    """When a job was last seen to have fewer of them while it ran."""
     _ended: set[str] = field(default_factory=set)
     """Jobs that were seen to leave their nodes: the next ones are those of another execution."""
     _ran_at: dict[str, float] = field(default_factory=dict)
@@ -35,10 +39,14 @@ class LastNodes:
     def remember(self, jobs: Sequence[JobView], now: float) -> None:
         """A fresh reading of the queue."""
         listed = {job.job_id for job in jobs}
+        on = {job.job_id: frozenset(job.nodes) for job in jobs if job.running and job.nodes}
+        self._shrunk |= {job_id: now for job_id, nodes in on.items() if self._on.get(job_id, nodes) - nodes}
+        self._shrunk = {job_id: at for job_id, at in self._shrunk.items() if job_id in listed}
+        self._on = on
         self._held = {job_id: nodes for job_id, nodes in self._held.items() if job_id in listed}
         for job in jobs:
-            if job.running and job.nodes:
-                self._runs_on(job.job_id, frozenset(job.nodes))
+            if job.job_id in on:
+                self._runs_on(job.job_id, on[job.job_id])
                 self._ran_at[job.job_id] = now
             elif job.pending or job.completing:
                 self._ended.add(job.job_id)
@@ -51,6 +59,11 @@ class LastNodes:
             self._held[job_id] = nodes
             self._lost.pop(job_id, None)
             self._ended.discard(job_id)
+
+    def shrank_within(self, job_id: str, seconds: float) -> bool:
+        """Whether the job lost a node while it ran, so short a while ago."""
+        at = self._shrunk.get(job_id)
+        return at is not None and self.clock.now() - at < seconds
 
     def look(self, waiting: Collection[str], nodes: Mapping[str, NodeView]) -> None:
         """Note which nodes of these waiting jobs are out of service."""

@@ -105,10 +105,6 @@ class RunTakeOver:
     """When a pass of the scheduler was last asked for, for a job whose begin time is over."""
     _completing: dict[str, float] = field(default_factory=dict)
     """Since when each job completes."""
-    _held: dict[str, frozenset[str]] = field(default_factory=dict)
-    """The nodes of each job that runs."""
-    _shrunk: dict[str, float] = field(default_factory=dict)
-    """When a job was last seen to have lost a node while it ran."""
     _freed: dict[str, float] = field(default_factory=dict)
     """When it was last asked that a run's nodes be freed."""
     _lingering: dict[str, Lingering] = field(default_factory=dict)
@@ -192,10 +188,6 @@ class RunTakeOver:
         self._learnt &= listed
         self._blamed = {job_id: blamed for job_id, blamed in self._blamed.items() if job_id in kept}
         self._completing = {job.job_id: self._completing.get(job.job_id, now) for job in jobs if job.completing}
-        held = {job.job_id: frozenset(job.nodes) for job in jobs if job.running}
-        self._shrunk |= {job_id: now for job_id, nodes in held.items() if self._held.get(job_id, nodes) - nodes}
-        self._shrunk = {job_id: at for job_id, at in self._shrunk.items() if job_id in kept and now - at < LINGER_S}
-        self._held = held
         self._freed = {job_id: at for job_id, at in self._freed.items() if job_id in self._completing}
 
     def hear(self, job_id: str, events: Sequence[Any]) -> None:
@@ -219,7 +211,7 @@ class RunTakeOver:
             job_id
             for job_id, since in self._completing.items()
             if now - self._freed.get(job_id, -_ASK_AGAIN_S) >= _ASK_AGAIN_S
-            and (now - since >= _STUCK_S or job_id in self._shrunk)
+            and (now - since >= _STUCK_S or self.last.shrank_within(job_id, LINGER_S))
         ]
         for job_id in due[:_LOOKS_A_PASS]:
             self._freed[job_id] = now

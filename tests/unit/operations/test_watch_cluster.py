@@ -529,14 +529,20 @@ def test_a_users_own_begin_time_is_kept_and_asked_about_once() -> None:
     assert asked == ["7"]
 
 
-@pytest.mark.parametrize(("auth", "wait_s"), [("", 3600), ("", 135), ("cred_expire=600", 615)])
-def test_a_begin_time_that_somebody_gave_a_requeued_run_stays(auth: str, wait_s: int) -> None:
-    """`scontrol update StartTime`: no requeue of Slurm's or of a supervisor makes a job wait for so long."""
+def requeued_to_wait(auth: str, wait_s: int) -> Watched:
+    """Run 7 ran and waits for so long by now; `auth`: what of AuthInfo says how long Slurm's own requeue lets it."""
     site = Watched()
     site.site.settings = lambda: {"ClusterName": "Lab", "AuthInfo": auth}  # type: ignore[method-assign]
     site.site.runs("7", "n001")
     site.passes(2)
     site.site.requeued("7", wait_s=wait_s)
+    return site
+
+
+@pytest.mark.parametrize(("auth", "wait_s"), [("", 3600), ("", 135), ("cred_expire=600", 615)])
+def test_a_begin_time_that_somebody_gave_a_requeued_run_stays(auth: str, wait_s: int) -> None:
+    """`scontrol update StartTime`: no requeue of Slurm's or of a supervisor makes a job wait for so long."""
+    site = requeued_to_wait(auth, wait_s)
     asked: list[str] = []
     answer = site.site.job
     site.site.job = lambda job_id: (asked.append(job_id), answer(job_id))[1]  # type: ignore[method-assign]
@@ -547,11 +553,7 @@ def test_a_begin_time_that_somebody_gave_a_requeued_run_stays(auth: str, wait_s:
 
 @pytest.mark.parametrize(("auth", "wait_s"), [("", 121), ("cred_expire=600", 601)])
 def test_a_begin_time_that_slurm_gave_a_requeued_run_does_not(auth: str, wait_s: int) -> None:
-    site = Watched()
-    site.site.settings = lambda: {"ClusterName": "Lab", "AuthInfo": auth}  # type: ignore[method-assign]
-    site.site.runs("7", "n001")
-    site.passes(2)
-    site.site.requeued("7", wait_s=wait_s)
+    site = requeued_to_wait(auth, wait_s)
     site.passes(2)
     assert site.site.did == [("terms", "7", (), 2)]
 
