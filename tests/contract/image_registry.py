@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,6 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from ports import free_ports
+
+from sovctl.lab.cluster import PortClaims
 
 BUSYBOX = Path("/bin/busybox")
 PROGRAMS = ("docker-registry", "skopeo", "umoci", "mksquashfs", "unsquashfs")
@@ -57,9 +60,12 @@ def small_disk(place: Path, options: str) -> Iterator[Path]:
 @contextmanager
 def registry(place: Path, *, htpasswd: str = "") -> Iterator[Registry]:
     """Debian's docker-registry; `htpasswd`: a line of an Apache password file, and everybody must log in."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with PortClaims() as claims:
+        (port,) = free_ports(1, claims)
+        yield from _serve(place, port, htpasswd)
+
+
+def _serve(place: Path, port: int, htpasswd: str) -> Iterator[Registry]:
     place.mkdir()
     lines = ["version: 0.1", "log: {level: error}", f"http: {{addr: '127.0.0.1:{port}'}}"]
     lines += [f"storage: {{filesystem: {{rootdirectory: {place / 'storage'}}}, delete: {{enabled: true}}}}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -12,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from ports import free_ports
 
 from sovctl.lab.cluster import PortClaims
 
@@ -31,8 +32,9 @@ class LoopbackSshd:
         self._certificate_for = certificate_for
         self.root = root
         self.names = tuple(names)
+        # Claimed: an sshd that finds one of its ports taken goes on with the others, and somebody else answers there.
         self._claims = PortClaims()
-        self.ports = dict(zip(self.names, _free_ports(len(names), self._claims), strict=True))
+        self.ports = dict(zip(self.names, free_ports(len(names), self._claims), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> LoopbackSshd:
@@ -147,23 +149,3 @@ class LoopbackSshd:
                     if time.monotonic() > deadline:
                         said = (self.root / "sshd.log").read_text("utf-8", "replace")
                         raise AssertionError(f"sshd does not listen: {said}") from None
-
-
-def _free_ports(count: int, claims: PortClaims) -> list[int]:
-    """Below the range from which Linux takes the ports of outgoing connections. They are claimed as those of labs are:
-    an sshd that finds one of its ports taken goes on with the others, and somebody else answers there."""
-    first = 12000 + secrets.randbelow(60) * 100
-    free: list[int] = []
-    for port in range(first, 30000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if not claims.claim(port):
-            continue
-        free.append(port)
-        if len(free) == count:
-            return free
-    raise AssertionError("no free ports")

@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ports import free_ports
+
+from sovctl.lab.cluster import PortClaims
 
 WRITER = Path(__file__).with_name("write_layouts.py")
 GROUPS = {
@@ -72,14 +75,15 @@ def _save(root: Path, library: str) -> None:
         words += [layout, str(root / layout / "checkpoints")]
     said = root / f"{library}.log"
     # Not a pipe: helper processes of a library may outlive it, and would keep a pipe open.
-    with said.open("wb") as log:
+    with said.open("wb") as log, PortClaims() as claims:
+        (port,) = free_ports(1, claims)
         child = subprocess.Popen(
             [sys.executable, str(WRITER), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(port)},
         )
         try:
             status = child.wait(timeout=150)

@@ -1,13 +1,12 @@
 """Has a real library save checkpoints of a tiny model, the way its users do, and prints nothing.
 
-usage: write_layouts.py LAYOUT DIRECTORY [LAYOUT DIRECTORY]... Two ranks with gloo where a format spreads over ranks;
-they are forked after the library is imported, because importing it is what takes the time.
+usage: write_layouts.py LAYOUT DIRECTORY [LAYOUT DIRECTORY]... Two ranks with gloo where a format spreads over ranks,
+which meet at MASTER_PORT; they are forked after the library is imported, because importing it is what takes the time.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,10 +17,7 @@ WORLD = 2
 
 
 def ranks(body: Callable[[int], None]) -> None:
-    """Run `body(rank)` in forked processes with the environment of torchrun."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    """Run `body(rank)` in forked processes with the environment of torchrun, whose MASTER_PORT is set already."""
     children = []
     for rank in range(WORLD):
         child = os.fork()
@@ -30,7 +26,7 @@ def ranks(body: Callable[[int], None]) -> None:
             try:
                 numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD}
                 os.environ.update({name: str(value) for name, value in numbers.items()})
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                os.environ.update(MASTER_ADDR="127.0.0.1")
                 body(rank)
                 status = 0
             except BaseException:
