@@ -100,7 +100,8 @@ class SuspectChecks:
         """After a restart: what was answered and not written down."""
         for event in begun:
             node, job_id, at = str(event.get("node", "")), str(event.get("job_id", "")), seconds(event, "at") or 0.0
-            answers = self.ports.answers.load(job_id) if event.get("kind") == "suspected" else ()
+            raw = str(event.get("raw_job_id", job_id))
+            answers = self.ports.answers.load(raw) if event.get("kind") == "suspected" else ()
             said = next((item for item in answers if item.node == node and item.checked_at >= at), None)
             if said is not None:
                 self.voice.begun("suspected", node=node, job_id=job_id)
@@ -133,8 +134,9 @@ class SuspectChecks:
         for case in chosen:
             del self._cases[(case.raw_job_id, case.named.node)]
             self._checked[(case.raw_job_id, case.named.node)] = now
-            if self.voice.begun("suspected", node=case.named.node, job_id=case.job_id) is None:
-                self.voice.write("suspected", node=case.named.node, job_id=case.job_id, why=case.named.why)
+            about = {"node": case.named.node, "job_id": case.job_id}
+            if self.voice.begun("suspected", **about) is None:
+                self.voice.write("suspected", **about, raw_job_id=case.raw_job_id, why=case.named.why)
         self._checked = {key: at for key, at in self._checked.items() if now - at < _ASK_AGAIN_S}
         names = {case.named.node for case in chosen}
         views = [nodes[name] for name in sorted(names) if name in nodes and in_service(nodes[name])]

@@ -789,6 +789,21 @@ def test_a_word_that_was_answered_needs_no_second_answer_after_a_restart() -> No
     assert site.asked == [("check", "n002")]
 
 
+def test_an_answer_to_a_task_of_an_array_is_written_down_after_a_restart() -> None:
+    """It was saved under the raw id of the task, and the journal knows the task by the id that people see."""
+    site = Watched()
+    site.site.runs("12_3", "n001", "n002")
+    site.site.records["12_3"] = replace(site.site.records["12_3"], extra={"GroupId": "users(100)", "JobId": "41"})
+    site.words["12_3"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    assert [item.node for item in site.answers["41"]] == ["n002"]
+    assert site.journal.records.pop()["kind"] == "suspect-checked"
+    site.start()
+    site.passes(30)
+    assert [(event["node"], event["job_id"]) for event in site.of("suspect-checked")] == [("n002", "12_3")]
+    assert site.asked == [("check", "n002")]
+
+
 def test_a_suspected_node_that_is_not_heard_is_neither() -> None:
     site = Watched()
     site.site.runs("7", "n001", "n002")
