@@ -562,6 +562,9 @@ def _merge_section(
         if key not in hints:
             raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
         typed = _typed(value, hints[key], f"{section}.{key}", where, key)
+        built_in = getattr(getattr(Config(), section), key)
+        if isinstance(typed, float) and not 0 <= typed <= _LARGEST and typed != built_in:
+            raise ConfigError(where(key), f"{section}.{key} must be from 0 to {_LARGEST:.0f}, not {value!r}")
         if log.counts(f"{section}.{key}", typed, where, key):
             checked[key] = typed
     return replace(config, **{section: replace(current, **checked)})
@@ -642,4 +645,6 @@ OTHER_VARIABLES = frozenset(
 _OTHER_PREFIXES = ("SOVCTL_PROBES_", "SOVCTL_SPANK_")
 """Probes are known to the table of probes, which refuses others; the SPANK plugin has its own."""
 _SECTIONS = {item.name for item in fields(Config)}
+_LARGEST = 1e9
+"""Seconds or shares; more, or infinity, would be no number for a deadline."""
 _WORDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}

@@ -49,10 +49,14 @@ class CommandRunner:
         *,
         timeout_s: float,
         input: str | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         check: bool = True,
     ) -> Completed:
-        """Run to the end. Raises CommandMissing, CommandTimeout, and CommandFailed when `check` and status != 0."""
+        """Run to the end. `env`: laid over the runner's for this one; None leaves a name out.
+
+        Raises CommandMissing, CommandTimeout, and CommandFailed when `check` and status != 0.
+        """
+        own = {**self.environment(), **(env or {})}
         try:
             done = subprocess.run(
                 list(argv),
@@ -60,7 +64,7 @@ class CommandRunner:
                 stdin=subprocess.DEVNULL if input is None else None,
                 capture_output=True,
                 timeout=timeout_s,
-                env={**os.environ, **self._env, **(env or {})},
+                env={name: value for name, value in own.items() if value is not None},
                 preexec_fn=_ignore_sigterm if self._ignore_signals else None,
             )
         except FileNotFoundError as error:

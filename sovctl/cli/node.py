@@ -141,7 +141,8 @@ def drain(
         raise UsageError("--reason is empty", hint="Say why, for those who find the node drained: --reason 'new cable'")
     ports, who = wiring.hand_ports(load_config()), _who()
     with progress("asking slurmctld"):
-        done = [node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in _expanded(name)]
+        names = node_by_hand.known(_expanded(name), ports.site)
+        done = [node_by_hand.drain(item, reason, who, ports, dry_run=dry_run) for item in names]
     return _told(done, as_json)
 
 
@@ -158,7 +159,8 @@ def resume(
     """
     ports, who = wiring.hand_ports(load_config()), _who()
     with progress("asking slurmctld"):
-        done = [node_by_hand.resume(item, who, ports, force=force, dry_run=dry_run) for item in _expanded(name)]
+        names = node_by_hand.known(_expanded(name), ports.site)
+        done = [node_by_hand.resume(item, who, ports, force=force, dry_run=dry_run) for item in names]
     return _told(done, as_json)
 
 
@@ -196,9 +198,7 @@ def _expanded(hostlist: str) -> tuple[str, ...]:
 
 def _who() -> str:
     """Who types: behind sudo the person, not root."""
-    import getpass
-
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    return os.environ.get("SUDO_USER") or wiring.own_name()
 
 
 def _told(outcomes: Sequence[HandOutcome], as_json: bool) -> int:

@@ -113,6 +113,13 @@ def _concerns(entry: dict[str, Any], name: str, own: bool) -> bool:
     return name in (entry.get("node", name if own else None), entry.get("from_node"))
 
 
+def known(names: Sequence[str], site: NodeSite) -> Sequence[str]:
+    """The names, where Slurm knows them all: a slip in one must leave every node as it is. Raises NodeNotFound."""
+    for name in names:
+        view(name, site)
+    return names
+
+
 def view(name: str, site: NodeSite) -> NodeView:
     """How Slurm sees a node. Raises NodeNotFound."""
     try:

@@ -273,9 +273,12 @@ def recent_runs(ports: RunPorts, cwd: str, newest: int = 20) -> tuple[tuple[List
 def _own_jobs(ports: RunPorts, heads: Sequence[KnownRun]) -> tuple[dict[str, JobView], str]:
     """The caller's jobs by id, or why Slurm could not be asked."""
     try:
-        return {job.job_id: job for job in ports.queue.own_jobs()} if heads else {}, ""
+        jobs = {job.job_id: job for job in ports.queue.own_jobs()} if heads else {}
     except SovctlError as error:
         return {}, error.message
+    # While no task of an array has started, its run is known by the id of the whole.
+    wholes = {job_id.partition("_")[0]: job for job_id, job in jobs.items() if job.pending}
+    return {**wholes, **jobs}, ""
 
 
 def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: str) -> ListedRun:

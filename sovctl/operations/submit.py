@@ -262,6 +262,9 @@ def _user_script(line: SubmitLine, files: SubmissionFiles, cwd: str) -> UserScri
     if line.script is None:
         return UserScript(STDIN_NAME, files.read_stdin())
     if line.is_command:
+        if line.script.rpartition("/")[2] in ("", ".", ".."):
+            hint = "Type: sovctl submit [OPTIONS] -- COMMAND [ARGS]..."
+            raise UsageError(f"{line.script!r} is no command", hint=hint)
         return command_script(line.script)
     return _script_file(line, line.script, files, cwd)
 

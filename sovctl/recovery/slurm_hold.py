@@ -10,7 +10,7 @@ def held(job: JobView) -> bool:
     if not job.pending:
         return False
     said = any(word in job.reason.lower() for word in ("held", "jobhold", "special_exit")) or bool(_HELD & job.flags)
-    return said or (job.held and bool(job.extra))
+    return said or _reservation_deleted(job) or (job.held and bool(job.extra))
 
 
 def launch_failed(job: JobView) -> bool:
@@ -25,6 +25,8 @@ def cause(job: JobView) -> str:
     reason = job.reason.lower()
     if "SPECIAL_EXIT" in job.flags or "special_exit" in reason:
         why = "its script ended with a status that the site lists in RequeueExitHold (slurm.conf): mend it"
+    elif _reservation_deleted(job):
+        why = "the reservation it waited for was deleted, and let go it may start outside: see its nodes and partition"
     elif launch_failed(job):
         why = "Slurm could not launch it, as after a prolog that failed and drained its node: see sinfo -R"
     elif "jobholdmaxrequeue" in reason:
@@ -34,6 +36,12 @@ def cause(job: JobView) -> str:
     else:
         return ""
     return f"{why}; then type: sovctl run resume {job.job_id}"
+
+
+def _reservation_deleted(job: JobView) -> bool:
+    """Slurm leaves the flag when the job is released (seen on 22.05; no release to 26.05 clears it), and takes the
+    reason away."""
+    return "RESV_DEL_HOLD" in job.flags and "deleted" in job.reason.lower()
 
 
 _HELD = frozenset({"REQUEUE_HOLD", "SPECIAL_EXIT"})

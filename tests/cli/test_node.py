@@ -177,6 +177,24 @@ def test_drain_by_hand(site: Site) -> None:
     assert _hand(site)[0]["by"] == "alice"
 
 
+@pytest.mark.parametrize("argv", [("drain", "--reason", "new cable"), ("resume",)])
+def test_a_slip_in_one_name_leaves_every_node_as_it_is(site: Site, argv: tuple[str, ...]) -> None:
+    done = site.node(*argv, "n00[1-2],n009")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Slurm knows no node n009" in done.stderr
+    assert not (site.root / "acts").exists() and not _hand(site)
+
+
+def test_who_has_no_name_is_known_by_a_number(site: Site) -> None:
+    """As when LDAP does not answer, and somebody drains nodes because of it."""
+    no_name = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from sovctl.__main__ import main; sys.exit(main())"
+    words = [sys.executable, "-c", no_name, "node", "drain", "n001", "--reason", "x"]
+    env = {key: value for key, value in site.env.items() if key not in ("USER", "LOGNAME", "LNAME", "USERNAME")}
+    done = subprocess.run(words, capture_output=True, text=True, env={**env, "SUDO_USER": ""}, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert _hand(site)[0]["by"] == str(os.geteuid())
+
+
 def test_a_drain_of_ours_is_done_already(site: Site) -> None:
     done = site.node("drain", "n002", "--reason", "x")
     assert (done.returncode, done.stdout) == (0, "")

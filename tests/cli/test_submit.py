@@ -327,6 +327,21 @@ def test_wrap_takes_no_script(site: Site) -> None:
     assert _bad(site, "--wrap=ls", "train.sbatch") == (1, words)
 
 
+@pytest.mark.parametrize("command", ["", ".", "..", "./", "/bin/"])
+def test_a_command_that_is_a_directory(site: Site, command: str) -> None:
+    status, words = _bad(site, "-N1", "--", command)
+    assert status == 2
+    assert f"{command!r} is no command\n" in words
+
+
+def test_stdin_that_is_closed(site: Site) -> None:
+    """sbatch itself says that the script is empty."""
+    words = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "sovctl", "submit", "-N1"]
+    done = subprocess.run(words, capture_output=True, text=True, env=site.env, cwd=site.root / "work", timeout=60)
+    assert "AttributeError" not in done.stderr
+    assert done.returncode == 0, "the stand-in takes everything"
+
+
 def test_no_sbatch(site: Site) -> None:
     status, words = _bad(site, "train.sbatch", PATH="/nonexistent")
     assert status == 1

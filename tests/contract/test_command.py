@@ -96,6 +96,13 @@ def test_environments_are_laid_over_the_current_one(monkeypatch: pytest.MonkeyPa
     assert "CALL" not in os.environ
 
 
+def test_a_call_can_leave_out_what_the_environment_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURRENT", "x")
+    code = "import os; print(os.environ.keys() & {'CURRENT', 'OURS', 'KEPT'})"
+    runner = CommandRunner({"OURS": "x", "KEPT": "x"})
+    assert runner.run([PYTHON, "-c", code], timeout_s=20, env={"CURRENT": None, "OURS": None}).stdout == "{'KEPT'}\n"
+
+
 def test_children_can_be_made_to_ignore_sigterm() -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('still here')"
     assert CommandRunner(ignore_signals=True).run([PYTHON, "-c", code], timeout_s=20).stdout == "still here\n"

@@ -18,6 +18,7 @@ from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner, Completed
 from sovctl.adapters.slurm.api import SlurmApi
 from sovctl.adapters.slurm.cli import SlurmCli
+from sovctl.adapters.slurm.parse import fold
 from sovctl.errors import (
     EXIT_TRY_LATER,
     CommandFailed,
@@ -33,6 +34,7 @@ from sovctl.lab import cluster
 from sovctl.model.job import JobView
 from sovctl.model.reservation import Reservation
 from sovctl.recovery.reserved import kept_from
+from sovctl.recovery.slurm_hold import cause, held
 
 REASON = "sovctl:20261122-1a2b XID79 GPU 5 fell off the bus"
 Eventually = Callable[..., Any]
@@ -73,13 +75,13 @@ class RealSite:
         self.jobs: list[str] = []
         self.slurm: SlurmCli = cluster.slurm(lab.layout)
 
-    def submit(self, count: int, *, held: bool = False, steps: int = 0, reservation: str = "", limit: str = "") -> str:
+    def submit(self, count: int, *, held: bool = False, steps: int = 0, **sbatch: str) -> str:
+        """`sbatch`: further options by their long names."""
         task = "srun sh -c 'echo up; exec sleep 600' &\n"
         script = "#!/bin/sh\n" + task * steps + "sleep 600\n"
         options = [f"--nodes={count}", "--exclusive", "--overcommit", f"--output={self._directory}/%j.out"]
         options += ["--hold"] if held else []
-        options += [f"--reservation={reservation}"] if reservation else []
-        options += [f"--time={limit}"] if limit else []
+        options += [f"--{name}={value}" for name, value in sbatch.items()]
         argv = ["sbatch", "--parsable", *options]
         job_id = self._runner.run(argv, timeout_s=20, input=script).stdout.strip()
         self.jobs.append(job_id)
@@ -374,6 +376,74 @@ def test_reserved_nodes_and_who_may_have_them(
     assert not any(node.state.reserved for node in cluster.slurm(lab.layout).nodes())
 
 
+@pytest.mark.slurm
+@pytest.mark.parametrize("kind", _SITES.values(), ids=_SITES)
+def test_a_job_whose_reservation_is_over_is_held_until_it_is_released(
+    lab: cluster.Lab, tmp_path: Path, eventually: Eventually, kind: type[RealSite]
+) -> None:
+    """Its state is printed as RESV_DEL_HOLD in place of PENDING, in every release from 22.05 to 26.05."""
+    runner, site = CommandRunner(lab.environment), kind(lab, tmp_path)
+    made = ["ReservationName=soon-over", "Users=root", "StartTime=now", "Duration=60", "Nodes=n001"]
+    runner.run(["scontrol", "create", *made], timeout_s=20)
+    try:
+        job = site.submit(1, reservation="soon-over", begin="now+1hour")
+        assert site.slurm.job(job).pending
+        ends = int(time.time()) + 2
+        runner.run(["scontrol", "update", "ReservationName=soon-over", f"EndTime=uts{ends}"], timeout_s=20)
+        waits = eventually(lambda: (view := site.slurm.job(job)).held and view, "Slurm ends the reservation", 90.0)
+        (listed,) = [item for item in site.slurm.own_jobs() if item.job_id == job]
+        assert (waits.pending, waits.held, held(waits), held(listed)) == (True, True, True, True)
+        assert "the reservation it waited for was deleted" in cause(waits)
+        site.slurm.release(job)
+        waits = site.slurm.job(job)
+        (listed,) = [item for item in site.slurm.own_jobs() if item.job_id == job]
+        assert (waits.pending, waits.held, held(waits), held(listed)) == (True, False, False, False)
+    finally:
+        site.close()
+        runner.run(["scontrol", "delete", "ReservationName=soon-over"], timeout_s=20, check=False)
+
+
+@pytest.mark.slurm
+def test_a_persons_own_filters_hide_nothing(
+    lab: cluster.Lab, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = RealSite(lab, tmp_path)
+    try:
+        job = started(site, eventually, site.submit(1, steps=1))
+        eventually(lambda: site.tasks(job) == 1, "its step runs")
+        for name in ("PARTITION", "NAMES", "USERS", "QOS", "ACCOUNT", "STATES", "LICENSES", "FORMAT", "SORT"):
+            monkeypatch.setenv(f"SQUEUE_{name}", "suspended" if name == "STATES" else "-i" if name == "SORT" else "man")
+        monkeypatch.setenv("SINFO_PARTITION", "other")
+        monkeypatch.setenv("SCONTROL_FUTURE", "1")
+        assert [item.job_id for item in site.slurm.own_jobs()].count(job) == 1
+        assert job in [item.job_id for item in site.slurm.jobs()]
+        assert job in [item.job_id for item in site.slurm.jobs_on(site.slurm.job(job).nodes)]
+        assert list(site.slurm.steps(job)) == [f"{job}.0"]
+        site.slurm.kill_steps(job)
+        eventually(lambda: site.steps(job) == 0, "its step is killed")
+    finally:
+        monkeypatch.undo()
+        site.close()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["n1", "n2", "n10"],
+        ["n08", "n09", "n10"],
+        ["n1-ib", "n2-ib", "n10-ib"],
+        ["n1.cluster", "n2.cluster"],
+        ["r4c2n04", "r4c3n04", "r10c3n06"],
+        ["x1000c0s0b0n0", "x1000c0s0b0n1", "x1001c0s0b0n1"],
+    ],
+)
+def test_slurm_reads_the_hostlists_that_are_written(lab: cluster.Lab, names: list[str]) -> None:
+    runner = CommandRunner(lab.environment)
+    said = runner.run(["scontrol", "show", "hostnames", fold(names)], timeout_s=20).stdout
+    assert sorted(said.split()) == sorted(names)
+
+
 def test_without_reservations_there_are_none(site: Site) -> None:
     assert site.slurm.reservations() == ()
 
@@ -390,12 +460,12 @@ def test_slurm_starts_no_job_where_a_reservation_begins_before_it_is_over(
         (soon,) = site.slurm.reservations()
         assert soon == Reservation("soon", ("n002", "n003", "n004"), begins, begins + 3600, over_others=True)
         assert not any(node.state.reserved for node in site.slurm.nodes()), "no node's state tells of it"
-        long = site.submit(2, limit="2:00:00")
+        long = site.submit(2, time="2:00:00")
         waits = eventually(lambda: (job := site.slurm.job(long)).reason and job, "the scheduler has looked at it")
         assert (waits.pending, waits.limit_s) == (True, 7200.0), "with all four nodes idle"
         assert kept_from(waits, (soon,), time.time()) == {"n002", "n003", "n004"}
         site.slurm.cancel(long)
-        short = site.slurm.job(started(site, eventually, site.submit(2, limit="0:30:00")))
+        short = site.slurm.job(started(site, eventually, site.submit(2, time="0:30:00")))
         assert short.limit_s == 1800.0
         assert kept_from(short, (soon,), time.time()) == frozenset()
     finally:

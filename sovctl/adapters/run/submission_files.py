@@ -27,8 +27,8 @@ class LocalFiles:
             raise ScriptUnreadable(name) from error
 
     def read_stdin(self) -> bytes:
-        """All of it."""
-        return sys.stdin.buffer.read(_SCRIPT_LIMIT)
+        """All of it; nothing where it was closed (`<&-`), which sbatch refuses as an empty script."""
+        return sys.stdin.buffer.read(_SCRIPT_LIMIT) if sys.stdin is not None else b""
 
     def claim(self, run_root: str, work_dir: str) -> None:
         """Make the directory; write and remove a file in it, so that a full disk is found out now."""

@@ -7,7 +7,6 @@ phase costs its own deadline and nobody else's: a watchdog closes its socket, wh
 
 from __future__ import annotations
 
-import getpass
 import os
 import queue
 import socket
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.own_place import own_name
 from sovctl.adapters.site.ssh_known_hosts import KnownHosts, read_known_hosts, why_not_trusted
 from sovctl.errors import ConfigError, SovctlError
 from sovctl.ports.site import RemoteAnswer, SshFailure
@@ -146,7 +146,7 @@ class SshShell:
         return _Target(
             address=host,
             port=port,
-            user=user or settings.user or found.get("user") or getpass.getuser(),
+            user=user or settings.user or found.get("user") or own_name(),
             key_files=(settings.key_file,) if settings.key_file else tuple(found.get("identityfile", ())),
             known_as=tuple(dict.fromkeys(names)),
             jumps=() if jumps.lower() == "none" else tuple(item.strip() for item in jumps.split(",")),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sovctl.adapters.command import CommandRunner, Completed
 from sovctl.adapters.slurm import parse
+from sovctl.adapters.slurm.question_env import question_env
 from sovctl.errors import (
     CommandFailed,
     CommandMissing,
@@ -106,7 +107,7 @@ class SlurmCli:
 
     def own_jobs(self) -> tuple[JobView, ...]:
         """The caller's jobs that Slurm still knows, also those that ended a short while ago (MinJobAge)."""
-        done = self._slurm("squeue", "-h", "-a", "-t", "all", "--me", "-o", parse.QUEUE_FORMAT)
+        done = self._slurm("squeue", "-h", "-a", "-r", "-t", "all", "--me", "-o", parse.QUEUE_FORMAT)
         return tuple(parse.parse_queue(done.stdout))
 
     def settings(self) -> Mapping[str, str]:
@@ -239,7 +240,7 @@ class SlurmCli:
         patience_s = self._timeout_s if timeout_s is None else timeout_s
         look_for_conf(self._runner)
         try:
-            done = self._runner.run(argv, timeout_s=patience_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
+            done = self._runner.run(argv, timeout_s=patience_s, env=question_env(self._runner), check=False)
         except CommandTimeout as error:
             raise SlurmUnreachable(f"{program} gave no answer within {patience_s:g} s") from error
         if done.status != 0 and (check or _transport_failed(done.stderr)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.own_place import own_place
 from sovctl.adapters.run.run_index import index_directory
+from sovctl.adapters.slurm.question_env import question_env
 from sovctl.errors import SovctlError
 
 COMMANDS: Mapping[str, Sequence[str]] = {
@@ -74,7 +75,7 @@ class KnownNames:
         if self._bin_dir:
             program = str(Path(self._bin_dir) / program)
         try:
-            done = self._runner.run([program, *options], timeout_s=_TIMEOUT_S)
+            done = self._runner.run([program, *options], timeout_s=_TIMEOUT_S, env=question_env(self._runner))
         except SovctlError:
             return []
         from sovctl.adapters.slurm.parse import (

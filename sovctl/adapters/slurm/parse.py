@@ -221,7 +221,7 @@ def parse_job_state(text: str) -> list[str]:
     return ["PENDING", state, *flags] if state in _PENDING else [state, *flags]
 
 
-_PENDING = frozenset({"EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+_PENDING = frozenset({"EXPEDITING", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 
 
 def parse_job(record: dict[str, str]) -> JobView:
@@ -552,7 +552,10 @@ def fold(names: Iterable[str]) -> str:
         return plain
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
-    return str(NodeSet.fromlist(listed, resolver=RESOLVER_NOGROUP))
+    nodes = NodeSet.fromlist(listed, resolver=RESOLVER_NOGROUP)
+    nodes.fold_axis = (-1,)  # r[1-2]c[1-2] is one list of Slurm's, but r[1-2]c1 is none before 23.11
+    folded = str(nodes)
+    return ",".join(dict.fromkeys(listed)) if _BEHIND_BRACKET.search(folded) else folded
 
 
 def _fold_plain(names: Sequence[str]) -> str:
@@ -573,6 +576,8 @@ def _fold_plain(names: Sequence[str]) -> str:
     return f"{word}[{folded}]"
 
 
+_BEHIND_BRACKET = re.compile(r"\][^,]")
+"""Text there Slurm reads from 23.11 on; before, `n[1-2]-ib` is an invalid hostlist to slurmctld and to scontrol."""
 _PLAIN_NAME = re.compile(r"([A-Za-z_.-]*[A-Za-z_.])[0-9]{1,9}")
 
 

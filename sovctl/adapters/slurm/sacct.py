@@ -9,6 +9,7 @@ from pathlib import Path
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.slurm import parse
 from sovctl.adapters.slurm.cli import look_for_conf, slurm_error
+from sovctl.adapters.slurm.question_env import question_env
 from sovctl.errors import CommandFailed, CommandTimeout, SlurmUnreachable
 from sovctl.model.accounted import AccountedJob
 
@@ -52,7 +53,7 @@ class Sacct:
         argv = [str(Path(self._bin_dir) / "sacct") if self._bin_dir else "sacct", *arguments]
         look_for_conf(self._runner)
         try:
-            done = self._runner.run(argv, timeout_s=self._timeout_s, env={"SLURM_TIME_FORMAT": "%s"}, check=False)
+            done = self._runner.run(argv, timeout_s=self._timeout_s, env=question_env(self._runner), check=False)
         except CommandTimeout as error:
             raise SlurmUnreachable(f"sacct gave no answer within {self._timeout_s:g} s") from error
         if done.status != 0:

@@ -51,6 +51,7 @@ from sovctl.cli.wiring.places import (
     node_name,
     node_records,
     own_journal,
+    own_name,
 )
 from sovctl.cli.wiring.runs import report_ports, run_index, run_journal, run_ports, run_records
 from sovctl.cli.wiring.slurm_access import (
@@ -121,6 +122,7 @@ __all__ = [
     "node_ports",
     "node_records",
     "own_journal",
+    "own_name",
     "preemptible_partition",
     "preemption",
     "rank_probe",

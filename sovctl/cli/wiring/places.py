@@ -22,6 +22,13 @@ def config_of_this_node() -> Config:
     return load_config()
 
 
+def own_name() -> str:
+    """Who runs this: a name, or a number where there is none."""
+    from sovctl.adapters import own_place
+
+    return own_place.own_name()
+
+
 def node_records(config: Config) -> NodeRecords:
     """What this node learnt, counted and remembered."""
     from sovctl.adapters.node.node_records import NodeRecordFiles

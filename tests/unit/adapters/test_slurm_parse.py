@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -314,7 +315,7 @@ def test_a_reason_ends_with_its_author(tail: str, reason: str, author: str) -> N
     assert (node.reason, node.reason_by, node.state.base, node.port) == (reason, author, "IDLE", 7)
 
 
-@pytest.mark.parametrize("printed", ["EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT"])
+@pytest.mark.parametrize("printed", ["EXPEDITING", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"])
 def test_a_flag_that_is_printed_in_place_of_pending(printed: str) -> None:
     record = {"JobId": "7", "JobState": printed, "Priority": "0", "Requeue": "1", "ExpeditedRequeue": "Yes"}
     job = parse.parse_job(record)
@@ -397,13 +398,32 @@ folded_names = st.builds(
 @example([f"n{number:05d}" for number in range(5000)])
 @example(["n1", "n2", "n3", "n5", "n2"])
 def test_folding_thousands_is_folding_as_the_library_does(listed: list[str]) -> None:
+    """But for text behind a bracket, which Slurm does not read before 23.11."""
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
         library = str(NodeSet.fromlist(listed, resolver=RESOLVER_NOGROUP)) if len(listed) > 1 else listed[0]
     except NodeSetException:
         return
-    assert parse.fold(listed) == library
+    if not re.search(r"\][^,]", library):
+        assert parse.fold(listed) == library
+        return
+    assert set(parse.fold(listed).split(",")) == set(listed)
+
+
+@pytest.mark.parametrize(
+    ("names", "folded"),
+    [
+        (["n1-ib", "n2-ib", "n10-ib"], "n1-ib,n2-ib,n10-ib"),
+        (["n1.cluster", "n2.cluster"], "n1.cluster,n2.cluster"),
+        (["r4c2n04", "r4c3n04"], "r4c2n04,r4c3n04"),
+        (["r4c2n04", "r4c2n05", "r4c3n04"], "r4c2n[04-05],r4c3n04"),
+        (["x1000c0s0b0n0", "x1000c0s0b0n1"], "x1000c0s0b0n[0-1]"),
+        (["n1-ib", "login", "n1-ib"], "login,n1-ib"),
+    ],
+)
+def test_no_text_stands_behind_a_bracket(names: list[str], folded: str) -> None:
+    assert parse.fold(names) == folded
 
 
 @pytest.mark.parametrize("text", ["", "(null)", "None", "n/a"])

@@ -90,6 +90,11 @@ def test_what_is_the_sites() -> None:
         ("[rum]\n", ":1: unknown section [rum]; did you mean run?"),
         ("[run]\npoll_s = 'x'\n", ":2: run.poll_s must be a number, not 'x'"),
         ("[run\n", "line 1"),
+        ("[slurm]\ntimeout_s = inf\n", ":2: slurm.timeout_s must be from 0 to 1000000000, not inf"),
+        ("[slurm]\ntimeout_s = nan\n", ":2: slurm.timeout_s must be from 0 to 1000000000, not nan"),
+        ("[slurm]\ntimeout_s = -5\n", ":2: slurm.timeout_s must be from 0 to 1000000000, not -5"),
+        ("[slurm]\ntimeout_s = 1e300\n", "not 1e+300"),
+        ("[run]\nhang_timeout_s = -2\n", ":2: run.hang_timeout_s must be from 0 to 1000000000, not -2"),
     ],
 )
 def test_a_file_is_checked_with_the_line(text: str, said: str, tmp_path: Path) -> None:

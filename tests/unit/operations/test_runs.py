@@ -318,6 +318,15 @@ def test_a_run_on_another_cluster_is_not_mixed_up(site: FakeSite) -> None:
     assert site.did == []
 
 
+def test_ls_knows_the_run_of_an_array_of_which_no_task_has_started(site: FakeSite) -> None:
+    site.run("7")
+    site.job("7_1", "PENDING", reason="Resources")
+    site.job("7_2", "PENDING", reason="Resources")
+    assert [item.state.word for item in runs.list_runs(site.ports(), CWD)] == ["waiting"]
+    site.views["7_1"] = replace(site.views["7_1"], state="RUNNING", reason="")
+    assert [item.state.word for item in runs.list_runs(site.ports(), CWD)] == ["waiting"]
+
+
 def test_ls_gives_a_job_to_the_newest_run_of_its_id(site: FakeSite) -> None:
     _started(site, submitted=100)
     _started(site, submitted=900)

@@ -21,6 +21,7 @@ JOB = JobView("7", "t", "u", 1, "PENDING", priority=0, extra={"JobId": "7"})
         ("JobHoldMaxRequeue", (), "MaxBatchRequeue"),
         ("JobHeldUser", ("SPECIAL_EXIT",), "RequeueExitHold"),
         ("job_requeued_in_special_exit_state", (), "RequeueExitHold"),
+        ("Reservation maint was deleted", ("RESV_DEL_HOLD",), "the reservation it waited for was deleted"),
         ("JobHeldAdmin", (), "an administrator holds it"),
     ],
 )
