@@ -81,7 +81,9 @@ class Lives(Site):
 
 @pytest.fixture(scope="module")
 def site(new_root: Callable[[], Path]) -> Iterator[Lives]:
-    lab = cluster.up(cluster.Request(new_root(), nodes=8, gpus=2, out_limit_per_hour=20))
+    # slurmd's own health check would now and then drain a sick node before the watch has asked it.
+    quiet = {"HealthCheckInterval": "0"}
+    lab = cluster.up(cluster.Request(new_root(), nodes=8, gpus=2, out_limit_per_hour=20, overrides=quiet))
     site = Lives(lab)
     site.stop("watch")
     try:
