@@ -92,6 +92,13 @@ class CommandTimeout(TryLaterError):
         self.argv = tuple(argv)
 
 
+class CommandUnstartable(TryLaterError):
+    """A program cannot be started at present."""
+
+    def __init__(self, program: str, problem: str) -> None:
+        super().__init__(f"{program} cannot be started: {problem}", hint="Look: ulimit -u; ulimit -n; free -m")
+
+
 class SlurmConfMissing(SovctlError):
     """The Slurm commands find no slurm.conf."""
 

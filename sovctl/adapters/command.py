@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sovctl.errors import CommandFailed, CommandMissing, CommandTimeout
+from sovctl.errors import CommandFailed, CommandMissing, CommandTimeout, CommandUnstartable
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,9 @@ class CommandRunner:
             raise CommandMissing(argv[0]) from error
         except subprocess.TimeoutExpired as error:
             raise CommandTimeout(argv, timeout_s) from error
+        except OSError as error:
+            # No process can be made now (EAGAIN, ENOMEM, EMFILE), or the program's file system is in trouble.
+            raise CommandUnstartable(argv[0], error.strerror or str(error)) from error
         completed = Completed(
             done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         )

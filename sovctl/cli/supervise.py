@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,21 +64,27 @@ def run(argv: Sequence[str]) -> int:
 def _live(plan: RunPlan) -> int:
     """In a process of its own. An unexpected error is a bug, and no reason to end anybody's run: it counts as a death,
     and the next supervisor takes over."""
+    supervisor = None
     try:
         ports = wiring.supervisor_ports(plan.run_dir, plan.inside)
         with telling(plan, ports.journal):
-            return Supervisor(plan, ports).run()
+            supervisor = Supervisor(plan, ports)
+            return supervisor.run()
     except SovctlError as error:
-        print_error(error)
+        with suppress(OSError):
+            print_error(error)
+        if supervisor is not None and supervisor.has_begun:
+            raise  # the next one tries again, and the last one holds the run; an exit status would end it for good
         return error.exit_code
     except Exception as error:
         words = f"unexpected {type(error).__name__} in the supervisor: {error}"
-        print_error(
-            SovctlError(
-                words,
-                hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where. The run goes on under a new supervisor.",
+        with suppress(OSError):
+            print_error(
+                SovctlError(
+                    words,
+                    hint="This is a bug in sovctl; SOVCTL_DEBUG=1 shows where. The run goes on under a new supervisor.",
+                )
             )
-        )
         raise
 
 

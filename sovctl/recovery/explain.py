@@ -112,6 +112,11 @@ class _Teller:
                 because = f": {text(ended, 'why')}" if text(ended, "why") else ""
                 outcome = text(ended, "outcome") or "how is not recorded"
                 return f"it ended before its script was started ({outcome}){because}"
+            held = next((event for event in reversed(self._events) if event.get("kind") == "held"), None)
+            if story is Story.HELD and held is not None:
+                since = self._words.time(seconds(held, "at"))
+                because = text(held, "why") or "why is not recorded"
+                return f"held since {since}, before its script was started: {because}"
             return "it has not started yet: nothing is recorded about it"
         latest = self._attempts[-1]
         at = self._words.time(latest.started_at)

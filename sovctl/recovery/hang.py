@@ -142,6 +142,11 @@ class Pace:
         if self.phase is Phase.SAVING:
             self.longest_save_s = max(self.longest_save_s, at - self._phase_since)
             self._saves += 1
+        if phase is Phase.FINISHED:
+            # What comes now is no training: an evaluation, an upload. It has no pace yet, and whatever shows that it
+            # goes on counts.
+            self.source, self.stepped, self.longest_gap_s, self.longest_startup_s = None, False, 0.0, 0.0
+            self._gaps.clear()
         self.phase, self._phase_since = phase, at
         self.moved_at = max(self.moved_at, at)
 
@@ -201,6 +206,8 @@ class Standstill:
     """Why nobody could be asked."""
     tries: int = 1
     """How often it was tried since it stands still."""
+    finished: bool = False
+    """Rank 0 said that the training is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +241,8 @@ def judge(seen: Standstill) -> Hang | NotYet:
         why = f"the ranks could not be looked at: {seen.problem or 'no node answered'}"
         # Far beyond every patience a run that nobody can look at is not left standing for ever.
         return _hang(seen, Culprit.UNKNOWN, (), why) if too_long and seen.tries >= _MOST_TRIES else NotYet(why)
+    if seen.finished and not placed(seen.looks):
+        return NotYet("its ranks have finished, and the script goes on without them", slow=True)
     work = _work(seen.looks)
     if work and not too_long:
         return NotYet(f"no step for {seen.idle_s:.0f} s, but {work}", slow=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sovctl.adapters.command import CommandRunner, spawn
-from sovctl.errors import EXIT_TRY_LATER, CommandFailed, CommandMissing, CommandTimeout
+from sovctl.errors import EXIT_TRY_LATER, CommandFailed, CommandMissing, CommandTimeout, CommandUnstartable
 
 PYTHON = sys.executable
 
@@ -148,3 +150,14 @@ def test_killing_the_group_takes_what_it_started(tmp_path: Path, eventually: Cal
     child.kill_group()
     assert child.wait(20) == -signal.SIGKILL
     eventually(lambda: not alive(grandchild), "the grandchild is gone")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_a_process_that_cannot_be_made_is_something_for_later(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(CommandUnstartable, match="scontrol cannot be started: ") as caught:
+        CommandRunner().run(["scontrol"], timeout_s=1.0)
+    assert caught.value.exit_code == EXIT_TRY_LATER

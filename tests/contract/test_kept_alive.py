@@ -165,3 +165,18 @@ def test_what_a_killed_supervisor_left_behind_is_found_and_ended(eventually: Cal
         assert mine.wait(5) == -signal.SIGKILL
         assert not_mine.poll() is None
         not_mine.kill()
+
+
+def test_work_whose_last_words_find_no_room_never_goes_on_as_its_parent(tmp_path: Path) -> None:
+    """A flush that raises would leave the forked child in the caller's code."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom sovctl.adapters.run.kept_alive import keep_alive\n"
+        "def work():\n    sys.stdout.write('words')\n    return 7\n"
+        "status = None\n"
+        "try:\n    status = keep_alive(work, lambda: 99)\n"
+        "finally:\n    with open(sys.argv[1], 'a') as file: print(status, file=file)\n"
+    )
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "said")], stdout=full, env=env, timeout=60)
+    assert (tmp_path / "said").read_text() == "7\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -91,3 +92,26 @@ def test_a_name_that_means_no_host_is_silent() -> None:
 
 def test_nobody_to_ask() -> None:
     assert SlurmdPing().silent([]) == frozenset()
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_AGAIN, "no answer"), OSError(errno.EMFILE, "too many")])
+@pytest.mark.parametrize("ask", ["silent", "lifeless"])
+def test_trouble_of_our_own_is_no_dead_node(monkeypatch: pytest.MonkeyPatch, error: OSError, ask: str) -> None:
+    asked = []
+
+    def fail(*_: object, **__: object) -> None:
+        asked.append(True)
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    nodes = [node(f"n{number:03}", 6818, address=f"n{number:03}") for number in range(1, 61)]
+    assert getattr(SlurmdPing(), ask)(nodes) == frozenset()
+    assert len(asked) == 1, "each lookup that gets no answer takes seconds"
+
+
+def test_a_node_whose_name_there_is_not_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert SlurmdPing().silent([node("n1", 6818), node("n2", 6818)]) == {"n1", "n2"}

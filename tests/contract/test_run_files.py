@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sovctl.adapters.run.patient import Patience, PatientRunFiles
 from sovctl.adapters.run.run_files import FileTail, RunDirectory, read_bounded, write_atomically
 from sovctl.errors import RunDirUnusable
 from sovctl.model.progress import Phase, Progress
@@ -213,3 +215,43 @@ def test_a_log_of_the_steps_tells_only_of_its_attempt(tmp_path: Path) -> None:
     fresh.write_text("import error, and more than before\n")
     tail.follow(WrittenFile(str(fresh), appended=False))
     assert tail.read(str(fresh)) == "import error, and more than before\n"
+
+
+def test_a_file_that_was_replaced_since_it_was_opened_is_no_news(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.root / "progress" / "0").write_bytes(b"{}")
+    files, real = PatientRunFiles(run, run, Patience(), str(run.root)), os.read
+
+    def stale(descriptor: int, most: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("progress/0"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(descriptor, most)
+
+    monkeypatch.setattr(os, "read", stale)
+    assert files.progress(0) is None
+
+
+def test_a_file_whose_read_fails_is_none() -> None:
+    assert read_bounded("/proc/self/mem", 100) is None  # a regular file; EIO
+    assert FileTail().read("/proc/self/mem") == ""
+
+
+@pytest.mark.parametrize("run_dir", ["runs", "sub/../runs", "link"])
+def test_scontrol_of_a_script_reaches_slurms_by_whatever_name_of_the_run_directory(
+    tmp_path: Path, run_dir: str
+) -> None:
+    for name in ("sub", "slurm", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("runs")
+    real = tmp_path / "slurm" / "scontrol"
+    real.write_text("#!/bin/sh\necho REAL $*\n")
+    real.chmod(0o755)
+    directory = RunDirectory((tmp_path / run_dir / "lab-1").absolute())
+    directory.prepare(RECORD)
+    path = f"{directory.guard_requeue(0)}:{tmp_path}/slurm:/usr/bin:/bin"
+    env = {"PATH": path, "SLURM_JOB_ID": "1"}
+    done = subprocess.run(
+        ["sh", "-c", "scontrol show hostnames n1"], env=env, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "REAL show hostnames n1\n"

@@ -64,12 +64,12 @@ def _load(path: Path) -> JobEvidence | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
-            return None
-        data = file.read(LARGEST + 1)
     try:
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+                return None
+            data = file.read(LARGEST + 1)
         return evidence_from_record(json.loads(data)) if len(data) <= LARGEST else None
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # OSError: replaced on a file server since it was opened
         return None

@@ -92,11 +92,11 @@ def read_trusted(path: Path) -> Any:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_size > LARGEST:
-            return None
-        try:
+    try:
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_size > LARGEST:
+                return None
             return json.loads(stream.read(LARGEST + 1).decode("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -96,6 +96,8 @@ class _Child:
         try:
             os.write(writer, b"%d\n" % (work() & 0xFF))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            # On a full disk a flush raises, and this process would go on as if it were its parent.
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
             os._exit(1)

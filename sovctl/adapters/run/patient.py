@@ -180,7 +180,7 @@ class PatientRunFiles:
     def _or(self, otherwise: _T, work: Callable[[], _T]) -> _T:
         try:
             return self._patience.ask(work)
-        except StorageSilent:
+        except (StorageSilent, OSError):
             return otherwise
 
     def _needed(self, work: Callable[[], _T]) -> _T:
@@ -212,7 +212,7 @@ class PatientOutput:
     def _or(self, otherwise: _T, work: Callable[[], _T]) -> _T:
         try:
             return self._patience.ask(work)
-        except StorageSilent:
+        except (StorageSilent, OSError):
             return otherwise
 
 

@@ -29,7 +29,8 @@ _SCONTROL = r"""#!/bin/sh
 # Stands before Slurm's scontrol in the PATH of a script that sovctl supervises. Lightning, submitit and NeMo-Run
 # requeue their own job with `scontrol requeue JOBID`; two owners of one requeue kill each other's attempts. That one
 # request is passed to sovctl, everything else to Slurm.
-here=$(cd "$(dirname "$0")" && pwd)
+# As it stands in PATH: a name made otherwise (`..`, a link) would leave us in it, to find ourselves for ever.
+here=${0%/*}
 PATH=$(printf '%s' "$PATH" | tr ':' '
 ' | grep -vxF "$here" | tr '
 ' ':')
@@ -193,14 +194,14 @@ class FileTail:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError):
             return ""
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            return ""
-        with os.fdopen(descriptor, "rb") as file:
+        with suppress(OSError), os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return ""
             begun = self._begun.get((status.st_dev, status.st_ino), 0)
             file.seek(max(begun if begun <= status.st_size else 0, status.st_size - self._size))
             return file.read(self._size).decode("utf-8", "replace")
+        return ""
 
     def size(self, path: str) -> int | None:
         """Its size in bytes, or None."""
@@ -221,6 +222,9 @@ def read_bounded(path: Path | str, longest: int) -> bytes | None:
         if not stat.S_ISREG(status.st_mode):
             return None
         data = read_whole(descriptor, min(status.st_size, longest) + 1)
+    except OSError:
+        # ESTALE: another client has replaced it since it was opened; the next look finds the new one.
+        return None
     finally:
         os.close(descriptor)
     return data if len(data) <= longest else None

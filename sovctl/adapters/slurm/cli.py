@@ -39,6 +39,11 @@ _UNREACHABLE = (
     "Connection reset",
     "Unexpected message received",
     "controller not responding",
+    # munged away or overloaded, on this machine or the controller's; credentials of a clock that was set.
+    "Munge encode failed",
+    "Protocol authentication error",
+    "Invalid authentication credential",
+    "Resource temporarily unavailable",
 )
 _NO_CONF = ("cannot stat file", "Could not find slurm.conf", "Could not establish a configuration source")
 _NO_JOB = ("Invalid job id", "Job/step already completing or completed: No such", "does not exist")

@@ -10,6 +10,13 @@ from collections.abc import Sequence
 
 from sovctl.model.node import NodeView
 
+_NO_ANSWER = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM})
+"""The name service itself is in trouble, which says nothing of the node."""
+
+
+class _CannotAsk(Exception):
+    """The trouble is here."""
+
 
 class SlurmdPing:
     """ports.NodePing by TCP. A refused connection is an answer of the host: nobody listens there."""
@@ -21,11 +28,8 @@ class SlurmdPing:
     def silent(self, nodes: Sequence[NodeView]) -> frozenset[str]:
         """Names of the nodes whose slurmd took no connection."""
         selector = selectors.DefaultSelector()
-        silent = set()
         try:
-            for node in nodes:
-                if not self._begin(selector, node):
-                    silent.add(node.name)
+            silent = self._begin_all(selector, nodes)
             silent |= self._collect(selector)
         finally:
             for key in list(selector.get_map().values()):
@@ -37,11 +41,8 @@ class SlurmdPing:
         """Names of the nodes whose slurmd does not notice the end of a connection: the kernel of a node on which
         everything stands still takes connections all the same."""
         selector = selectors.DefaultSelector()
-        lifeless: set[str] = set()
         try:
-            for node in nodes:
-                if not self._begin(selector, node):
-                    lifeless.add(node.name)
+            lifeless = self._begin_all(selector, nodes)
             lifeless |= self._await_ends(selector)
         finally:
             for key in list(selector.get_map().values()):
@@ -70,14 +71,29 @@ class SlurmdPing:
                 connection.close()
         return lifeless
 
+    def _begin_all(self, selector: selectors.BaseSelector, nodes: Sequence[NodeView]) -> set[str]:
+        """Connections are under way; names of the nodes where none can be."""
+        nobody = set()
+        for node in nodes:
+            try:
+                if not self._begin(selector, node):
+                    nobody.add(node.name)
+            except _CannotAsk:
+                return nobody  # nor would the next one be: a lookup without an answer takes seconds
+        return nobody
+
     def _begin(self, selector: selectors.BaseSelector, node: NodeView) -> bool:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 node.address or node.name, node.port, type=socket.SOCK_STREAM
             )[0]
             connection = socket.socket(family, kind, protocol)
-        except OSError:
+        except socket.gaierror as error:
+            if error.errno in _NO_ANSWER:
+                raise _CannotAsk from error
             return False
+        except OSError as error:  # no socket or no file descriptor is left here
+            raise _CannotAsk from error
         connection.setblocking(False)
         outcome = connection.connect_ex(address)
         if outcome not in (0, errno.EINPROGRESS):

@@ -56,8 +56,11 @@ def supervisor_ports(run_dir: Path, inside: Inside | None = None) -> SupervisorP
     files = PatientRunFiles(directory, directory, patience, str(run_dir))
 
     def say(words: str) -> None:
-        with suppress(StorageSilent):
-            of_output.ask(lambda: print(f"sovctl: {words}", file=sys.stderr, flush=True), later=True)
+        # A full disk, or an output that is gone, costs the line. Not by print: what a later flush trips over must not
+        # stay in a buffer.
+        line = f"sovctl: {words}\n".encode("utf-8", "backslashreplace")
+        with suppress(StorageSilent, OSError):
+            of_output.ask(lambda: os.write(2, line), later=True)
 
     return Ports(
         jobs=slurm_commands,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SRUN = r"""#!/bin/sh
 # Stands before Slurm's srun in the PATH of a script whose run has an image: puts `sovctl exec` before the command.
-here=$(cd "$(dirname "$0")" && pwd)
+here=${0%/*}
 exec @SOVCTL@ step "$here" @WORDS@ -- "$@"
 """
 

@@ -16,6 +16,7 @@ from sovctl.model.blame import Blame
 from sovctl.model.checkpoint import Checkpoint, ResumePoint
 from sovctl.model.job import JobSize, JobView
 from sovctl.model.job_evidence import JobEvidence
+from sovctl.model.pauses import due
 from sovctl.model.progress import Phase
 from sovctl.model.site_answer import SiteAnswer
 from sovctl.operations.supervisor.allocation import Allocation, free_nodes, preemptible_nodes
@@ -40,6 +41,7 @@ from sovctl.ports.supervised import (
     StartScript,
     WrittenFile,
 )
+from sovctl.recovery.attempts import furthest_checkpoint
 from sovctl.recovery.blame import PREEMPTION, NodeEvidence, blame_nodes
 from sovctl.recovery.decide import Decision, Limits
 from sovctl.recovery.exclusion import exclusions
@@ -249,8 +251,10 @@ class LiveRun:
 
     def __init__(self, plan: RunPlan, ports: Ports) -> None:
         self.plan = plan
-        self.ports = ports = replace(ports, journal=TolerantJournal(ports.journal, ports.clock, ports.say))
+        self.record_of_run = TolerantJournal(ports.journal, ports.clock, ports.say)
+        self.ports = ports = replace(ports, journal=self.record_of_run)
         self.attempt = 0
+        self.newest_unknown = False
         self.resumed_at = 0
         """Step of the checkpoint this attempt was given."""
         self.lingering: tuple[str, ...] = ()
@@ -360,7 +364,7 @@ class LiveRun:
     def follow_output(self, pid: int) -> None:
         """Find out where the script with this process id sends the words of its steps."""
         now = self.ports.clock.now()
-        if now - self._output_looked < _OUTPUT_LOOK_S:
+        if not due(now, self._output_looked, _OUTPUT_LOOK_S):
             return
         self._output_looked = now
         for file in self.ports.written(pid):
@@ -531,15 +535,22 @@ class LiveRun:
         )
 
     def newest(self, within_s: float = _PROOF_S) -> Checkpoint | None:
-        """The newest complete checkpoint; None also when nobody can tell, or not so soon."""
+        """The newest complete checkpoint; None also when nobody can tell, or not so soon (`newest_unknown`)."""
+        self.newest_unknown = False
         try:
             return self._find_checkpoint(record=False, proof_s=within_s).checkpoint
         except StorageSilent as error:
             self.ports.say(CheckpointDirUnreadable(str(self.plan.checkpoint_dir), error.message).message)
-            return None
         except CheckpointDirUnreadable as error:
             self.ports.say(error.message)
-            return None
+        self.newest_unknown = True
+        return None
+
+    def step_saved(self, newest: Checkpoint | None) -> int:
+        """Its step; where nobody could tell, the furthest that is on record: no answer is no loss."""
+        if newest is not None:
+            return newest.step
+        return furthest_checkpoint(self.ports.journal.events()) if self.newest_unknown else 0
 
     def resume_point(self, patience_s: float) -> ResumePoint:
         """From where to go on. No rank of this run writes any more, so that a proof is kept.
@@ -605,7 +616,7 @@ class LiveRun:
             signature=blame.signature,
             step=blame.step,
             checkpoint=str(newest.path) if newest else "",
-            checkpoint_step=newest.step if newest else 0,
+            checkpoint_step=self.step_saved(newest),
             action=decision.action.value,
             why=decision.why,
             exit_status=status,

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Culprit
+from sovctl.model.pauses import due
 from sovctl.model.progress import Phase
 from sovctl.operations.supervisor.follow_progress import Quiet
 from sovctl.operations.supervisor.live_run import OWN_REQUEUE, SILENCE_S, LiveRun, gpus_of
@@ -74,7 +75,7 @@ class RunLooks:
     def _look_at_nodes(self) -> Blame | None:
         """Node states of the allocation, and slurmd itself once the ranks have gone silent."""
         now = self._live.ports.clock.now()
-        if now - self._live.watch.nodes_turn < self._live.poll_s() * 0.9:
+        if not due(now, self._live.watch.nodes_turn, self._live.poll_s() * 0.9):
             return None
         self._live.watch.nodes_turn = now
         self._look_at_spares(now)
@@ -84,7 +85,7 @@ class RunLooks:
             self._live.suspicion.clear()
         # A script that says nothing of itself may print seldom: that alone is no trouble.
         trouble = news or quiet is Quiet.RANKS or self._live.suspicion.any
-        if not trouble and now - self._live.watch.nodes_asked < self._calm_s():
+        if not trouble and not due(now, self._live.watch.nodes_asked, self._calm_s()):
             return None
         self._live.watch.nodes_asked = now
         patience = SILENCE_S if quiet is Quiet.RANKS else _SILENCE_WITHOUT_RANKS_S
@@ -116,7 +117,7 @@ class RunLooks:
         """A spare with something against it is given back: whoever repairs it need not wait for the run to end."""
         here = self._live.here
         spares = here.spares
-        if not spares or now - self._live.watch.spares_checked < _SPARES_CHECK_S:
+        if not spares or not due(now, self._live.watch.spares_checked, _SPARES_CHECK_S):
             return
         self._live.watch.spares_checked = now
         try:
@@ -155,7 +156,7 @@ class RunLooks:
     def _look_at_time(self) -> Blame | None:
         """Near the time limit the ranks are asked to save and stop; if they do not, the last checkpoint must do."""
         now = self._live.ports.clock.now()
-        if now - self._live.watch.job_checked > (_JOB_CHECK_S if self._live.watch.job is None else 60.0):
+        if due(now, self._live.watch.job_checked, _JOB_CHECK_S if self._live.watch.job is None else 60.0):
             self._live.watch.job_checked = now
             self._live.watch.job = self._live.ask_job() or self._live.watch.job
             # Its SIGTERM may have come before anybody here could hear it.
@@ -193,7 +194,7 @@ class RunLooks:
     def _look_for_room(self) -> Blame | None:
         """A run on fewer nodes than it wants goes back to all of them right after a checkpoint, when they are free."""
         here, now = self._live.here, self._live.ports.clock.now()
-        if len(here.running_on) >= here.size or now - self._live.watch.room_checked < _ROOM_CHECK_S:
+        if len(here.running_on) >= here.size or not due(now, self._live.watch.room_checked, _ROOM_CHECK_S):
             return None
         self._live.watch.room_checked = now
         if self._live.watch.stop_asked:

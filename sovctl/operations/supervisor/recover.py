@@ -31,7 +31,7 @@ class Recovery:
         decision = decide(
             blame,
             past_stops(self._live.ports.journal.events()),
-            newest.step if newest else 0,
+            self._live.step_saved(newest),
             self._live.plan.limits,
             may_requeue=job is None or job.requeue,
             hold_asked=self._live.watch.requeue_asked == "requeuehold",

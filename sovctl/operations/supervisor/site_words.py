@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sovctl.model.pauses import due
 from sovctl.operations.supervisor.live_run import LiveRun
 
 _EVERY_S = 10.0
@@ -13,15 +14,15 @@ class SiteWords:
 
     def __init__(self, live: LiveRun) -> None:
         self._live = live
-        self._next = 0.0
+        self._looked = 0.0
         self._known: set[tuple[str, int]] | None = None
 
     def look(self) -> None:
         """Every 10 s at most."""
         now = self._live.ports.clock.now()
-        if now < self._next:
+        if not due(now, self._looked, _EVERY_S):
             return
-        self._next = now + _EVERY_S
+        self._looked = now
         found = self._live.ports.site_answers(self._live.raw_job_id)
         answers = [item for item in found if item.checked_at >= self._live.plan.submitted]
         if not answers:

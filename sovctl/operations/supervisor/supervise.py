@@ -12,10 +12,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sovctl.errors import CheckpointDirUnreadable, SovctlError, TryLaterError
+from sovctl.errors import CheckpointDirUnreadable, CommandMissing, RunDirUnusable, SovctlError, TryLaterError
 from sovctl.model.blame import Blame, Culprit
 from sovctl.model.checkpoint import Checkpoint
 from sovctl.model.job import JobView
+from sovctl.model.pauses import due
 from sovctl.model.progress import FINISHED
 from sovctl.model.signals import PASSED_ON, signal_name
 from sovctl.operations.supervisor.live_run import JobIsEnding, LiveRun, Ports, RunPlan, end_of, last_attempt
@@ -57,6 +58,8 @@ _EXPLAINED_S = 10.0
 """How long Slurm may leave open what a SIGTERM means; then the script gets it, twice perhaps rather than never."""
 _CHECKPOINTS_PATIENCE_S = 60.0
 """How long a checkpoint directory that cannot be listed is tried again before the run is held."""
+_RECORD_BACK_S = 1800.0
+"""How long a record that cannot be read is waited for; less than what tells one death of a supervisor from another."""
 _PROOF_S = 8.0
 """How long the newest checkpoint may take to be found where KillWait runs."""
 _SETTLE_S = 8.0
@@ -83,8 +86,7 @@ class Supervisor:
 
     def _run(self) -> int:
         plan, ports = self._live.plan, self._live.ports
-        ports.files.prepare(self._live.record())
-        events = ports.journal.events()
+        events = self._prepare()
         if any(event["kind"] == "run_ended" and event.get("outcome") == "cancelled" for event in events):
             # Somebody requeued a job whose run was cancelled; that is a wish to run it again.
             ports.journal.append("run_reopened", job_id=plan.job_id)
@@ -109,6 +111,19 @@ class Supervisor:
                 return status
             self._live.next_attempt()
 
+    def _prepare(self) -> list[dict[str, Any]]:
+        """The run directory made and its record read. Raises RunDirUnusable where nothing is lost yet."""
+        live, problem = self._live, None
+        try:
+            live.ports.files.prepare(live.record())
+        except RunDirUnusable as error:  # a quota is full, the storage is silent: an earlier attempt made it all
+            problem = error
+        again = problem is None or live.plan.restarts > 0
+        events = live.record_of_run.read_first(_RECORD_BACK_S if again else 0.0)
+        if problem is not None and not _has_begun(events):
+            raise problem
+        return events
+
     def _attempt(self) -> int | None:
         """Start the script and follow it. None: it is to run again in this allocation."""
         try:
@@ -125,7 +140,18 @@ class Supervisor:
             missing = self._get_image(self._live.ports.image)
             if missing:
                 return self._hold_unstarted(missing, "Once it can be had, submit the script again.", began_anew=False)
-        return self._follow(self._start_script(self._live.ports.journal.events(), found.checkpoint))
+        try:
+            child = self._start_script(self._live.ports.journal.events(), found.checkpoint)
+        except (RunDirUnusable, CommandMissing) as error:
+            if not self.has_begun:
+                raise  # whoever submitted it is told at once, and nothing is lost
+            return self._hold_unstarted(error.message, error.hint, began_anew=False)
+        return self._follow(child)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a script of this run was ever started: what it did must not be lost."""
+        return self._live.plan.restarts > 0 or _has_begun(self._live.ports.journal.events())
 
     def give_up(self, why: str) -> int:
         """Hold the run: whoever supervises it does not stay alive."""
@@ -324,7 +350,7 @@ class Supervisor:
         now = self._live.ports.clock.now()
         if self._unexplained_since is None:
             self._unexplained_since = now
-        return now - self._unexplained_since < _EXPLAINED_S
+        return not due(now, self._unexplained_since, _EXPLAINED_S)
 
     def _on_ended_by_slurm(self, child: ChildProcess) -> int:
         """scancel, the time limit, a preemption, somebody's requeue: Slurm is ending the job; nothing to decide."""
@@ -412,3 +438,7 @@ class Supervisor:
         tails = [self._live.ports.output.read(path) for path in paths if path]
         crash = self._live.crash.read(self._live.attempt, tails, status)
         return ScriptEnd(status, crash.signature, self._live.progress.step, crash.kind.value, crash.rank, crash.node)
+
+
+def _has_begun(events: Sequence[Mapping[str, Any]]) -> bool:
+    return any(event["kind"] == "attempt_started" for event in events)

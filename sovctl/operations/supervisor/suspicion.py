@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sovctl.model.node import NodeView
+from sovctl.model.pauses import due
 from sovctl.ports.common import Clock
 from sovctl.ports.slurm import NodePing
 
@@ -22,7 +23,7 @@ class NodeSuspicion:
         self._ping = ping
         self._clock = clock
         self._silent_since: dict[str, float] = {}
-        self._next = 0.0
+        self._asked = 0.0
         self._pause = _FIRST_PAUSE_S
 
     @property
@@ -33,18 +34,18 @@ class NodeSuspicion:
     def clear(self) -> None:
         """The ranks were heard of: whatever was silent does not matter."""
         self._silent_since.clear()
-        self._next, self._pause = 0.0, _FIRST_PAUSE_S
+        self._asked, self._pause = 0.0, _FIRST_PAUSE_S
 
     def look(self, nodes: Sequence[NodeView]) -> None:
         """Ask them, unless it is too soon: every question leaves a line in the log of each slurmd."""
         now = self._clock.now()
-        if now < self._next:
+        if not due(now, self._asked, self._pause):
             return
         silent = self._ping.silent(nodes)
         seen = self._clock.now()
-        self._silent_since = {name: self._silent_since.get(name, seen) for name in silent}
+        self._silent_since = {name: min(self._silent_since.get(name, seen), seen) for name in silent}
         self._pause = _FIRST_PAUSE_S if silent else min(2 * self._pause, _LONGEST_PAUSE_S)
-        self._next = seen + self._pause
+        self._asked = seen
 
     def since(self, name: str) -> float | None:
         """Since when this node has not answered."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sovctl.errors import SovctlError
 from sovctl.ports.common import Clock, Journal
+
+_TRY_AGAIN_S = 1.0
 
 
 class TolerantJournal:
@@ -47,6 +50,21 @@ class TolerantJournal:
             self._failed(str(error))
         return [*self._known, *self._kept]
 
+    def read_first(self, patience_s: float) -> list[dict[str, Any]]:
+        """What earlier supervisors wrote. An empty record in its place would be another run: its script started a
+        second time, its blamed nodes forgotten. Raises SovctlError when it cannot be read for so long."""
+        deadline = self._clock.now() + patience_s
+        while True:
+            try:
+                self._known = self._journal.events()
+                self._failing = False
+                return [*self._known, *self._kept]
+            except SovctlError as error:
+                if self._clock.now() >= deadline:
+                    raise
+                self._tell(f"{error}; nothing is done until it can be read")
+                self._clock.sleep(_TRY_AGAIN_S)
+
     def _drop_written(self) -> None:
         """What was late is on disk by now, once the storage is back: it must not count twice."""
         if self._kept:
@@ -54,8 +72,12 @@ class TolerantJournal:
             self._kept = [record for record in self._kept if _gist(record) not in written]
 
     def _failed(self, words: str) -> None:
+        self._tell(f"{words}; the run goes on without that part of its record")
+
+    def _tell(self, words: str) -> None:
         if not self._failing:
-            self._complain(f"{words}; the run goes on without that part of its record")
+            with suppress(OSError):  # the output is on the same full disk as a rule
+                self._complain(words)
         self._failing = True
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame
+from sovctl.model.pauses import due
 from sovctl.model.progress import Phase, Progress
 from sovctl.model.rank_look import NodeLook
 from sovctl.operations.supervisor.follow_progress import ProgressFollower
@@ -114,8 +115,9 @@ class ProgressWatch:
         """Who is to blame when the run hangs (or, if wished, for a straggler); None: it goes on. `paths`: the job's
         output files as Slurm knows them; `mute`: nodes that do not answer slurmctld, which makes no step there."""
         self._mute, self._paths = frozenset(mute), tuple(paths)
-        if now - self._turn > _LONGEST_TURN_S:
+        if not 0.0 <= now - self._turn <= _LONGEST_TURN_S:  # below: the clock was set back
             self._pace.paused(now - self._turn)
+            self._next_look = 0.0
         self._turn = now
         self._observe(now, paths)
         idle, patience = self._pace.idle_s(now), self._pace.patience_s()
@@ -155,10 +157,10 @@ class ProgressWatch:
         said = self._follower.last
         if said is not None and said != self._said:
             self._hear(said, now)
-        if now - self._output_read >= _OUTPUT_EVERY_S:
+        if due(now, self._output_read, _OUTPUT_EVERY_S):
             self._output_read = now
             self._read_output(now, paths)
-        if now - self._checkpoints_read >= _CHECKPOINTS_EVERY_S and self._pace.idle_s(now) > _CHECKPOINTS_EVERY_S:
+        if due(now, self._checkpoints_read, _CHECKPOINTS_EVERY_S) and self._pace.idle_s(now) > _CHECKPOINTS_EVERY_S:
             self._checkpoints_read = now
             self._see_checkpoints(now)
 
@@ -262,6 +264,7 @@ class ProgressWatch:
             expected=self._expected(),
             problem=answer.problem,
             tries=self._tries,
+            finished=self._said is not None and self._said.phase is Phase.FINISHED,
         )
         found = judge(seen)
         if isinstance(found, Hang):

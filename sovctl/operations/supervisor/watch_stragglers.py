@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sovctl.errors import SovctlError
 from sovctl.model.blame import Blame, Confidence, Culprit
+from sovctl.model.pauses import due
 from sovctl.model.progress import Phase, Progress
 from sovctl.ports.common import Journal
 from sovctl.ports.supervised import JobLooks, RunFiles
@@ -42,7 +43,8 @@ class StragglerWatch:
         self._looks = looks
         self._journal = journal
         self._attempt = 0
-        self._began = self._next = self._next_look = 0.0
+        self._began = self._compared = self._asked = 0.0
+        self._compare_again_s = self._ask_again_s = 0.0
         self._ranks = 0
         """Whose words were read the last time."""
         self._steps: dict[int, int] = {}
@@ -55,19 +57,19 @@ class StragglerWatch:
 
     def begin(self, attempt: int, now: float) -> None:
         """Another attempt, other nodes."""
-        self._attempt, self._began, self._next = attempt, now, now
+        self._attempt, self._began, self._compared, self._compare_again_s = attempt, now, now, 0.0
 
     def look(self, now: float, step_s: float | None) -> Blame | None:
         """Write down a new straggler; its blame, if it is to be acted upon. `step_s`: seconds a step of the run."""
         if self.asking:
             return self._hear(now)
-        if now < self._next:
+        if not due(now, self._compared, self._compare_again_s):
             return None
         window = min(max(_LEAST_WINDOW_S, _WINDOW_STEPS * (step_s or 0.0)), _MOST_WINDOW_S)
-        self._next = now + max(window, _A_RANK_S * self._ranks)
+        self._compared, self._compare_again_s = now, max(window, _A_RANK_S * self._ranks)
         if step_s is not None:
             self._pace.append(step_s)
-            if now >= self._next_look and (self._suspects or became_slower(self._pace)):
+            if due(now, self._asked, self._ask_again_s) and (self._suspects or became_slower(self._pace)):
                 self._ask(now)
         return self._compare_ranks()
 
@@ -100,7 +102,7 @@ class StragglerWatch:
         return item.attempt == self._attempt and item.phase is Phase.RUNNING and item.step is not None
 
     def _ask(self, now: float) -> None:
-        self._next_look = now + _LOOK_EVERY_S
+        self._asked, self._ask_again_s = now, _LOOK_EVERY_S
         try:
             self._looks.begin(self._settings.nodes, since=self._began, stacks=False, gpus=self._settings.gpus)
             self.asking = True
@@ -118,7 +120,7 @@ class StragglerWatch:
         confirmed = [found[key] for key in sorted(self._suspects & found.keys()) if _name(found[key]) not in self._told]
         self._suspects = frozenset(found) - self._suspects
         if self._suspects:
-            self._next_look = now + _CONFIRM_AFTER_S
+            self._asked, self._ask_again_s = now, _CONFIRM_AFTER_S
         blames = [self._tell(item.node, None, item.ratio, item.evidence) for item in confirmed]
         self._told |= {_name(item) for item in confirmed}
         return _first(blames) if self._settings.restart else None

@@ -134,9 +134,9 @@ class SuspectChecks:
         for case in chosen:
             del self._cases[(case.raw_job_id, case.named.node)]
             self._checked[(case.raw_job_id, case.named.node)] = now
-            about = {"node": case.named.node, "job_id": case.job_id}
-            if self.voice.begun("suspected", **about) is None:
-                self.voice.write("suspected", **about, raw_job_id=case.raw_job_id, why=case.named.why)
+            node, job_id = case.named.node, case.job_id
+            if self.voice.begun("suspected", node=node, job_id=job_id) is None:
+                self.voice.write("suspected", node=node, job_id=job_id, raw_job_id=case.raw_job_id, why=case.named.why)
         self._checked = {key: at for key, at in self._checked.items() if now - at < _ASK_AGAIN_S}
         names = {case.named.node for case in chosen}
         views = [nodes[name] for name in sorted(names) if name in nodes and in_service(nodes[name])]

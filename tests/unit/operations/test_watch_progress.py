@@ -398,3 +398,42 @@ def test_the_traceback_is_kept_and_its_rank_has_a_node() -> None:
     assert world.files["traceback.txt"].decode() == text
     crash.begin(NOW, NODES)
     assert not crash.pending
+
+
+def _trains_for_ten_minutes(world: World, then: Callable[[int], None]) -> Callable[[float], None]:
+    """Then every rank says that it has finished, and the script goes on: an evaluation, an upload."""
+
+    def turn(at: float) -> None:
+        if at < 600:
+            world.step(at)
+            return
+        for rank in world.ranks:
+            world.ranks[rank] = replace(world.ranks[rank], phase=Phase.FINISHED)
+        then(int(at * 2))
+
+    return turn
+
+
+def test_a_script_that_goes_on_without_its_ranks_is_no_hang() -> None:
+    world = World(hang_timeout_s=-1.0)
+    nobody = LookAnswer(tuple(NodeLook(name, (), took_s=1.0) for name in NODES), (), first_s=1.0)
+    world.answers = [nobody] * 50
+    assert world.run(3600.0, _trains_for_ten_minutes(world, lambda half_seconds: None)) is None
+
+
+def test_an_evaluation_after_the_training_that_prints_is_no_hang() -> None:
+    world = World(hang_timeout_s=-1.0)
+    world.answers = [answer_of(*NODES)] * 50
+
+    def evaluate(half_seconds: int) -> None:
+        if half_seconds % 20 == 0:
+            world.lines = [f"eval step {half_seconds} loss 2.1"]
+
+    assert world.run(3600.0, _trains_for_ten_minutes(world, evaluate)) is None
+
+
+def test_ranks_that_hang_after_the_training_are_found() -> None:
+    world = World(hang_timeout_s=-1.0)
+    world.answers = [answer_of(*NODES)] * 50
+    blame = world.run(2 * 3600.0, _trains_for_ten_minutes(world, lambda half_seconds: None))
+    assert blame is not None

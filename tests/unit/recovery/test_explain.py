@@ -329,3 +329,20 @@ def test_a_record_written_by_anybody(events: list[dict[str, Any]], data: st.Data
     assert len(answer.lines) in (1, 3)
     assert run_state(events, None).word
     assert all(isinstance(event_words(event), str) for event in events)
+
+
+def test_a_stop_at_which_nobody_could_tell_the_newest_checkpoint_loses_no_more_than_is_on_record() -> None:
+    record = Record().started(0, 0).steps(10, 0).saved(100, 0, 900)
+    stop = {"step": 950, "action": "requeue", "checkpoint": "", "checkpoint_step": 900}
+    record.ended(200, 0, "preempted", "the job was preempted", **stop)
+    record.add(201, "requeue_intent", attempt=0, exclude=[], because="requeued from outside")
+    record.add(202, "requeued", attempt=0, exclude=[], given_up=[], begin=1, short="")
+    lines = " ".join(why(RECORD, record.events).lines)
+    assert "from the start" not in lines
+    assert "900" in lines
+
+
+def test_a_run_that_was_held_before_its_first_start_says_why() -> None:
+    said = "no checkpoint in /w/ck is complete: 3 are there"
+    record = Record().add(0, "hold_intent", attempt=0, why=said).add(1, "held", attempt=0, job_id="34", why=said)
+    assert said in " ".join(why(RECORD, record.events).lines)
