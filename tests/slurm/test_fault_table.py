@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +143,44 @@ def test_what_must_not_stop_a_run(
     assert not run.events("attempt_ended")
     node = cluster.slurm(whole_lab.layout).node(victim)
     assert (node.state.schedulable, node.reason) == (True, "")
+    run.sovctl("run", "stop", run.job_id)
+    run.await_event("run_ended")
+
+
+COUNTS = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1
+cat >"count.$SLURM_JOB_ID.py" <<'EOF'
+import os, time
+for step in range(100_000):
+    time.sleep(0.2)
+    try:
+        os.write(1, b"step %d\\n" % step)
+    except OSError:
+        pass
+EOF
+srun python3 "count.$SLURM_JOB_ID.py"
+"""
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a file system and fill it")
+def test_a_run_all_of_whose_files_are_on_a_full_disk_is_held_and_goes_on_from_there(
+    whole_lab: cluster.Lab, user: str, eventually: Callable[..., Any]
+) -> None:
+    """Its record, the job's output and the next attempt's script find no room, and the supervisor's words none."""
+    place = whole_lab.layout.scratch / "everything"
+    place.mkdir()
+    if user:
+        os.chown(place, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+    run = started(whole_lab, place, user, COUNTS)
+    run.await_event("first_step")
+    slurm, victim = cluster.slurm(whole_lab.layout), nodes_of(run, 0)[1]
+    faults.inject(whole_lab, "disk-full", victim)
+    faults.inject(whole_lab, "rank-crash", victim)
+    eventually(lambda: (job := slurm.job(run.job_id)).pending and job.held, "the run to be held", 120.0)
+    faults.heal(cluster.load(whole_lab.layout.root), victim)
+    assert len(run.events("attempt_started")) == 1
+    run.sovctl("run", "resume", run.job_id)
+    run.await_event("first_step", 120, attempt=1)
     run.sovctl("run", "stop", run.job_id)
     run.await_event("run_ended")
 
