@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from sovctl.model import pauses
 from sovctl.model.burn_in import (
     SILENT,
     BurnInOutcome,
@@ -75,7 +76,7 @@ def next_piece(memory: BurnInMemory) -> Piece:
 def due(memory: BurnInMemory, now: float, every_s: float) -> bool:
     """Whether the last one is long enough ago; after the clock was set back at once."""
     last = max(memory.tried.values(), default=0.0)
-    return not 0 <= now - last < every_s
+    return pauses.due(now, last, every_s)
 
 
 def remembered(memory: BurnInMemory, result: BurnInResult) -> BurnInMemory:

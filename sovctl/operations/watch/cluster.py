@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sovctl.errors import SovctlError
+from sovctl.model.pauses import due
 from sovctl.operations.sweep import SweepPorts, SweepSettings, act_on, find_stuck
 from sovctl.operations.watch.deaths import DeathPorts, DeathSettings, DeathWatch
 from sovctl.operations.watch.places import RunPlaces
@@ -152,7 +153,7 @@ class ClusterWatch:
 
     def _count_spares(self) -> None:
         now = self.ports.clock.now()
-        if now - self._spares_at < _SPARES_EVERY_S:
+        if not due(now, self._spares_at, _SPARES_EVERY_S):
             return
         self._spares_at = now
         try:
@@ -178,7 +179,7 @@ class ClusterWatch:
     def _free_stuck(self) -> None:
         now = self.ports.clock.now()
         every_s = min(_STUCK_EVERY_S, self.settings.sweep.policy.completing_s)
-        if now - self._stuck_at < every_s or not any(job.completing for job in self._reads.jobs):
+        if not due(now, self._stuck_at, every_s) or not any(job.completing for job in self._reads.jobs):
             return
         self._stuck_at = now
         # Whether nodes may be drained (health.act) is another question than whether a job is freed.
@@ -188,7 +189,7 @@ class ClusterWatch:
         self._voice.forget("stuck:", {*said, *(f"stuck:{name}" for name in stuck)})
         for key, words in said.items():
             self._voice.tell(key, words)
-        if not stuck or (stuck == self._stuck and now - self._stuck_acted_at < _STUCK_AGAIN_S):
+        if not stuck or (stuck == self._stuck and not due(now, self._stuck_acted_at, _STUCK_AGAIN_S)):
             return
         self._stuck, self._stuck_acted_at = stuck, now
         deeds, alarms = act_on(self.ports.sweep, settings, {}, stuck)
@@ -233,6 +234,6 @@ class ClusterWatch:
 
     def _prune(self) -> None:
         now = self.ports.clock.now()
-        if now - self._pruned_at >= _PRUNE_EVERY_S and self.settings.deaths.act:
+        if due(now, self._pruned_at, _PRUNE_EVERY_S) and self.settings.deaths.act:
             self._pruned_at = now
             self.ports.suspects.answers.prune(now - _ANSWERS_KEPT_S)

@@ -17,6 +17,7 @@ from typing import Any
 
 from sovctl.errors import JobNotFound, SlurmUnreachable, SovctlError
 from sovctl.model.job import FIRST_PRIORITY, JobView
+from sovctl.model.pauses import due
 from sovctl.operations.supervisor.allocation import nodes_asked
 from sovctl.operations.watch.last_nodes import LastNodes
 from sovctl.operations.watch.site import Site
@@ -61,7 +62,8 @@ class RunPlaces:
     """Limits that were raised, by the run they were raised for."""
     _passes: set[str] = field(default_factory=set)
     """Runs for which a pass of the scheduler was asked for since their limit was raised."""
-    _not_before: float = -1e9
+    _looked_at: float = -1e9
+    _again_s: float = 0.0
 
     @property
     def busy(self) -> bool:
@@ -74,12 +76,12 @@ class RunPlaces:
         for job_id, item in self._looked.items():
             self._look_at(job_id, item)
         now = self.clock.now()
-        if now < self._not_before:
+        if not due(now, self._looked_at, self._again_s):
             return
         blocked = [job for job in waiting if job.reason == BLOCKED and self._looked[job.job_id].first]
         if not blocked and not self._rooms:
             return
-        self._not_before = now + _TRY_AGAIN_S if blocked else now
+        self._looked_at, self._again_s = now, _TRY_AGAIN_S if blocked else 0.0
         try:
             self._restore_what_is_over()
             if blocked and set(self._rooms) <= {blocked[0].job_id}:
@@ -87,7 +89,7 @@ class RunPlaces:
         except SlurmUnreachable:
             raise
         except SovctlError as error:
-            self._not_before = now + _TRY_AGAIN_S
+            self._again_s = _TRY_AGAIN_S
             self.voice.tell("places", error.message)
         else:
             self.voice.forget("places")

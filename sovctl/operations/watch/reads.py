@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sovctl.model.job import JobView
 from sovctl.model.node import NodeView
+from sovctl.model.pauses import due
 from sovctl.operations.watch.site import Site
 from sovctl.ports.common import ChangeMark, Clock
 
@@ -31,7 +32,8 @@ class SlurmReads:
     jobs: tuple[JobView, ...] = ()
     read_at: float = -1e9
     _mark: tuple[int, ...] | None = None
-    _not_before: float = field(default=-1e9)
+    _rests_from: float = field(default=-1e9)
+    _rests_s: float = 0.0
     _took_s: float = math.inf
     """How long the last reading took."""
 
@@ -43,7 +45,8 @@ class SlurmReads:
         mark = self.changes.mark()
         changed = busy or mark is None or mark != self._mark
         calm = calm and not any(job.pending or job.completing for job in self.jobs)
-        if now < self._not_before or not (changed or now - self.read_at >= (_AT_LEAST_S if calm else _AT_LATEST_S)):
+        rested = due(now, self._rests_from, self._rests_s)
+        if not rested or not (changed or due(now, self.read_at, _AT_LEAST_S if calm else _AT_LATEST_S)):
             return False
         nodes, jobs = self.site.nodes(), self.site.jobs()
         ended = self.clock.now()
@@ -53,12 +56,12 @@ class SlurmReads:
         # moment at which runs need to be brought back. Two are a slurmctld with much to do.
         took, before = ended - now, self._took_s
         self._took_s = took
-        self._not_before = ended + min(took, before) * share
+        self._rests_from, self._rests_s = ended, min(took, before) * share
         return True
 
     def outdated(self) -> None:
         """Something was changed just now: the next pass reads, whatever that costs."""
-        self._mark, self._not_before, self.read_at = None, -1e9, -1e9
+        self._mark, self._rests_s, self.read_at = None, 0.0, -1e9
 
     @property
     def by_name(self) -> dict[str, NodeView]:

@@ -16,6 +16,7 @@ from sovctl.health.death import in_service
 from sovctl.health.named import Named, named_suspects
 from sovctl.health.sweep import Assessed
 from sovctl.model.node import NodeView
+from sovctl.model.pauses import due
 from sovctl.model.reason import is_ours
 from sovctl.model.site_answer import SiteAnswer, SiteWord
 from sovctl.model.verdict import VerdictState
@@ -71,8 +72,8 @@ class SuspectChecks:
     _silent: dict[str, float] = field(default_factory=dict)
     _pending: tuple[tuple[_Case, ...], Pending[Mapping[str, Assessed]]] | None = None
     _read_at: float = -1e9
-    _not_before: float = -1e9
-    """Slurm refused a drain; checked and tried again then."""
+    _refused_at: float = -1e9
+    """Slurm refused a drain; checked and tried again a little later."""
 
     @property
     def silent(self) -> frozenset[str]:
@@ -90,10 +91,10 @@ class SuspectChecks:
                 self._finish(nodes)
             return
         now = self.ports.clock.now()
-        if now - self._read_at >= _EVERY_S:
+        if due(now, self._read_at, _EVERY_S):
             self._read_at = now
             self._read(now)
-        if self._cases and now >= self._not_before:
+        if self._cases and due(now, self._refused_at, _TRY_AGAIN_S):
             self._start(nodes)
 
     def settle(self, begun: Sequence[Mapping[str, Any]]) -> None:
@@ -165,7 +166,7 @@ class SuspectChecks:
         self.voice.alarms("drains", alarms)
         refused = {name for name, deed in deeds.items() if deed.command and not deed.did}
         if refused:
-            self._not_before = self.ports.clock.now() + _TRY_AGAIN_S
+            self._refused_at = self.ports.clock.now()
             self._cases |= {(item.raw_job_id, item.named.node): item for item in cases if item.named.node in refused}
             self.voice.say("; ".join(f"{name}: {deeds[name].why}" for name in sorted(refused)))
             cases = tuple(item for item in cases if item.named.node not in refused)

@@ -1254,3 +1254,14 @@ def test_a_record_that_cannot_be_understood_ends_no_watch(monkeypatch: pytest.Mo
     site.passes(12)
     assert [job for job, *_ in site.freed_steps] == ["8"]
     assert sum("the record of run 7 is passed over" in words for words in site.said) == 1
+
+
+def test_a_clock_that_is_set_back_blinds_the_watch_for_no_hour() -> None:
+    site = Watched()
+    site.site.runs("7", "n001", "n002")
+    site.passes(30)
+    site.clock.time -= 3600.0
+    site.verdicts["n002"] = VerdictState.FAILED
+    site.words["7"] = [suspicion("n002", at=site.clock.time)]
+    site.passes(30)
+    assert site.site.did == [("drain", "n002")]
