@@ -24,7 +24,7 @@ from sovctl.cli import wiring
 from sovctl.cli.main import run as sovctl
 from sovctl.config import load_config
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, UsageError
-from sovctl.isolation.cache import architecture, digest_of, file_name
+from sovctl.isolation.cache import architecture, check_squashfs, digest_of, file_name
 from sovctl.isolation.inside import Inside
 from sovctl.isolation.reference import parse_reference
 from sovctl.model.image import ImageSettings
@@ -62,7 +62,9 @@ def image(layout: Path, served: Registry) -> str:
 @pytest.fixture
 def ports(tmp_path: Path, served: Registry) -> ImagePorts:
     tools = ImageTools(CommandRunner(), OWN, [served.address], timeout_s=60)
-    return ImagePorts(tools, ImageCache(tmp_path / "cache", NAME, digest_of), SystemClock(), (NodeRoots(tmp_path),))
+    return ImagePorts(
+        tools, ImageCache(tmp_path / "cache", NAME, digest_of, check_squashfs), SystemClock(), (NodeRoots(tmp_path),)
+    )
 
 
 def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:
@@ -117,7 +119,9 @@ def test_one_puller_and_the_others_wait(image: str, ports: ImagePorts) -> None:
 
 def test_the_squashfs_has_the_same_bytes_whoever_packs_it(image: str, ports: ImagePorts, tmp_path: Path) -> None:
     resolved = _resolved(image, ports)
-    other = ImagePorts(ports.tools, ImageCache(tmp_path / "other", NAME, digest_of), ports.clock, ports.unpacked)
+    other = ImagePorts(
+        ports.tools, ImageCache(tmp_path / "other", NAME, digest_of, check_squashfs), ports.clock, ports.unpacked
+    )
     first, second = (images.prefetch(resolved, one, _silent) for one in (ports, other))
     assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
 
@@ -152,7 +156,7 @@ def test_each_architecture_has_its_own_image_in_a_shared_cache(
     nodes = {
         of: ImagePorts(
             ImageTools(CommandRunner(), of, [served.address], timeout_s=60),
-            ImageCache(cache, partial(file_name, of=of), digest_of),
+            ImageCache(cache, partial(file_name, of=of), digest_of, check_squashfs),
             ports.clock,
             ports.unpacked,
         )
@@ -228,7 +232,9 @@ def test_no_room_is_said_before_the_first_byte(image: str, ports: ImagePorts) ->
         def free_bytes(self) -> int:
             return 1000
 
-    full = ImagePorts(ports.tools, FullCache(Path(ports.cache.where()), NAME, digest_of), ports.clock, ports.unpacked)
+    full = ImagePorts(
+        ports.tools, FullCache(Path(ports.cache.where()), NAME, digest_of, check_squashfs), ports.clock, ports.unpacked
+    )
     said: list[str] = []
     with pytest.raises(TryLaterError, match="there is no room for the image"):
         images.prefetch(_resolved(image, ports), full, said.append)
@@ -282,6 +288,18 @@ def test_what_a_node_unpacked_is_there_once_and_can_be_removed(
     Path(place).parent.chmod(0o777)
     with pytest.raises(SovctlError, match="is not a directory of yours alone"):
         roots.unpacked(got.path, 0, said.append)
+
+
+@pytest.mark.parametrize("left", [0, 50, 4096])
+def test_an_image_that_was_cut_short_is_loaded_anew(image: str, ports: ImagePorts, left: int) -> None:
+    resolved = _resolved(image, ports)
+    got = images.prefetch(resolved, ports, _silent)
+    whole = Path(got.path).read_bytes()
+    os.truncate(got.path, left)
+    assert ports.cache.find(got.digest) is None
+    assert len(ports.cache.entries()) == 1  # gc sees it
+    images.prefetch(resolved, ports, _silent)
+    assert Path(got.path).read_bytes() == whole
 
 
 def test_an_image_that_somebody_else_could_write_is_not_used(image: str, ports: ImagePorts) -> None:

@@ -24,6 +24,7 @@ from sovctl.model.image import CachedImage, ImageSettings
 
 SCHEMA = "sovctl.image/1"
 _PULL = ".pull-"
+_HEADER_BYTES = 96
 _RECORD_BYTES = 2**20
 _WAIT_S = 3600.0
 
@@ -31,16 +32,24 @@ _WAIT_S = 3600.0
 class ImageCache:
     """Implements `ports.ImageCache`. `name_of`/`digest_of` make and read the names of the files."""
 
-    def __init__(self, directory: Path, name_of: Callable[[str], str], digest_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name_of: Callable[[str], str],
+        digest_of: Callable[[str], str | None],
+        check: Callable[[bytes, int, str], None],
+    ) -> None:
+        """`check`: of first bytes, size and path; raises SovctlError where that is no whole image."""
         self._directory = directory
         self._name_of = name_of
         self._digest_of = digest_of
+        self._check = check
 
     def where(self) -> str:
         return str(self._directory)
 
     def find(self, digest: str) -> CachedImage | None:
-        """The image, if it is there. Raises SovctlError where somebody else could have written it."""
+        """The image, if it is there as a whole. Raises SovctlError where somebody else could have written it."""
         path = self._directory / self._name_of(digest)
         try:
             status = os.lstat(path)
@@ -52,7 +61,7 @@ class ImageCache:
                 hint=f"Check it: ls -ld {self._directory}",
             ) from error
         self._check_owner(path, status)
-        return _entry(path, digest, status)
+        return _entry(path, digest, status) if self._whole(path, status.st_size) else None
 
     def entries(self) -> tuple[CachedImage, ...]:
         """All of them; what is no image of ours is passed over."""
@@ -98,9 +107,8 @@ class ImageCache:
             record.rename(path.with_suffix(".json"))
             staged.rename(path)
         except OSError as error:
-            raise disk_error(
-                f"cannot write the image {path}", error, hint="Make room: sovctl image gc --keep 0"
-            ) from error
+            hint = _hint(error, "Make room: sovctl image gc --keep 0")
+            raise disk_error(f"cannot write the image {path}", error, hint=hint) from error
         _remove_tree(staged.parent)
         return _entry(path, image.digest, os.lstat(path))
 
@@ -159,6 +167,19 @@ class ImageCache:
                 f"ls -l {path}",
             )
 
+    def _whole(self, path: Path, size_bytes: int) -> bool:
+        """A disk that broke leaves names of files that are short: such an image is loaded anew."""
+        try:
+            with path.open("rb") as file:
+                header = file.read(_HEADER_BYTES)
+        except OSError:
+            return True  # whoever uses it is told why it cannot be read
+        try:
+            self._check(header, size_bytes, str(path))
+        except SovctlError:
+            return False
+        return True
+
     def _turn(self, staging: Path, waiting: Callable[[str], None]) -> int:
         deadline, said = time.monotonic() + _WAIT_S, False
         while True:
@@ -169,9 +190,7 @@ class ImageCache:
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and self._directory.is_dir():
                     continue  # the one before has just removed it
-                closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
-                hint = "Have its owner prefetch it, or use a cache of your own: SOVCTL_ISOLATION_CACHE_DIR=DIR"
-                hint = hint if closed else f"Check it: df -hi {self._directory}"
+                hint = _hint(error, f"Check it: df -hi {self._directory}")
                 raise disk_error(f"cannot load an image into {staging}", error, hint=hint) from error
             _check_own(lock, staging)
             if _got(lock) and _same(lock, staging):
@@ -186,6 +205,13 @@ class ImageCache:
                 waiting("another process loads this image; waiting for it")
                 said = True
             time.sleep(0.2)
+
+
+def _hint(error: OSError, otherwise: str) -> str:
+    """What to do where the cache, or an image that is to be replaced in it, is somebody else's."""
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "Have its owner prefetch it, or use a cache of your own: SOVCTL_ISOLATION_CACHE_DIR=DIR"
+    return otherwise
 
 
 def _check_own(lock: int, staging: Path) -> None:

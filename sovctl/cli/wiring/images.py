@@ -103,11 +103,11 @@ def image_ports(config: Config) -> ImagePorts:
     from sovctl.adapters.isolation.image_cache import ImageCache
     from sovctl.adapters.isolation.image_tools import ImageTools
     from sovctl.adapters.isolation.node_roots import NodeRoots
-    from sovctl.isolation.cache import architecture, digest_of, file_name
+    from sovctl.isolation.cache import architecture, check_squashfs, digest_of, file_name
     from sovctl.operations.isolation.images import ImagePorts
 
     chosen, own = config.isolation, architecture(os.uname().machine)
-    cache = ImageCache(image_cache_dir(config), partial(file_name, of=own), digest_of)
+    cache = ImageCache(image_cache_dir(config), partial(file_name, of=own), digest_of, check_squashfs)
     tools = ImageTools(CommandRunner(), own, chosen.plain_http.split(), chosen.pull_timeout_s)
     return ImagePorts(tools, cache, SystemClock(), (NodeRoots(Path(chosen.node_dir)), bundle_roots(config)))
 
