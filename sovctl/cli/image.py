@@ -149,6 +149,8 @@ def gc(
     for path in [*(image.path for image in chosen), *done.leftovers]:
         print(f"{verb} {printable(path)}")
     say(f"{verb} {len(chosen)} images, {size_words(freed)}")
+    if stay := len(done.plan.remove) - len(chosen):
+        say(f"{stay} stay: somebody else's, or in use by now")
     return EXIT_DONE
 
 

@@ -56,7 +56,7 @@ class ImageCache(Protocol):
         ...
 
     def remove(self, image: CachedImage) -> bool:
-        """False: it came into use since it was listed, and stays."""
+        """False: it came into use since it was listed, or is somebody else's, and stays."""
         ...
 
     def leftovers(self) -> tuple[str, ...]:

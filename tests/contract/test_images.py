@@ -374,6 +374,33 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
     assert ports.cache.remove_leftover(str(other))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_cleaning_a_shared_cache_goes_on_past_the_images_of_others(new_root: Callable[[], Path]) -> None:
+    cache = new_root().parent / "shared"
+    cache.mkdir()
+    cache.chmod(0o1777)
+    theirs, own = (cache / NAME(f"sha256:{digit * 64}") for digit in "12")
+    for path in (theirs, own):
+        path.write_bytes(b"hsqs")
+        path.with_suffix(".json").touch()
+    os.utime(theirs, (0, 0))  # its turn comes first
+    os.chown(own, 65534, 65534)
+    done = subprocess.run(
+        [sys.executable, "-m", "sovctl", "image", "gc"],
+        env={"PATH": os.environ["PATH"], "HOME": "/", "SOVCTL_ISOLATION_CACHE_DIR": str(cache)},
+        cwd=Path(__file__).parents[2],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"removed {own}\n"), done.stderr
+    assert "1 stay: somebody else's, or in use by now" in done.stderr
+    assert theirs.exists()
+    assert not own.exists()
+
+
 @pytest.mark.parametrize(
     "record",
     ["", "[]", "{", '{"settings": {"env": [["a"]]}}', '{"settings": 3}', pytest.param("[" * 200_000, id="deep")],

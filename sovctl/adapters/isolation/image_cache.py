@@ -119,7 +119,10 @@ class ImageCache:
             return False
         try:
             path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
+            with suppress(PermissionError):
+                path.with_suffix(".json").unlink(missing_ok=True)
+        except PermissionError:
+            return False
         except OSError as error:
             raise SovctlError(
                 f"cannot remove {path}: {error.strerror}", hint=f"See whose it is: ls -l {path}"
