@@ -375,6 +375,43 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_an_image_with_a_device_node_is_unpacked_by_users(new_root: Callable[[], Path]) -> None:
+    place = new_root().parent / "devices"
+    (place / "rootfs").mkdir(parents=True)
+    (place / "rootfs" / "marker").write_text("packed" * 100_000)
+    os.chown(place, 65534, 65534)
+    squashfs = place / "image.sqsh"
+    argv = ["mksquashfs", place / "rootfs", squashfs, "-quiet", "-no-progress"]
+    odd = ("odd c 666 0 0 1 3", "dev d 755 0 0", "dev/loop b 660 0 0 7 0")
+    subprocess.run([*argv, *(word for line in odd for word in ("-p", line))], check=True, stdout=subprocess.DEVNULL)
+
+    def unpack() -> subprocess.CompletedProcess[str]:
+        words = "import sys, pathlib; from sovctl.adapters.isolation.node_roots import NodeRoots"
+        words += "; print(NodeRoots(pathlib.Path(sys.argv[2])).unpacked(sys.argv[1], 0, str)[0])"
+        return subprocess.run(
+            [sys.executable, "-c", words, squashfs, place / "node"],
+            cwd=Path(__file__).parents[2],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
+
+    done = unpack()
+    assert done.returncode == 0, done.stderr
+    root = Path(done.stdout.strip())
+    assert sorted(path.name for path in root.iterdir()) == ["dev", "marker"]
+    assert list((root / "dev").iterdir()) == []
+    with squashfs.open("r+b") as file:
+        file.seek(100)  # the first bytes of the first file
+        file.write(bytes(100))
+    spoilt = unpack()
+    assert spoilt.returncode == 1
+    assert "cannot be unpacked" in spoilt.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 def test_cleaning_a_shared_cache_goes_on_past_the_images_of_others(new_root: Callable[[], Path]) -> None:
     cache = new_root().parent / "shared"
     cache.mkdir()

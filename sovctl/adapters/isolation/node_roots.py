@@ -15,6 +15,8 @@ from sovctl.adapters.command import CommandRunner
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError, disk_error
 
 _UNPACK_S = 1800.0
+_PARTLY = 2  # of unsquashfs, which went on after something it could not make
+_NO_DEVICE = re.compile(r"create_inode: could not create (?:character|block) device ")
 _MAKE_ROOM = "Make room: sovctl image gc --keep 0, on this node"
 
 
@@ -117,15 +119,26 @@ def _unpack(squashfs: str, offset: int, place: Path) -> None:
     try:
         CommandRunner({"PATH": f"{os.environ.get('PATH', '')}:/usr/bin:/bin"}).run(argv, timeout_s=_UNPACK_S)
     except CommandFailed as error:
-        _remove(staging)
-        if re.search("no space|quota exceeded", error.stderr, re.IGNORECASE):
-            raise TryLaterError(f"the disk of {place.parent} is full", hint=_MAKE_ROOM) from error
-        raise SovctlError(
-            f"the image {squashfs} cannot be unpacked: {error.stderr.strip()[-200:]}",
-            hint=f"Check it: unsquashfs -s {squashfs}",
-        ) from error
+        if not _only_devices(error):
+            _remove(staging)
+            raise _explained(error, squashfs, place) from error
     _remove(place)
     staging.rename(place)
+
+
+def _only_devices(error: CommandFailed) -> bool:
+    """Whether all of it is there but device files, which users may not make: each step has a /dev of its own."""
+    complaints = [line for line in error.stderr.splitlines() if line.strip()]
+    return error.status == _PARTLY and bool(complaints) and all(map(_NO_DEVICE.match, complaints))
+
+
+def _explained(error: CommandFailed, squashfs: str, place: Path) -> SovctlError:
+    if re.search("no space|quota exceeded", error.stderr, re.IGNORECASE):
+        return TryLaterError(f"the disk of {place.parent} is full", hint=_MAKE_ROOM)
+    return SovctlError(
+        f"the image {squashfs} cannot be unpacked: {error.stderr.strip()[-200:]}",
+        hint=f"Check it: unsquashfs -s {squashfs}",
+    )
 
 
 def _remove(path: Path) -> None:
