@@ -88,6 +88,15 @@ class ImageOfRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Staging:
+    """A directory to prepare an image in, and the turn to do so."""
+
+    path: str
+    lock: int
+    """A descriptor. What is started to write there holds it too, so that the turn ends with the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class CachedImage:
     """One image of the cache."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sovctl.model.device import NodeDevices
-from sovctl.model.image import CachedImage, ImageOfRun, ImageReference, ImageSettings, ResolvedImage
+from sovctl.model.image import CachedImage, ImageOfRun, ImageReference, ImageSettings, ResolvedImage, Staging
 from sovctl.model.isolated import EnvLayer, HostSlurm, IsolatedStep, IsolatedTask
 
 
@@ -29,7 +29,7 @@ class ImageTools(Protocol):
         """The digest that a reference means now. Raises SovctlError, TryLaterError where a registry is silent."""
         ...
 
-    def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
+    def build(self, image: ResolvedImage, staging: Staging, progress: Callable[[str], None]) -> CachedImage:
         """Load and verify the image, and leave its squashfs in `staging`; what is there already is not loaded again.
 
         Raises SovctlError; what was loaded so far stays in `staging`.
@@ -47,7 +47,7 @@ class ImageCache(Protocol):
 
     def entries(self) -> tuple[CachedImage, ...]: ...
     def free_bytes(self) -> int: ...
-    def pulling(self, digest: str, waiting: Callable[[str], None]) -> AbstractContextManager[str]:
+    def pulling(self, digest: str, waiting: Callable[[str], None]) -> AbstractContextManager[Staging]:
         """The turn to load this image, and the directory to load it into. Waits while another has it."""
         ...
 

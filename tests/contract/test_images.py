@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -181,7 +182,7 @@ def test_a_pull_goes_on_where_it_was_broken_off(image: str, ports: ImagePorts, s
     resolved = _resolved(image, ports)
     largest = served.blobs()[-1]
     with ports.cache.pulling(resolved.digest, _silent) as staging:  # what a puller that was killed leaves behind
-        blobs = Path(staging, "layout", "blobs", "sha256")
+        blobs = Path(staging.path, "layout", "blobs", "sha256")
         blobs.mkdir(parents=True)
         (blobs / largest.parent.name).write_bytes(largest.read_bytes())
     assert len(ports.cache.leftovers()) == 1
@@ -192,6 +193,38 @@ def test_a_pull_goes_on_where_it_was_broken_off(image: str, ports: ImagePorts, s
         aside.rename(largest)
     assert _unpacked(got.path, "etc/marker") == "busybox\n"
     assert ports.cache.leftovers() == ()
+
+
+def test_what_a_killed_puller_started_ends_before_the_next_begins(
+    layout: Path, ports: ImagePorts, tmp_path: Path, eventually: Callable[..., object]
+) -> None:
+    going_on, started = tmp_path / "going-on", tmp_path / "started"
+    os.mkfifo(going_on)
+    slow = tmp_path / "bin" / "umoci"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n: >{started}\nread _ <{going_on}\nexec {shutil.which("umoci")} "$@"\n')
+    slow.chmod(0o755)
+    puller = subprocess.Popen(
+        [sys.executable, "-m", "sovctl", "image", "prefetch", f"oci:{layout}:1"],
+        env={
+            "PATH": f"{slow.parent}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "SOVCTL_ISOLATION_CACHE_DIR": ports.cache.where(),
+        },
+        cwd=Path(__file__).parents[2],
+    )
+    eventually(started.exists, "the first has come to umoci")
+    puller.kill()
+    puller.wait()
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(images.prefetch, _resolved(f"oci:{layout}:1", ports), ports, said.append)
+        try:
+            eventually(lambda: any("waiting for it" in words for words in said), "the second waits")
+            assert ports.cache.leftovers() == ()
+        finally:
+            going_on.write_text("\n")
+        assert _unpacked(second.result().path, "etc/marker") == "busybox\n"
 
 
 def test_bytes_that_are_not_what_the_digest_says_are_not_kept(ports: ImagePorts, place: Path, served: Registry) -> None:

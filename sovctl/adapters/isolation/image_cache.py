@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, disk_error
-from sovctl.model.image import CachedImage, ImageSettings
+from sovctl.model.image import CachedImage, ImageSettings, Staging
 
 SCHEMA = "sovctl.image/1"
 _PULL = ".pull-"
@@ -81,7 +81,7 @@ class ImageCache:
         return state.f_bavail * state.f_frsize
 
     @contextmanager
-    def pulling(self, digest: str, waiting: Callable[[str], None]) -> Iterator[str]:
+    def pulling(self, digest: str, waiting: Callable[[str], None]) -> Iterator[Staging]:
         """The turn to load this image. Raises TryLaterError when another process does not end."""
         self._make()
         # Of each user: what somebody else may not enter nobody else can wait for, or go on with.
@@ -89,7 +89,7 @@ class ImageCache:
         staging = self._directory / f"{_PULL}{of}.{os.geteuid()}"
         lock = self._turn(staging, waiting)
         try:
-            yield str(staging)
+            yield Staging(str(staging), lock)
         finally:
             with suppress(OSError):  # what was loaded stays for the next try; what never began leaves nothing
                 staging.rmdir()

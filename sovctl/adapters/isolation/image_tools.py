@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from sovctl.errors import (
     UsageError,
     disk_error,
 )
-from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSettings, ResolvedImage
+from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSettings, ResolvedImage, Staging
 
 _ASK_S = 60.0
 _SAY_EVERY_S = 2.0
@@ -56,6 +57,7 @@ class ImageTools:
         self._architecture = architecture
         self._plain_http = frozenset(plain_http)
         self._timeout_s = timeout_s
+        self._held: tuple[int, ...] = ()
 
     def resolve(self, reference: ImageReference) -> ResolvedImage:
         """The digest that a reference means now."""
@@ -71,13 +73,19 @@ class ImageTools:
             return ResolvedImage(reference, "")
         return ResolvedImage(reference, _file_digest(Path(reference.path)), Path(reference.path).stat().st_size)
 
-    def build(self, image: ResolvedImage, staging: str, progress: Callable[[str], None]) -> CachedImage:
+    def build(self, image: ResolvedImage, staging: Staging, progress: Callable[[str], None]) -> CachedImage:
         """Load, verify, unpack and pack. What skopeo has loaded into `staging` before is not loaded again."""
         try:
-            return self._build(image, Path(staging), progress)
+            return self._holding(staging.lock)._build(image, Path(staging.path), progress)
         except OSError as error:
             name = image.reference.canonical
-            raise disk_error(f"cannot prepare {name} in {staging}", error, hint=_MAKE_ROOM) from error
+            raise disk_error(f"cannot prepare {name} in {staging.path}", error, hint=_MAKE_ROOM) from error
+
+    def _holding(self, lock: int) -> ImageTools:
+        """These tools for one pull: whoever kills us leaves its programs, and the next puller must not start beside."""
+        own = copy.copy(self)
+        own._held = (lock,)
+        return own
 
     def _build(self, image: ResolvedImage, place: Path, progress: Callable[[str], None]) -> CachedImage:
         layout, bundle, packed = place / "layout", place / "bundle", place / "image.sqsh"
@@ -164,7 +172,7 @@ class ImageTools:
         """Run a long program, say now and then how far it is, and turn its words into ours."""
         log = place / "log"
         with log.open("wb") as output:
-            child = spawn(argv, env={**os.environ, **_where_credentials_are()}, stdout=output)
+            child = spawn(argv, env={**os.environ, **_where_credentials_are()}, stdout=output, pass_fds=self._held)
         deadline = time.monotonic() + self._timeout_s
         status = None
         try:
