@@ -19,7 +19,7 @@ help:
 	@echo 'make generated                 completions/, man/ and the table of settings, from the code'
 	@echo 'make bench  NAME="recovery"    run benchmarks; a table on stderr, JSON on stdout'
 	@echo 'make deb                       Debian packages in dist/; make test-deb tries them on Debian 12 and 13'
-	@echo 'make test-nfs                  sovctl doctor and the journal on real NFS, in a Linux that runs as a program (as root)'
+	@echo 'make test-nfs                  doctor, journal and cache of images on real NFS, in a Linux that runs as a program (as root)'
 	@echo 'make install                   only install what the others need: packages and $(VENV)'
 	@echo 'make clean                     remove $(VENV) and caches'
 

@@ -378,13 +378,18 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
 
     # Where this user's image is to be prepared, and whoever made the directory could put another into its place.
     squatted = theirs(cache / f".pull-{name}.{os.geteuid()}", 0o777)
-    with pytest.raises(RefusedError, match="is not a directory of yours alone"):
+    with pytest.raises(RefusedError, match="is not yours alone"):
         images.prefetch(resolved, ports, _silent)
     assert list(squatted.iterdir()) == []
     squatted.rmdir()
+    lock = cache / f".lock{squatted.name}"
+    os.chown(lock, 65533, -1)
+    with pytest.raises(RefusedError, match="is not yours alone"):  # it could be held for ever
+        images.prefetch(resolved, ports, _silent)
+    lock.unlink()
     # Another user loads the same image meanwhile, or was killed while doing so: nothing to wait for.
     other = theirs(cache / f".pull-{name}.65533", 0o700)
-    held = os.open(other, os.O_RDONLY)
+    held = os.open(cache / f".lock{other.name}", os.O_RDWR | os.O_CREAT)
     fcntl.flock(held, fcntl.LOCK_EX)
     got = images.prefetch(resolved, ports, _silent)
     assert _unpacked(got.path, "etc/marker") == "busybox\n"
@@ -405,6 +410,7 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
     os.close(held)
     assert ports.cache.leftovers() == (str(other),)
     assert ports.cache.remove_leftover(str(other))
+    assert list(cache.glob(".*")) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")

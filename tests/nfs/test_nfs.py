@@ -1,5 +1,6 @@
-"""What doctor says of real NFS mounts, and the journal written through two clients of one server. A Linux that runs as
-a program (User-mode Linux) has server and clients in its own kernel. Run by `make test-nfs`, which fetches it."""
+"""What doctor says of real NFS mounts, and the journal and the cache of images through two clients of one server. A
+Linux that runs as a program (User-mode Linux) has server and clients in its own kernel. Run by `make test-nfs`, which
+fetches it."""
 
 from __future__ import annotations
 
@@ -73,3 +74,18 @@ def test_two_machines_lose_nothing_of_a_journal(found: dict[str, Any]) -> None:
     assert found["journal"] == list(range(1, 81))
     # Without the lock they do: else this says nothing of it.
     assert found["plain"] < 1
+
+
+@pytest.mark.parametrize("mount", ["nfs4", "nfs3"])
+def test_two_machines_load_an_image_once_and_remove_none_in_use(found: dict[str, Any], mount: str) -> None:
+    seen = found["images"][mount]
+    assert seen["pulls"] == ["waits", "finds it"]
+    assert seen["leftovers"] == []
+    assert seen["used"] == [True, True, False]
+    assert seen["unused"] == [False, False, True]
+    assert seen["left"] == []
+
+
+@pytest.mark.parametrize("mount", ["nfs4", "nfs3"])
+def test_what_was_unpacked_on_a_mount_can_be_removed(found: dict[str, Any], mount: str) -> None:
+    assert found["unpacked"][mount] == [True, True, False]

@@ -1,7 +1,8 @@
 """The directory that holds the images: `sha256-<hex>-<architecture>.sqsh`, beside each a `.json` that says what it is.
 
 Who starts a step from an image holds a shared lock on the squashfs for as long as the step lives, on whatever node;
-who removes one must get the exclusive lock first. Locks end with their processes.
+who removes one must get the exclusive lock first. Locks end with their processes. What is locked is always a file: on
+NFS the lock of a directory does not leave its node.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sovctl.errors import RefusedError, SovctlError, TryLaterError, disk_error
 from sovctl.model.image import CachedImage, ImageSettings, Staging
 
 SCHEMA = "sovctl.image/1"
-_PULL = ".pull-"
+_PULL, _LOCK = ".pull-", ".lock"
 _HEADER_BYTES = 96
 _RECORD_BYTES = 2**20
 _WAIT_S = 3600.0
@@ -89,10 +90,16 @@ class ImageCache:
         staging = self._directory / f"{_PULL}{of}.{os.geteuid()}"
         lock = self._turn(staging, waiting)
         try:
-            yield Staging(str(staging), lock)
+            self._stage(staging)
+            try:
+                yield Staging(str(staging), lock)
+            finally:
+                with suppress(OSError):  # what was loaded stays for the next try; what never began leaves nothing
+                    staging.rmdir()
         finally:
-            with suppress(OSError):  # what was loaded stays for the next try; what never began leaves nothing
-                staging.rmdir()
+            if not os.path.lexists(staging):
+                with suppress(OSError):
+                    _lock_of(staging).unlink()
             os.close(lock)
 
     def add(self, image: CachedImage) -> CachedImage:
@@ -132,24 +139,30 @@ class ImageCache:
         return True
 
     def leftovers(self) -> tuple[str, ...]:
-        """Staging directories whose puller is gone."""
-        found = []
-        for path in sorted(self._directory.glob(f"{_PULL}*")) if self._directory.is_dir() else ():
-            lock = _try_lock(path)
-            if lock is not None:
-                os.close(lock)
-                found.append(str(path))
-        return tuple(found)
+        """Staging directories whose puller is gone, and what is left of their locks."""
+        return tuple(str(path) for path in sorted(self._staged()) if _own(path) and not _locked(_lock_of(path)))
 
     def remove_leftover(self, path: str) -> bool:
-        lock = _try_lock(Path(path))
-        if lock is None:
+        """With a lock of its own where there is none: nobody may begin to load into what is removed."""
+        staging = Path(path)
+        try:
+            lock = _open_lock(_lock_of(staging))
+        except OSError:
             return False
         try:
-            _remove_tree(Path(path))
+            if not _got(lock) or not _same(lock, _lock_of(staging)):
+                return False
+            _remove_tree(staging)
+            _lock_of(staging).unlink(missing_ok=True)
         finally:
             os.close(lock)
         return True
+
+    def _staged(self) -> set[Path]:
+        if not self._directory.is_dir():
+            return set()
+        locks = self._directory.glob(f"{_LOCK}{_PULL}*")
+        return {*self._directory.glob(f"{_PULL}*"), *(path.with_name(path.name.removeprefix(_LOCK)) for path in locks)}
 
     def _make(self) -> None:
         try:
@@ -184,30 +197,40 @@ class ImageCache:
         return True
 
     def _turn(self, staging: Path, waiting: Callable[[str], None]) -> int:
-        deadline, said = time.monotonic() + _WAIT_S, False
+        deadline, said, path = time.monotonic() + _WAIT_S, False, _lock_of(staging)
         while True:
             try:
-                with suppress(FileExistsError):
-                    staging.mkdir(mode=0o700)
-                lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                lock = _open_lock(path)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and self._directory.is_dir():
-                    continue  # the one before has just removed it
-                hint = _hint(error, f"Check it: df -hi {self._directory}")
-                raise disk_error(f"cannot load an image into {staging}", error, hint=hint) from error
-            _check_own(lock, staging)
-            if _got(lock) and _same(lock, staging):
+                raise self._not_loaded(staging, error) from error
+            _check_own(lock, path)
+            if _got(lock) and _same(lock, path):
                 return lock
             os.close(lock)
             if time.monotonic() > deadline:
                 raise TryLaterError(
                     f"another process loads this image for over an hour ({staging})",
-                    hint=f"See which: fuser -v {staging}",
+                    hint=f"See which: fuser -v {path}",
                 )
             if not said:
                 waiting("another process loads this image; waiting for it")
                 said = True
             time.sleep(0.2)
+
+    def _stage(self, staging: Path) -> None:
+        """The directory itself, by whoever has its turn."""
+        try:
+            with suppress(FileExistsError):
+                staging.mkdir(mode=0o700)
+            directory = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._not_loaded(staging, error) from error
+        _check_own(directory, staging)
+        os.close(directory)
+
+    def _not_loaded(self, staging: Path, error: OSError) -> SovctlError:
+        hint = _hint(error, f"Check it: df -hi {self._directory}")
+        return disk_error(f"cannot load an image into {staging}", error, hint=hint)
 
 
 def _hint(error: OSError, otherwise: str) -> str:
@@ -217,15 +240,35 @@ def _hint(error: OSError, otherwise: str) -> str:
     return otherwise
 
 
-def _check_own(lock: int, staging: Path) -> None:
-    """Whoever may write there could put another image in its place. Raises RefusedError."""
-    status = os.fstat(lock)
+def _lock_of(staging: Path) -> Path:
+    return staging.with_name(f"{_LOCK}{staging.name}")
+
+
+def _open_lock(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:  # not at once: it keeps root from the locks of others (fs.protected_regular)
+        return os.open(path, flags | os.O_CREAT, 0o600)
+
+
+def _check_own(descriptor: int, path: Path) -> None:
+    """Whoever may write there could put another image in its place. Raises RefusedError, and closes it then."""
+    status = os.fstat(descriptor)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        os.close(lock)
+        os.close(descriptor)
         raise RefusedError(
-            f"{staging}, where an image is to be prepared, is not a directory of yours alone",
-            hint=f"Somebody else made it; see who: ls -ld {staging}",
+            f"{path}, where an image is to be prepared, is not yours alone",
+            hint=f"Somebody else made it; see who: ls -ld {path}",
         )
+
+
+def _own(staging: Path) -> bool:
+    """Whether this user may remove what is left of a pull."""
+    with suppress(FileNotFoundError):
+        path = staging if os.path.lexists(staging) else _lock_of(staging)
+        return os.geteuid() in (0, path.lstat().st_uid)
+    return False
 
 
 def _got(lock: int) -> bool:
@@ -245,8 +288,14 @@ def _same(lock: int, path: Path) -> bool:
 
 
 def _try_lock(path: Path) -> int | None:
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:  # to be written: NFSv4 gives nobody else an exclusive lock (flock(2))
+            lock = os.open(path, os.O_RDWR | flags)
+        except OSError as error:
+            if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+                raise
+            lock = os.open(path, os.O_RDONLY | flags)
     except OSError:
         return None
     if _got(lock):
@@ -255,11 +304,16 @@ def _try_lock(path: Path) -> int | None:
     return None
 
 
-def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
-    record = _record(path.with_suffix(".json"), status.st_uid)
+def _locked(path: Path) -> bool:
+    """Whether somebody holds it; what is not there nobody does."""
     lock = _try_lock(path)
     if lock is not None:
         os.close(lock)
+    return lock is None and os.path.lexists(path)
+
+
+def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
+    record = _record(path.with_suffix(".json"), status.st_uid)
     return CachedImage(
         digest=digest,
         path=str(path),
@@ -267,7 +321,7 @@ def _entry(path: Path, digest: str, status: os.stat_result) -> CachedImage:
         used_at=max(status.st_mtime, status.st_atime),
         reference=str(record.get("reference", "")),
         settings=_settings(record.get("settings")),
-        in_use=lock is None,
+        in_use=_locked(path),
     )
 
 

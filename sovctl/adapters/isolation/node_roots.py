@@ -17,6 +17,7 @@ from sovctl.errors import CommandFailed, SovctlError, TryLaterError, disk_error
 _UNPACK_S = 1800.0
 _PARTLY = 2  # of unsquashfs, which went on after something it could not make
 _NO_DEVICE = re.compile(r"create_inode: could not create (?:character|block) device ")
+_LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC  # NFSv4 gives nobody else an exclusive lock (flock(2))
 _MAKE_ROOM = "Make room: sovctl image gc --keep 0, on this node"
 
 
@@ -50,7 +51,7 @@ class NodeRoots:
         """Unpacked images that no step uses now, and none used after `since` (seconds since the epoch)."""
         found = []
         for path in sorted(self._directory.glob("*.lock")) if self._directory.is_dir() else ():
-            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lock = os.open(path, _LOCK_FLAGS)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(lock).st_mtime <= since:
@@ -64,7 +65,7 @@ class NodeRoots:
     def remove(self, path: str) -> bool:
         """False: a step uses it by now."""
         lock_path = Path(path).with_suffix(".lock")
-        lock = os.open(lock_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = os.open(lock_path, _LOCK_FLAGS)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -104,7 +105,7 @@ def _key(squashfs: str, offset: int) -> str:
 def _locked(path: Path) -> int:
     """Hold a shared lock; again when who removed the image took the file away meanwhile."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.open(path, _LOCK_FLAGS | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
         if path.exists() and os.path.samestat(os.fstat(lock), os.lstat(path)):
             return lock
