@@ -73,6 +73,7 @@ PIECES: tuple[Piece, ...] = (
     Piece("spank", "{prefix}/libexec/sovctl/sovctl_spank.so", _NODE | _LOGIN),
     Piece("etc/plugstack.conf", "{conf_dir}/plugstack.conf.d/sovctl.conf", _NODE | _LOGIN, config=True),
     Piece("etc/logrotate", "/etc/logrotate.d/sovctl", _NODE | _CONTROLLER, config=True),
+    Piece("etc/tmpfiles", "/etc/tmpfiles.d/sovctl.conf", _NODE, config=True),
     Piece("etc/default", "/etc/default/sovctl", _ALL, config=True),
     Piece("toml", "/etc/sovctl/sovctl.toml", _ALL, config=True),
 )

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from image_registry import Registry, make_index, make_layout, missing_programs, 
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.isolation import node_roots
 from sovctl.adapters.isolation.image_cache import ImageCache
 from sovctl.adapters.isolation.image_tools import ImageTools
 from sovctl.adapters.isolation.node_roots import NodeRoots
@@ -74,6 +75,11 @@ def _resolved(name: str, ports: ImagePorts) -> images.ResolvedImage:
 
 def _silent(words: str) -> None:
     return
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _names(cache: ImagePorts) -> list[str]:
@@ -306,14 +312,14 @@ def test_what_a_node_unpacked_is_there_once_and_can_be_removed(
 ) -> None:
     got = images.prefetch(_resolved(image, ports), ports, _silent)
     roots, said = NodeRoots(tmp_path), list[str]()
-    first, lock = roots.unpacked(got.path, 0, said.append)
-    second, other = roots.unpacked(got.path, 0, said.append)
+    first, locks = roots.unpacked(got.path, 0, said.append)
+    second, others = roots.unpacked(got.path, 0, said.append)
     assert first == second
     assert len(said) == 1
     assert Path(first, "etc", "marker").read_text() == "busybox\n"
-    os.close(lock)
+    _close(locks)
     assert roots.unused(ports.clock.now()) == ()
-    os.close(other)
+    _close(others)
     (place,) = roots.unused(ports.clock.now() + 1)
     assert roots.unused(ports.clock.now() - 3600) == ()
     assert images.clean(ports, keep_bytes=1 << 40, unused_s=-1, act=True).leftovers == (place,)
@@ -411,6 +417,78 @@ def test_what_others_put_into_a_shared_cache_is_not_used(image: str, ports: Imag
     assert ports.cache.leftovers() == (str(other),)
     assert ports.cache.remove_leftover(str(other))
     assert list(cache.glob(".*")) == []
+
+
+@pytest.fixture
+def clean_up(tmp_path: Path) -> Callable[..., None]:
+    """What a node does each day with files in /var/tmp; `by`: of which times, in tmpfiles.d's letters, `more` rules."""
+    if shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("there is no systemd-tmpfiles")
+
+    def run(by: str, more: str = "") -> None:
+        rules = tmp_path / "tmpfiles.conf"
+        rules.write_text(f"d {tmp_path / 'node'} - - - {by}:30d\n{more}\n")
+        subprocess.run(["systemd-tmpfiles", "--clean", rules], check=True)
+
+    return run
+
+
+@pytest.mark.parametrize("by", ["a", "m", "am"])
+def test_a_root_that_a_clean_up_took_apart_is_unpacked_again(
+    image: str, ports: ImagePorts, tmp_path: Path, clean_up: Callable[..., None], by: str
+) -> None:
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    roots, said = NodeRoots(tmp_path / "node"), list[str]()
+    root, locks = roots.unpacked(got.path, 0, said.append)
+    old, read_lately = Path(root, "etc", "secret"), Path(root, "etc", "marker")
+    for path in (old, *Path(root).rglob("*")):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    os.utime(read_lately)
+    clean_up(by)
+    assert old.exists(), "a step still uses it"
+    _close(locks)
+    clean_up(by)
+    assert (old.exists(), read_lately.exists()) == (False, True)
+    again, locks = roots.unpacked(got.path, 0, said.append)
+    assert again == root
+    assert old.exists()
+    assert len(said) == 2
+    _close(locks)
+    _close(roots.unpacked(got.path, 0, said.append)[1])
+    assert len(said) == 2
+
+
+def test_the_rules_that_are_installed_keep_a_clean_up_from_all_that_is_unpacked(
+    tmp_path: Path, clean_up: Callable[..., None]
+) -> None:
+    files = [tmp_path / "node" / owner / "file" for owner in ("sovctl-0", "sovctl-1000", "others")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (0, 0))
+    rules = (Path(__file__).parents[2] / "plugins" / "etc" / "tmpfiles").read_text()
+    clean_up("m", rules.replace("/var/tmp/", f"{tmp_path}/node/"))
+    assert [file.exists() for file in files] == [True, True, False]
+
+
+def test_a_root_that_a_clean_up_took_apart_is_not_removed_below_a_step(
+    image: str, ports: ImagePorts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_roots, "_TRIES", 2)
+    got = images.prefetch(_resolved(image, ports), ports, _silent)
+    roots = NodeRoots(tmp_path / "node")
+    root, locks = roots.unpacked(got.path, 0, _silent)
+    Path(root, "..", "oldest").resolve().unlink()  # by one that knows no locks
+    with pytest.raises(TryLaterError, match="steps still run in what is left"):
+        roots.unpacked(got.path, 0, _silent)
+    Path(root).parent.with_suffix(".lock").unlink()
+    with pytest.raises(TryLaterError, match="steps still run in what is left"):
+        roots.unpacked(got.path, 0, _silent)
+    assert roots.unused(ports.clock.now() + 1) == ()
+    assert Path(root, "etc", "marker").exists()
+    _close(locks)
+    _close(roots.unpacked(got.path, 0, _silent)[1])
+    assert len(roots.unused(ports.clock.now() + 1)) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")

@@ -169,6 +169,7 @@ def the_command_works(debian: Debian) -> None:
     for module in ("paramiko", "ClusterShell.NodeSet", "pynvml", "regex", "typer"):
         code = f"import sovctl.cli.main, {module}"
         assert debian.call("/usr/bin/python3", "-P", "-c", code).returncode == 0, module
+    assert "x /var/tmp/sovctl-*" in succeed(debian.call("cat", "/usr/lib/tmpfiles.d/sovctl.conf"))
     assert debian.call("logrotate", "--debug", "/etc/logrotate.d/sovctl").returncode == 0
 
 

@@ -123,8 +123,8 @@ class IsolationHost:
 
     def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> str:
         """The image as a directory; locked for as long as this process, or one forked from it, lives."""
-        path, lock = self._roots.unpacked(squashfs, offset, say)
-        self._locks.append(lock)
+        path, locks = self._roots.unpacked(squashfs, offset, say)
+        self._locks.extend(locks)
         return path
 
     def stamp(self, path: str) -> str:

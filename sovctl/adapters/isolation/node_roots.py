@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
@@ -18,6 +20,10 @@ _UNPACK_S = 1800.0
 _PARTLY = 2  # of unsquashfs, which went on after something it could not make
 _NO_DEVICE = re.compile(r"create_inode: could not create (?:character|block) device ")
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC  # NFSv4 gives nobody else an exclusive lock (flock(2))
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLDEST = "oldest"
+"""What cleans by age, whichever time of a file it goes by, takes this one no later than any other of the image."""
+_TRIES, _TRY_EVERY_S = 100, 0.1
 _MAKE_ROOM = "Make room: sovctl image gc --keep 0, on this node"
 
 
@@ -27,56 +33,42 @@ class NodeRoots:
     def __init__(self, node_dir: Path) -> None:
         self._directory = node_dir / f"sovctl-{os.geteuid()}"
 
-    def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> tuple[str, int]:
-        """The root directory, unpacked now if it was not, and a descriptor that keeps it from being removed.
+    def unpacked(self, squashfs: str, offset: int, say: Callable[[str], None]) -> tuple[str, tuple[int, ...]]:
+        """The root directory, unpacked now if it was not, and descriptors that keep it as it is.
 
         Raises SovctlError; TryLaterError when the disk is full.
         """
         self._make_own()
         place = self._directory / _key(squashfs, offset)
+
+        def unpack() -> None:
+            say(f"unpacking the image on this node into {place}")
+            _unpack(squashfs, offset, place)
+
         try:
-            lock = _locked(place.with_suffix(".lock"))
-            if not (place / "rootfs").is_dir():
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not (place / "rootfs").is_dir():  # the one we waited for may have done it
-                    say(f"unpacking the image on this node into {place}")
-                    _unpack(squashfs, offset, place)
-                fcntl.flock(lock, fcntl.LOCK_SH)
-            os.utime(lock)
+            return str(place / "rootfs"), _kept(place, unpack)
         except OSError as error:
             raise disk_error(f"cannot unpack the image into {place}", error, hint=_MAKE_ROOM) from error
-        return str(place / "rootfs"), lock
 
     def unused(self, since: float) -> tuple[str, ...]:
         """Unpacked images that no step uses now, and none used after `since` (seconds since the epoch)."""
         found = []
         for path in sorted(self._directory.glob("*.lock")) if self._directory.is_dir() else ():
-            lock = os.open(path, _LOCK_FLAGS)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_mtime <= since:
+            with _unused(path) as lock:
+                if lock is not None and os.fstat(lock).st_mtime <= since:
                     found.append(str(path.with_suffix("")))
-            except OSError:
-                pass
-            finally:
-                os.close(lock)
         return tuple(found)
 
     def remove(self, path: str) -> bool:
         """False: a step uses it by now."""
         lock_path = Path(path).with_suffix(".lock")
-        lock = os.open(lock_path, _LOCK_FLAGS)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        else:
+        with _unused(lock_path) as lock:
+            if lock is None:
+                return False
             _remove(Path(path).with_suffix(".new"))  # of a process that was killed while it unpacked
             _remove(Path(path))
             lock_path.unlink(missing_ok=True)
             return True
-        finally:
-            os.close(lock)
 
     def _make_own(self) -> None:
         """The directory must be ours: /var/tmp is everybody's, and whoever came first chose its owner."""
@@ -102,14 +94,110 @@ def _key(squashfs: str, offset: int) -> str:
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 
+def _kept(place: Path, unpack: Callable[[], None]) -> tuple[int, int]:
+    """Shared locks on an unpacked image that is whole.
+
+    On its lock file, for gc on any node, and on its directory, which systemd-tmpfiles then leaves alone.
+    """
+    for _ in range(_TRIES):
+        lock = _locked(place.with_suffix(".lock"))
+        try:
+            directory = _whole(place)
+            if directory is None and _alone(lock, place):
+                unpack()
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                directory = _whole(place)
+            if directory is not None:
+                os.utime(lock)
+                return lock, directory
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+        time.sleep(_TRY_EVERY_S)  # another has only looked, as we have; one that unpacks was waited for
+    raise TryLaterError(
+        f"of the image unpacked in {place} something was removed, and steps still run in what is left",
+        hint="Wait until they have ended, or name another place: SOVCTL_ISOLATION_NODE_DIR=DIR",
+    )
+
+
 def _locked(path: Path) -> int:
     """Hold a shared lock; again when who removed the image took the file away meanwhile."""
     while True:
         lock = os.open(path, _LOCK_FLAGS | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        if path.exists() and os.path.samestat(os.fstat(lock), os.lstat(path)):
+        if _same(lock, path):
             return lock
         os.close(lock)
+
+
+def _whole(place: Path) -> int | None:
+    """The directory, locked against a clean-up first, if none has taken something out of it."""
+    try:
+        directory = os.open(place, _DIRECTORY_FLAGS)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # not every file system of a cluster locks directories
+        fcntl.flock(directory, fcntl.LOCK_SH)
+    if (place / _OLDEST).exists() and (place / "rootfs").is_dir():
+        return directory
+    os.close(directory)
+    return None
+
+
+def _alone(lock: int, place: Path) -> bool:
+    """Whether nobody else has it, or waits to unpack it; then nobody can before the lock is let go."""
+    if not _got(lock) or not _same(lock, place.with_suffix(".lock")):
+        return False
+    with _unlocked(place) as free:
+        return free
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[int | None]:
+    """The lock file of an unpacked image, locked alone; None while a step uses the image.
+
+    A step that is older than the clean-up's limit may have lost its lock file; it still has the directory.
+    """
+    try:
+        lock = os.open(path, _LOCK_FLAGS)
+    except OSError:
+        yield None
+        return
+    try:
+        with _unlocked(path.with_suffix("")) as free:
+            yield lock if _got(lock) and free else None
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _unlocked(place: Path) -> Iterator[bool]:
+    """Whether nobody has the directory locked; while this lasts nobody gets it. One that is not there nobody has."""
+    try:
+        directory = os.open(place, _DIRECTORY_FLAGS)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        yield _got(directory)
+    finally:
+        os.close(directory)
+
+
+def _got(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _same(lock: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _unpack(squashfs: str, offset: int, place: Path) -> None:
@@ -117,6 +205,10 @@ def _unpack(squashfs: str, offset: int, place: Path) -> None:
     _remove(staging)
     argv = ("unsquashfs", "-q", "-n", "-no-xattrs", "-o", str(offset), "-d", str(staging / "rootfs"), squashfs)
     staging.mkdir(mode=0o700)
+    (staging / _OLDEST).write_text(
+        "Goes before anything else here does that is removed for its age. sovctl looks for it.\n"
+    )
+    os.utime(staging / _OLDEST, (0, 0))
     try:
         CommandRunner({"PATH": f"{os.environ.get('PATH', '')}:/usr/bin:/bin"}).run(argv, timeout_s=_UNPACK_S)
     except CommandFailed as error:

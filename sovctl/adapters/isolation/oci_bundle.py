@@ -51,8 +51,8 @@ class OciBundles:
             )
         root = image
         if not self.is_directory(image):
-            root, lock = self._roots.unpacked(image, 0, self._say)
-            self._locks.append(lock)
+            root, locks = self._roots.unpacked(image, 0, self._say)
+            self._locks.extend(locks)
         bundle = Path(run_dir, "bundle")
         try:
             bundle.mkdir(parents=True, exist_ok=True)
