@@ -36,9 +36,9 @@ class NodeConfig:
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     """Tells one boot from another."""
     run_dir: str = "/run/sovctl"
-    """`verdict.json`; emptied by a reboot."""
+    """`verdict.json` and the cursor of the kernel log; emptied by a reboot."""
     state_dir: str = "/var/lib/sovctl"
-    """The cursor of the kernel log; survives a reboot."""
+    """What the node learnt, counted and remembers; survives a reboot."""
     expected_gpus: int = -1
     """This node must have so many; -1: what the inventory says, or not known."""
     host_root: str = "/"

@@ -99,6 +99,10 @@ class CommandUnstartable(TryLaterError):
         super().__init__(f"{program} cannot be started: {problem}", hint="Look: ulimit -u; ulimit -n; free -m")
 
 
+class AlertGivenUp(SovctlError):
+    """A message that must not be sent again: some have it, or its receiver never takes it."""
+
+
 class SlurmConfMissing(SovctlError):
     """The Slurm commands find no slurm.conf."""
 

@@ -52,7 +52,7 @@ def learn(snapshot: NodeSnapshot) -> Inventory:
         mounts={
             mount.path: "ro" if mount.read_only else "rw"
             for mount in host.mounts or ()
-            if mount.kind in _STORAGE and not mount.path.startswith(_OWN_SYSTEM)
+            if mount.kind in _STORAGE and not mount.automatic and not mount.path.startswith(_OWN_SYSTEM)
         },
         services=tuple(sorted(service.name for service in host.services or () if service.name in LEARNT_SERVICES)),
         clock_synchronised=bool(host.clock and host.clock[0].synchronised),

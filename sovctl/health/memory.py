@@ -18,8 +18,8 @@ SCHEMA = "sovctl.memory/1"
 DAY_S = 86400.0
 HOUR_S = 3600.0
 _STEP_S = 900.0
-"""Points of one counter lie at least so far apart, so that a day has at most 96 of them."""
-_MOST_POINTS = 100
+"""Every second point of a counter lies at least so far behind, so that a day has at most 192 of them."""
+_MOST_POINTS = 200
 _MOST_NAMES = 4096
 _LONGEST_GAP_S = 1800.0
 _NOTICES_UP_TO = "kernel-records"
@@ -106,7 +106,7 @@ def _add(points: tuple[tuple[float, float], ...], now: float, value: float) -> t
         return ((now, value),)
     if value == points[-1][1]:
         return points
-    crowded = len(points) >= 2 and points[-1][0] - points[-2][0] < _STEP_S
+    crowded = len(points) >= 2 and now - points[-2][0] < _STEP_S
     grown = (*(points[:-1] if crowded else points), (now, value))
     first = next((i for i in range(len(grown) - 1) if grown[i + 1][0] > now - DAY_S), 0)
     return grown[first:][-_MOST_POINTS:]

@@ -63,6 +63,8 @@ class MountSample:
     kind: str
     """File system type: `ext4`, `nfs4`, `lustre`."""
     read_only: bool
+    automatic: bool = False
+    """An automounter put it there, and takes it away when nobody uses it."""
 
 
 @dataclass(frozen=True, slots=True)

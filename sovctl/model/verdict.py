@@ -62,6 +62,14 @@ class Verdict:
     blind: tuple[str, ...] = ()
     shadow: tuple[Finding, ...] = ()
     """What probes in state `shadow` found: recorded and counted, without weight."""
+    kept: str = ""
+    """Why a failed node takes jobs all the same; `out`: it was out of service already, and who starts a job here has
+    given it back; `budget`: no more nodes may be drained this hour, and its known faults keep no job away either."""
+
+    def fails_besides(self, stored: Verdict | None) -> bool:
+        """Whether it fails for more than what the stored one keeps in service for want of a budget."""
+        kept = {item.code for item in stored.findings} if stored is not None and stored.kept == "budget" else set()
+        return any(item.severity is Severity.FAIL and item.code not in kept for item in self.findings)
 
     @property
     def worst(self) -> Finding | None:

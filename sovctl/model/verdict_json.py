@@ -22,6 +22,7 @@ def verdict_record(verdict: Verdict, valid_for_s: float) -> dict[str, Any]:
         "findings": [finding_record(finding) for finding in verdict.findings],
         "blind": list(verdict.blind),
         "shadow": [finding_record(finding) for finding in verdict.shadow],
+        **({"kept": verdict.kept} if verdict.kept else {}),
     }
 
 
@@ -52,6 +53,7 @@ def verdict_from_record(record: Any) -> Verdict | None:
             findings=tuple(finding_from_record(item) for item in record["findings"]),
             blind=tuple(_text(item) for item in record["blind"]),
             shadow=tuple(finding_from_record(item) for item in record.get("shadow", ())),
+            kept=_text(record.get("kept", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

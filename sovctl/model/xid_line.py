@@ -52,5 +52,6 @@ def recovery_action(text: str) -> int | None:
 
 def says_fatal(text: str) -> bool | None:
     """What NVLink5 and NVSwitch messages call themselves: True fatal, False non-fatal, None neither."""
-    match = _compiled(_LINK_WORD, re.IGNORECASE).search(text)
-    return match["word"].lower() == "fatal" if match else None
+    words = [match["word"].lower() for match in _compiled(_LINK_WORD, re.IGNORECASE).finditer(text)]
+    # A program's name, which its user chooses, stands before the driver's own words.
+    return words[-1] == "fatal" if words else None

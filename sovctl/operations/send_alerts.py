@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sovctl.errors import SovctlError, TryLaterError
+from sovctl.errors import AlertGivenUp, SovctlError, TryLaterError
 from sovctl.ledger.alerts import digest, rendered
 from sovctl.model.alert import Alert
 from sovctl.ports.alerts import AlertChannel, AlertSpool, SpooledAlert
@@ -74,7 +74,10 @@ class AlertSender:
     def run(self, stopped: Callable[[], bool], interval_s: float) -> None:
         """Turn after turn."""
         while not stopped():
-            self.turn()
+            try:
+                self.turn()
+            except Exception as error:  # one message must not silence all others
+                self._tell("bug", f"unexpected {type(error).__name__} in the alerts: {error}")
             self.clock.sleep(interval_s)
 
     def flush(self, within_s: float) -> None:
@@ -115,14 +118,15 @@ class AlertSender:
         self._drop_old(waiting, moment)
         for channel in self.channels:
             book = state.setdefault("channels", {}).setdefault(channel.name, {})
-            if now or book.get("next_at", 0.0) <= moment:
+            # Further ahead than any pause: the clock was wrong when it was written.
+            if now or not 0 < book.get("next_at", 0.0) - moment <= _LONGEST_PAUSE_S:
                 self._deliver_by(channel, book, waiting, moment)
         self.spool.save_state(state)
 
     def _deliver_by(
         self, channel: AlertChannel, book: dict[str, Any], waiting: dict[str, SpooledAlert], now: float
     ) -> None:
-        sent = [at for at in book.get("sent", []) if now - at < _HOUR_S]
+        sent = [at for at in book.get("sent", []) if 0 <= now - at < _HOUR_S]
         due = [item for item in waiting.values() if channel.name in item.channels]
         room = self.settings.limit_per_hour - len(sent)
         for bundle in _bundles(due, room):
@@ -130,6 +134,10 @@ class AlertSender:
             subject, body = rendered(whole, self.settings.subject, self.settings.text)
             try:
                 channel.send(subject, body, whole.record())
+            except AlertGivenUp as error:
+                self._tell(channel.name, error.message)
+                self._done(channel, bundle, waiting, sent, now)
+                continue
             except SovctlError as error:
                 failures = int(book.get("failures", 0)) + 1
                 pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 1, 10))
@@ -137,12 +145,22 @@ class AlertSender:
                 self._tell(channel.name, f"{error.message}; tried again in {pause:g} s")
                 return
             self._told.discard(channel.name)
-            sent.append(now)
-            for item in bundle:
-                left = tuple(name for name in item.channels if name != channel.name)
-                waiting[item.alert.key] = replace(item, channels=left)
-                self.spool.keep(waiting[item.alert.key])
+            self._done(channel, bundle, waiting, sent, now)
         book.update(failures=0, next_at=0.0, sent=sent, problem="")
+
+    def _done(
+        self,
+        channel: AlertChannel,
+        bundle: list[SpooledAlert],
+        waiting: dict[str, SpooledAlert],
+        sent: list[float],
+        now: float,
+    ) -> None:
+        sent.append(now)
+        for item in bundle:
+            left = tuple(name for name in item.channels if name != channel.name)
+            waiting[item.alert.key] = replace(item, channels=left)
+            self.spool.keep(waiting[item.alert.key])
 
     def _drop_old(self, waiting: dict[str, SpooledAlert], now: float) -> None:
         for key, item in list(waiting.items()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +13,11 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from ports import free_ports
 
 from sovctl.adapters.site.alert_channels import Email, NotSent, Webhook, read_secret, webhook_url
-from sovctl.errors import ConfigError
+from sovctl.errors import AlertGivenUp, ConfigError
+from sovctl.lab.cluster import PortClaims
 
 RECORD = {"schema": "sovctl.alert/1", "kind": "incident", "what": "n003 was drained"}
 
@@ -63,6 +64,15 @@ class Mailbox(Message):
     def __init__(self) -> None:
         super().__init__()
         self.got: list[Any] = []
+        self.unknown = ""
+
+    async def handle_RCPT(
+        self, _server: object, _session: object, envelope: Any, address: str, _options: object
+    ) -> str:
+        if address == self.unknown:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     def handle_message(self, message: Any) -> None:
         self.got.append(message)
@@ -75,12 +85,12 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
         return AuthResult(success=known, handled=known)
 
     box = Mailbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = Controller(box, hostname="127.0.0.1", port=port, authenticator=login, auth_require_tls=False)
-    server.start()
-    yield box, port
-    server.stop()
+    with PortClaims() as claims:
+        (port,) = free_ports(1, claims)
+        server = Controller(box, hostname="127.0.0.1", port=port, authenticator=login, auth_require_tls=False)
+        server.start()
+        yield box, port
+        server.stop()
 
 
 def email(port: int, **changes: Any) -> Email:
@@ -167,3 +177,24 @@ def test_only_web_addresses(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         webhook_url(text, "alerts.webhook_file")
     assert "secret" not in refused.value.message and "passwd" not in refused.value.message
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_message_that_a_webhook_never_takes_blocks_no_later_one(hook: Hook, status: int) -> None:
+    hook.status = status
+    with pytest.raises(AlertGivenUp, match=f"refuses a message for good: HTTP status {status}"):
+        Webhook(hook.url, "json", 5.0).send("s", "b", RECORD)
+
+
+def test_a_mail_that_reached_some_is_not_sent_again(mailbox: tuple[Mailbox, int]) -> None:
+    box, port = mailbox
+    box.unknown = "b@site.test"
+    with pytest.raises(AlertGivenUp, match="1 of 2 recipients of the e-mail were refused"):
+        email(port).send("s", "b", RECORD)
+    assert len(box.got) == 1
+
+
+def test_a_name_that_is_not_utf_8_can_be_mailed(mailbox: tuple[Mailbox, int]) -> None:
+    box, port = mailbox
+    email(port).send("s", "name \ud800", RECORD)
+    assert len(box.got) == 1

@@ -35,16 +35,21 @@ _SERVICE_BY_COMMAND = {
 
 
 def mounts(root: str) -> tuple[MountSample, ...]:
-    """Storage in /proc/self/mountinfo; the last mount on a path is the one that is seen."""
-    found = {}
-    for line in text(f"{root}/proc/self/mountinfo", _LARGEST).splitlines():
+    """Storage in mountinfo; the last mount on a path is the one that is seen."""
+    found, automounters = {}, set()
+    # Of init: ProtectSystem lets the watcher's own unit, and nobody else, see /usr and /etc read-only. For whom may not
+    # look at init, of this process.
+    lines = text(f"{root}/proc/1/mountinfo", _LARGEST) or text(f"{root}/proc/self/mountinfo", _LARGEST)
+    for line in lines.splitlines():
         left, _, right = line.partition(" - ")
         own, other = left.split(), right.split()
+        if len(own) >= 6 and other[:1] == ["autofs"]:
+            automounters.add(own[0])
         if len(own) < 6 or len(other) < 3 or other[0] in _NO_STORAGE:
             continue
         path = unescaped(own[4])
         read_only = "ro" in own[5].split(",") or "ro" in other[2].split(",")
-        found[path] = MountSample(path, other[0], read_only)
+        found[path] = MountSample(path, other[0], read_only, automatic=own[1] in automounters)
     return tuple(found.values())
 
 

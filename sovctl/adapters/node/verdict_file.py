@@ -26,12 +26,15 @@ class NodeFileUnusable(SovctlError):
 
 
 class VerdictFile:
-    """`VerdictStore` on two directories: one that a reboot empties (verdict) and one it does not (cursor)."""
+    """`VerdictStore` in a directory that a reboot empties: both belong to one boot."""
 
     def __init__(self, run_dir: Path, state_dir: Path, boot_id: str) -> None:
         """`boot_id`: of the running kernel; a verdict of another boot is not loaded."""
         self._verdict = run_dir / "verdict.json"
-        self._cursor = state_dir / "cursor.json"
+        # Not in state_dir, whose disk may be full: what cannot be written down is read and acted on again and again.
+        self._cursor = run_dir / "cursor.json"
+        self._older = state_dir / "cursor.json"
+        """Where it was up to 1.0; to be read until the next reboot."""
         self._boot_id = boot_id
 
     def load(self) -> Verdict | None:
@@ -42,14 +45,17 @@ class VerdictFile:
         replace_json(self._verdict, verdict_record(verdict, valid_for_s))
 
     def cursor(self, boot_id: str) -> int:
-        record = read_trusted(self._cursor)
-        if not isinstance(record, dict) or record.get("boot_id") != boot_id:
-            return 0
-        sequence = record.get("sequence")
-        return sequence if type(sequence) is int and sequence >= 0 else 0
+        return max(_sequence(read_trusted(path), boot_id) for path in (self._cursor, self._older))
 
     def save_cursor(self, boot_id: str, sequence: int) -> None:
         replace_json(self._cursor, {"boot_id": boot_id, "sequence": sequence})
+
+
+def _sequence(record: Any, boot_id: str) -> int:
+    if not isinstance(record, dict) or record.get("boot_id") != boot_id:
+        return 0
+    sequence = record.get("sequence")
+    return sequence if type(sequence) is int and sequence >= 0 else 0
 
 
 def replace_json(path: Path, record: dict[str, Any], *, durable: bool = True) -> None:

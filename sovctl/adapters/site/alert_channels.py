@@ -17,9 +17,13 @@ from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import Any
 
-from sovctl.errors import ConfigError, SovctlError
+from sovctl.errors import AlertGivenUp, ConfigError, SovctlError
 
 _SECRET_LIMIT = 4096
+
+
+_OF_THE_MESSAGE = frozenset({400, 413, 415, 422})
+"""HTTP statuses that speak of this message, not of the receiver: the next one may pass."""
 
 
 class NotSent(SovctlError):
@@ -49,6 +53,8 @@ class Webhook:
             with _OPENER.open(request, timeout=self.timeout_s) as answer:
                 answer.read(1024)
         except urllib.error.HTTPError as error:
+            if error.code in _OF_THE_MESSAGE:
+                raise AlertGivenUp(f"the {self.name} refuses a message for good: HTTP status {error.code}") from None
             raise NotSent(self.name, f"HTTP status {error.code}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
@@ -87,14 +93,17 @@ class Email:
         message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="sovctl.invalid")
         message["Auto-Submitted"] = "auto-generated"
         message["X-Sovctl-Kind"] = str(record.get("kind", ""))
-        message.set_content(body)
+        # Names that are not UTF-8 come as lone surrogates, which no mail can hold.
+        message.set_content(body.encode("utf-8", "replace").decode())
         try:
             with self._connected() as server:
                 refused = server.send_message(message)
         except (OSError, smtplib.SMTPException) as error:
             raise NotSent(self.name, type(error).__name__ + _plain(error)) from None
         if refused:
-            raise NotSent(self.name, f"{len(refused)} of {len(self.to)} recipients were refused")
+            # The others have it: sent again, it would come again.
+            words = f"{len(refused)} of {len(self.to)} recipients of the {self.name} were refused"
+            raise AlertGivenUp(words, hint="Correct the addresses in alerts.email_to.")
 
     def _connected(self) -> smtplib.SMTP:
         context = ssl.create_default_context() if self.security != "none" else None

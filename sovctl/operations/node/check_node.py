@@ -84,6 +84,9 @@ def check_node(
         notes += kept if settings.uid == 0 else []
         notes += _remember(ports, settings, verdict, earlier)
     outcome = _decide(ports, settings, verdict, earlier)
+    if verdict.state is VerdictState.FAILED and not settings.dry_run:
+        decided = replace(verdict, kept=_kept(outcome))
+        notes += _attempt(settings, lambda: ports.verdicts.save(decided, settings.verdict_valid_s))
     if outcome.settled and not settings.dry_run:
         # Only now: a fault that could not be acted on (slurmctld down, budget spent) is read again next time, also by
         # another process after this one died.
@@ -91,23 +94,34 @@ def check_node(
     return replace(outcome, notes=(*notes, *outcome.notes))
 
 
+def _kept(outcome: CheckOutcome) -> str:
+    """Why the node takes jobs all the same, see Verdict.kept."""
+    decision = outcome.decision
+    if outcome.verdict.state is not VerdictState.FAILED or not isinstance(decision, Nothing):
+        return ""
+    return "budget" if decision.budget else "out" if decision.settled else ""
+
+
 def _carried(ports: NodePorts, settings: CheckSettings, earlier: Verdict | None, boot_id: str) -> tuple[Finding, ...]:
     """Earlier kernel faults hold as long as the node is out of service; who gives it back, forgives them."""
     held = still_holds(earlier, boot_id)
-    if not held:
-        return ()
+    return held if held and _is_out(ports, settings, unknown=True) else ()
+
+
+def _is_out(ports: NodePorts, settings: CheckSettings, *, unknown: bool = False) -> bool:
     try:
         state = ports.nodes.node(settings.node).state
     except SovctlError:
-        return held
-    return held if state.draining or state.down else ()
+        return unknown
+    return state.draining or state.down
 
 
 def _decide(ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None) -> CheckOutcome:
     if verdict.state is not VerdictState.FAILED:
         return CheckOutcome(verdict, Nothing(f"the verdict is {verdict.state}"))
     if not settings.act:
-        return CheckOutcome(verdict, Nothing("observing only", settled=False), settled=False)
+        settled = _is_out(ports, settings)
+        return CheckOutcome(verdict, Nothing("observing only", settled=settled), settled=settled)
     try:
         if not settings.dry_run and not _may_act(ports.cluster, settings.uid):
             return CheckOutcome(verdict, Nothing("only root and SlurmUser drain", settled=False), settled=False)
@@ -174,7 +188,10 @@ def _withheld(
 
 
 def _remember(ports: NodePorts, settings: CheckSettings, verdict: Verdict, earlier: Verdict | None) -> list[str]:
-    notes = _attempt(settings, lambda: ports.verdicts.save(verdict, settings.verdict_valid_s))
+    # Until it is decided anew, what was decided last holds: a job may start in between.
+    same = earlier is not None and earlier.state is verdict.state and earlier.boot_id == verdict.boot_id
+    kept = replace(verdict, kept=earlier.kept if earlier is not None and same else "")
+    notes = _attempt(settings, lambda: ports.verdicts.save(kept, settings.verdict_valid_s))
     if notes or not _changed(verdict, earlier) or (earlier is None and verdict.state is VerdictState.HEALTHY):
         return notes
     if settings.uid != 0 and not settings.act:

@@ -73,9 +73,8 @@ def start_job(ports: JobPorts, settings: JobSettings) -> Guarded:
     wanted = LookSettings(settings.node, settings.expected_gpus, settings.probes, quick=True)
     seen = look(ports, wanted, boot_id, ports.verdicts.cursor(boot_id))
     live = judge(seen.snapshot, (), settings.probes, quick=True)
-    worst = live.worst
-    failed = live.state is VerdictState.FAILED
-    if stored is not None and stored.state is VerdictState.FAILED and not failed:
+    worst, failed = live.worst, live.fails_besides(stored)
+    if stored is not None and stored.state is VerdictState.FAILED and not stored.kept and not failed:
         worst, failed = stored.worst, True
     checks = 1 + sum(1 for probe in PROBES if probe.quick and settings.probes.get(probe.name) is not ProbeState.OFF)
     fit = not (failed and settings.act)

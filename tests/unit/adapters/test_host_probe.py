@@ -140,3 +140,26 @@ def test_a_file_is_written_only_where_the_site_made_the_directory(root: Path) ->
     own.symlink_to("/tmp")
     facts = read(root)
     assert all(answer.error == "" for answer in facts.answers or ()), "who can make links there cannot blame the node"
+
+
+def test_what_an_automounter_put_there_is_told_apart(root: Path) -> None:
+    (root / "proc" / "self" / "mountinfo").write_text(
+        "21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        "40 21 0:40 / /home rw,relatime - autofs /etc/auto.home rw,indirect\n"
+        "41 21 0:41 / /scratch rw,relatime - autofs systemd-1 rw,direct\n"
+        "50 40 0:50 / /home/alice rw,relatime - nfs4 srv:/home/alice rw\n"
+        "51 41 0:51 / /scratch rw,relatime - nfs4 srv:/scratch rw\n"
+        "52 21 0:52 / /data rw,relatime - nfs4 srv:/data rw\n"
+    )
+    found = {mount.path: mount.automatic for mount in read(root, frozenset({"mounts"})).mounts or ()}
+    assert found == {"/": False, "/home/alice": True, "/scratch": True, "/data": False}
+
+
+def test_storage_is_what_init_sees(root: Path) -> None:
+    """ProtectSystem=full of the watcher's unit makes /usr and the mounts below it read-only for that unit alone."""
+    host = "60 21 0:60 / /usr/local rw,relatime - nfs4 srv:/usr/local rw\n"
+    (root / "proc" / "1").mkdir()
+    (root / "proc" / "1" / "mountinfo").write_text(host)
+    (root / "proc" / "self" / "mountinfo").write_text(host.replace("/usr/local rw,", "/usr/local ro,"))
+    (mount,) = read(root, frozenset({"mounts"})).mounts or ()
+    assert (mount.path, mount.read_only) == ("/usr/local", False)

@@ -85,9 +85,27 @@ def test_the_cursor_belongs_to_one_boot(store: VerdictFile) -> None:
 
 @pytest.mark.parametrize("content", ['{"boot_id": "boot-1", "sequence": -1}', '{"boot_id": "boot-1"}', "[]", "7"])
 def test_a_broken_cursor_reads_from_the_start(tmp_path: Path, store: VerdictFile, content: str) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "cursor.json").write_text(content)
+    for place in ("run", "state"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "cursor.json").write_text(content)
     assert store.cursor("boot-1") == 0
+
+
+def test_a_cursor_where_older_versions_kept_it_counts(tmp_path: Path, store: VerdictFile) -> None:
+    """Else the faults of this boot that were repaired long ago would be read again after an upgrade."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "cursor.json").write_text('{"boot_id": "boot-1", "sequence": 42}')
+    assert store.cursor("boot-1") == 42
+    store.save_cursor("boot-1", 43)
+    assert store.cursor("boot-1") == 43
+    assert store.cursor("boot-2") == 0
+
+
+def test_the_cursor_is_kept_where_the_disk_is_full(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("not even a directory")
+    store = VerdictFile(tmp_path / "run", tmp_path / "state", "boot-1")
+    store.save_cursor("boot-1", 42)
+    assert store.cursor("boot-1") == 42
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from look_series import Series, healthy_host, port, whole_gpu, whole_node
+from node_builders import NOW, snapshot
 
+from sovctl.health.judge import judge
 from sovctl.health.learn import learn
 from sovctl.health.memory import advance, held_s, memory_from_record, memory_record, rose
+from sovctl.health.probes import DEFAULT_STATES
 from sovctl.model.host import (
     ClockSample,
     EdacSample,
@@ -19,6 +22,7 @@ from sovctl.model.host import (
     MountSample,
     NfsSample,
     Outcome,
+    PortSample,
     ProcessSample,
     RamSample,
     ServiceSample,
@@ -27,7 +31,8 @@ from sovctl.model.host import (
 )
 from sovctl.model.inventory import Inventory, inventory_from_record, inventory_record
 from sovctl.model.past import LookMemory
-from sovctl.model.verdict import VerdictState
+from sovctl.model.probe import ProbeState
+from sovctl.model.verdict import Verdict, VerdictState
 
 
 @pytest.fixture
@@ -186,3 +191,33 @@ def test_an_inventory_survives_its_file_and_junk_is_none() -> None:
 def test_one_lame_link_is_not_learnt_as_what_is_normal() -> None:
     lame = replace(whole_node(), gpus=tuple(whole_gpu(n, nvlinks_active=18 - (n == 3)) for n in range(8)))
     assert learn(lame).nvlinks == 18
+
+
+def test_automounted_storage_is_not_learnt() -> None:
+    """It is not there while nobody uses it, here or on any other node."""
+    mounts = (MountSample("/data", "nfs4", False), MountSample("/home/alice", "nfs4", False, automatic=True))
+    assert learn(snapshot(host=HostFacts(mounts=mounts))).mounts == {"/data": "rw"}
+
+
+def test_a_flap_long_after_a_burst_is_counted_by_itself() -> None:
+    memory = LookMemory()
+
+    def look(seconds: float, link_downed: int) -> Verdict:
+        nonlocal memory
+        port = PortSample("mlx5_0", 1, "InfiniBand", "ACTIVE", "LinkUp", 400.0, {"link_downed": link_downed})
+        seen = HostFacts(ports=(port,), readings=(SourceReading("infiniband", Outcome.SEEN),))
+        shot = advance(memory, snapshot(host=seen, observed_at=NOW + seconds))
+        memory = shot.memory
+        return judge(shot, (), {**DEFAULT_STATES, "ib-flaps": ProbeState.DRAIN})
+
+    for minute, downed in ((0, 0), (1, 0), (7200, 1), (7201, 2), (7202, 3), (7203, 4)):  # a switch is upgraded
+        look(60.0 * minute, downed)
+    for minute in range(7300, 14400, 30):  # five quiet days
+        look(60.0 * minute, 4)
+    assert [look(60.0 * minute, downed).state for minute, downed in ((14405, 5), (14406, 6))] == [
+        VerdictState.HEALTHY,
+        VerdictState.HEALTHY,
+    ]
+    for minute, downed in ((14407, 7), (14408, 8), (14409, 9)):
+        last = look(60.0 * minute, downed)
+    assert last.state is VerdictState.FAILED, "five within a day"

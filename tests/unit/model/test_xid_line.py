@@ -114,3 +114,18 @@ def test_a_cut_line_never_names_another_gpu(fault: tuple[str, int, str], data: s
     text, _, pci = fault
     event = parse_kernel_message(text[: data.draw(st.integers(0, len(text)))])
     assert event is None or event.pci_bus_id == pci
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "fatal"),
+    [
+        ("Fatal", "NETIR_BER_EVENT Nonfatal", False),
+        ("nonfatal", "NETIR_LINK_EVT Fatal", True),
+        ("python", "NETIR_BER_EVENT Nonfatal", False),
+    ],
+)
+def test_the_drivers_own_word_counts_and_no_programs_name(name: str, words: str, fatal: bool) -> None:
+    line = f"NVRM: Xid (PCI:0000:0f:00): 149, pid=4711, name={name}, {words} XC0 i0 Link 09 (0x025525c6 0x0)"
+    event = parse_kernel_message(line)
+    assert event is not None
+    assert says_fatal(event.text) is fatal

@@ -10,7 +10,7 @@ from run_fakes import FakeClock
 
 from sovctl.adapters.journal import ChangeMark, FileJournal
 from sovctl.adapters.site.alert_spool import AlertSpoolFiles
-from sovctl.errors import SovctlError
+from sovctl.errors import AlertGivenUp, SovctlError
 from sovctl.ledger.alerts import alert_of_site
 from sovctl.operations.send_alerts import AlertSender, AlertSettings, FollowedJournal
 
@@ -21,11 +21,14 @@ class Receiver:
     def __init__(self, name: str) -> None:
         self.name = name
         self.away = False
+        self.refuses: Exception | None = None
         self.tries = 0
         self.got: list[str] = []
 
     def send(self, subject: str, body: str, record: dict[str, Any]) -> None:
         self.tries += 1
+        if self.refuses is not None:
+            raise self.refuses
         if self.away:
             raise SovctlError(f"{self.name} is away")
         self.got.append(body.partition("\n\n")[0])
@@ -178,3 +181,42 @@ def test_junk_in_the_spool_is_passed_over(site: Site) -> None:
     (site.root / "alerts" / "state.json").write_text("[]")
     site.alarm("a")
     assert site.sender.turn() == 0 and site.hook.got == ["a"]
+
+
+def test_what_some_have_got_is_not_sent_again(site: Site) -> None:
+    site.mail.refuses = AlertGivenUp("1 of 2 recipients of the e-mail were refused")
+    site.alarm("n001 was drained")
+    site.sender.turn()
+    site.mail.refuses = None
+    site.alarm("n002 was drained")
+    site.clock.time += 15
+    site.sender.turn()
+    assert (site.mail.tries, len(site.mail.got), site.spool.waiting()) == (2, 1, ())
+    assert any("recipients of the e-mail were refused" in words for words in site.said)
+
+
+def test_a_clock_that_was_wrong_for_a_moment_silences_nobody(site: Site) -> None:
+    site.clock.time += 80_000
+    site.hook.away = True
+    site.alarm("n001 was drained")
+    site.sender.turn()
+    site.clock.time -= 80_000
+    site.hook.away = False
+    site.sender.turn()
+    assert len(site.hook.got) == 1
+
+
+def test_a_bug_in_one_turn_is_told_and_the_next_turn_comes(site: Site) -> None:
+    site.hook.refuses = RuntimeError("a bug")
+    site.alarm("n001 was drained")
+    turns = iter([False, False, True])
+
+    def stopped() -> bool:
+        over = next(turns)
+        if site.hook.tries:
+            site.hook.refuses = None
+        return over
+
+    site.sender.run(stopped, 15.0)
+    assert len(site.hook.got) == 1
+    assert any("unexpected RuntimeError in the alerts: a bug" in words for words in site.said)
