@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -155,10 +156,50 @@ def make_index(place: Path, name: str, *architectures: str) -> Path:
     return layout
 
 
+def rewrite(layout: Path, *, layers: str = "gzip", docker: bool = False, **config: object) -> Path:
+    """A layout as other tools write it.
+
+    `layers`: how they are packed (gzip, zstd, plain); `docker`: with Docker's media types; `config`: fields of the
+    image's configuration.
+    """
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(_blob(layout, index["manifests"][0]["digest"]).read_bytes())
+    settings = json.loads(_blob(layout, manifest["config"]["digest"]).read_bytes())
+    settings["config"] |= config
+    manifest["config"] |= _add(layout, json.dumps(settings).encode())
+    for layer in manifest["layers"]:
+        layer |= _add(layout, _packed(gzip.decompress(_blob(layout, layer["digest"]).read_bytes()), layers))
+        kind = "application/vnd.oci.image.layer.v1.tar" + ("" if layers == "plain" else f"+{layers}")
+        layer["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip" if docker else kind
+    manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json"
+    if docker:
+        manifest["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json"
+        manifest["config"]["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    index["manifests"][0] |= {"mediaType": manifest["mediaType"], **_add(layout, json.dumps(manifest).encode())}
+    (layout / "index.json").write_text(json.dumps(index))
+    return layout
+
+
+def _packed(tar: bytes, how: str) -> bytes:
+    if how == "plain":
+        return tar
+    return subprocess.run([how, "-q", "-c"], input=tar, stdout=subprocess.PIPE, check=True).stdout
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
+def _add(layout: Path, content: bytes) -> dict[str, object]:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    _blob(layout, digest).write_bytes(content)
+    return {"digest": digest, "size": len(content)}
+
+
 def push(layout: Path, registry: Registry, name: str) -> str:
-    """Put the image `1` of a layout into the registry; returns its full name."""
+    """Put the one image of a layout into the registry; returns its full name."""
     target = f"{registry.address}/{name}"
-    argv = ["skopeo", "copy", "-q", "--all", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{target}"]
+    argv = ["skopeo", "copy", "-q", "--all", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{target}"]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
     return target
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from image_registry import Registry, make_index, make_layout, missing_programs, push, registry
+from image_registry import Registry, make_index, make_layout, missing_programs, push, registry, rewrite
 
 from sovctl.adapters.clock import SystemClock
 from sovctl.adapters.command import CommandRunner
@@ -147,9 +147,51 @@ def test_a_layout_whose_tag_moved_is_not_taken_for_what_it_was(place: Path, port
     argv = ["skopeo", "copy", "-q", f"oci:{other}:1", f"oci:{mine}:1"]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
     assert _resolved(f"oci:{mine}:1", ports).digest != resolved.digest
+    got = images.prefetch(resolved, ports, _silent)
+    assert (got.digest, _unpacked(got.path, "etc/marker")) == (resolved.digest, "mine\n")
+
+
+@pytest.mark.parametrize("where", ["registry", "layout"])
+@pytest.mark.parametrize(("layers", "docker"), [("zstd", False), ("plain", False), ("gzip", True)])
+def test_images_as_other_tools_write_them(
+    where: str, layers: str, docker: bool, place: Path, served: Registry, ports: ImagePorts
+) -> None:
+    if layers == "zstd" and shutil.which("zstd") is None:
+        pytest.skip("not installed: zstd")
+    name = f"{layers}-{docker}-{where}".lower()
+    layout = rewrite(make_layout(place, name), layers=layers, docker=docker)
+    found = push(layout, served, f"team/{name}:1") if where == "registry" else f"oci:{layout}:1"
+    got = images.prefetch(_resolved(found, ports), ports, _silent)
+    assert _unpacked(got.path, "etc/marker") == f"{name}\n"
+    assert ("FROM_IMAGE", "yes") in got.settings.env
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"User": "trainer"}, {"User": "1000:trainers"}, {"Env": ["FROM_IMAGE=yes", "BARE", "=nameless"]}],
+    ids=["user", "group", "env"],
+)
+def test_settings_that_a_runtime_of_containers_would_refuse(
+    config: dict[str, object], place: Path, ports: ImagePorts, request: pytest.FixtureRequest
+) -> None:
+    layout = rewrite(make_layout(place, f"odd-{request.node.callspec.id}"), **config)
+    got = images.prefetch(_resolved(f"oci:{layout}:1", ports), ports, _silent)
+    assert ("FROM_IMAGE", "yes") in got.settings.env
+    assert "" not in dict(got.settings.env)
+
+
+@pytest.mark.parametrize("of", ["manifest", "layer"])
+def test_a_layout_with_spoilt_bytes_is_not_kept(of: str, place: Path, ports: ImagePorts) -> None:
+    layout = make_layout(place, f"spoilt-{of}")
+    resolved = _resolved(f"oci:{layout}:1", ports)
+    blobs = {path.name: path for path in (layout / "blobs" / "sha256").iterdir()}
+    manifest = blobs[resolved.digest.removeprefix("sha256:")]
+    spoilt = manifest if of == "manifest" else max(blobs.values(), key=lambda path: path.stat().st_size)
+    # Of the manifest only the blanks change, so that nothing but its digest tells.
+    was = spoilt.read_bytes()
+    spoilt.write_bytes(json.dumps(json.loads(was), indent=3).encode() if of == "manifest" else was[:-1] + b"?")
     with pytest.raises(SovctlError, match="is not what its digest says"):
         images.prefetch(resolved, ports, _silent)
-    assert ports.cache.find(resolved.digest) is None
     assert ports.cache.entries() == ()
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from image_registry import make_layout, missing_programs, push, registry, small_disk
+from image_registry import make_layout, missing_programs, push, registry, rewrite, small_disk
 from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.isolation.isolation_host import IsolationHost
@@ -247,6 +247,16 @@ def test_a_program_says_what_runs_it_where_that_is_not_there(
         assert re.fullmatch(f"sovctl: {name} needs {needs}, which the image has not", said)
     missing = user.run("--image", image, "--", "train")
     assert (missing.returncode, missing.stderr) == (127, "sovctl: there is no program train in the image\n")
+
+
+def test_an_environment_that_no_program_can_have_is_told(user: User, place: Path) -> None:
+    layout = rewrite(make_layout(place, "odd-env"), Env=["A=one\0two"])
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home.parent / "odd-env-cache")}
+    done = user.run("--image", f"oci:{layout}:1", "--", "true", **own)
+    assert (done.returncode, done.stdout) == (126, "")
+    why = "its environment or a word of the command is not valid: embedded null byte"
+    assert done.stderr.splitlines()[-1] == f"sovctl: cannot run true in the image: {why}"
 
 
 # Which image

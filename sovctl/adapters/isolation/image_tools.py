@@ -93,8 +93,10 @@ class ImageTools:
             _remove(stale)
         self._load(image, layout, progress)
         progress("unpacking the layers")
-        self._run(image, ("umoci", "unpack", *_rootless(), "--image", f"{layout}:image", str(bundle)), place)
         rootfs = bundle / "rootfs"
+        bundle.mkdir()
+        # `raw`: without a config.json for runc, which umoci refuses to write for many a USER and ENV that is valid.
+        self._run(image, ("umoci", "raw", "unpack", *_rootless(), "--image", f"{layout}:image", str(rootfs)), place)
         _make_readable(rootfs)
         progress("packing the squashfs")
         self._run(image, (*_mksquashfs(), str(rootfs), str(packed), *_PACKED_AS), place)
@@ -143,25 +145,20 @@ class ImageTools:
             raise _explained(reference, error.stderr) from error
 
     def _load(self, image: ResolvedImage, layout: Path, progress: Callable[[str], None]) -> None:
-        reference = image.reference
+        reference, digest = image.reference, image.manifest or image.digest
         if reference.kind is ImageKind.REGISTRY:
-            source = f"docker://{reference.registry}/{reference.repository}@{image.manifest or image.digest}"
+            source = f"docker://{reference.registry}/{reference.repository}@{digest}"
         else:
-            source = f"oci:{reference.path}" + (f":{reference.tag}" if reference.tag else "")
+            source = f"oci:{_pinned(reference, image.digest, digest, layout.with_name('source'))}"
         total = image.compressed_bytes
 
         def say() -> None:
             progress(f"loading {_mib(_tree_bytes(layout))} of {_mib(total)} MiB")
 
-        of = f"--override-arch={self._architecture}"
-        argv = ("skopeo", of, "copy", *self._tls(reference, "src-"), source, f"oci:{layout}:image")
+        # umoci 0.4.7 unpacks gzip and nothing newer; what is gzip already stays as it is.
+        how = (f"--override-arch={self._architecture}", "copy", "--dest-compress-format=gzip")
+        argv = ("skopeo", *how, *self._tls(reference, "src-"), source, f"oci:{layout}:image")
         self._run(image, argv, layout.parent, say)
-        if reference.kind is not ImageKind.REGISTRY:
-            # A layout is read by its tag, which may have moved since. A registry is asked by digest and skopeo checks
-            # the answer; what it writes has another digest where the registry has a manifest of Docker's.
-            copied = str(_layout_manifest(layout, "image")["digest"])
-            if copied != (image.manifest or image.digest):
-                raise _corrupt(reference, f"its name means {copied} by now")
 
     def _tls(self, reference: ImageReference, prefix: str) -> tuple[str, ...]:
         return (f"--{prefix}tls-verify=false",) if reference.registry in self._plain_http else ()
@@ -300,6 +297,25 @@ def _blob(layout: Path, digest: str) -> Path:
     return layout / "blobs" / "sha256" / name
 
 
+def _pinned(reference: ImageReference, named: str, digest: str, place: Path) -> Path:
+    """A layout at `place` with the blobs of the one that the user named and this one manifest. Raises SovctlError.
+
+    A name may move while it is read, and skopeo finds none that has Docker's media types. `named`: the index or the
+    manifest behind the name, whose bytes skopeo takes as they are.
+    """
+    layout = Path(reference.path)
+    for one in dict.fromkeys((named, digest)):
+        if (found := _file_digest(_blob(layout, one))) != one:
+            raise _corrupt(reference, f"{one} is {found}")
+    _remove(place)
+    place.mkdir()
+    (place / "blobs").symlink_to(layout / "blobs")
+    manifest = {"digest": digest, "size": _blob(layout, digest).stat().st_size}
+    (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}', "ascii")
+    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}), "ascii")
+    return place
+
+
 def _image_settings(layout: Path) -> ImageSettings:
     """Environment, working directory and command, from the configuration in a layout."""
     descriptor = _layout_manifest(layout, "image")
@@ -307,7 +323,7 @@ def _image_settings(layout: Path) -> ImageSettings:
     config = _read_json(_blob(layout, str(manifest["config"]["digest"]))).get("config") or {}
     pairs = (text.partition("=") for text in config.get("Env") or ())
     return ImageSettings(
-        env=tuple((name, value) for name, _, value in pairs),
+        env=tuple((name, value) for name, _, value in pairs if name),
         work_dir=str(config.get("WorkingDir") or ""),
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),

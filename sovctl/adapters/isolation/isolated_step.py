@@ -186,6 +186,9 @@ def _become_task(task: IsolatedTask, last_capability: int, mask: Iterable[int]) 
         _say(f"sovctl: {lacks if missing else f'there is no program {task.command[0]} in the image'}")
     except OSError as error:
         _say(f"sovctl: cannot run {task.command[0]} in the image: {error.strerror}")
+    except ValueError as error:  # an image may say anything of its environment
+        why = f"its environment or a word of the command is not valid: {error}"
+        _say(f"sovctl: cannot run {task.command[0]} in the image: {why}")
     finally:
         os._exit(status)
 
