@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -14,7 +15,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +26,14 @@ import pytest
 from image_registry import make_layout, missing_programs, push, registry, rewrite, small_disk
 from two_users import HOLD, REACH, reached
 
+from sovctl.adapters.isolation import isolated_step
+from sovctl.adapters.isolation.isolated_step import IsolatedSteps
 from sovctl.adapters.isolation.isolation_host import IsolationHost
 from sovctl.adapters.isolation.node_roots import NodeRoots
-from sovctl.model.image import ImageOfRun
+from sovctl.adapters.isolation.step_holder import Recipe
+from sovctl.errors import RefusedError, SovctlError, TryLaterError
+from sovctl.model.image import ImageOfRun, ImageSettings
+from sovctl.model.isolated import IsolatedStep, IsolatedTask
 
 ROOT = Path(__file__).parents[2]
 NOBODY, OTHER = 65534, 65533
@@ -997,6 +1005,73 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         assert _sh(user, image, "cat /etc/marker", **step) == "busybox\n"
     finally:
         squatter.communicate(timeout=30)
+
+
+def test_ranks_that_wait_are_told_why_their_step_cannot_be_made(eventually: Callable[..., object]) -> None:
+    key, told, called = f"test-{os.getpid()}-waiting", threading.Event(), list[str]()
+    name = isolated_step._address(key, 0).replace("\0", "@")
+
+    def prepare() -> IsolatedStep:
+        called.append("")
+        told.wait(60)
+        raise TryLaterError("the registry does not answer", hint="Try again later.")
+
+    def rank() -> SovctlError:
+        with pytest.raises(SovctlError) as met:
+            IsolatedSteps(_RECIPE).run(key, prepare, _never)
+        return met.value
+
+    with ThreadPoolExecutor(4) as pool:
+        ranks = [pool.submit(rank) for _ in range(4)]
+        # The listener, and one end of each connection that waits for it.
+        eventually(lambda: Path("/proc/net/unix").read_text().split().count(name) == 4, "three ranks wait")
+        told.set()
+        met = [one.result(60) for one in ranks]
+    assert [(one.message, one.hint, one.exit_code) for one in met] == [
+        ("the registry does not answer", "Try again later.", 75)
+    ] * 4
+    assert called == [""]
+
+
+def test_a_rank_that_waits_for_one_that_dies_takes_its_place(eventually: Callable[..., object]) -> None:
+    key = f"test-{os.getpid()}-dying"
+
+    def prepare() -> IsolatedStep:
+        raise RefusedError("this image is not allowed")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying, ThreadPoolExecutor(1) as pool:
+        dying.bind(isolated_step._address(key, 0))
+        dying.listen()
+        rank = pool.submit(IsolatedSteps(_RECIPE).run, key, prepare, _never)
+        eventually(lambda: select.select([dying], [], [], 0)[0], "the rank waits")
+        dying.close()
+        with pytest.raises(RefusedError, match="this image is not allowed"):
+            rank.result(60)
+
+
+def test_whatever_keeps_the_holder_from_its_work_is_told_once() -> None:
+    with pytest.raises(SovctlError, match=r"the isolated step cannot be made on \S+: ValueError: an odd step$") as met:
+        IsolatedSteps(_RECIPE).run(f"test-{os.getpid()}-odd", IsolatedStep, _never)
+    assert met.value.exit_code == 1
+
+
+def test_a_home_that_is_no_text(user: User, image: str) -> None:
+    home = user.home.parent / "\udcff"
+    home.mkdir()
+    os.chown(home, user.uid, user.uid)
+    out = _sh(user, image, f"grep -c ':{user.home.parent}/.:' /etc/passwd", HOME=str(home))
+    assert out == "1\n"
+
+
+def _odd(*_: object, **__: object) -> tuple[str, ...]:
+    raise ValueError("an odd step")
+
+
+def _never(_: ImageSettings) -> IsolatedTask:
+    raise AssertionError("no task may start")
+
+
+_RECIPE = Recipe(_odd, _odd)
 
 
 # Nothing is left

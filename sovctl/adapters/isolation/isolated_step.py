@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from sovctl.adapters.isolation import linux
-from sovctl.adapters.isolation.step_holder import Recipe, StepHolder, become_background, peer_uid
+from sovctl.adapters.isolation.step_holder import Recipe, StepHolder, become_background, failure, peer_uid
 from sovctl.errors import SovctlError, TryLaterError
 from sovctl.model.image import ImageSettings
 from sovctl.model.isolated import IsolatedStep, IsolatedTask
@@ -74,12 +74,12 @@ class IsolatedSteps:
                 if turn >= _NAMES:
                     break
                 continue
-            data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 8)
+            data, descriptors = _received(connection)
             if data:
                 for first in alive:
                     first.close()
-                return connection, json.loads(data), list(descriptors)
-            connection.close()  # the holder was just leaving
+                return connection, json.loads(data), descriptors
+            connection.close()
         raise TryLaterError("the isolated step of this node does not come up", hint=_SEE_NODE)
 
     def _start_holder(self, name: str, prepare: Callable[[], IsolatedStep]) -> list[socket.socket]:
@@ -95,7 +95,11 @@ class IsolatedSteps:
                 time.sleep(0.002)
                 return []
             listener.listen(1024)
-            step = prepare()
+            try:
+                step = prepare()
+            except SovctlError as error:
+                _tell_waiting(listener, error)
+                raise
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             if (child := os.fork()) == 0:
                 ours.close()
@@ -129,6 +133,27 @@ def _connected(name: str) -> socket.socket | None:
         connection.close()
         return None
     return connection
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The holder's answer; empty: it was just leaving, or who prepared the step died, before it could answer."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 8)
+    except ConnectionResetError:  # of a listener that closes with connections waiting
+        return b"", []
+    return data, list(descriptors)
+
+
+def _tell_waiting(listener: socket.socket, error: SovctlError) -> None:
+    """The other ranks so far: each would only meet the same, one after the other."""
+    listener.setblocking(False)
+    answer = json.dumps(failure(error)).encode()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                if peer_uid(connection) == os.getuid():
+                    connection.send(answer)
 
 
 def _told(answer: dict[str, Any]) -> SovctlError:

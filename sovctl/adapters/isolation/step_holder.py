@@ -55,6 +55,17 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
+def failure(error: Exception) -> dict[str, object]:
+    """The answer to the ranks of a step that cannot be made."""
+    if isinstance(error, SovctlError):
+        return {"error": error.message, "hint": error.hint, "status": error.exit_code}
+    why = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        why = f"{error.strerror} ({error.filename})"
+    words = f"the isolated step cannot be made on {os.uname().nodename}: {why}"
+    return {"error": words, "hint": "See what this node can do: sovctl doctor isolation", "status": EXIT_FAILED}
+
+
 class StepHolder:
     """The process that the first rank forks."""
 
@@ -77,11 +88,8 @@ class StepHolder:
             namespaces = self._build()
             settings = dataclasses.asdict(self._step.settings)
             answer: dict[str, object] = {"settings": settings}
-        except SovctlError as error:
-            answer = {"error": error.message, "hint": error.hint, "status": error.exit_code}
-        except OSError as error:
-            words = f"the isolated step cannot be made on {os.uname().nodename}: {error.strerror} ({error.filename})"
-            answer = {"error": words, "hint": "", "status": EXIT_FAILED}
+        except Exception as error:  # a holder that dies without a word is started anew by the next rank, for an hour
+            answer = failure(error)
         try:
             self._serve(json.dumps(answer).encode(), namespaces)
         finally:

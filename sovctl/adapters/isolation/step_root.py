@@ -200,7 +200,7 @@ def write_identity(root: Path, texts: dict[str, str]) -> None:
         path = etc / name
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)  # never through a link of the image
-            path.write_text(text, "utf-8")
+            path.write_text(text, "utf-8", "surrogateescape")  # the path of a home may hold any byte
 
 
 def read_below(root: Path, name: str, limit: int = 1 << 20) -> str:
