@@ -298,14 +298,29 @@ def test_what_a_registry_can_refuse(image: str, ports: ImagePorts, served: Regis
     dead = ImagePorts(ImageTools(CommandRunner(), OWN, ["127.0.0.1:1"]), ports.cache, ports.clock, ports.unpacked)
     with pytest.raises(TryLaterError, match=r"127\.0\.0\.1:1 does not answer"):
         _resolved("127.0.0.1:1/team/busybox:1", dead)
-    # bcrypt of "secret"; nobody logs in
-    line = "ann:$2y$05$h9FQWs8Gj5mQCxuqDPmNYuM0jYpYJ8yGm2xM0m2y0fYwS0Q7m7XbK"
+
+
+def test_a_login_where_sovctl_says_so_counts_in_a_job(
+    layout: Path, ports: ImagePorts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # bcrypt of "secret"
+    line = "ann:$2y$05$xwEW6PvZdT18fiSFonS6UOSKWAn4ZdFGfUnouXt3Txr2bWcskJMk6"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))  # of a login node; a job has none
+    as_ann = "-u ann -p secret --tls-verify=false"
     with registry(tmp_path / "closed", htpasswd=line) as closed:
         asking = ImagePorts(
             ImageTools(CommandRunner(), OWN, [closed.address]), ports.cache, ports.clock, ports.unpacked
         )
-        with pytest.raises(RefusedError, match="does not let you have"):
-            _resolved(f"{closed.address}/team/busybox:1", asking)
+        name = f"{closed.address}/team/busybox:1"
+        with pytest.raises(RefusedError, match="does not let you have") as refused:
+            _resolved(name, asking)
+        login = refused.value.hint.removeprefix("Log in: ").partition("   ")[0]
+        subprocess.run(["sh", "-c", f"{login} {as_ann}"], check=True, capture_output=True, timeout=60)
+        push(layout, closed, "team/busybox:1")
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        assert images.prefetch(_resolved(name, asking), asking, _silent).reference == name
 
 
 def test_no_room_is_said_before_the_first_byte(image: str, ports: ImagePorts) -> None:
