@@ -27,6 +27,7 @@ from image_registry import make_layout, missing_programs, push, registry, rewrit
 from two_users import HOLD, REACH, reached
 
 from sovctl.adapters.isolation import isolated_step
+from sovctl.adapters.isolation.env_layers import EnvLayers
 from sovctl.adapters.isolation.isolated_step import IsolatedSteps
 from sovctl.adapters.isolation.isolation_host import IsolationHost
 from sovctl.adapters.isolation.node_roots import NodeRoots
@@ -419,6 +420,31 @@ def test_one_step_at_a_time_writes_to_a_layer(user: User, image: str, eventually
         first.kill()
         first.communicate(timeout=30)
     eventually(lambda: _image_command(user, "env", "rm", "one").returncode == 0, "the layer is free again")
+
+
+def test_layers_are_listed_while_they_are_written(user: User, image: str, tmp_path: Path) -> None:
+    script = "mkdir /shut && echo 1 >/shut/file && chmod 0400 /shut"
+    assert _sh(user, image, script, "--env-name", "shut") == ""
+    found = _image_command(user, "env", "ls", "--json")
+    assert found.returncode == 0, found.stderr
+    assert _image_command(user, "env", "rm", "shut").returncode == 0
+    layers, done = EnvLayers(tmp_path / "env"), threading.Event()
+    upper = Path(layers.open("busy", "sha256-1", "an image"), "upper")
+    for number in range(300):
+        (upper / str(number)).write_text("12345")
+
+    def write() -> None:
+        while not done.is_set():
+            (upper / "moment").write_text("")
+            (upper / "moment").unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write)
+        try:
+            sizes = {layer.size_bytes for _ in range(100) for layer in layers.entries()}
+        finally:
+            done.set()
+    assert sizes == {1500}
 
 
 # Other runtimes

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
 from sovctl.adapters.isolation.step_root import BASE, StepRoot
+from sovctl.adapters.isolation.tree_size import tree_bytes
 from sovctl.errors import CommandFailed, RefusedError, SovctlError, TryLaterError, UsageError, disk_error
 from sovctl.model.isolated import EnvLayer, IsolatedStep
 
@@ -78,8 +79,9 @@ class EnvLayers:
                 os.close(self._lock(place, place.name))
             except TryLaterError:
                 in_use = True
-            size = sum(os.lstat(path).st_size for path in (place / "upper").rglob("*") if not path.is_symlink())
-            found.append(EnvLayer(place.name, str(place), below[1], size, in_use))
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            found.append(EnvLayer(place.name, str(place), below[1], tree_bytes(place / "upper"), in_use))
         return tuple(found)
 
     def remove(self, name: str) -> None:

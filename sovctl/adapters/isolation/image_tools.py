@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sovctl.adapters.command import CommandRunner, spawn
+from sovctl.adapters.isolation.tree_size import tree_bytes
 from sovctl.errors import (
     CommandFailed,
     CommandTimeout,
@@ -126,7 +127,7 @@ class ImageTools:
         digest = str(_layout_manifest(layout, reference.tag)["digest"])
         manifest = _read_json(_blob(layout, digest))
         chosen = self._of_this_machine(manifest, reference) if "manifests" in manifest else ""
-        return ResolvedImage(reference, digest, _tree_bytes(layout), chosen)
+        return ResolvedImage(reference, digest, tree_bytes(layout), chosen)
 
     def _of_this_machine(self, index: dict[str, Any], reference: ImageReference) -> str:
         found = index["manifests"]
@@ -155,7 +156,7 @@ class ImageTools:
         total = image.compressed_bytes
 
         def say() -> None:
-            progress(f"loading {_mib(_tree_bytes(layout))} of {_mib(total)} MiB")
+            progress(f"loading {_mib(tree_bytes(layout))} of {_mib(total)} MiB")
 
         # umoci 0.4.7 unpacks gzip and nothing newer; what is gzip already stays as it is.
         how = (f"--override-arch={self._architecture}", "copy", "--dest-compress-format=gzip")
@@ -348,18 +349,6 @@ def _file_digest(path: Path) -> str:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         raise SovctlError(f"cannot read the image {path}: {error.strerror}", hint=f"Check it: ls -l {path}") from error
-
-
-def _tree_bytes(top: Path) -> int:
-    """Bytes of all files below; what vanishes meanwhile is not counted."""
-    total = 0
-    for folder, _, names in os.walk(top):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - names of an image are bytes
-            except OSError:
-                continue
-    return total
 
 
 def _mib(count: int) -> str:
