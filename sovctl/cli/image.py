@@ -180,7 +180,7 @@ def env_rm(name: Annotated[str, typer.Argument(metavar="NAME")], dry_run: DryRun
     """
     layers = wiring.env_layers(load_config())
     if dry_run:
-        print(f"would remove {printable(name)} over {printable(layers.reference(name))}")
+        print(f"would remove {printable(name)} over {printable(layers.below(name)[1])}")
         return EXIT_DONE
     layers.remove(name)
     return EXIT_DONE
@@ -197,7 +197,7 @@ def env_export(
     Example: sovctl image env export tools ./tools.sqsh
     """
     config = load_config()
-    image = wiring.env_layers(config).reference(name)
+    base, image = wiring.env_layers(config).below(name)
     if target.exists() or target.suffix != ".sqsh":
         raise UsageError(
             f"{target} is there already, or has another ending than .sqsh",
@@ -209,7 +209,7 @@ def env_export(
     place = ExecPlace({}, str(Path.cwd()), "export")
     options = ExecOptions(("true",), image, env_name=name)
     settings, ports = wiring.exec_settings(config), wiring.exec_ports(config)
-    StepRunner(options, settings, place, ports, _say).export(str(target.absolute()))
+    StepRunner(options, settings, place, ports, _say).export(str(target.absolute()), base)
     print(printable(str(target)))
     return EXIT_DONE
 

@@ -198,15 +198,15 @@ class TinyImage(Protocol):
 class EnvLayers(Protocol):
     """Named layers of this user over images."""
 
-    def open(self, name: str, base: str, reference: str) -> str:
+    def open(self, name: str, base: str, reference: str, *, only_read: bool = False) -> str:
         """The directory of a layer, made if it is new, for this step alone.
 
         Raises UsageError, RefusedError where it was made over other bytes than `base`, TryLaterError while in use.
         """
         ...
 
-    def reference(self, name: str) -> str:
-        """The image below a layer. Raises UsageError where there is none."""
+    def below(self, name: str) -> tuple[str, str]:
+        """What names the bytes of the image below a layer, and its name. Raises UsageError where there is none."""
         ...
 
     def entries(self) -> tuple[EnvLayer, ...]: ...

@@ -363,9 +363,11 @@ def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path)
 # Named layers
 
 
-def _image_command(user: User, *words: str) -> subprocess.CompletedProcess[str]:
+def _image_command(user: User, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     argv = [word if word != "exec" else "image" for word in user.argv()]
-    return subprocess.run([*argv, *words], env=user.env(), cwd=user.home, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*argv, *words], env=user.env(**more), cwd=user.home, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, image: str, place: Path) -> None:
@@ -420,6 +422,42 @@ def test_one_step_at_a_time_writes_to_a_layer(user: User, image: str, eventually
         first.kill()
         first.communicate(timeout=30)
     eventually(lambda: _image_command(user, "env", "rm", "one").returncode == 0, "the layer is free again")
+
+
+@pytest.mark.parametrize("where", ["registry", "layout"])
+def test_a_layer_can_be_exported_after_its_tag_has_moved(user: User, place: Path, tmp_path: Path, where: str) -> None:
+    first, second = make_layout(place, f"before-{where}"), make_layout(place, f"after-{where}")
+    target = user.home / f"{where}.sqsh"
+    with registry(tmp_path / "registry") as served:
+        own = {"SOVCTL_ISOLATION_CACHE_DIR": str(user.home.parent / f"moved-{where}")}
+        own["SOVCTL_ISOLATION_PLAIN_HTTP"] = served.address
+
+        def named(source: Path) -> str:
+            if where == "registry":
+                return push(source, served, "team/moved:1")
+            words = ["skopeo", "copy", "-q", f"oci:{source}:1", f"oci:{place}/moved:1"]
+            subprocess.run(words, check=True, capture_output=True, timeout=60)
+            subprocess.run(["chmod", "-R", "a+rX", f"{place}/moved"], check=True)
+            return f"oci:{place}/moved:1"
+
+        name = named(first)
+        assert _sh(user, name, "echo 1 >/opt/tool", "--env-name", "mv", **own) == ""
+        named(second)
+        assert user.run("--image", name, "--env-name", "mv", "--", "true", **own).returncode == 3
+        done = _image_command(user, "env", "export", "mv", target.name, **own)
+        assert done.returncode == 0, done.stderr
+        assert _sh(user, str(target), "cat /etc/marker /opt/tool") == f"before-{where}\n1\n"
+        target.unlink()
+        shutil.rmtree(own["SOVCTL_ISOLATION_CACHE_DIR"])
+        done = _image_command(user, "env", "export", "mv", target.name, **own)
+        if where == "registry":
+            assert done.returncode == 0, done.stderr
+            target.unlink()
+        else:
+            assert done.returncode == 3
+            assert f"the environment mv was made over another image ({name})" in done.stderr
+            assert "remove" not in done.stderr
+    assert _image_command(user, "env", "rm", "mv").returncode == 0
 
 
 def test_layers_are_listed_while_they_are_written(user: User, image: str, tmp_path: Path) -> None:

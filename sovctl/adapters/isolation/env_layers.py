@@ -35,11 +35,11 @@ class EnvLayers:
         self._directory = directory
         self._locks: list[int] = []
 
-    def open(self, name: str, base: str, reference: str) -> str:
+    def open(self, name: str, base: str, reference: str, *, only_read: bool = False) -> str:
         """The directory of a layer, made if it is new; locked while this process, or one forked from it, lives.
 
-        `base`: what names the bytes of the image below. Raises UsageError, RefusedError for another image than the
-        one it was made over, TryLaterError while another step has it.
+        `base`: what names the bytes of the image below. `only_read`: nothing is to be written to it. Raises UsageError,
+        RefusedError for another image than the one it was made over, TryLaterError while another step has it.
         """
         place = self._place(name)
         try:
@@ -57,15 +57,16 @@ class EnvLayers:
         if not below:
             _write_base(place, f"{base}\n{reference}\n")
         elif below[0] != base:
+            anew = f"Use another name, or remove it: sovctl image env rm {name}"
+            back = f"Put back what that meant ({below[0]}); what it means now: sovctl image resolve {below[1]}"
             raise RefusedError(
-                f"the environment {name} was made over another image ({below[1]})",
-                hint=f"Use another name, or remove it: sovctl image env rm {name}",
+                f"the environment {name} was made over another image ({below[1]})", hint=back if only_read else anew
             )
         return str(place)
 
-    def reference(self, name: str) -> str:
-        """The image below a layer. Raises UsageError where there is none."""
-        return (_base(self._there(name)) or ("", ""))[1]
+    def below(self, name: str) -> tuple[str, str]:
+        """What names the bytes of the image below a layer, and its name. Raises UsageError where there is none."""
+        return _base(self._there(name)) or ("", "")
 
     def entries(self) -> tuple[EnvLayer, ...]:
         """All layers of this user, by name."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError, UsageError
 from sovctl.isolation import proof
-from sovctl.isolation.cache import check_squashfs
+from sovctl.isolation.cache import check_squashfs, digest_of
 from sovctl.isolation.devices import step_gpus, visible_devices
 from sovctl.isolation.environment import inner_environment
 from sovctl.isolation.mounts import check_sources, parse_mounts
@@ -103,6 +103,8 @@ class StepRunner:
         self._ports = ports
         self._say = say
         self._digest = ""
+        self._below = ""
+        """Digest of the image below the layer that is exported."""
         self._unpacked = False
 
     def run(self) -> int:
@@ -188,8 +190,8 @@ class StepRunner:
         check_image(reference, self._settings.allow_images)
         return reference
 
-    def _prepare(self) -> IsolatedStep:
-        """Called by the first rank on a node, with the others waiting."""
+    def _prepare(self, *, only_read: bool = False) -> IsolatedStep:
+        """Called by the first rank on a node, with the others waiting. `only_read`: of a named layer."""
         mounts = self._mounts()  # before an image is loaded for nothing
         squashfs, directory, offset, settings, layer = "", "", 0, ImageSettings(), ""
         if self._options.image:
@@ -197,7 +199,8 @@ class StepRunner:
             squashfs, directory, offset, settings = self._image(reference)
             if self._options.env_name:
                 base = self._ports.host.identity(squashfs or directory)
-                layer = self._ports.layers.open(self._options.env_name, base, reference.canonical)
+                name = self._options.env_name
+                layer = self._ports.layers.open(name, base, reference.canonical, only_read=only_read)
         if squashfs:
             self._ports.host.keep(squashfs)
         if squashfs and not self._mountable(squashfs):
@@ -254,9 +257,13 @@ class StepRunner:
         stamp = self._ports.host.stamp(reference.path)  # before the bytes: what changes meanwhile is found changed
         return ImageOfRun(self._ports.images.tools.resolve(reference).digest, stamp)
 
-    def export(self, target: str) -> None:
-        """Write the image with its named layer to `target`. Raises SovctlError."""
-        step = self._prepare()
+    def export(self, target: str, base: str) -> None:
+        """Write the image with its named layer to `target`. Raises SovctlError.
+
+        `base`: what names the bytes of the image below the layer; its tag may have moved since.
+        """
+        self._below = digest_of(f"{base}.sqsh") or ""
+        step = self._prepare(only_read=True)
         self._ports.layers.export(self._options.env_name, step, target)
 
     def _image(self, reference: ImageReference) -> tuple[str, str, int, ImageSettings]:
@@ -302,10 +309,11 @@ class StepRunner:
 
     def _resolved(self, reference: ImageReference) -> ResolvedImage:
         """In a run: what the run's first step resolved, whatever the name means by now."""
-        known = self._recorded().digest
+        known = self._recorded().digest or self._below
         if known and self._ports.images.cache.find(known):
             return ResolvedImage(reference, known)
-        if known:
+        # Of a layout whose tag has moved the layer itself tells that it was made over another.
+        if known and (known != self._below or reference.kind is ImageKind.REGISTRY):
             return self._fixed(reference, known)
         found = images.resolve(reference, self._ports.images, self._settings.allow_images)
         if not self._run_dir or not found.digest:
