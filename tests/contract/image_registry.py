@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,21 +158,30 @@ def make_index(place: Path, name: str, *architectures: str) -> Path:
     return layout
 
 
-def rewrite(layout: Path, *, layers: str = "gzip", docker: bool = False, **config: object) -> Path:
+def rewrite(
+    layout: Path,
+    *,
+    layers: str = "gzip",
+    docker: bool = False,
+    entries: Sequence[tarfile.TarInfo] = (),
+    **config: object,
+) -> Path:
     """A layout as other tools write it.
 
-    `layers`: how they are packed (gzip, zstd, plain); `docker`: with Docker's media types; `config`: fields of the
-    image's configuration.
+    `layers`: how they are packed (gzip, zstd, plain); `docker`: with Docker's media types; `entries`: more of them in
+    the last layer; `config`: fields of the image's configuration.
     """
     index = json.loads((layout / "index.json").read_text())
     manifest = json.loads(_blob(layout, index["manifests"][0]["digest"]).read_bytes())
     settings = json.loads(_blob(layout, manifest["config"]["digest"]).read_bytes())
     settings["config"] |= config
+    tars = [gzip.decompress(_blob(layout, layer["digest"]).read_bytes()) for layer in manifest["layers"]]
+    tars[-1] = _with_entries(tars[-1], entries)
+    settings["rootfs"]["diff_ids"] = [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    kind = "application/vnd.oci.image.layer.v1.tar" + ("" if layers == "plain" else f"+{layers}")
+    kind = "application/vnd.docker.image.rootfs.diff.tar.gzip" if docker else kind
+    manifest["layers"] = [{"mediaType": kind, **_add(layout, _packed(tar, layers))} for tar in tars]
     manifest["config"] |= _add(layout, json.dumps(settings).encode())
-    for layer in manifest["layers"]:
-        layer |= _add(layout, _packed(gzip.decompress(_blob(layout, layer["digest"]).read_bytes()), layers))
-        kind = "application/vnd.oci.image.layer.v1.tar" + ("" if layers == "plain" else f"+{layers}")
-        layer["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip" if docker else kind
     manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json"
     if docker:
         manifest["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json"
@@ -178,6 +189,14 @@ def rewrite(layout: Path, *, layers: str = "gzip", docker: bool = False, **confi
     index["manifests"][0] |= {"mediaType": manifest["mediaType"], **_add(layout, json.dumps(manifest).encode())}
     (layout / "index.json").write_text(json.dumps(index))
     return layout
+
+
+def _with_entries(tar: bytes, entries: Sequence[tarfile.TarInfo]) -> bytes:
+    content = io.BytesIO(tar)
+    with tarfile.open(fileobj=content, mode="a") as archive:
+        for entry in entries:
+            archive.addfile(entry)
+    return content.getvalue()
 
 
 def _packed(tar: bytes, how: str) -> bytes:

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,6 +267,25 @@ def test_an_environment_that_no_program_can_have_is_told(user: User, place: Path
     assert (done.returncode, done.stdout) == (126, "")
     why = "its environment or a word of the command is not valid: embedded null byte"
     assert done.stderr.splitlines()[-1] == f"sovctl: cannot run true in the image: {why}"
+
+
+def test_an_image_with_device_files_that_root_loaded(user: User, place: Path) -> None:
+    names = (("dev/null", tarfile.CHRTYPE), ("opt/disk", tarfile.BLKTYPE))
+    entries = [tarfile.TarInfo(name) for name, _ in names]
+    for entry, (_, kind) in zip(entries, names, strict=True):
+        entry.type, entry.devmajor, entry.devminor, entry.mode = kind, 1, 3, 0o666
+    layout = rewrite(make_layout(place, "devices"), entries=entries)
+    subprocess.run(["chmod", "-R", "a+rX", str(layout)], check=True)
+    script = "cat /etc/marker; echo 1 >/dev/null; ls -l /opt; cat /opt/disk"
+    own = (place / "by-root", user.home / "by-user")
+    root = _user(place, 0)
+    for who, cache in zip((root, user), own, strict=True):
+        out = _sh(who, f"oci:{layout}:1", script, SOVCTL_ISOLATION_CACHE_DIR=str(cache))
+        assert out.startswith("devices\n")
+    own[0].chmod(0o755)
+    assert _sh(user, f"oci:{layout}:1", script, SOVCTL_ISOLATION_CACHE_DIR=str(own[0])).startswith("devices\n")
+    by_root, by_user = (next(cache.glob("*.sqsh")).read_bytes() for cache in own)
+    assert by_root == by_user
 
 
 # Which image

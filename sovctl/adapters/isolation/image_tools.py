@@ -101,6 +101,7 @@ class ImageTools:
         # `raw`: without a config.json for runc, which umoci refuses to write for many a USER and ENV that is valid.
         self._run(image, ("umoci", "raw", "unpack", *_rootless(), "--image", f"{layout}:image", str(rootfs)), place)
         _make_readable(rootfs)
+        _empty_devices(rootfs)
         progress("packing the squashfs")
         self._run(image, (*_mksquashfs(), str(rootfs), str(packed), *_PACKED_AS), place)
         settings = _image_settings(layout)
@@ -363,6 +364,28 @@ def _make_readable(top: Path) -> None:
             mode = os.lstat(path).st_mode
             if not stat.S_ISLNK(mode) and mode & wanted != wanted:
                 os.chmod(path, stat.S_IMODE(mode) | wanted)  # noqa: PTH101
+
+
+def _empty_devices(top: Path) -> None:
+    """Make device files the empty files that umoci makes of them for a user.
+
+    A step has its own /dev, and a user who must unpack the squashfs could not make them.
+    """
+    for folder, _, files in os.walk(top):
+        before = os.stat(folder)
+        for name in files:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            status = os.lstat(path)
+            if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode):
+                _empty(path, status)
+                os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _empty(path: str, was: os.stat_result) -> None:
+    os.unlink(path)  # noqa: PTH108
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.chmod(path, stat.S_IMODE(was.st_mode))  # noqa: PTH101
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
 
 
 def _remove(path: Path) -> None:
