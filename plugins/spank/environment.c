@@ -18,12 +18,16 @@ const char *const environment_allowed[] = {
 };
 
 const char *const environment_of_the_host[] = {
-	"PATH",	       "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT",   "LD_CONFIG", "PYTHONPATH",    "PYTHONHOME",
-	"VIRTUAL_ENV", "CONDA_*",	  "PERL5LIB",	"MANPATH",    "MODULEPATH", "LOADEDMODULES", "_LMFILES_",
-	"LMOD_*",      "BASH_ENV",	  "ENV",	"BASH_FUNC_*", "TMPDIR",    "TMP",	     "TEMP",
-	"XDG_*",       "DBUS_*",	  "DISPLAY",	"XAUTHORITY", "SHELL",	   "HOME",	    "PWD",
-	"OLDPWD",      "MAIL",		  "_",		"ENROOT_*",   "PYXIS_*",   "APPTAINER_*",   "SINGULARITY_*",
-	NULL,
+	"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "LD_CONFIG", "PYTHONPATH", "PYTHONHOME",
+	"VIRTUAL_ENV", "CONDA_*", "PERL5LIB", "MANPATH", "MODULEPATH", "LOADEDMODULES", "_LMFILES_", "LMOD_*",
+	"BASH_ENV", "ENV", "BASH_FUNC_*", "TMPDIR", "TMP", "TEMP", "XDG_*", "DBUS_*", "DISPLAY", "XAUTHORITY",
+	"SHELL", "HOME", "PWD", "OLDPWD", "MAIL", "_", "ENROOT_*", "PYXIS_*", "APPTAINER_*", "SINGULARITY_*",
+	"PYTHONUSERBASE", "PYTHONSTARTUP", "MODULESHOME", "MODULES_*", "__LMOD_*", "__MODULES_*", "_ModuleTable*",
+	"EBROOT*", "EBDEVEL*", "CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_VERSION", "ROCM_HOME", "ROCM_PATH",
+	"HIP_PATH", "MKLROOT", "MPI_HOME", "MPI_ROOT", "I_MPI_ROOT", "OPAL_PREFIX", "NCCL_HOME", "NCCL_ROOT",
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "LOCPATH",
+	"GCONV_PATH", "NLSPATH", "TZDIR", "TERMINFO", "TERMINFO_DIRS", "LD_RUN_PATH", "LIBRARY_PATH", "CPATH",
+	"C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH", "INFOPATH", NULL,
 };
 
 const char *const environment_secrets[] = { "SLURM_JWT", "SSH_*", "KRB5CCNAME", "GPG_*", "SUDO_*", "*_TOKEN_FILE", NULL };
@@ -74,5 +78,7 @@ bool environment_keeps(const char *entry, const char *more, environment_place pl
 		return true;
 	if (matches(environment_secrets, name))
 		return false;
-	return place == IMAGE_FREE ? !matches(environment_of_the_host, name) : matches(environment_allowed, name);
+	if (place != HOST_ROOT_CLEAN && matches(environment_of_the_host, name))
+		return false;
+	return place == IMAGE_FREE || matches(environment_allowed, name);
 }

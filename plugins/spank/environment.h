@@ -11,8 +11,8 @@ extern const char *const environment_secrets[];
 
 /* Where a task runs, and what it keeps there. */
 typedef enum {
-	HOST_ROOT_CLEAN, /* what is allowed; the host's PATH is right */
-	IMAGE_CLEAN,	 /* what is allowed */
+	HOST_ROOT_CLEAN, /* what is allowed; the host's PATH is right, and what names its places */
+	IMAGE_CLEAN,	 /* what is allowed, but for what belongs to the host */
 	IMAGE_FREE,	 /* all but what belongs to the host */
 } environment_place;
 

@@ -125,6 +125,27 @@ def test_otherwise_only_what_belongs_to_the_host_stays_outside() -> None:
     assert not {"LD_PRELOAD", "SLURM_JWT", "SSH_AUTH_SOCK", "BASH_FUNC_ls%%"} & set(inner)
 
 
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CUDA_HOME", "CUDA_PATH", "CUDA_VERSION", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PYTHONUSERBASE", "LOCPATH"),
+        *("GCONV_PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "PKG_CONFIG_PATH", "MODULESHOME", "I_MPI_ROOT"),
+    ],
+)
+def test_what_names_a_place_of_the_host_is_the_images(name: str, clean: bool) -> None:
+    job, image = {name: "/host", "CUDA_VISIBLE_DEVICES": "0"}, ((name, "/of/image"),)
+    inner = inner_environment(job, image, clean=clean, home="/h")
+    assert (inner[name], inner["CUDA_VISIBLE_DEVICES"]) == ("/of/image", "0")
+    assert name not in inner_environment(job, (), clean=clean, home="/h")
+    assert inner_environment(job, image, clean=clean, home="/h", extra_allowed=[name])[name] == "/host"
+
+
+def test_on_the_hosts_own_root_its_places_are_right() -> None:
+    job = {"CUDA_HOME": "/host", "I_MPI_ROOT": "/host"}
+    assert job.items() <= inner_environment(job, (), clean=True, home="/h", host_root=True).items()
+
+
 def test_the_site_lets_more_pass_and_the_hosts_root_keeps_its_path() -> None:
     inner = inner_environment(JOB, (), clean=True, home="/h", extra_allowed=["MY_*"], host_root=True)
     assert (inner["MY_LR"], inner["PATH"]) == ("0.1", "/host/bin")
