@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from sovctl.model.image import ImageSettings, Mount
 
@@ -65,6 +65,22 @@ class IsolatedStep:
     def own_root(self) -> bool:
         """Whether the root is an image, not the host's."""
         return bool(self.squashfs or self.directory)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The paths of the host that the step is made of, each once."""
+        every = (self.squashfs, self.directory, self.layer, *(mount.source for mount in self.mounts))
+        return tuple(path for path in dict.fromkeys(every) if path)
+
+    def with_sources(self, moved: Mapping[str, str]) -> IsolatedStep:
+        """The same step, made of what is found elsewhere by now: old path to new one."""
+        return replace(
+            self,
+            squashfs=moved.get(self.squashfs, self.squashfs),
+            directory=moved.get(self.directory, self.directory),
+            layer=moved.get(self.layer, self.layer),
+            mounts=tuple(replace(one, source=moved.get(one.source, one.source)) for one in self.mounts),
+        )
 
 
 @dataclass(frozen=True, slots=True)

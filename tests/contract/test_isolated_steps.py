@@ -380,6 +380,59 @@ def test_a_sif_is_a_squashfs_further_back(anyone: User, image: str, place: Path)
     assert (done.returncode, done.stderr.count("is cut short")) == (1, 1)
 
 
+@pytest.fixture
+def in_memory(anyone: User) -> Iterator[Path]:
+    """A directory of the user in the host's /dev/shm, with a neighbour."""
+    folder = Path(f"/dev/shm/sovctl-test-{os.getpid()}-{anyone.uid}")
+    for path in (folder, folder / "data"):
+        path.mkdir()
+    (folder / "data" / "file").write_text("staged\n")
+    (folder / "neighbour").write_text("of the host\n")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, anyone.uid, anyone.uid)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_is_staged_in_memory_can_be_an_image_and_a_mount(anyone: User, image: str, in_memory: Path) -> None:
+    (whole,) = anyone.cache.glob("*.sqsh")
+    shutil.copy(whole, in_memory / "i.sqsh")
+    (in_memory / "i.sqsh").chmod(0o644)
+    (in_memory / "link").symlink_to("data")
+    mounts = ("--mount", f"{in_memory}/link:/in", "--mount", f"{in_memory}/data/file:/one:ro")
+    script = "cat /etc/marker /in/file /one; echo 1 >/in/new; ls -A /dev/shm"
+    assert _sh(anyone, str(in_memory / "i.sqsh"), script, *mounts) == "busybox\nstaged\nstaged\n"
+    assert (in_memory / "data" / "new").read_text() == "1\n"
+    own = {"SOVCTL_ISOLATION_NODE_DIR": str(in_memory / "node"), "SOVCTL_ISOLATION_CACHE_DIR": str(in_memory / "cache")}
+    assert _sh(anyone, image, "cat /etc/marker", **own) == "busybox\n"
+    done = anyone.run("--isolate", "--mount", f"{in_memory}/data:/mnt", "--", "cat", "/mnt/file")
+    assert (done.returncode, done.stdout) == (0, "staged\n"), done.stderr
+
+
+@pytest.mark.parametrize(("words", "find"), [(("--image", "IMAGE"), "busybox find"), (("--isolate",), "find")])
+def test_nothing_else_of_the_hosts_memory_is_seen(
+    anyone: User, image: str, in_memory: Path, words: tuple[str, ...], find: str
+) -> None:
+    asked = [word.replace("IMAGE", image) for word in words]
+    script = f"{find} /dev /mnt /run /tmp -name file -o -name neighbour; cat /proc/self/mountinfo"
+    done = anyone.run(*asked, "--mount", f"{in_memory}/data:/mnt", "--", "sh", "-c", script)
+    (found, *mounts) = done.stdout.splitlines()
+    assert found == "/mnt/file", done.stderr
+    device = os.stat("/dev/shm").st_dev
+    of_host = [line.split() for line in mounts if line.split()[2] == f"{os.major(device)}:{os.minor(device)}"]
+    if "--image" in words:  # with the host's own root the rest lies below the step's /dev, where no path leads
+        assert {(root, place) for _, _, _, root, place, *_ in of_host} == {(f"/{in_memory.name}/data", "/mnt")}
+
+
+def test_a_layer_is_exported_into_memory(anyone: User, image: str, in_memory: Path) -> None:
+    target = in_memory / "out.sqsh"
+    assert _sh(anyone, image, "echo 1 >/opt/tool", "--env-name", "staged") == ""
+    done = _image_command(anyone, "env", "export", "staged", str(target))
+    assert done.returncode == 0, done.stderr
+    assert _sh(anyone, str(target), "cat /opt/tool") == "1\n"
+    assert _image_command(anyone, "env", "rm", "staged").returncode == 0
+
+
 # Named layers
 
 

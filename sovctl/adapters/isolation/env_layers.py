@@ -186,6 +186,9 @@ def _base(place: Path) -> tuple[str, str] | None:
 def _export_and_exit(step: IsolatedStep, target: str, tell: int) -> None:
     said = "done"
     try:
+        # The directory stays this process's own where it is in a place that is covered soon.
+        os.chdir(Path(target).parent)
+        target = f"./{Path(target).name}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(target)  # noqa: PTH108 - mksquashfs appends to what is there
         root = StepRoot(step).build(tuple)

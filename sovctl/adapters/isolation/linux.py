@@ -10,6 +10,9 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_NODEV, MS_NOSUID, MS_RDONLY = 0x1000, 0x4000, 0x40000, 4, 2, 1
 MNT_DETACH = 2
+_OPEN_TREE, _MOVE_MOUNT = 428, 429
+"""The same numbers on every architecture; glibc has functions for them since 2.36."""
+_AT_FDCWD, _AT_RECURSIVE, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8000, 1, 4
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 38, 24
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _NS_GET_USERNS = 0xB701
@@ -49,6 +52,21 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 def unmount(target: str) -> None:
     """Take a mount out of sight; it ends with its last user. Raises OSError."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(MNT_DETACH)), f"unmount {target}")
+
+
+def clone_tree(path: str) -> int:
+    """What can be seen at a path, as a descriptor of a mount that is nowhere yet. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    tree = _libc.syscall(*map(ctypes.c_long, (_OPEN_TREE, _AT_FDCWD)), os.fsencode(path), ctypes.c_long(flags))
+    _check(min(tree, 0), f"open_tree {path}")
+    return int(tree)
+
+
+def attach_tree(tree: int, target: str) -> None:
+    """Mount what `clone_tree` gave. Raises OSError."""
+    numbers = map(ctypes.c_long, (_MOVE_MOUNT, tree))
+    words = (b"", ctypes.c_long(_AT_FDCWD), os.fsencode(target), ctypes.c_long(_MOVE_MOUNT_F_EMPTY_PATH))
+    _check(_libc.syscall(*numbers, *words), f"move_mount {target}")
 
 
 def die_with_parent() -> None:

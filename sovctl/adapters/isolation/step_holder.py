@@ -118,7 +118,7 @@ class StepHolder:
         """Start bubblewrap; it is ready when it has given up its capabilities, which it does after its last mount."""
         wait_for, self._block = os.pipe2(os.O_CLOEXEC)
         told, tell = os.pipe2(os.O_CLOEXEC)
-        argv = self._recipe.argv(self._step, root, uid=uid, gid=gid, block_fd=wait_for, info_fd=tell)
+        argv = self._recipe.argv(self._root.step, root, uid=uid, gid=gid, block_fd=wait_for, info_fd=tell)
         log = BASE / "bubblewrap.log"
         with log.open("wb") as output:
             self._sandbox = spawn(argv, env=_PATH, stdout=output, new_session=False, pass_fds=(wait_for, tell))

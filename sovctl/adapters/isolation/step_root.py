@@ -16,7 +16,7 @@ from sovctl.errors import CommandFailed, CommandMissing, SovctlError, UsageError
 from sovctl.model.isolated import IsolatedStep, SlurmClient
 
 BASE = Path("/dev/shm")
-"""Covered in the holder's own namespace; a step sees a new one there, so no mount can have its source in it."""
+"""Covered in the holder's own namespace; a step sees a new one there."""
 _SYSTEM_PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _MOUNT_S = 20.0
 _MOST_LINKS = 100
@@ -33,7 +33,9 @@ class StepRoot:
     """Mounts, and the processes that serve them; all ends with the namespace."""
 
     def __init__(self, step: IsolatedStep) -> None:
-        self._step = step
+        self._asked = step
+        self.step = step
+        """With its sources where they are found in the namespaces that `build` enters."""
         self.server: Child | None = None
         """squashfuse, where it serves the image."""
 
@@ -42,7 +44,7 @@ class StepRoot:
 
         `ready_made`: the directories a step needs in its root. Raises SovctlError in words.
         """
-        by_kernel = bool(self._step.squashfs) and os.geteuid() == 0
+        by_kernel = bool(self.step.squashfs) and os.geteuid() == 0
         if by_kernel:
             linux.unshare(linux.CLONE_NEWNS)
             self._private_base()
@@ -50,32 +52,38 @@ class StepRoot:
         _new_user_namespace()
         if not by_kernel:
             self._private_base()
-        if not self._step.own_root:
+        if not self.step.own_root:
             return "/"
         lower, upper, work, root = (BASE / name for name in ("lower", "upper", "work", "root"))
         for path in (lower, upper, work, root):
             path.mkdir(exist_ok=True)
-        if self._step.layer:
+        if self.step.layer:
             # overlayfs wants both below one mount; a fixed name keeps what a path may hold out of the mount options.
             kept = BASE / "layer"
             kept.mkdir()
-            linux.mount(self._step.layer, str(kept), flags=linux.MS_BIND)
+            linux.mount(self.step.layer, str(kept), flags=linux.MS_BIND)
             upper, work = kept / "upper", kept / "work"
-        if self._step.directory:
-            linux.mount(self._step.directory, str(lower), flags=linux.MS_BIND | linux.MS_REC)
+        if self.step.directory:
+            linux.mount(self.step.directory, str(lower), flags=linux.MS_BIND | linux.MS_REC)
         elif not by_kernel:
             self._mount_by_fuse(lower)
         return self._layered(lower, upper, work, root, ready_made())
 
     def _private_base(self) -> None:
         linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+        # What is staged in memory is often what a step is made of: it is kept when the rest goes out of sight.
+        kept = {path: _kept(path) for path in self._asked.sources if BASE.resolve() in Path(path).resolve().parents}
         linux.mount("tmpfs", str(BASE), "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
+        places = {path: BASE / f"source{number}" for number, path in enumerate(kept)}
+        for path, tree in kept.items():
+            _attach(tree, places[path])
+        self.step = self._asked.with_sources({path: str(place) for path, place in places.items()})
 
     def _mount_by_kernel(self) -> bool:
         lower = BASE / "lower"
         lower.mkdir()
-        options = f"loop,ro,nodev,nosuid,offset={self._step.squashfs_offset}"
-        argv = ("mount", "-t", "squashfs", "-o", options, "--", self._step.squashfs, str(lower))
+        options = f"loop,ro,nodev,nosuid,offset={self.step.squashfs_offset}"
+        argv = ("mount", "-t", "squashfs", "-o", options, "--", self.step.squashfs, str(lower))
         try:
             CommandRunner(_SYSTEM_PATH).run(argv, timeout_s=_MOUNT_S)
         except (CommandFailed, CommandMissing):
@@ -86,17 +94,17 @@ class StepRoot:
 
     def _mount_by_fuse(self, lower: Path) -> None:
         log, before = BASE / "squashfuse.log", os.stat(lower).st_dev
-        options = f"ro,nodev,nosuid,offset={self._step.squashfs_offset}"
+        options = f"ro,nodev,nosuid,offset={self.step.squashfs_offset}"
         with log.open("wb") as output:
-            argv = ("squashfuse", "-f", "-o", options, self._step.squashfs, str(lower))
+            argv = ("squashfuse", "-f", "-o", options, self.step.squashfs, str(lower))
             self.server = spawn(argv, env=_SYSTEM_PATH, stdout=output)
         deadline = time.monotonic() + _MOUNT_S
         while os.stat(lower).st_dev == before:
             if self.server.wait(0.002) is not None or time.monotonic() > deadline:
                 said = log.read_text("utf-8", "replace").strip()[-200:]
                 raise SovctlError(
-                    f"the image {self._step.squashfs} cannot be mounted: {said}",
-                    hint=f"Check it: unsquashfs -s {self._step.squashfs}",
+                    f"the image {self._asked.squashfs} cannot be mounted: {said}",
+                    hint=f"Check it: unsquashfs -s {self._asked.squashfs}",
                 )
 
     def _layered(self, lower: Path, upper: Path, work: Path, root: Path, places: Sequence[str]) -> str:
@@ -105,22 +113,43 @@ class StepRoot:
         try:
             linux.mount("overlay", str(root), "overlay", linux.MS_NODEV | linux.MS_NOSUID, data)
         except OSError as error:
-            if self._step.writable:
-                where = f" in {self._step.layer}" if self._step.layer else ""
+            if self.step.writable:
+                where = f" in {self._asked.layer}" if self._asked.layer else ""
                 raise SovctlError(
                     f"the kernel of this node lets you have no writable layer{where}: {error.strerror}",
                     hint="It takes Linux 5.11, and for --env-name a file system that overlayfs can write to (not NFS).",
                 ) from error
-            if self._step.client is not None:
-                _lay_starter(lower, self._step.client)
+            if self.step.client is not None:
+                _lay_starter(lower, self.step.client)
             return str(lower)
-        if self._step.client is not None:
-            _lay_starter(root, self._step.client)
+        if self.step.client is not None:
+            _lay_starter(root, self.step.client)
         for place in places:
             make_directory(root, place, replace_link=True)
-        for mount in self._step.mounts:
+        for mount in self.step.mounts:
             make_place(root, mount.target, directory=Path(mount.source).is_dir())
         return str(root)
+
+
+def _kept(path: str) -> int:
+    try:
+        return linux.clone_tree(path)
+    except OSError as error:
+        raise SovctlError(
+            f"{path} cannot be in an isolated step on {os.uname().nodename}: {error.strerror}",
+            hint=f"What lies in {BASE} takes Linux 5.2 there; anywhere else it works.",
+        ) from error
+
+
+def _attach(tree: int, place: Path) -> None:
+    try:
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
+            place.mkdir()
+        else:
+            place.touch()
+        linux.attach_tree(tree, str(place))
+    finally:
+        os.close(tree)
 
 
 def _lay_starter(root: Path, client: SlurmClient) -> None:
