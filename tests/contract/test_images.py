@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -105,6 +106,24 @@ def test_a_name_is_resolved_to_a_digest_and_loaded_once(image: str, ports: Image
     again: list[str] = []
     assert images.prefetch(resolved, ports, again.append).path == got.path
     assert again == []
+
+
+@pytest.mark.parametrize("own", ["file", "link", "directory", "etc"])
+def test_a_squashfs_holds_the_images_environment(place: Path, ports: ImagePorts, own: str) -> None:
+    entry = tarfile.TarInfo("etc/environment")
+    entry.type, entry.linkname, entry.mode = tarfile.REGTYPE, "", 0o755
+    if own == "link":
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/marker"
+    elif own == "directory":
+        entry.type = tarfile.DIRTYPE
+    elif own == "etc":
+        entry.name, entry.type, entry.linkname = "etc", tarfile.SYMTYPE, "opt"
+    layout = rewrite(make_layout(place, f"env-{own}"), entries=[entry], Env=["PATH=/opt/bin", "A=1\n2", "B=x y"])
+    path = images.prefetch(_resolved(f"oci:{layout}:1", ports), ports, _silent).path
+    if own in ("file", "link"):
+        assert _unpacked(path, "etc/environment") == "PATH=/opt/bin\nB=x y\n"
+    listed = subprocess.run(["unsquashfs", "-l", path], check=True, capture_output=True, text=True).stdout
+    assert "opt/environment" not in listed
 
 
 def test_a_digest_in_the_cache_needs_no_registry(image: str, ports: ImagePorts) -> None:

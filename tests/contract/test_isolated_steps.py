@@ -456,7 +456,8 @@ def test_a_named_layer_keeps_what_is_written_for_its_owner_alone(anyone: User, i
     done = _image_command(anyone, "env", "export", "tools", "tools.sqsh")
     assert done.returncode == 0, done.stderr
     exported = str(anyone.home / "tools.sqsh")
-    assert _sh(anyone, exported, "cat /opt/tool") == "1\n"
+    assert _sh(anyone, exported, "cat /opt/tool; echo $FROM_IMAGE") == "1\nyes\n"
+    assert _sh(anyone, exported, "echo $FROM_IMAGE", FROM_IMAGE="of the job") == "of the job\n"
     assert anyone.run("--image", exported, "--", "cat", "/etc/marker").returncode == 1
     assert _sh(anyone, exported, "touch /again", "--env-name", "over-a-file") == ""
     assert _sh(anyone, exported, "ls /again", "--env-name", "over-a-file") == "/again\n"

@@ -10,7 +10,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sovctl.errors import (
     disk_error,
 )
 from sovctl.model.image import CachedImage, ImageKind, ImageReference, ImageSettings, ResolvedImage, Staging
+from sovctl.model.image_environment import environment_text
 
 _ASK_S = 60.0
 _SAY_EVERY_S = 2.0
@@ -102,9 +104,10 @@ class ImageTools:
         self._run(image, ("umoci", "raw", "unpack", *_rootless(), "--image", f"{layout}:image", str(rootfs)), place)
         _make_readable(rootfs)
         _empty_devices(rootfs)
+        settings = _image_settings(layout)
+        _write_environment(rootfs, settings)
         progress("packing the squashfs")
         self._run(image, (*_mksquashfs(), str(rootfs), str(packed), *_PACKED_AS), place)
-        settings = _image_settings(layout)
         _remove(bundle)
         return CachedImage(
             image.digest, str(packed), packed.stat().st_size, time.time(), image.reference.canonical, settings
@@ -372,13 +375,36 @@ def _empty_devices(top: Path) -> None:
     A step has its own /dev, and a user who must unpack the squashfs could not make them.
     """
     for folder, _, files in os.walk(top):
-        before = os.stat(folder)
         for name in files:
             path = os.path.join(folder, name)  # noqa: PTH118
             status = os.lstat(path)
             if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode):
-                _empty(path, status)
-                os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+                with _time_kept(folder):
+                    _empty(path, status)
+
+
+def _write_environment(rootfs: Path, settings: ImageSettings) -> None:
+    """Put the image's ENV where who has no more than the squashfs finds it: the SPANK plugin, pyxis, an exported layer.
+
+    In place of the image's own file, as enroot does it: those of distributions hold a PATH that ENV replaces.
+    """
+    path = rootfs / "etc" / "environment"
+    text = environment_text(settings.env)
+    if not text or path.parent.is_symlink() or not path.parent.is_dir() or (path.is_dir() and not path.is_symlink()):
+        return
+    with _time_kept(path.parent):
+        path.unlink(missing_ok=True)  # never through a link of the image
+        path.write_text(text, "utf-8", "replace")
+        path.chmod(0o644)
+        os.utime(path, (0, 0))
+
+
+@contextmanager
+def _time_kept(folder: Path | str) -> Iterator[None]:
+    """Of a directory that is changed: an image has the same bytes whoever packs it."""
+    before = os.stat(folder)
+    yield
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _empty(path: str, was: os.stat_result) -> None:

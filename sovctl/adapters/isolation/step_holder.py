@@ -25,6 +25,7 @@ from sovctl.adapters.command import Child, spawn
 from sovctl.adapters.isolation import linux
 from sovctl.adapters.isolation.step_root import BASE, StepRoot, read_below, write_identity
 from sovctl.errors import EXIT_FAILED, SovctlError
+from sovctl.model.image_environment import environment_of
 from sovctl.model.isolated import IsolatedStep
 
 _IGNORED = (
@@ -32,6 +33,8 @@ _IGNORED = (
     *(signal.SIGTSTP, signal.SIGALRM),
 )
 """Slurm sends these to every process of a step; the ranks need their namespaces to act on them."""
+_ENVIRONMENT_BYTES = 65536
+"""What the SPANK plugin reads of it too."""
 _START_S = 30.0
 _WATCH_S = 1.0
 _PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -75,6 +78,7 @@ class StepHolder:
         self._recipe = recipe
         self._listener = listener
         self._root = StepRoot(step)
+        self._settings = step.settings
         self._sandbox: Child | None = None
         self._block = -1
         self._members = {first}
@@ -86,8 +90,7 @@ class StepHolder:
         namespaces: list[int] = []
         try:
             namespaces = self._build()
-            settings = dataclasses.asdict(self._step.settings)
-            answer: dict[str, object] = {"settings": settings}
+            answer: dict[str, object] = {"settings": dataclasses.asdict(self._settings)}
         except Exception as error:  # a holder that dies without a word is started anew by the next rank, for an hour
             answer = failure(error)
         try:
@@ -99,6 +102,9 @@ class StepHolder:
         uid, gid = os.getuid(), os.getgid()
         identity = _identity()
         root = self._root.build(lambda: self._recipe.places(self._step))
+        if self._step.own_root and not self._settings.env:  # a file that no record of the cache describes
+            env = environment_of(read_below(Path(root), "environment", _ENVIRONMENT_BYTES))
+            self._settings = dataclasses.replace(self._settings, env=env)
         if root == str(BASE / "root"):
             account = self._step.client.account if self._step.client else ""
             write_identity(Path(root), {**identity, **_with_user(Path(root), uid, gid, self._step.home, account)})

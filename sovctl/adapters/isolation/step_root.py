@@ -233,7 +233,9 @@ def write_identity(root: Path, texts: dict[str, str]) -> None:
 
 
 def read_below(root: Path, name: str, limit: int = 1 << 20) -> str:
-    """A small text file of /etc of the image; empty when it is a link or not there."""
+    """A small text file of /etc of the image; empty when it, or /etc, is a link or not there."""
+    if not stat.S_ISDIR(_mode(root / "etc") or 0):
+        return ""
     try:
         descriptor = os.open(root / "etc" / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
