@@ -82,3 +82,36 @@ bool environment_keeps(const char *entry, const char *more, environment_place pl
 		return false;
 	return place == IMAGE_FREE || matches(environment_allowed, name);
 }
+
+static char *unquoted(char *value)
+{
+	size_t length = strlen(value);
+
+	if (length < 2 || value[0] != value[length - 1] || !strchr("'\"", value[0]))
+		return value;
+	value[length - 1] = '\0';
+	return value + 1;
+}
+
+bool environment_next(char **text, char **name, char **value)
+{
+	while (**text) {
+		char *line = *text + strspn(*text, " \t"), *end = *text + strcspn(*text, "\n");
+		char *equals;
+
+		*text = end + (*end != '\0');
+		*end = '\0';
+		if (strncmp(line, "export ", 7) == 0)
+			line += 7;
+		equals = strchr(line, '=');
+		if (!equals || equals == line)
+			continue;
+		*equals = '\0';
+		if (strpbrk(line, " \t#'\""))
+			continue;
+		*name = line;
+		*value = unquoted(equals + 1);
+		return true;
+	}
+	return false;
+}

@@ -1,4 +1,4 @@
-/* Which variables a task keeps. The same lists as in sovctl/isolation/environment.py. Pure. */
+/* Which variables a task keeps, and what its image adds. The same lists as in sovctl/isolation/environment.py. Pure. */
 #ifndef SOVCTL_ENVIRONMENT_H
 #define SOVCTL_ENVIRONMENT_H
 
@@ -18,5 +18,9 @@ typedef enum {
 
 /* Whether a variable stays, by its entry "NAME=value" or its name. `more`: the site's patterns, with commas. */
 bool environment_keeps(const char *entry, const char *more, environment_place place);
+
+/* Takes the next NAME=VALUE out of the text of an image's /etc/environment, which it changes; false: there is none left.
+ * As sovctl/model/image_environment.py reads it. */
+bool environment_next(char **text, char **name, char **value);
 
 #endif

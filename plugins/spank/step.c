@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -292,6 +294,25 @@ static bool keeps_less(environment_place *place)
 	return has_image() || step.isolated || step.asked->clean_env;
 }
 
+/* What the image says of itself, below what the job says. With the rights of the task, which is in the image. */
+static void take_environment_of_image(spank_t spank)
+{
+	static char text[65536];
+	char *rest = text, *name, *value;
+	struct stat about;
+	ssize_t got = -1;
+	int fd = open("/etc/environment", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode))
+		got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	while (environment_next(&rest, &name, &value))
+		spank_setenv(spank, name, value, 0);
+}
+
 static void clean_environment(spank_t spank, environment_place place)
 {
 	char **env = NULL;
@@ -310,8 +331,12 @@ static void clean_environment(spank_t spank, environment_place place)
 		if (!taken || (env && env[i] == entry))
 			i++;
 	}
-	if (place != HOST_ROOT_CLEAN) /* unless the site lets the job's through */
-		spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
+	if (place == HOST_ROOT_CLEAN)
+		return;
+	if (step.isolated)
+		take_environment_of_image(spank);
+	/* Unless the image has one, or the site lets the job's through. */
+	spank_setenv(spank, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
 }
 
 static void find_slurm_first(spank_t spank)

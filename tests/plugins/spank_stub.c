@@ -298,6 +298,18 @@ static int show_variables(void)
 	return 0;
 }
 
+/* What the text of an /etc/environment on the input says. */
+static int show_environment_of_image(void)
+{
+	static char text[65536];
+	char *rest = text, *name, *value;
+
+	text[fread(text, 1, sizeof(text) - 1, stdin)] = '\0';
+	while (environment_next(&rest, &name, &value))
+		printf("%s=%s\n", name, value);
+	return 0;
+}
+
 /* Of each entry on a line of the input, whether it stays. */
 static int show_kept(const char *place, const char *patterns)
 {
@@ -349,6 +361,8 @@ int main(int argc, char *argv[])
 		return show_kept(argv[2], argv[3]);
 	if (argc > 4 && !strcmp(argv[1], "devices"))
 		return show_devices(argv[2], argv[3], argv[4]);
+	if (argc > 1 && !strcmp(argv[1], "environment-of-image"))
+		return show_environment_of_image();
 	if (argc > 1 && !strcmp(argv[1], "variables"))
 		return show_variables();
 	if (argc > 3 && !strcmp(argv[1], "record"))

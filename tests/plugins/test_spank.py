@@ -20,6 +20,7 @@ from policy_cases import BROKEN, IMAGES, ISOLATED, OPTIONS, RULES, VARIABLES
 from sovctl.adapters.node.device_files import node_devices
 from sovctl.isolation.devices import visible_devices
 from sovctl.isolation.environment import ALLOWED, OF_THE_HOST, SECRETS, inner_environment
+from sovctl.model.image_environment import environment_of
 
 SPANK = Path(__file__).parents[2] / "plugins" / "spank"
 STUB = Path(__file__).parent / "spank_stub.c"
@@ -469,6 +470,14 @@ def test_a_clean_environment(stub: Path) -> None:
 
 def test_both_runtimes_have_the_same_lists_of_variables(stub: Path) -> None:
     assert said(stub, "variables").splitlines() == [*ALLOWED, "", *OF_THE_HOST, "", *SECRETS, ""]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(st.sampled_from("AB= \t\"'#\\\n\0$x"), max_size=8) | st.just("export A='x'"), max_size=8))
+def test_both_runtimes_read_the_environment_of_an_image_alike(stub: Path, lines: list[str]) -> None:
+    text = "\n".join(lines)
+    expected = "".join(f"{name}={value}\n" for name, value in environment_of(text))
+    assert said(stub, "environment-of-image", text=text) == expected
 
 
 EVERY_PATTERN = (*ALLOWED, *OF_THE_HOST, *SECRETS)

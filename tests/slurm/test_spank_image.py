@@ -365,6 +365,18 @@ def test_an_image_gets_neither_secrets_nor_what_belongs_to_the_host(place: Path,
     assert "SLURM_JOB_ID" in seen
 
 
+def test_an_image_tells_its_environment(place: Path, srun: Srun) -> None:
+    text = 'PATH="/of/image:/usr/bin:/bin"\nFROM_IMAGE=x y\nLR=1\nCUDA_HOME=/of/image\n'
+    (place / "rootfs" / "etc" / "environment").write_text(text)
+    words = ["mksquashfs", str(place / "rootfs"), str(place / "env.sqsh"), "-quiet", "-no-progress", "-all-root"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    (place / "rootfs" / "etc" / "environment").unlink()
+    said = srun(f"--sov-image={place}/env.sqsh", "env", env=("LR=0.1", "CUDA_HOME=/of/host")).stdout
+    seen = dict(line.partition("=")[::2] for line in said.splitlines())
+    found = [seen[name] for name in ("PATH", "FROM_IMAGE", "LR", "CUDA_HOME")]
+    assert found == ["/of/image:/usr/bin:/bin", "x y", "0.1", "/of/image"]
+
+
 def test_the_allow_list_holds_for_the_real_name(place: Path, image_lab: cluster.Lab, srun: Srun) -> None:
     rules = image_lab.layout.root / "sovctl-policy.conf"
     (place / "good").mkdir()
