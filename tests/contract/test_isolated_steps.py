@@ -27,7 +27,7 @@ import pytest
 from image_registry import make_layout, missing_programs, push, registry, rewrite, small_disk
 from two_users import HOLD, REACH, reached
 
-from sovctl.adapters.isolation import isolated_step
+from sovctl.adapters.isolation import isolated_step, step_root
 from sovctl.adapters.isolation.env_layers import EnvLayers
 from sovctl.adapters.isolation.isolated_step import IsolatedSteps
 from sovctl.adapters.isolation.isolation_host import IsolationHost
@@ -422,6 +422,12 @@ def test_nothing_else_of_the_hosts_memory_is_seen(
     of_host = [line.split() for line in mounts if line.split()[2] == f"{os.major(device)}:{os.minor(device)}"]
     if "--image" in words:  # with the host's own root the rest lies below the step's /dev, where no path leads
         assert {(root, place) for _, _, _, root, place, *_ in of_host} == {(f"/{in_memory.name}/data", "/mnt")}
+
+
+def test_memory_that_the_kernel_does_not_hand_on_is_told() -> None:
+    with pytest.raises(SovctlError, match=r"^/dev/shm/none cannot be in an isolated step on \S+: ") as met:
+        step_root._kept("/dev/shm/none")
+    assert met.value.hint == "What lies in /dev/shm takes Linux 5.2 there; anywhere else it works."
 
 
 def test_a_layer_is_exported_into_memory(anyone: User, image: str, in_memory: Path) -> None:
