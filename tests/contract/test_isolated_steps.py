@@ -427,7 +427,7 @@ def test_nothing_else_of_the_hosts_memory_is_seen(
 def test_memory_that_the_kernel_does_not_hand_on_is_told() -> None:
     with pytest.raises(SovctlError, match=r"^/dev/shm/none cannot be in an isolated step on \S+: ") as met:
         step_root._kept("/dev/shm/none")
-    assert met.value.hint == "What lies in /dev/shm takes Linux 5.2 there; anywhere else it works."
+    assert met.value.hint.startswith("In /dev/shm it takes Linux 5.2 there, elsewhere it works: `cp -a /dev/shm/")
 
 
 def test_a_layer_is_exported_into_memory(anyone: User, image: str, in_memory: Path) -> None:

@@ -33,7 +33,7 @@ _ASK_S = 60.0
 _SAY_EVERY_S = 2.0
 _JSON_BYTES = 8 * 2**20
 _MAKE_ROOM = "Make room: sovctl image gc --keep 0"
-_LOG_IN = "skopeo login --authfile ~/.config/containers/auth.json"
+_AUTH_FILE = "~/.config/containers/auth.json"
 """By itself it writes to /run of the login node where there is a session, which no job sees."""
 _UNREACHABLE = re.compile(
     r"connection refused|no such host|i/o timeout|connection reset|network is unreachable|no route to host"
@@ -224,7 +224,7 @@ def _explained(reference: ImageReference, said: str) -> SovctlError:
     if _LOGIN.search(said):
         return RefusedError(
             f"the registry {reference.registry} does not let you have {name}",
-            hint=f"Log in: {_LOG_IN} {reference.registry}   (and check the spelling of the name)",
+            hint=f"Check its spelling, and log in: skopeo login --authfile {_AUTH_FILE} {reference.registry}",
         )
     if _UNKNOWN.search(said):
         return SovctlError(

@@ -137,7 +137,7 @@ def _kept(path: str) -> int:
     except OSError as error:
         raise SovctlError(
             f"{path} cannot be in an isolated step on {os.uname().nodename}: {error.strerror}",
-            hint=f"What lies in {BASE} takes Linux 5.2 there; anywhere else it works.",
+            hint=f"In {BASE} it takes Linux 5.2 there, elsewhere it works: `cp -a {path} /var/tmp/`",
         ) from error
 
 

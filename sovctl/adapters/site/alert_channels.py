@@ -54,7 +54,8 @@ class Webhook:
                 answer.read(1024)
         except urllib.error.HTTPError as error:
             if error.code in _OF_THE_MESSAGE:
-                raise AlertGivenUp(f"the {self.name} refuses a message for good: HTTP status {error.code}") from None
+                words = f"the {self.name} refuses a message for good: HTTP status {error.code}"
+                raise AlertGivenUp(words, hint="See what its receiver takes: sovctl alert test") from None
             raise NotSent(self.name, f"HTTP status {error.code}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
@@ -103,7 +104,7 @@ class Email:
         if refused:
             # The others have it: sent again, it would come again.
             words = f"{len(refused)} of {len(self.to)} recipients of the {self.name} were refused"
-            raise AlertGivenUp(words, hint="Correct the addresses in alerts.email_to.")
+            raise AlertGivenUp(words, hint="Correct the addresses in alerts.email_to, then: sovctl alert test")
 
     def _connected(self) -> smtplib.SMTP:
         context = ssl.create_default_context() if self.security != "none" else None
