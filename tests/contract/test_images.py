@@ -335,7 +335,7 @@ def test_a_login_where_sovctl_says_so_counts_in_a_job(
         name = f"{closed.address}/team/busybox:1"
         with pytest.raises(RefusedError, match="does not let you have") as refused:
             _resolved(name, asking)
-        login = refused.value.hint.removeprefix("Log in: ").partition("   ")[0]
+        login = refused.value.hint.removeprefix("Check its spelling, and log in: ")
         subprocess.run(["sh", "-c", f"{login} {as_ann}"], check=True, capture_output=True, timeout=60)
         push(layout, closed, "team/busybox:1")
         monkeypatch.delenv("XDG_RUNTIME_DIR")

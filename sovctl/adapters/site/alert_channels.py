@@ -54,8 +54,8 @@ class Webhook:
                 answer.read(1024)
         except urllib.error.HTTPError as error:
             if error.code in _OF_THE_MESSAGE:
-                words = f"the {self.name} refuses a message for good: HTTP status {error.code}"
-                raise AlertGivenUp(words, hint="See what its receiver takes: sovctl alert test") from None
+                problem = f"the {self.name} refuses a message for good: HTTP status {error.code}"
+                raise AlertGivenUp(problem, hint="See what its receiver takes: sovctl alert test") from None
             raise NotSent(self.name, f"HTTP status {error.code}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
