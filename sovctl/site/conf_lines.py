@@ -14,7 +14,7 @@ from posixpath import basename
 
 from sovctl.site.catalogue import Places, Role, hook_path
 from sovctl.site.in_use import hook_dir
-from sovctl.site.judge_slurm import has, seconds, version_of, words
+from sovctl.site.judge_slurm import has, seconds, task_prolog_by_slurmstepd, version_of, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ def _node_lines(places: Places, settings: Mapping[str, str], linked: Collection[
         _hook("Prolog", "a job never starts on a node that has explicitly failed", places, settings, linked),
         _hook("Epilog", "what a job left behind, and evidence for blame", places, settings, linked),
     ]
-    lines += _single(
-        "TaskProlog", hook_path(places, "task_prolog"), "the line about a degraded node in the job's output", settings
-    )
+    if not task_prolog_by_slurmstepd(settings.get("SLURM_VERSION", "")):  # it is worth a line, and no task in an image
+        own_line = "the line about a degraded node in the job's output"
+        lines += _single("TaskProlog", hook_path(places, "task_prolog"), own_line, settings)
     lines.append(
         _list(
             "PrologFlags",

@@ -44,6 +44,13 @@ def version_of(settings: Mapping[str, str]) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def task_prolog_by_slurmstepd(slurm_version: str) -> bool:
+    """Whether the TaskProlog is started by way of slurmstepd, which no image has: 24.11.0 to 24.11.6, 25.05.0 and
+    25.05.1 (`script_launcher` in src/common/run_command.c; others have none, or `direct_exec` in task.c)."""
+    found = re.search(r"\b(24\.11|25\.05)\.(\d+)", slurm_version)
+    return found is not None and int(found[2]) <= {"24.11": 6, "25.05": 1}[found[1]]
+
+
 def has(settings: Mapping[str, str], key: str) -> bool:
     """Whether something is set there."""
     return settings.get(key, "") not in _EMPTY
@@ -274,6 +281,15 @@ def _prolog_timeout(settings: Mapping[str, str]) -> Line | None:
     )
 
 
+def _task_prolog(settings: Mapping[str, str]) -> Line | None:
+    version = settings.get("SLURM_VERSION", "")
+    if not has(settings, "TaskProlog") or not task_prolog_by_slurmstepd(version):
+        return None
+    said = f"Slurm {version} starts it by way of slurmstepd, which no image has: a task in one ends with 127"
+    fix = "Upgrade to 24.11.7, 25.05.2 or newer, or take the line out of slurm.conf; then: scontrol reconfigure"
+    return warned("TaskProlog", said, fix)
+
+
 _CHECKS: tuple[Callable[[Mapping[str, str]], Line | None], ...] = (
     _version,
     _conf_hash,
@@ -282,6 +298,7 @@ _CHECKS: tuple[Callable[[Mapping[str, str]], Line | None], ...] = (
     _prolog_flags,
     _prolog_hold,
     _prolog_timeout,
+    _task_prolog,
     _health_check,
     _lua,
     _kill_wait,

@@ -156,6 +156,15 @@ def _calm_curve(spec: TrainingSpec, root: Path, user: str) -> dict[int, str]:
     return curve
 
 
+def installed_slurm() -> str:
+    """slurmd tells its version without a slurm.conf; sbatch of 26.05 does not."""
+    search = f"{os.environ.get('PATH', '')}:{cluster.SYSTEM_PATH}"
+    try:
+        return subprocess.run(["slurmd", "-V"], capture_output=True, text=True, env={"PATH": search}).stdout
+    except OSError:
+        return ""
+
+
 def start_script(lab: cluster.Lab, work_dir: Path, user: str, text: str, *sbatch: str) -> Training:
     """Submit a script of its own."""
     run = Training(lab, work_dir, STORY, user)

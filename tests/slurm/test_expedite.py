@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,16 @@ import pytest
 from sovctl.lab import cluster, faults
 from sovctl.lab.training import Training
 from sovctl.submit.expedite import new_enough
-from tests.slurm.conftest import start_script
+from tests.slurm.conftest import installed_slurm, start_script
 
 StartLab = Callable[..., cluster.Lab]
 Eventually = Callable[..., Any]
 WAITS = "#!/bin/bash\nsleep 600\n"
 
 
-def _installed() -> str:
-    """slurmd tells its version without a slurm.conf; sbatch of 26.05 does not."""
-    search = f"{os.environ.get('PATH', '')}:{cluster.SYSTEM_PATH}"
-    try:
-        return subprocess.run(["slurmd", "-V"], capture_output=True, text=True, env={"PATH": search}).stdout
-    except OSError:
-        return ""
-
-
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.skipif(not new_enough(_installed()), reason="needs Slurm 25.11 or newer: --requeue=expedite"),
+    pytest.mark.skipif(not new_enough(installed_slurm()), reason="needs Slurm 25.11 or newer: --requeue=expedite"),
 ]
 
 

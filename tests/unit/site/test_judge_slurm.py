@@ -55,6 +55,8 @@ def test_every_release_is_judged_by_its_own_words(recorded: dict[str, str]) -> N
         ("slurm-version", {"SLURM_VERSION": "26.05.5"}, "pass"),
         ("slurm-version", {"SLURM_VERSION": "27.11.0"}, "warn"),
         ("slurm-version", {"SLURM_VERSION": "new"}, "warn"),
+        ("TaskProlog", {"SLURM_VERSION": "24.11.5", "TaskProlog": "/t"}, "warn"),
+        ("TaskProlog", {"SLURM_VERSION": "25.05.1", "TaskProlog": "/t"}, "warn"),
         ("slurm-conf", {"HASH_VAL": "Match"}, "pass"),
         ("slurm-conf", {"HASH_VAL": "Different Ours=0x1 Slurmctld=0x2"}, "warn"),
         ("JobRequeue", {"JobRequeue": "1"}, "pass"),
@@ -158,3 +160,19 @@ def test_no_value_of_a_setting_breaks_it(release: str, data: st.DataObject) -> N
     settings = data.draw(st.dictionaries(st.sampled_from(sorted(known)), st.text(max_size=30)))
     for found in judge_slurm(SlurmView(settings={**known, **settings})):
         assert found.seen
+
+
+@pytest.mark.parametrize(
+    ("version", "task_prolog"),
+    [
+        ("22.05.8", "/t"),
+        ("24.05.8", "/t"),
+        ("24.11.7", "/t"),
+        ("25.05.2", "/t"),
+        ("26.05.5", "/t"),
+        ("24.11.5", "(null)"),
+    ],
+)
+def test_most_releases_start_a_task_prolog_by_itself(version: str, task_prolog: str) -> None:
+    settings = {"SLURM_VERSION": version, "TaskProlog": task_prolog}
+    assert "TaskProlog" not in [one.check for one in judge_slurm(SlurmView(settings=settings))]
