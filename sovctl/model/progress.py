@@ -19,6 +19,8 @@ LONGEST_BYTES = 64 * 1024
 LONGEST_PROBLEM = 200
 """Characters of `save_problem`."""
 
+SEEN_FILE = "seen.json"
+"""Beside the script of an attempt: the step at which its supervisor saw the run last, `step` and `at`."""
 STOPPED = 75
 """Exit status of a training script that stopped because it was asked to: run me again."""
 FINISHED = 93

@@ -19,7 +19,7 @@ from sovctl.errors import (
     UsageError,
 )
 from sovctl.model.job import JobView
-from sovctl.model.progress import Progress
+from sovctl.model.progress import SEEN_FILE, Progress
 from sovctl.model.submitted import SubmittedRun
 from sovctl.recovery.attempts import attempts, names, seconds, text, whole
 from sovctl.recovery.run_digest import RunDigest, digest_from_record, digest_of, digest_record
@@ -288,7 +288,17 @@ def _listed(head: KnownRun, ports: RunPorts, jobs: dict[str, JobView], problem: 
     # old as a minute.
     still = bool(job or problem)
     digest = _digest(head.run_dir, ports, still=still) if head.run_dir else RunDigest()
-    return ListedRun(head, told_state(digest.story, digest.short, job, problem=problem), digest)
+    state = told_state(digest.story, digest.short, job, problem=problem)
+    if state.word == "running" and digest.attempts:
+        digest = replace(digest, step=_step_seen(head.run_dir, digest, ports))
+    return ListedRun(head, state, digest)
+
+
+def _step_seen(run_dir: str, digest: RunDigest, ports: RunPorts) -> int | None:
+    """Where its supervisor saw it last, which its events tell only at checkpoints."""
+    seen = ports.records.kept(run_dir, digest.attempts - 1, SEEN_FILE)
+    step = whole(seen, "step") if isinstance(seen, dict) else None
+    return digest.step if step is None else max(step, digest.step or 0)
 
 
 def _digest(run_dir: str, ports: RunPorts, *, still: bool) -> RunDigest:

@@ -16,6 +16,8 @@ from sovctl.model.node import NodeView
 from sovctl.model.progress import FINISHED, STOPPED
 from sovctl.model.reason import incident_time, parse_reason
 
+_LONGEST_WORDS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class ScriptEnd:
@@ -33,6 +35,13 @@ class ScriptEnd:
     """The rank that failed first; None: not known."""
     node: str = ""
     """The node of that rank."""
+    words: str = ""
+    """The line of the signature as it was printed; empty: the signature has to do."""
+
+    @property
+    def said(self) -> str:
+        """What its output says, for a person."""
+        return (self.words or self.signature)[:_LONGEST_WORDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ def blame_end(
         return outside
     words = _died_of(end)
     at = f" at step {end.step}" if end.step is not None else ""
-    said = f": {end.signature}" if end.signature else ""
+    said = f": {end.said}" if end.signature else ""
     return Blame(
         Culprit.USER_CODE,
         evidence=f"the script {words}{at} and no node shows a fault{said}",
@@ -162,7 +171,7 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|Read-only file 
 def _outside_the_code(end: ScriptEnd, links: Mapping[str, str], of: int) -> Blame | None:
     """The fabric or the storage, where the ranks' last words and what was seen agree."""
     at = f" at step {end.step}" if end.step is not None else ""
-    said = f": {end.signature}" if end.signature else ""
+    said = f": {end.said}" if end.signature else ""
     if links and end.kind in _OF_A_LINK:
         # On half of the nodes at once it is a switch, and no node is better than another.
         nodes = tuple(links) if len(links) <= of / 2 else ()
@@ -208,7 +217,7 @@ def _device(end: ScriptEnd, nodes: Sequence[str]) -> Blame | None:
     node = next((name for name in nodes if name in (end.node, end.node.partition(".")[0])), "")
     rank = f" (rank {end.rank})" if end.rank is not None else ""
     at = f" at step {end.step}" if end.step is not None else ""
-    words = f"{node or 'the script'}{rank}: {end.signature}{at}"
+    words = f"{node or 'the script'}{rank}: {end.said}{at}"
     if not node:
         # Halving finds it; a signature would say that it is no node.
         return Blame(Culprit.UNKNOWN, (), words, "", end.step)
@@ -240,7 +249,8 @@ def _died_of(end: ScriptEnd) -> str:
     rank = f" (rank {end.rank}{f' on {end.node}' if end.node else ''})" if end.rank is not None else ""
     if end.kind == "oom":
         return f"ran out of main memory{rank}"
-    if end.signature.startswith("Exited with exit code ") and rank:
+    if rank and (end.kind == "python" or end.signature.startswith("Exited with exit code ")):
+        # Its own status is that of the rank srun heard of first, or of srun's SIGTERM to the others.
         return f"ended because of{rank.replace(' (', ' ').rstrip(')')}"
     if end.kind == "signal" and end.status in (137, -9):
         return "was killed by SIGKILL, as the kernel does when memory runs out,"

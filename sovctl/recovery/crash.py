@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sovctl.model.progress import FINISHED, STOPPED
-from sovctl.recovery.signature import crash_signature, is_echo
+from sovctl.recovery.signature import crash_signature, error_line, is_echo, normalised, shell_error
 
 _LONGEST_LINE = 2000
 _EXCERPT_LINES = 60
@@ -80,6 +80,8 @@ class Crash:
     """Equal for two crashes of the same kind (see signature.py)."""
     excerpt: str = ""
     """The traceback or the lines that tell it."""
+    words: str = ""
+    """The line of the signature as it was printed."""
 
 
 def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = None) -> Crash:
@@ -91,7 +93,10 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     if exited:
         # Nobody said a word, and srun has ended the rest: their SIGKILL, and a status that comes of it, are no cause.
         lines, status = others, int(exited.rpartition(" ")[2])
-    signature = crash_signature("\n".join(lines)) or no_step(lines) or exited
+    # srun's own short words are compared as they are: a status of 7 is another crash than one of 9.
+    line, of_srun, of_shell = error_line("\n".join(lines)), no_step(lines), shell_error(lines, status)
+    words = line or of_srun or of_shell or exited
+    signature = normalised(line) or of_srun or normalised(of_shell) or exited
     root = _torchelastic(lines)
     blocks = _tracebacks(lines)
     cause = next((block for block in blocks if not is_echo(block[-1])), None)
@@ -100,7 +105,7 @@ def read_crash(output: str, status: int, *, ranks: Mapping[int, str] | None = No
     if rank is not None and not node:
         node = (ranks or {}).get(rank, "")
     excerpt = "\n".join((cause or _root_block(lines) or _telling(lines))[-_EXCERPT_LINES:])
-    return Crash(_kind(lines, cause, status), rank, node, signature, excerpt)
+    return Crash(_kind(lines, cause, status), rank, node, signature, excerpt, words)
 
 
 def _first_exit(lines: Sequence[str]) -> str:

@@ -212,6 +212,8 @@ class _Teller:
             return f"it will go on from {self._newest()}" if newest else "it will begin again from the start"
         if again.loaded_step is not None and again.loaded_step != again.resume_step:
             return f"resumed from step {again.loaded_step}, though it was given {_given(again)}"
+        if found.own_resume_step is not None and again.loaded_step is None:
+            return f"it went on at step {again.first_step} by itself, from a checkpoint that sovctl does not know"
         if not again.resume_from:
             return "it began again from the start, there was no complete checkpoint"
         if again.loaded_step is None:

@@ -78,6 +78,9 @@ def _after_end(story: Story, job: JobView, slurm: str) -> RunState:
         return RunState(_RECORDED[story], slurm=slurm)
     # Cancelled while it waited: no supervisor ran that could have written it down.
     word = {"CANCELLED": "cancelled", "COMPLETED": "finished"}.get(job.state, "ended")
+    when = {Story.HELD: "while it was held", Story.WAITING: "before it started"}.get(story, "")
+    if job.state == "CANCELLED" and when:
+        return RunState(word, when, slurm)
     return RunState(word, f"Slurm says {job.state}; the record has no end", slurm)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # `ValueError: ...`, `torch.OutOfMemoryError: ...`, `RuntimeError: ...`, at the start of a line or behind a rank prefix.
 _PYTHON_ERROR = re.compile(
@@ -32,7 +33,12 @@ _LONGEST_LINE = 500
 
 
 def crash_signature(output_tail: str) -> str:
-    """The error line that tells most about a crash, with figures, addresses and paths replaced; empty when none.
+    """The error line that tells most about a crash, with figures, addresses and paths replaced; empty when none."""
+    return normalised(error_line(output_tail))
+
+
+def error_line(output_tail: str) -> str:
+    """The same line as it was printed, for a person to read.
 
     The first exception in the tail is the cause; what follows on the other ranks are echoes of it.
     """
@@ -41,8 +47,21 @@ def crash_signature(output_tail: str) -> str:
     python = [match[1] for line in lines if (match := _PYTHON_ERROR.match(line))]
     causes = [line for line in python if not _ECHO.search(line)]
     for line in causes or _others(lines) or python:
-        return _normalise(line)
+        return "".join(char for char in line if char.isprintable())[:_LONGEST_LINE]
     return ""
+
+
+def shell_error(lines: Sequence[str], status: int) -> str:
+    """What a shell, or an interpreter without a script, said last before it ended with this status; else empty."""
+    for line in reversed(lines):
+        if _NO_SCRIPT.search(line) or (status in _NOT_RUN and _NOT_STARTED.search(line)):
+            return "".join(char for char in line.strip() if char.isprintable())[:_LONGEST]
+    return ""
+
+
+_NOT_RUN = (126, 127)
+_NOT_STARTED = re.compile(r": (?:command not found|not found|Permission denied|No such file or directory)$")
+_NO_SCRIPT = re.compile(r"^\S{0,200}: can't open file .*No such file or directory")
 
 
 def is_echo(line: str) -> bool:
@@ -61,7 +80,8 @@ def _others(lines: list[str]) -> list[str]:
     return [line for line in lines if any(pattern.search(line) for pattern in _OTHER_ERRORS)]
 
 
-def _normalise(line: str) -> str:
+def normalised(line: str) -> str:
+    """Without what differs from crash to crash: figures, addresses, paths."""
     for pattern, word in _VARIABLE:
         line = pattern.sub(word, line)
     printable = "".join(char for char in line if char.isprintable())

@@ -80,7 +80,18 @@ class Timeline:
         """The step it went on from: as the ranks say, else as it was told to."""
         if self.resumed is None:
             return None
-        return self.resumed.resume_step if self.resumed.loaded_step is None else self.resumed.loaded_step
+        if self.resumed.loaded_step is not None:
+            return self.resumed.loaded_step
+        return self.own_resume_step or self.resumed.resume_step
+
+    @property
+    def own_resume_step(self) -> int | None:
+        """From where a script went on by itself, of which no checkpoint is known: its first step was far from the
+        first. The output of a fast one may show its own first step late, so half the way is not far."""
+        again = self.resumed
+        if again is None or again.resume_from or not self.last_step or again.first_step is None:
+            return None
+        return again.first_step - 1 if 2 * again.first_step > max(self.last_step, 20) else None
 
     @property
     def steps_lost(self) -> int | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import Enum
 
-from sovctl.model.progress import Phase, Progress
+from sovctl.model.pauses import due
+from sovctl.model.progress import SEEN_FILE, Phase, Progress
 from sovctl.ports.common import Clock, Journal
-from sovctl.ports.supervised import RunFiles
+from sovctl.ports.supervised import AttemptFiles, RunFiles
+
+_SHOW_EVERY_S = 10.0
 
 _QUIET_S = 3.0
 """Ranks write at most once a second, so shorter gaps mean nothing."""
@@ -30,8 +34,12 @@ class Quiet(Enum):
 class ProgressFollower:
     """Follows rank 0; a rank that dies stops the others within a step, rank 0 included."""
 
-    def __init__(self, files: RunFiles, journal: Journal, clock: Clock) -> None:
+    def __init__(self, files: RunFiles, journal: Journal, clock: Clock, kept: AttemptFiles | None = None) -> None:
+        """`kept`: where the step is written down for those who list runs."""
         self._files = files
+        self._kept = kept
+        self._shown: int | None = None
+        self._shown_at = 0.0
         self._journal = journal
         self._clock = clock
         self._attempt = 0
@@ -103,6 +111,14 @@ class ProgressFollower:
                 save_seconds=progress.save_seconds,
                 stall_seconds=progress.stall_seconds,
             )
+
+    def show(self) -> None:
+        """Write down for `sovctl run ls` how far it is; every 10 s at most, and only while it gets on."""
+        now, step = self._clock.now(), self._seen_step
+        if self._kept is None or step is None or step == self._shown or not due(now, self._shown_at, _SHOW_EVERY_S):
+            return
+        self._shown, self._shown_at = step, now
+        self._kept.keep(self._attempt, SEEN_FILE, json.dumps({"step": step, "at": round(now, 1)}).encode())
 
     def quiet(self, output_size: int | None, now: float) -> Quiet:
         """Whether the run has gone quiet, and by which source. `output_size`: of the job's output, in bytes."""

@@ -273,7 +273,7 @@ class LiveRun:
         """How long slurmctld took to tell of the nodes, the last time."""
         self.watch = Watch()
         self.here = plan.allocation()
-        self.progress = ProgressFollower(ports.files, ports.journal, ports.clock)
+        self.progress = ProgressFollower(ports.files, ports.journal, ports.clock, ports.kept)
         self.passes = PassWatch(ports.cluster, ports.clock)
         self.suspicion = NodeSuspicion(ports.ping, ports.clock)
         self.script_began = 0.0

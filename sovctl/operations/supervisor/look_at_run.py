@@ -47,6 +47,7 @@ class RunLooks:
     def look(self) -> Blame | None:
         """One turn of all looks; the first that finds something ends it."""
         self._site.look()
+        self._live.progress.show()
         looks = (
             self._look_for_survivors,
             self._look_at_nodes,

@@ -437,7 +437,8 @@ class Supervisor:
         paths = dict.fromkeys([job.stderr, job.stdout, *self._live.output_files])
         tails = [self._live.ports.output.read(path) for path in paths if path]
         crash = self._live.crash.read(self._live.attempt, tails, status)
-        return ScriptEnd(status, crash.signature, self._live.progress.step, crash.kind.value, crash.rank, crash.node)
+        step, kind = self._live.progress.step, crash.kind.value
+        return ScriptEnd(status, crash.signature, step, kind, crash.rank, crash.node, crash.words)
 
 
 def _has_begun(events: Sequence[Mapping[str, Any]]) -> bool:

@@ -327,6 +327,16 @@ def test_ls_knows_the_run_of_an_array_of_which_no_task_has_started(site: FakeSit
     assert [item.state.word for item in runs.list_runs(site.ports(), CWD)] == ["waiting"]
 
 
+def test_ls_shows_how_far_a_run_is_while_it_runs(site: FakeSite) -> None:
+    path = _started(site)
+    site.job("7", "RUNNING")
+    site.event(path, "first_step", attempt=0, step=1)
+    site.files[(path, 0, "seen.json")] = {"step": 75, "at": NOW}
+    assert [item.digest.step for item in runs.list_runs(site.ports(), CWD)] == [75]
+    site.files[(path, 0, "seen.json")] = {"step": "far"}
+    assert [item.digest.step for item in runs.list_runs(site.ports(), CWD)] == [1]
+
+
 def test_ls_gives_a_job_to_the_newest_run_of_its_id(site: FakeSite) -> None:
     _started(site, submitted=100)
     _started(site, submitted=900)

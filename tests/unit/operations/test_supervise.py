@@ -331,7 +331,7 @@ def test_the_same_crash_twice_is_held_with_an_explanation() -> None:
     first, second = run.of("attempt_ended")
     assert (first["action"], second["action"]) == ("restart", "hold")
     assert [event["how"] for event in run.of("restarted")] == ["in-place"]
-    assert "ValueError: document N is empty" in second["evidence"]
+    assert "ValueError: document 7 is empty" in second["evidence"]
     assert "happened 2 times" in run.of("held")[0]["why"]
     assert first["blamed"] == []
     assert run.job.excluded == ()
@@ -1267,7 +1267,7 @@ def test_a_run_that_hangs_is_requeued_with_its_stacks_kept() -> None:
     ended = run.of("attempt_ended")[0]
     assert (ended["culprit"], ended["blamed"], ended["step"]) == ("unknown", ["n002"], 12)
     assert ended["at"] < NOW + 10 + 20 + 3
-    assert nodes.kept == ["0/stacks.json", "0/stacks.txt"]
+    assert [name for name in nodes.kept if "stacks" in name] == ["0/stacks.json", "0/stacks.txt"]
     run.await_start()
     whole(run)
 

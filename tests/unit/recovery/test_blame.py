@@ -342,3 +342,10 @@ def test_who_is_not_known_is_never_sure_and_doubt_only_adds(culprit: Culprit, do
     order = list(Confidence)
     assert order.index(blame) == max(order.index(usual), order.index(doubt))
     assert culprit is not Culprit.UNKNOWN or blame is Confidence.GUESS
+
+
+def test_a_rank_that_raised_is_named_and_not_srun_s_sigterm_to_the_others() -> None:
+    end = ScriptEnd(143, "ValueError: document N", 15, "python", 3, "n002", "ValueError: document 7")
+    words = "the script ended because of rank 3 on n002 at step 15 and no node shows a fault: ValueError: document 7"
+    assert blame_end(end, [seen()]).evidence == words
+    assert blame_end(end, [seen()]).signature == "ValueError: document N"

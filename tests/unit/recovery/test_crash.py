@@ -245,3 +245,40 @@ def test_srun_tells_which_ranks_of_the_step_are_over() -> None:
     ends.feed(["srun: error: n003: tasks 8-9: Terminated", "srun: error: n003: tasks 1-99999999999: Killed"])
     assert {8, 9, 4} <= ends.ended
     assert len(ends.ended) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "words", "signature"),
+    [
+        ("ValueError: document 7 is empty", 1, "ValueError: document 7 is empty", "ValueError: document N is empty"),
+        (
+            "PermissionError: [Errno 1] Operation not permitted: '/data/7'",
+            1,
+            "PermissionError: [Errno 1] Operation not permitted: '/data/7'",
+            "PermissionError: [Errno N] Operation not permitted: 'PATH'",
+        ),
+        (
+            "srun: error: n003: task 1: Segmentation fault",
+            139,
+            "srun: error: n003: task 1: Segmentation fault",
+            "srun: error: nN: task N: Segmentation fault",
+        ),
+        (
+            "step 7\n/spool/slurm_script: line 3: pyhton3: command not found\n",
+            127,
+            "/spool/slurm_script: line 3: pyhton3: command not found",
+            "PATH: line N: pyhtonN: command not found",
+        ),
+        (
+            "python3: can't open file '/w/plain.py': [Errno 2] No such file or directory\n"
+            "srun: error: n001: task 0: Exited with exit code 2",
+            2,
+            "python3: can't open file '/w/plain.py': [Errno 2] No such file or directory",
+            "pythonN: can't open file 'PATH': [Errno N] No such file or directory",
+        ),
+        ("bash: line 1: module: command not found\nstep 9", 1, "", ""),
+    ],
+)
+def test_a_person_reads_what_was_printed(output: str, status: int, words: str, signature: str) -> None:
+    crash = read_crash(output, status)
+    assert (crash.words, crash.signature) == (words, signature)

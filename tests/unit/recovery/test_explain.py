@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.model.blame import Culprit
+from sovctl.model.job import JobView
 from sovctl.recovery.event_words import event_words
 from sovctl.recovery.explain import Why, Words, duration, why
 from sovctl.recovery.run_state import run_state
@@ -346,3 +347,30 @@ def test_a_run_that_was_held_before_its_first_start_says_why() -> None:
     said = "no checkpoint in /w/ck is complete: 3 are there"
     record = Record().add(0, "hold_intent", attempt=0, why=said).add(1, "held", attempt=0, job_id="34", why=said)
     assert said in " ".join(why(RECORD, record.events).lines)
+
+
+@pytest.mark.parametrize(
+    ("first", "told_as", "repeated"),
+    [
+        (62, "it went on at step 62 by itself, from a checkpoint that sovctl does not know", "2 steps repeated"),
+        (1, "it began again from the start, there was no complete checkpoint", "63 steps repeated"),
+        (9, "it began again from the start, there was no complete checkpoint", "63 steps repeated"),
+    ],
+)
+def test_a_script_that_finds_its_own_checkpoints(first: int, told_as: str, repeated: str) -> None:
+    record = Record().started(0, 0).steps(10, 0).ended(100, 0, "hardware", "n003: XID79", step=63, action="requeue")
+    record.add(101, "requeue_intent", attempt=0, exclude=["n003"], because="hardware")
+    record.add(102, "requeued", attempt=0, exclude=["n003"], given_up=[], begin=1, short="")
+    record.started(110, 1).add(115, "first_step", attempt=1, happened=T0 + 115, step=first)
+    line = why(RECORD, record.events).lines[-1]
+    assert told_as in line and repeated in line, line
+
+
+@pytest.mark.parametrize(("held", "detail"), [(True, "while it was held"), (False, "before it started")])
+def test_a_run_that_was_cancelled_before_it_ran_says_so(held: bool, detail: str) -> None:
+    record = Record()
+    if held:
+        record.started(0, 0).ended(9, 0, "user-code", "it crashed", action="hold").add(10, "held", attempt=0, why="x")
+    job = JobView("34", "t", "u", 1, "CANCELLED", extra={"JobId": "34"})
+    state = run_state(record.events, job)
+    assert (state.word, state.detail) == ("cancelled", detail)
