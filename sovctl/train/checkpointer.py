@@ -26,7 +26,7 @@ from sovctl.train.local_tier import LocalTier
 from sovctl.train.save_job import SaveJob, Target, say
 from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup
 from sovctl.train.staging import HostBuffers, Staged
-from sovctl.train.tree import Parts, collect, distribute, random_key, random_numbers
+from sovctl.train.tree import Parts, collect, collect_to_save, distribute
 
 if TYPE_CHECKING:
     from torch import nn, optim
@@ -120,7 +120,7 @@ class Checkpointer:
         """Save after step `step` (>= 1). The report is true unless the checkpoint is known not to be on disk.
 
         `state` is one for all ranks (a scheduler, counters, the position in the data), `rank_state` each rank's own:
-        names to objects with `state_dict()`/`load_state_dict()`, tensors, or dicts of those and plain values. The
+        names to objects with `state_dict()`/`load_state_dict()`, tensors, or dicts of tensors and plain values. The
         random numbers of every rank are always saved.
 
         Returns when everything is copied, and writes in the background; with `wait`, with `background=False`, and
@@ -256,7 +256,7 @@ class Checkpointer:
     def _staged_job(self, step: int, parts: Parts, control: SideGroup) -> tuple[_Job, tuple[SaveOutcome, ...]]:
         """Everything copied on every rank; what is wrong on one of them is raised on all."""
         assert self._target is not None
-        tree, error = _attempt(lambda: self._tree(parts, control.rank))
+        tree, error = _attempt(lambda: collect_to_save(control.rank, parts))
         planner, share = self._layout.share(tree, error, control, self._target.nodes if self._tier else None)
         buffers = self._buffers.pop() if self._buffers else HostBuffers()
         staged, error = _attempt(lambda: buffers.stage(planner, share.node.items))
@@ -268,11 +268,6 @@ class Checkpointer:
         failed = tuple(outcome for outcome in self._writer.take(-ended) if outcome.problem)
         job = SaveJob(step, self._target, share, staged, SideGroup(BACKGROUND), self._tier, self._hurry)
         return _Job(step, job, buffers, staged), failed
-
-    def _tree(self, parts: Parts, rank: int) -> dict[str, Any]:
-        tree = collect(rank, parts)
-        tree[random_key(rank)] = random_numbers()
-        return tree
 
     def _hand_over(self, job: _Job, *, wait: bool, stalled: float) -> str:
         """Have it written; with `wait`, until it is there. Returns why it is not, as far as that is known."""

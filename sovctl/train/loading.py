@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovctl.checkpoint import commit
 from sovctl.checkpoint.complete import judge
 from sovctl.checkpoint.find import candidates, step_of
 from sovctl.model.checkpoint import CheckpointState
+from sovctl.train import whole
 from sovctl.train.tree import random_key, rank_key
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import Metadata
 
 MetadataOf = Callable[[Path, Any], Any]
 """(path, torch's reader) -> torch's metadata."""
@@ -57,7 +62,6 @@ def older_complete(directory: Path, step: int) -> Path | None:
 
 def _read(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf) -> None:
     import torch
-    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     reader = FileSystemReader(path)
@@ -68,6 +72,18 @@ def _read(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf) 
     else:  # this rank is new: it was not there when the checkpoint was saved
         for name in [name for name in tree if name.startswith(rank_key(rank, ""))]:
             del tree[name]
+    in_one_piece = [key for key in tree if whole.is_whole(key, saved)]
+    for key in in_one_piece:
+        del tree[key]
+        tree.update(whole.room_for(key, saved))
+    _fill(tree, rank, reader, metadata)
+    tree.update({key: whole.put_together(key, tree) for key in in_one_piece})
+
+
+def _fill(tree: dict[str, Any], rank: int, reader: FileSystemReader, metadata: Metadata) -> None:
+    """Read every entry of the tree into its place."""
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
     planner = DefaultLoadPlanner()
     planner.set_up_planner(tree, metadata, is_coordinator=rank == 0)
     reader.set_up_storage_reader(metadata, is_coordinator=rank == 0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sovctl.train import random_state
+from sovctl.train import random_state, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -33,33 +33,32 @@ def collect(rank: int, parts: Parts) -> dict[str, Any]:
         tree["model"] = get_model_state_dict(parts.model)
     if parts.optimizer is not None:
         tree["optimizer"] = get_optimizer_state_dict(_needed(parts.model), parts.optimizer)
-    tree.update({f"state.{name}": _state_of(value) for name, value in parts.state.items()})
-    tree.update({rank_key(rank, name): _state_of(value) for name, value in parts.rank_state.items()})
+    tree.update({key: _state_of(value) for key, value in _states(rank, parts).items()})
+    return tree
+
+
+def collect_to_save(rank: int, parts: Parts) -> dict[str, Any]:
+    """The same as it is written: each state in one piece, and the random numbers of this rank."""
+    tree = collect(rank, parts)
+    for key in _states(rank, parts):
+        tree.update(whole.take_apart(key, tree.pop(key)))
+    tree[random_key(rank)] = _random_numbers()
     return tree
 
 
 def distribute(tree: Mapping[str, Any], rank: int, parts: Parts) -> None:
-    """The way back of `collect`; tensors and dicts were already changed in place."""
+    """The way back of `collect`; what was not saved in one piece was already changed in place."""
     from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
 
     if parts.model is not None:
         set_model_state_dict(parts.model, tree["model"])
     if parts.optimizer is not None:
         set_optimizer_state_dict(_needed(parts.model), parts.optimizer, tree["optimizer"])
-    for name, value in parts.state.items():
-        _give_back(value, tree[f"state.{name}"])
-    for name, value in parts.rank_state.items():
-        if rank_key(rank, name) in tree:
-            _give_back(value, tree[rank_key(rank, name)])
+    for key, value in _states(rank, parts).items():
+        if key in tree:  # a rank that is new has no state of its own yet
+            _give_back(value, tree[key])
     if random_key(rank) in tree:
         random_state.restore(bytes(tree[random_key(rank)].tolist()))
-
-
-def random_numbers() -> Tensor:
-    """The state of every generator of this rank as a tensor of bytes, shape (number of bytes,)."""
-    import torch
-
-    return torch.frombuffer(bytearray(random_state.capture()), dtype=torch.uint8)
 
 
 def rank_key(rank: int, name: str) -> str:
@@ -70,6 +69,19 @@ def rank_key(rank: int, name: str) -> str:
 def random_key(rank: int) -> str:
     """Under which name a rank keeps its random numbers."""
     return f"random-of-rank-{rank}"
+
+
+def _states(rank: int, parts: Parts) -> dict[str, Any]:
+    """Every state by its name in a tree."""
+    ours = {f"state.{name}": value for name, value in parts.state.items()}
+    return ours | {rank_key(rank, name): value for name, value in parts.rank_state.items()}
+
+
+def _random_numbers() -> Tensor:
+    """The state of every generator of this rank as a tensor of bytes, shape (number of bytes,)."""
+    import torch
+
+    return torch.frombuffer(bytearray(random_state.capture()), dtype=torch.uint8)
 
 
 def _needed(model: nn.Module | None) -> nn.Module:
@@ -84,4 +96,6 @@ def _state_of(value: Any) -> Any:
 
 def _give_back(value: Any, loaded: Any) -> None:
     if hasattr(value, "load_state_dict"):
-        value.load_state_dict(loaded)
+        value.load_state_dict(whole.filled_state(_state_of(value), loaded))
+    else:
+        whole.filled(value, loaded)

@@ -278,3 +278,34 @@ def all_stop_at_the_same_call(asker: int) -> None:
     saver = Checkpointer(ctx)
     assert saver.save(calls).complete, "a save after a stop request waits for the disk"
     ctx.destroy_process_group()
+
+
+def an_average_of_the_weights(kind: str, load: bool = False) -> None:
+    """Kept by name in a dict, and by an object, as scripts do; sharded as the model is."""
+    ctx = started()
+    model = parallel(kind, 2)
+    average = {name.removeprefix("module."): value.detach().clone() for name, value in model.named_parameters()}
+    kept = {name: value.clone() for name, value in average.items()}
+    keeper = _Keeper(kept)
+    parts: dict[str, Any] = {"model": model, "state": {"average": average, "keeper": keeper}}
+    if not load:
+        for number, value in enumerate([*average.values(), *kept.values()]):
+            value.fill_(number)
+        assert Checkpointer(ctx).save(1, wait=True, **parts)
+    else:
+        assert Checkpointer(ctx).load(**parts) == 1
+        for number, value in enumerate([*average.values(), *kept.values()]):
+            assert (_own(value) == number).all()
+    ctx.destroy_process_group()
+
+
+class _Keeper:
+    def __init__(self, kept: dict[str, torch.Tensor]) -> None:
+        self.kept = kept
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self.kept)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        for name, value in self.kept.items():
+            value.copy_(state[name])
