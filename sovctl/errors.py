@@ -219,6 +219,17 @@ class CheckpointDirUnreadable(SovctlError):
         )
 
 
+class CheckpointUnanswered(CheckpointDirUnreadable):
+    """The storage failed while a checkpoint was looked at: whether it is complete, nobody knows."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        SovctlError.__init__(
+            self,
+            f"the checkpoint {path} may be complete, but its storage fails: {cause}",
+            hint=f"Look at the file server and the mount (findmnt); if only it is lost: sovctl ckpt quarantine {path}",
+        )
+
+
 class StorageSilent(SovctlError):
     """An access to the storage of a run has not come back; nobody knows whether it will."""
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sovctl.checkpoint import dcp
 from sovctl.checkpoint.mark import Mark, MarkError, read_mark
+from sovctl.checkpoint.passing import is_passing
 from sovctl.checkpoint.tree import Tree, TreeTooLarge, read_tree
 from sovctl.model.checkpoint import Checkpoint, CheckpointState
 
@@ -30,6 +31,7 @@ _BLOCK_BYTES = 1 << 20
 class _Problem(NamedTuple):
     state: CheckpointState
     why: str
+    unanswered: bool = False
 
 
 def judge(directory: Path, step: int, *, deep: bool = False) -> Checkpoint:
@@ -106,6 +108,7 @@ def _with_mark(directory: Path, directory_fd: int, step: int, mark: Mark, *, dee
         checksums=mark.files.keys() == mark.sha256.keys(),
         recorded=True,
         why=problem.why if problem else "",
+        unanswered=problem is not None and problem.unanswered,
     )
 
 
@@ -167,7 +170,8 @@ def _first(problems: list[_Problem]) -> _Problem | None:
     if not problems:
         return None
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _Problem(problems[0].state, problems[0].why + more)
+    first = min(problems, key=lambda problem: problem.unanswered)  # what is known to be wrong needs no other answer
+    return first._replace(why=first.why + more)
 
 
 def _open_problem(error: OSError) -> _Problem:
@@ -178,8 +182,8 @@ def _open_problem(error: OSError) -> _Problem:
 
 def _unreadable(error: Exception, what: str) -> _Problem:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _Problem(CheckpointState.INCOMPLETE, f"{what} cannot be read: {words}")
+    return _Problem(CheckpointState.INCOMPLETE, f"{what} cannot be read: {words}", is_passing(error))
 
 
 def _incomplete(directory: Path, step: int, problem: _Problem) -> Checkpoint:
-    return Checkpoint(path=directory, step=step, format="", state=problem.state, why=problem.why)
+    return Checkpoint(directory, step, "", problem.state, why=problem.why, unanswered=problem.unanswered)

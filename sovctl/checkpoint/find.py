@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sovctl.checkpoint.formats import lightning, nvrx, safetensors
 from sovctl.checkpoint.formats.layout import Beside
 from sovctl.checkpoint.formats.registry import AUTO, FORMATS, is_telling, is_temporary, recognise, says_step, step_in
 from sovctl.checkpoint.mark import MARK
+from sovctl.checkpoint.passing import is_passing
 from sovctl.checkpoint.prove import QUIET_S, Candidate, Proof, Sibling, Terms, file_mark, prove
 from sovctl.checkpoint.trackers import read_trackers
-from sovctl.checkpoint.tree import file_tree
-from sovctl.errors import CheckpointDirUnreadable
+from sovctl.checkpoint.tree import file_tree, top_names
+from sovctl.errors import CheckpointDirUnreadable, CheckpointUnanswered
 from sovctl.model.checkpoint import Checkpoint, CheckpointState, ResumePoint, Tracker
 
 _STEP_NAME = re.compile(r"step-(0|[1-9]\d{0,17})", re.ASCII)
@@ -58,7 +60,7 @@ def resume_point(
 ) -> ResumePoint:
     """From where a run goes on, which newer checkpoints it skips and why, and whether a start from step 0 loses any.
 
-    Raises CheckpointDirUnreadable.
+    Raises CheckpointDirUnreadable, also when the storage failed while a checkpoint was looked at that may be the one.
     """
     shelf = Shelf(directory, Terms(checkpoint_format, quiet_s, record=record))
     skipped: list[Checkpoint] = []
@@ -66,6 +68,8 @@ def resume_point(
         found = shelf.checkpoint(at)
         if found.state is CheckpointState.COMPLETE:
             return ResumePoint(found, tuple(skipped))
+        if found.unanswered:
+            raise CheckpointUnanswered(str(found.path), found.why)
         skipped.append(found)
     return ResumePoint(None, tuple(skipped))
 
@@ -78,8 +82,9 @@ class Shelf:
         self._directory = directory
         self._terms = terms or Terms()
         self._names = frozenset(_names(directory))
-        self.candidates = sorted(self._find(), key=lambda one: (one.step, one.path.name), reverse=True)
-        self.trackers: tuple[Tracker, ...] = read_trackers(directory, self._names, self._by_name())
+        with _answering(directory):
+            self.candidates = sorted(self._find(), key=lambda one: (one.step, one.path.name), reverse=True)
+            self.trackers: tuple[Tracker, ...] = read_trackers(directory, self._names, self._by_name())
         self._tracked: Mapping[str, int | None] = {one.name: one.step for one in self.trackers}
         self._proofs: dict[int, Proof] = {}
 
@@ -138,15 +143,17 @@ class Shelf:
         ]
 
     def _entry(self, name: str, asked: str) -> Candidate | None:
+        """What is gone since it was listed is none. Raises OSError: nothing else may vanish, or a start from 0 would
+        look harmless."""
         path = self._directory / name
         if is_temporary(name):
             return None
         try:
             mode = os.lstat(path).st_mode
-        except OSError:
-            return None  # gone since it was listed
-        if stat.S_ISLNK(mode) and (os.readlink(path) in self._names or not is_telling(name)):
-            return None  # a second name of one that is judged under its own
+            if stat.S_ISLNK(mode) and (os.readlink(path) in self._names or not is_telling(name)):
+                return None  # a second name of one that is judged under its own
+        except FileNotFoundError:
+            return None
         if stat.S_ISREG(mode) and (name.endswith(lightning.SUFFIX) or not is_telling(name)):
             return self._file(name, asked)
         return self._folder(name, asked)
@@ -163,10 +170,12 @@ class Shelf:
         return Candidate(step, path, kind.NAME, (name,), file_mark(name)) if step is not None else None
 
     def _step_inside(self, name: str) -> int:
-        """What cannot be read is kept with step 0: it must not vanish, or a start from 0 would look harmless."""
+        """What may not be read is kept with step 0. Raises OSError when the storage fails."""
         try:
             return lightning.step_inside(file_tree(self._directory, [name]), name) or 0
-        except OSError:
+        except OSError as error:
+            if is_passing(error):
+                raise
             return 0
 
     def _folder(self, name: str, asked: str) -> Candidate | None:
@@ -176,7 +185,7 @@ class Shelf:
             step = 0
         if step is None or asked == nvrx.NAME or (name.isdigit() and _holds_ranks(path)):
             return None
-        if is_telling(name) or _owned(name, _top(path), asked):
+        if is_telling(name) or _owned(name, top_names(path), asked):
             return Candidate(step, path, chosen)
         return None
 
@@ -190,27 +199,20 @@ def _owned(name: str, top: frozenset[str], asked: str) -> bool:
 
 
 def _holds_ranks(path: Path) -> bool:
-    return any(nvrx.is_file(name) for name in _top(path))
-
-
-def _top(path: Path) -> frozenset[str]:
-    """The names right inside a directory; empty of what is none or cannot be read. A link is not followed."""
-    try:
-        directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return frozenset()
-    try:
-        return frozenset(os.listdir(directory_fd))
-    except OSError:
-        return frozenset()
-    finally:
-        os.close(directory_fd)
+    return any(nvrx.is_file(name) for name in top_names(path))
 
 
 def _names(directory: Path) -> list[str]:
+    with _answering(directory):
+        try:
+            return os.listdir(directory)
+        except FileNotFoundError:
+            return []
+
+
+@contextmanager
+def _answering(directory: Path) -> Iterator[None]:
     try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []
+        yield
     except OSError as error:
         raise CheckpointDirUnreadable(str(directory), error.strerror or str(error)) from error

@@ -25,6 +25,7 @@ from sovctl.checkpoint.formats import dcp, nvrx, torchtitan
 from sovctl.checkpoint.formats.layout import Beside, Implausible, Layout
 from sovctl.checkpoint.formats.registry import AUTO, FORMATS, recognise
 from sovctl.checkpoint.mark import BESIDE, MARK, Mark, MarkError, encode_mark, read_mark
+from sovctl.checkpoint.passing import is_passing
 from sovctl.checkpoint.tree import Tree, TreeTooLarge, file_tree, read_tree
 from sovctl.model.checkpoint import Checkpoint, CheckpointState
 
@@ -113,6 +114,7 @@ class Proof(NamedTuple):
 class _Problem(NamedTuple):
     state: CheckpointState
     why: str
+    unanswered: bool = False
 
 
 def file_mark(name: str) -> str:
@@ -135,7 +137,7 @@ def prove(candidate: Candidate, beside: Beside, terms: Terms, sibling: Callable[
     except (TreeTooLarge, Implausible) as error:
         return _unproven(candidate, _Problem(CheckpointState.CORRUPT, str(error)))
     except OSError as error:
-        return _unproven(candidate, _Problem(CheckpointState.INCOMPLETE, _words(error, candidate)))
+        return _unproven(candidate, _Problem(CheckpointState.INCOMPLETE, _words(error, candidate), is_passing(error)))
 
 
 def record(candidate: Candidate, mark: Mark) -> bool:
@@ -345,7 +347,8 @@ def _kinds(names: Iterable[str]) -> frozenset[str]:
 
 
 def _unproven(candidate: Candidate, problem: _Problem) -> Proof:
-    return Proof(Checkpoint(candidate.path, candidate.step, candidate.format, problem.state, why=problem.why))
+    path, step, state, why, unanswered = candidate.path, candidate.step, *problem
+    return Proof(Checkpoint(path, step, candidate.format, state, why=why, unanswered=unanswered))
 
 
 def _words(error: OSError, candidate: Candidate) -> str:

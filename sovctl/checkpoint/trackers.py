@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sovctl.checkpoint.formats import deepspeed, megatron
 from sovctl.checkpoint.formats.registry import step_in
+from sovctl.checkpoint.passing import is_passing
 from sovctl.model.checkpoint import Checkpoint, Tracker
 
 NAMES = (deepspeed.TRACKER, megatron.TRACKER)
@@ -21,7 +22,10 @@ _RELEASE = "release"
 
 
 def read_trackers(directory: Path, names: Iterable[str], steps: Mapping[str, int]) -> tuple[Tracker, ...]:
-    """Every tracker in a directory of checkpoints. `steps`: name of each checkpoint there -> its step."""
+    """Every tracker in a directory of checkpoints. `steps`: name of each checkpoint there -> its step.
+
+    Raises OSError when the storage fails.
+    """
     there = set(names)
     return tuple(_read(directory / name, steps, there) for name in NAMES if name in there)
 
@@ -49,6 +53,8 @@ def _read(path: Path, steps: Mapping[str, int], names: set[str]) -> Tracker:
     try:
         tracker_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if is_passing(error):
+            raise
         return Tracker(path.name, "", None, f"it cannot be read: {error.strerror}")
     if not stat.S_ISREG(os.fstat(tracker_fd).st_mode):
         os.close(tracker_fd)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from sovctl.checkpoint.passing import is_passing
+
 MOST_FILES = 500_000
 DEEPEST = 8
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,6 +79,23 @@ def read_tree(directory: Path) -> Tree:
     tree = _Growing()
     _walk(directory_fd, "", 0, tree)
     return Tree(directory, tree.files, tree.odd, tree.touched_ns)
+
+
+def top_names(directory: Path) -> frozenset[str]:
+    """The names right inside a directory, a link not followed; empty of what is none or may not be read.
+
+    Raises OSError when the storage fails.
+    """
+    try:
+        directory_fd = os.open(directory, _DIRECTORY)
+    except OSError as error:
+        if is_passing(error):
+            raise
+        return frozenset()
+    try:
+        return frozenset(os.listdir(directory_fd))
+    finally:
+        os.close(directory_fd)
 
 
 def file_tree(base: Path, names: list[str]) -> Tree:

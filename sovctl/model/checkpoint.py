@@ -35,6 +35,8 @@ class Checkpoint:
     """Why it is not complete; empty when it is."""
     recorded: bool = False
     """Whether its mark says so, so that the next look costs only a stat of each file."""
+    unanswered: bool = False
+    """Its storage failed while it was looked at: it may be whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sovctl.checkpoint import commit
 from sovctl.checkpoint.complete import judge
 from sovctl.checkpoint.find import candidates, step_of
+from sovctl.errors import CheckpointUnanswered
 from sovctl.model.checkpoint import CheckpointState
 from sovctl.train import whole
 from sovctl.train.tree import random_key, rank_key
@@ -47,15 +47,20 @@ def proven_step(path: Path) -> tuple[int, str]:
 
 
 def content_problem(path: Path, step: int) -> str:
-    """Why its content cannot be what was saved, by its checksums; empty when it is, or when it has none."""
+    """Why its content cannot be what was saved, by its checksums; empty when it is, has none, or nobody can tell."""
     checkpoint = judge(path, step, deep=True)
-    return "" if checkpoint.state is CheckpointState.COMPLETE else checkpoint.why
+    return "" if checkpoint.state is CheckpointState.COMPLETE or checkpoint.unanswered else checkpoint.why
 
 
 def older_complete(directory: Path, step: int) -> Path | None:
     """The newest complete checkpoint below `step`. Raises CheckpointDirUnreadable."""
     for candidate, path in candidates(directory):
-        if candidate < step and commit.already_complete(directory, candidate):
+        if candidate >= step:
+            continue
+        checkpoint = judge(path, candidate)
+        if checkpoint.unanswered:
+            raise CheckpointUnanswered(str(path), checkpoint.why)
+        if checkpoint.state is CheckpointState.COMPLETE:
             return path
     return None
 

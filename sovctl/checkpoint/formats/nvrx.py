@@ -6,12 +6,11 @@ rank that has any. What the other nodes have cannot be seen from this one.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from sovctl.checkpoint.formats.layout import Beside, Layout, missing
-from sovctl.checkpoint.tree import Tree
+from sovctl.checkpoint.tree import Tree, top_names
 
 NAME = "nvrx"
 TRACKERS: tuple[str, ...] = ()
@@ -24,9 +23,12 @@ def owns(name: str, top: frozenset[str]) -> bool:
 
 
 def iterations(directory: Path, names: list[str]) -> dict[int, list[str]]:
-    """Step -> its files below the directory, with those that should be there of ranks that have other iterations."""
+    """Step -> its files below the directory, with those that should be there of ranks that have other iterations.
+
+    Raises OSError when the storage fails.
+    """
     folders = ["", *(f"{name}/" for name in names if name.isascii() and name.isdigit())]
-    found = {folder: _in(directory / folder) if folder else names for folder in folders}
+    found = {folder: sorted(top_names(directory / folder)) if folder else names for folder in folders}
     ranks = {(folder, match[2]) for folder in folders for name in found[folder] if (match := _any(name))}
     steps = {int(match[1]): match[1] for folder in folders for name in found[folder] if (match := _any(name))}
     return {
@@ -47,15 +49,3 @@ def is_file(name: str) -> bool:
 
 def _any(name: str) -> re.Match[str] | None:
     return _FILE.fullmatch(name) or _DIRTY.fullmatch(name)
-
-
-def _in(folder: Path) -> list[str]:
-    """The names in a rank's folder; a link is not followed."""
-    try:
-        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return []
-    try:
-        return sorted(os.listdir(folder_fd))
-    finally:
-        os.close(folder_fd)
