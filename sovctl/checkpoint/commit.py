@@ -121,9 +121,25 @@ def _write_mark(temporary: Path, mark: Mark) -> None:
     with open(unfinished, "wb") as stream:
         stream.write(encode_mark(mark))
         stream.flush()
+        _not_before(stream.fileno(), [temporary / name for name in mark.files])
         os.fsync(stream.fileno())
     unfinished.rename(temporary / MARK)
     _fsync_directory(temporary)
+
+
+def _not_before(file_fd: int, files: list[Path]) -> None:
+    """Give a file the time of the newest of others at least. Lustre takes the time of the node that writes, and a
+    shard of a node whose clock is ahead would look like one that was written after the mark."""
+    newest_ns = max(map(_modified_ns, files), default=0)
+    if newest_ns > os.fstat(file_fd).st_mtime_ns:
+        os.utime(file_fd, ns=(newest_ns, newest_ns))
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return os.lstat(path).st_mtime_ns
+    except FileNotFoundError:  # another node wrote it, and this one's view of the directory lags behind
+        return 0
 
 
 def _remove(path: Path) -> None:

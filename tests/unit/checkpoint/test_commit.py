@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,16 @@ def test_a_complete_one_committed_meanwhile_is_left_alone(tmp_path: Path) -> Non
     assert commit.commit(temporary, tmp_path, mark_of(3, shards())) == other
     assert other.stat().st_ino == before
     assert not temporary.exists()
+
+
+def test_a_clock_of_another_node_that_is_ahead_makes_no_checkpoint_incomplete(tmp_path: Path) -> None:
+    temporary = commit.begin(tmp_path, 2, 0)
+    _write(temporary)
+    ahead = time.time() + 300
+    os.utime(temporary / "__1_0.distcp", (ahead, ahead))
+    path = commit.commit(temporary, tmp_path, mark_of(2, shards()))
+    assert [(one.step, one.state, one.why) for one in scan(tmp_path)] == [(2, CheckpointState.COMPLETE, "")]
+    assert (path / MARK).stat().st_mtime_ns == (path / "__1_0.distcp").stat().st_mtime_ns
 
 
 def test_begin_clears_what_a_killed_save_left(tmp_path: Path) -> None:
