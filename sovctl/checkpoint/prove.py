@@ -26,7 +26,7 @@ from sovctl.checkpoint.formats.layout import Beside, Implausible, Layout
 from sovctl.checkpoint.formats.registry import AUTO, FORMATS, recognise
 from sovctl.checkpoint.mark import BESIDE, MARK, Mark, MarkError, encode_mark, read_mark
 from sovctl.checkpoint.passing import is_passing
-from sovctl.checkpoint.tree import Tree, TreeTooLarge, file_tree, read_tree
+from sovctl.checkpoint.tree import Tree, TreeTooLarge, file_tree, open_directory, read_tree
 from sovctl.model.checkpoint import Checkpoint, CheckpointState
 
 QUIET_S = 60.0
@@ -74,13 +74,17 @@ class Candidate:
         """The directory of checkpoints it lies in."""
         return self.path if self.format == nvrx.NAME else self.path.parent
 
+    def open_base(self) -> int:
+        """A descriptor of `base`. Raises OSError."""
+        return open_directory(self.base, may_be_link=bool(self.names))
+
     def is_of(self, mark: Mark) -> bool:
         """Whether a record speaks of this candidate; a format that was forced wins over the recorded one."""
         return mark.step == self.step and self.format in ("", mark.format)
 
     def own_mark(self) -> Mark | None:
         """Its mark; `None` when there is none. Raises MarkError, OSError."""
-        base_fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        base_fd = self.open_base()
         try:
             return read_mark(base_fd, self.mark)
         finally:
@@ -148,7 +152,7 @@ def record(candidate: Candidate, mark: Mark) -> bool:
     unfinished = f"{candidate.mark}.{os.urandom(6).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        base_fd = os.open(candidate.base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        base_fd = candidate.open_base()
     except OSError:
         return False
     try:

@@ -45,6 +45,8 @@ class Tree:
     """Name -> what it is, of everything that is neither a regular file nor a directory."""
     touched_ns: int = 0
     """Newest change of a file or a directory."""
+    base_may_be_link: bool = False
+    """Whether `base` is the directory of checkpoints rather than one of them."""
 
     def read(self, name: str, limit: int, offset: int = 0) -> bytes:
         """At most `limit` bytes from `offset`; a negative offset counts from the end. Raises OSError."""
@@ -56,7 +58,7 @@ class Tree:
     def open(self, name: str) -> Iterator[int]:
         """A descriptor of one regular file, no link followed on the way. Raises OSError."""
         *parents, leaf = name.split("/")
-        above = os.open(self.base, _DIRECTORY)
+        above = open_directory(self.base, may_be_link=self.base_may_be_link)
         try:
             for part in parents:
                 below = os.open(part, _DIRECTORY, dir_fd=above)
@@ -73,9 +75,15 @@ class Tree:
             os.close(file_fd)
 
 
+def open_directory(path: Path, *, may_be_link: bool = False) -> int:
+    """A descriptor of it. The directory of checkpoints may be a link, such as `checkpoints -> /scratch/me`: its user
+    named it. What lies in it may not. Raises OSError."""
+    return os.open(path, _DIRECTORY & ~os.O_NOFOLLOW if may_be_link else _DIRECTORY)
+
+
 def read_tree(directory: Path) -> Tree:
     """Everything below a checkpoint directory. Raises OSError, TreeTooLarge."""
-    directory_fd = os.open(directory, _DIRECTORY)
+    directory_fd = open_directory(directory)
     tree = _Growing()
     _walk(directory_fd, "", 0, tree)
     return Tree(directory, tree.files, tree.odd, tree.touched_ns)
@@ -87,7 +95,7 @@ def top_names(directory: Path) -> frozenset[str]:
     Raises OSError when the storage fails.
     """
     try:
-        directory_fd = os.open(directory, _DIRECTORY)
+        directory_fd = open_directory(directory)
     except OSError as error:
         if is_passing(error):
             raise
@@ -99,7 +107,8 @@ def top_names(directory: Path) -> frozenset[str]:
 
 
 def file_tree(base: Path, names: list[str]) -> Tree:
-    """The same of single files in one or more directories below `base`; what is not there is left out."""
+    """The same of single files in, or in directories below, the directory of checkpoints; what is not there is left
+    out. Raises OSError, TreeTooLarge."""
     tree = _Growing()
     for name in names:
         path = base / name
@@ -108,7 +117,7 @@ def file_tree(base: Path, names: list[str]) -> Tree:
         except FileNotFoundError:
             continue
         tree.take(name, found)
-    return Tree(base, tree.files, tree.odd, tree.touched_ns)
+    return Tree(base, tree.files, tree.odd, tree.touched_ns, base_may_be_link=True)
 
 
 class _Growing:

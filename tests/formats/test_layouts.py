@@ -196,6 +196,14 @@ def test_a_link_out_of_the_directory_is_not_followed(name: str, shelf: Copy, tmp
 
 
 @every_layout
+def test_the_directory_of_checkpoints_may_be_a_link(name: str, shelf: Copy, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(shelf(name))
+    assert {(one.state, one.why, one.recorded) for one in scan(link)} == {(CheckpointState.COMPLETE, "", True)}
+    assert {one.recorded for one in scan(link)} == {True}
+
+
+@every_layout
 def test_a_changed_file_makes_the_record_worthless(name: str, shelf: Copy) -> None:
     """Same size, other time: proven again from its structure, not trusted, and not refused for it either."""
     root, layout = shelf(name), LAYOUTS[name]

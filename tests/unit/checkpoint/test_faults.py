@@ -171,6 +171,40 @@ def test_an_unfinished_overwrite(tmp_path: Path) -> None:
     assert "a save into it was not finished" in _why(tmp_path)
 
 
+# Links
+
+
+def test_the_directory_of_checkpoints_may_be_a_link(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    for rank in (0, 1):
+        (scratch / str(rank)).mkdir(parents=True)
+        (scratch / str(rank) / f"iter_0000030_{rank}_local.pt").write_bytes(torch_file())
+    for name in ("epoch=0-step=20.ckpt", "last.ckpt", "model-step-15.safetensors"):
+        whole = hf_trainer(tmp_path / "model", 1) / "model.safetensors" if name.endswith("tensors") else None
+        (scratch / name).write_bytes(whole.read_bytes() if whole else torch_file(pickle.dumps({"global_step": 25})))
+    dcp(scratch / "step-10")
+    age(scratch)
+    (tmp_path / "checkpoints").symlink_to(scratch)
+    for _ in range(2):
+        found = scan(tmp_path / "checkpoints")
+        assert [(one.step, one.why, one.recorded) for one in found] == [
+            (step, "", True) for step in (30, 25, 20, 15, 10)
+        ]
+
+
+def test_a_file_or_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    dcp(elsewhere / "step-30")
+    (elsewhere / "20.ckpt").write_bytes(torch_file())
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    (root / "step-30").symlink_to(elsewhere / "step-30")
+    (root / "epoch=0-step=20.ckpt").symlink_to(elsewhere / "20.ckpt")
+    (root / "0").symlink_to(elsewhere)
+    assert [(one.step, "symbolic link" in one.why) for one in scan(root)] == [(30, True), (20, True)]
+    assert sorted(os.listdir(elsewhere)) == ["20.ckpt", "step-30"]
+
+
 # Siblings
 
 
