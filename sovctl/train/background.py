@@ -22,6 +22,8 @@ class SaveOutcome:
     """From the call until this node's own tier had it; `None`: there is none, or it failed."""
     local_problem: str = ""
     """Why this node's own tier does not have it."""
+    lost: bool = False
+    """Whether the ranks lost each other over it, so that their process group is of no more use."""
 
 
 class BackgroundWriter:

@@ -24,7 +24,7 @@ from sovctl.train.layout import Layout
 from sovctl.train.loading import NotLoadable, content_problem, older_complete, proven_step, read_into
 from sovctl.train.local_tier import LocalTier
 from sovctl.train.save_job import SaveJob, Target, say
-from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup
+from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup, renew
 from sovctl.train.staging import HostBuffers, Staged
 from sovctl.train.tree import Parts, collect, collect_to_save, distribute
 
@@ -102,6 +102,7 @@ class Checkpointer:
         self._writer = BackgroundWriter()
         self._buffers: list[HostBuffers] = []
         self._hurry = threading.Event()
+        self._lost = threading.Event()
         self._target: Target | None = None
         self._tier: LocalTier | None = None
         ctx.before_destroying(self.close)
@@ -260,12 +261,16 @@ class Checkpointer:
         planner, share = self._layout.share(tree, error, control, self._target.nodes if self._tier else None)
         buffers = self._buffers.pop() if self._buffers else HostBuffers()
         staged, error = _attempt(lambda: buffers.stage(planner, share.node.items))
-        wrong, ended = control.largest(int(error is not None), -self._writer.ended())
+        lost = self._lost.is_set()
+        wrong, any_lost, ended = control.largest(int(error is not None), int(lost), -self._writer.ended())
         if error is not None:
             raise error
         if wrong or staged is None:
             raise RuntimeError("another rank could not copy what it has to save; it says why")
         failed = tuple(outcome for outcome in self._writer.take(-ended) if outcome.problem)
+        if any_lost:
+            renew(BACKGROUND)
+            self._lost.clear()
         job = SaveJob(step, self._target, share, staged, SideGroup(BACKGROUND), self._tier, self._hurry)
         return _Job(step, job, buffers, staged), failed
 
@@ -277,6 +282,8 @@ class Checkpointer:
         def run() -> SaveOutcome:
             self._heartbeat.save_started(job.step)
             outcome = job.work.run()
+            if outcome.lost:
+                self._lost.set()
             self._buffers.append(job.buffers)
             self._tell(outcome, stalled + (time.monotonic() - began if wait else 0.0))
             outcomes.append(outcome)

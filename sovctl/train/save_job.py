@@ -72,13 +72,14 @@ class SaveJob:
 
     def run(self) -> SaveOutcome:
         """Write and commit both tiers. Never raises."""
+        problem, lost = "", False
         try:
             problem = self._run()
         except Exception as error:
-            problem = f"the ranks lost each other: {type(error).__name__}: {error}"
-        return SaveOutcome(
-            self._step, problem, time.monotonic() - self._began, self._local_seconds, self._local_problem
-        )
+            problem, lost = f"the ranks lost each other: {type(error).__name__}: {error}", True
+            self._discard()
+        seconds = time.monotonic() - self._began
+        return SaveOutcome(self._step, problem, seconds, self._local_seconds, self._local_problem, lost)
 
     def _run(self) -> str:
         self._staged.wait_for_device()
@@ -92,6 +93,14 @@ class SaveJob:
             return first.problem
         self._hurry.wait(jitter(self._target, self._group.rank, self._step))
         return self._save_shared(first.saved_at)
+
+    def _discard(self) -> None:
+        """Nobody will commit what was written: the storage gets its space back."""
+        target = self._target
+        if self._group.rank == 0:
+            commit.discard(commit.temporary_path(target.directory, self._step, target.attempt))
+        if self._tier is not None:
+            self._tier.discard(self._step, target.attempt)
 
     def _start(self) -> _Start:
         target, step = self._target, self._step

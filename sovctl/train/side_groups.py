@@ -105,6 +105,14 @@ def distributed() -> Any:
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
+def renew(name: str) -> None:
+    """Forget a group whose ranks lost each other: gloo never opens a connection again that was closed, and ranks that
+    gave up at different calls would answer each other's next question. Every rank must call it; the next use makes
+    the group anew. The old one stays with the calls that still wait in it."""
+    with _making:
+        _made.pop(name, None)
+
+
 def destroy_all() -> None:
     """End every process group of this process; for the end of a script."""
     gc.collect()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
+import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sovctl.train import Checkpointer, DataPosition, RunContext, data_rank, full_mesh, hybrid_mesh, save_job
+from sovctl.train.side_groups import BACKGROUND, CONTROL, SideGroup
 
 WIDTH, BATCH = 16, 8
 
@@ -121,6 +125,38 @@ def a_failure_is_told_on_every_rank() -> None:
     assert progress.saved_step == 3 or progress.saving_step == 4
     ctx.destroy_process_group()
     assert ctx.heartbeat.progress.saved_step == 4
+
+
+def a_lost_connection_costs_one_checkpoint() -> None:
+    """A link that flaps, or a firewall that forgets, closes what the background's ranks talk over."""
+    ctx = started()
+    SideGroup(CONTROL).everyone(None)
+    before = _sockets()
+    SideGroup(BACKGROUND).everyone(None)
+    its_own = [number for what, number in _sockets().items() if what not in before]
+    saver = Checkpointer(ctx)
+    model = parallel("ddp", 2)
+    assert saver.save(1, model=model, wait=True).complete
+    if ctx.rank == 1:
+        for number in its_own:
+            with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+                connection.getpeername()  # not the one that listens, which is of all groups
+                connection.shutdown(socket.SHUT_RDWR)
+    lost = saver.save(2, model=model, wait=True)
+    assert "the ranks lost each other" in lost.problem
+    assert not (ctx.checkpoint_dir / "step-2").exists()
+    assert saver.save(3, model=model, wait=True).complete
+    assert saver.save(4, model=model)
+    assert saver.wait() == ()
+    ctx.destroy_process_group()
+
+
+def _sockets() -> dict[str, int]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found[os.readlink(f"/proc/self/fd/{name}")] = int(name)
+    return {what: number for what, number in found.items() if what.startswith("socket:")}
 
 
 def what_one_rank_cannot_copy_stops_all() -> None:

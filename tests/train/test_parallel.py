@@ -106,6 +106,13 @@ def test_a_failure_in_the_background_is_told_on_every_rank(ranks: RankServer, tm
     assert not list((tmp_path / "checkpoints").glob(".tmp*"))
 
 
+def test_a_lost_connection_costs_one_checkpoint(ranks: RankServer, tmp_path: Path) -> None:
+    said = ranks.call(SCENARIOS, "a_lost_connection_costs_one_checkpoint", 2, tmp_path / "log")
+    assert said.count("checkpoint of step 2 was not saved: the ranks lost each other") == 1
+    assert [one.step for one in scan(tmp_path / "checkpoints")] == [4, 3, 1]
+    assert not list((tmp_path / "checkpoints").glob(".tmp*"))
+
+
 def test_what_one_rank_cannot_copy_is_an_error_on_all(ranks: RankServer, tmp_path: Path) -> None:
     ranks.call(SCENARIOS, "what_one_rank_cannot_copy_stops_all", 2, tmp_path / "log")
 
