@@ -90,19 +90,25 @@ class LightningHooks:
             self._stopped = True
             self.ctx.heartbeat.stopping()
             self._save(trainer)
+            # Lightning trains on until it has done so many, whatever asks it to stop.
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
         elif self._save_every is not None and self._step % self._save_every == 0:
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
-        """Collective under sharded strategies; Lightning writes aside and renames. A full disk costs this one only."""
+        """Lightning writes aside and renames. A full disk costs this one only where rank 0 alone writes; where all do,
+        the others wait for what this rank was to send, so it is an error. Raises OSError."""
         name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         problem, began = "", time.monotonic()
         try:
             trainer.save_checkpoint(self.ctx.checkpoint_dir / name)
         except OSError as error:
+            if not _rank_0_writes(trainer.strategy):
+                raise
             problem = error.strerror or str(error)
             sys.stderr.write(f"sovctl: {name} was not saved: {problem}; training goes on\n")
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # the others wait there, right after their part
         took = time.monotonic() - began
         self.ctx.heartbeat.training_again()
         self.ctx.heartbeat.save_ended(trainer.global_step, problem, save_seconds=took, stall_seconds=took)
@@ -117,7 +123,16 @@ class LightningHooks:
 
 
 def _callback_class() -> Any:
+    return _library().Callback
+
+
+def _rank_0_writes(strategy: Any) -> bool:
+    """Sharded strategies have a way of their own to save."""
+    return type(strategy).save_checkpoint is _library().strategies.Strategy.save_checkpoint
+
+
+def _library() -> Any:
     name = "lightning.pytorch"
     if "pytorch_lightning" in sys.modules and name not in sys.modules:
         name = "pytorch_lightning"
-    return importlib.import_module(name).Callback
+    return importlib.import_module(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -93,7 +94,7 @@ def own_loop(out: str, stop_at: int = 0) -> None:
         ask_to_stop(stop_at, step + 1)
 
 
-def lightning_loop(out: str, stop_at: int = 0) -> None:
+def lightning_loop(out: str, stop_at: int = 0, **least: int) -> None:
     import lightning.pytorch as pl
 
     losses: dict[int, float] = {}
@@ -116,9 +117,50 @@ def lightning_loop(out: str, stop_at: int = 0) -> None:
     callback = lightning_callback(save_every=5)
     trainer = pl.Trainer(
         callbacks=[callback], max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, **least,
     )  # fmt: skip
     trainer.fit(Module(), Batches(), ckpt_path=callback.resume_from)
+
+
+def lightning_on_a_full_disk(out: str, strategy: str, steps: int = 8) -> None:
+    """The checkpoint of step 2 cannot be written by rank 0."""
+    import lightning.pytorch as pl
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+            loss: torch.Tensor = self.network(**batch)["loss"]
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+    class Sharded(pl.strategies.SingleDeviceStrategy):
+        save_checkpoint = _save_without_room
+
+    trainer = pl.Trainer(
+        callbacks=[lightning_callback(save_every=2)], max_steps=steps, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        strategy=Sharded() if strategy == "sharded" else strategy, devices=int(os.environ["WORLD_SIZE"]),
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    save = trainer.strategy.checkpoint_io.save_checkpoint
+
+    def save_without_room(checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if "step=2." in str(path):
+            _save_without_room()
+        save(checkpoint, path, *args, **kwargs)
+
+    trainer.strategy.checkpoint_io.save_checkpoint = save_without_room  # type: ignore[method-assign]
+    trainer.fit(Module(), Batches())
+    Path(f"{out}-{trainer.global_rank}").write_text(str(trainer.global_step))
+
+
+def _save_without_room(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def lightning_requeues_nothing() -> None:

@@ -89,3 +89,34 @@ def test_a_loop_of_ones_own_leaves_complete_checkpoints(ranks: RankServer, tmp_p
 def test_lightning_does_not_requeue_the_job_too(ranks: RankServer, tmp_path: Path) -> None:
     _needs("lightning")
     ranks.call(SCRIPTS, "lightning_requeues_nothing", 1, tmp_path / "log")
+
+
+@pytest.mark.parametrize("least", [{"min_steps": 11}, {"min_epochs": 3}, {}], ids=str)
+def test_lightning_stops_before_it_has_done_what_it_was_to_do_at_least(
+    ranks: RankServer, tmp_path: Path, least: dict[str, int]
+) -> None:
+    _needs("lightning")
+    log, out = tmp_path / "log", tmp_path / "losses"
+    pids = ranks.start(SCRIPTS, "lightning_loop", 1, log, out=str(out), stop_at=STOP_AT, **least)
+    assert ranks.wait(pids) == [75], log.read_text()
+    assert max(_losses(out)) == STOP_AT + 1
+
+
+def test_lightning_goes_on_after_a_checkpoint_that_rank_0_could_not_write(ranks: RankServer, tmp_path: Path) -> None:
+    _needs("lightning")
+    said = ranks.call(
+        SCRIPTS, "lightning_on_a_full_disk", 2, tmp_path / "log", out=str(tmp_path / "steps"), strategy="ddp"
+    )
+    assert said.count("was not saved: No space left on device; training goes on") == 1
+    assert [(tmp_path / f"steps-{rank}").read_text() for rank in (0, 1)] == ["8", "8"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        f"epoch=0-step={step}.ckpt" for step in (4, 6, 8)
+    ]
+
+
+def test_lightning_with_shards_ends_where_one_cannot_be_written(ranks: RankServer, tmp_path: Path) -> None:
+    _needs("lightning")
+    log = tmp_path / "log"
+    pids = ranks.start(SCRIPTS, "lightning_on_a_full_disk", 1, log, out=str(tmp_path / "steps"), strategy="sharded")
+    assert ranks.wait(pids) == [1], log.read_text()
+    assert "No space left on device" in log.read_text()
