@@ -103,6 +103,8 @@ class Checkpointer:
         self._buffers: list[HostBuffers] = []
         self._hurry = threading.Event()
         self._lost = threading.Event()
+        self._broken: set[Path] = set()
+        """Checkpoints that look complete and could not be loaded; each rank knows those of its own node."""
         self._target: Target | None = None
         self._tier: LocalTier | None = None
         ctx.before_destroying(self.close)
@@ -194,9 +196,11 @@ class Checkpointer:
         self._writer.wait_until(0)
         control = self._groups()
         source = control.from_first(lambda: str(path or self._ctx.resume_from or ""))
-        step = 0 if path else self._load_local(parts, control, self._step_of(source))
+        step, half_loaded = (0, None) if path else self._load_local(parts, control, self._step_of(source))
         if not step and source:
             step = self._load_shared(Path(source), parts, control, exact=path is not None)
+        elif not step and half_loaded is not None:
+            raise half_loaded
         self._heartbeat.loaded(step)
         return step
 
@@ -271,7 +275,9 @@ class Checkpointer:
         if any_lost:
             renew(BACKGROUND)
             self._lost.clear()
-        job = SaveJob(step, self._target, share, staged, SideGroup(BACKGROUND), self._tier, self._hurry)
+        broken = frozenset(path for path in self._broken if path.name == f"step-{step}")
+        self._broken -= broken
+        job = SaveJob(step, self._target, share, staged, SideGroup(BACKGROUND), self._tier, self._hurry, broken)
         return _Job(step, job, buffers, staged), failed
 
     def _hand_over(self, job: _Job, *, wait: bool, stalled: float) -> str:
@@ -322,25 +328,33 @@ class Checkpointer:
     def _step_of(self, source: str) -> int:
         return proven_step(Path(source))[0] if source else 0
 
-    def _load_local(self, parts: Parts, control: SideGroup, above: int) -> int:
-        """The newest step above `above` that every rank can load from its own node; 0 when there is none."""
+    def _load_local(self, parts: Parts, control: SideGroup, above: int) -> tuple[int, CheckpointUnloadable | None]:
+        """The newest step above `above` that every rank can load from its own node; 0 when there is none.
+
+        With an error when one was tried that overwrote a part of what is live: no training may begin with that.
+        """
         tier = self._tier
         if tier is None:
-            return 0
+            return 0, None
         if not self._ctx.run_id and not above:  # without a run, whoever emptied the directory wants to begin anew
-            return 0
+            return 0, None
         complete, error = _attempt(tier.complete)
         seen = control.everyone({(step, at) for step, at in (complete or {}).items()} if error is None else set())
         common = sorted(set.intersection(*seen), reverse=True)
         shut_out = control.from_first(lambda: _quarantined(self._ctx.checkpoint_dir))
         steps: list[int] = [step for step, _ in common if step > above and step not in shut_out]
+        half_loaded = None
         for step in steps:
-            problem = self._load_everywhere(tier.path / f"step-{step}", parts, control, tier.metadata)
+            path = tier.path / f"step-{step}"
+            problem, touched = self._load_everywhere(path, parts, control, tier.metadata)
             if not problem:
-                return step
+                return step, None
+            self._broken.add(path)
+            if touched:
+                half_loaded = CheckpointUnloadable(str(path), problem)
             if control.rank == 0:
                 say(f"step {step} on the nodes themselves cannot be loaded: {problem}; looking further")
-        return 0
+        return 0, half_loaded
 
     def _load_shared(self, path: Path, parts: Parts, control: SideGroup, *, exact: bool) -> int:
         """From shared storage; one that is proven broken is passed over, unless it was asked for by its path."""
@@ -348,29 +362,32 @@ class Checkpointer:
             step, why = control.from_first(lambda path=path: proven_step(path))  # type: ignore[misc]
             if why:
                 raise CheckpointIncomplete(str(path), why)
-            problem = self._load_everywhere(path, parts, control, None)
+            problem, _ = self._load_everywhere(path, parts, control, None)
             if not problem:
                 return step
             older = control.from_first(lambda path=path, step=step: _next_older(path, step, exact))  # type: ignore[misc]
             if older is None:
                 raise CheckpointUnloadable(str(path), problem)
+            self._broken.add(path)
             path = Path(older)
 
-    def _load_everywhere(self, path: Path, parts: Parts, control: SideGroup, metadata_of: Any) -> str:
-        """Read on every rank, and change model and optimizer only when all could. Returns why not."""
+    def _load_everywhere(self, path: Path, parts: Parts, control: SideGroup, metadata_of: Any) -> tuple[str, bool]:
+        """Read on every rank, and give it to the objects only when all could. Returns why not, and whether live
+        tensors were overwritten nevertheless: torch reads straight into them."""
         tree, error = _attempt(lambda: collect(control.rank, parts))
         if error is None and tree is not None:
             _, error = _attempt(lambda: read_into(path, tree, control.rank, metadata_of))
         unloadable = isinstance(error, NotLoadable)
-        everyone = control.everyone((str(error) if error else "", error is not None and not unloadable))
+        touched = error.touched if isinstance(error, NotLoadable) else error is None
+        everyone = control.everyone((str(error) if error else "", error is not None and not unloadable, touched))
         if error is not None and not unloadable:
             raise error
-        if any(bug for _, bug in everyone):
+        if any(bug for _, bug, _ in everyone):
             raise RuntimeError("another rank could not gather what it has to load; it says why")
-        problem = next((words for words, _ in everyone if words), "")
+        problem = next((words for words, _, _ in everyone if words), "")
         if not problem and tree is not None:
             distribute(tree, control.rank, parts)
-        return problem
+        return problem, any(touched for _, _, touched in everyone)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ MetadataOf = Callable[[Path, Any], Any]
 class NotLoadable(Exception):
     """This rank cannot load it; the text is a clause that says why. Becomes CheckpointUnloadable when all know."""
 
+    def __init__(self, why: str, *, touched: bool) -> None:
+        """`touched`: some live tensors may have been overwritten already, so that nothing is as it was made."""
+        super().__init__(why)
+        self.touched = touched
+
 
 def read_into(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf | None = None) -> None:
     """Fill the tree in place from a checkpoint that is proven complete. What this rank did not save stays as it is.
@@ -31,10 +36,12 @@ def read_into(path: Path, tree: dict[str, Any], rank: int, metadata_of: Metadata
     Each rank reads what it needs by itself; nothing is collective. This unpickles: only what the run itself saved and
     marked gets here. Raises NotLoadable.
     """
+    fill = None
     try:
-        _read(path, tree, rank, metadata_of or (lambda _, reader: reader.read_metadata()))
+        fill = _plan(path, tree, rank, metadata_of or (lambda _, reader: reader.read_metadata()))
+        fill()
     except Exception as error:
-        raise NotLoadable(f"{type(error).__name__}: {error}") from error
+        raise NotLoadable(f"{type(error).__name__}: {error}", touched=fill is not None) from error
 
 
 def proven_step(path: Path) -> tuple[int, str]:
@@ -65,7 +72,8 @@ def older_complete(directory: Path, step: int) -> Path | None:
     return None
 
 
-def _read(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf) -> None:
+def _plan(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf) -> Callable[[], None]:
+    """What is to be read from where; nothing is overwritten before the result is called."""
     import torch
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
@@ -81,12 +89,18 @@ def _read(path: Path, tree: dict[str, Any], rank: int, metadata_of: MetadataOf) 
     for key in in_one_piece:
         del tree[key]
         tree.update(whole.room_for(key, saved))
-    _fill(tree, rank, reader, metadata)
-    tree.update({key: whole.put_together(key, tree) for key in in_one_piece})
+    read = _plan_entries(tree, rank, reader, metadata)
+
+    def fill() -> None:
+        read()
+        tree.update({key: whole.put_together(key, tree) for key in in_one_piece})
+
+    return fill
 
 
-def _fill(tree: dict[str, Any], rank: int, reader: FileSystemReader, metadata: Metadata) -> None:
-    """Read every entry of the tree into its place."""
+def _plan_entries(
+    tree: dict[str, Any], rank: int, reader: FileSystemReader, metadata: Metadata
+) -> Callable[[], object]:
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
     planner = DefaultLoadPlanner()
@@ -96,4 +110,4 @@ def _fill(tree: dict[str, Any], rank: int, reader: FileSystemReader, metadata: M
     missing = next((item for item in plan.items if item.storage_index not in metadata.storage_data), None)
     if missing is not None:
         raise KeyError(f"{missing.storage_index.fqn} at {missing.storage_index.offset} is not in it")
-    reader.read_data(plan, planner).wait()
+    return lambda: reader.read_data(plan, planner).wait()

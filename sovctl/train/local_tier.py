@@ -38,8 +38,11 @@ class LocalTier:
         self._keep = keep
         _make_private(self.path)
 
-    def begin(self, step: int, attempt: int) -> None:
-        """The node's first rank makes the directory to write into. Raises OSError."""
+    def begin(self, step: int, attempt: int, *, replace: bool = False) -> None:
+        """The node's first rank makes the directory to write into. `replace`: what is there of this step is of no use,
+        and no room for two. Raises OSError."""
+        if self.is_leader and replace:
+            commit.discard(commit.final_path(self.path, step))
         if self.is_leader:
             commit.begin(self.path, step, attempt)
 

@@ -6,6 +6,7 @@ words, the words are shared, and all decide alike.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -62,10 +63,13 @@ class SaveJob:
         group: SideGroup,
         tier: LocalTier | None,
         hurry: threading.Event,
+        broken: frozenset[Path] = frozenset(),
     ) -> None:
-        """`hurry` is set when somebody waits: then nothing is delayed on purpose."""
+        """`hurry` is set when somebody waits: then nothing is delayed on purpose. `broken`: checkpoints of this step
+        that look complete and could not be loaded; they give way."""
         self._step, self._target, self._share, self._staged = step, target, share, staged
         self._group, self._tier, self._hurry = group, tier, hurry
+        self._broken = broken
         self._began = time.monotonic()
         self._local_seconds: float | None = None
         self._local_problem = ""
@@ -106,13 +110,20 @@ class SaveJob:
         target, step = self._target, self._step
         complete, problem, local_problem = False, "", ""
         if self._group.rank == 0:
-            complete = _quietly(lambda: commit.already_complete(target.directory, step))
-        if self._group.rank == 0 and not complete:
+            problem = problem_of(self._set_broken_aside, target.directory)
+            complete = not problem and _quietly(lambda: commit.already_complete(target.directory, step))
+        if self._group.rank == 0 and not complete and not problem:
             problem = problem_of(lambda: commit.begin(target.directory, step, target.attempt), target.directory)
         tier = self._tier
         if tier is not None:
-            local_problem = problem_of(lambda: tier.begin(step, target.attempt), tier.path)
+            replace = commit.final_path(tier.path, step) in self._broken
+            local_problem = problem_of(lambda: tier.begin(step, target.attempt, replace=replace), tier.path)
         return _Start(problem, complete, time.time(), local_problem)
+
+    def _set_broken_aside(self) -> None:
+        final = commit.final_path(self._target.directory, self._step)
+        if final in self._broken and os.path.lexists(final):
+            say(f"{final} could not be loaded and is replaced; it is kept as {commit.move_aside(final).name}")
 
     def _save_locally(self, tier: LocalTier, starts: list[_Start], saved_at: float) -> None:
         """This node's own tier. What goes wrong on one node costs only this step of that node."""

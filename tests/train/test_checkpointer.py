@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,78 @@ def test_one_that_is_broken_inside_is_passed_over(tmp_path: Path, capfd: pytest.
     assert "does not match its checksum; going on from step-1" in capfd.readouterr().err
     with pytest.raises(CheckpointUnloadable, match="step-2 cannot be loaded"):
         _synchronous(_context(tmp_path)).load(state={"value": value}, path=newest)
+
+
+def test_one_that_was_broken_inside_is_replaced_when_its_step_is_saved_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints, value = tmp_path / "checkpoints", torch.zeros(1000)
+    saver = _synchronous(_context(tmp_path))
+    for step in (1, 2):
+        assert saver.save(step, state={"value": value})
+    shard = checkpoints / "step-2" / "__0_0.distcp"
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    saver = _synchronous(_context(tmp_path, resume_from=checkpoints / "step-2"))
+    assert saver.load(state={"value": value}) == 1
+    assert shard.exists(), "a load changes nothing"
+    value.fill_(7)
+    assert saver.save(2, state={"value": value}).complete
+    assert "is replaced; it is kept as .aside-step-2-0" in capfd.readouterr().err
+    assert judge(checkpoints / "step-2", 2, deep=True).state is CheckpointState.COMPLETE
+    value.fill_(0)
+    assert _synchronous(_context(tmp_path, resume_from=checkpoints / "step-2")).load(state={"value": value}) == 2
+    assert (value == 7).all()
+    assert (checkpoints / ".aside-step-2-0" / "__0_0.distcp").exists()
+
+
+def _local_only(tmp_path: Path, **fields: Any) -> Checkpointer:
+    return _synchronous(_context(tmp_path, node="n001", run_id="r", local_checkpoint_dir=tmp_path / "local", **fields))
+
+
+def _break_the_last_piece(path: Path) -> None:
+    """So that all before it can be read."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    at = max(piece.offset for piece in FileSystemReader(path).read_metadata().storage_data.values())
+    with open(path / "__0_0.distcp", "r+b") as shard:
+        shard.seek(at)
+        shard.write(b"\0" * 60)
+
+
+def test_no_training_begins_with_a_model_that_was_loaded_in_part(tmp_path: Path) -> None:
+    model, optimizer = _trained()
+    assert _local_only(tmp_path).save(1, model=model, optimizer=optimizer)
+    shutil.rmtree(tmp_path / "checkpoints")  # shared storage was full, say
+    _break_the_last_piece(tmp_path / "local" / "r" / "n001" / "step-1")
+    model, optimizer = _trained()
+    with pytest.raises(CheckpointUnloadable, match="n001/step-1 cannot be loaded"):
+        _local_only(tmp_path).load(model=model, optimizer=optimizer)
+
+
+def test_a_broken_one_on_the_node_gives_way_to_shared_storage_and_is_replaced(tmp_path: Path) -> None:
+    model, optimizer = _trained()
+    saver = _local_only(tmp_path)
+    for step in (1, 2):
+        assert saver.save(step, model=model, optimizer=optimizer)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-2")
+    kept = tmp_path / "local" / "r" / "n001" / "step-2"
+    _break_the_last_piece(kept)
+    saver = _local_only(tmp_path, resume_from=tmp_path / "checkpoints" / "step-1")
+    assert saver.load(model=model, optimizer=optimizer) == 1
+    assert saver.save(2, model=model, optimizer=optimizer).complete
+    shutil.rmtree(tmp_path / "checkpoints" / "step-2")
+    saver = _local_only(tmp_path, resume_from=tmp_path / "checkpoints" / "step-1")
+    assert saver.load(model=model, optimizer=optimizer) == 2
+    assert [path.name for path in kept.parent.iterdir()] == ["step-2"]
+
+
+def test_what_does_not_fit_touches_nothing_and_begins_anew_as_before(tmp_path: Path) -> None:
+    assert _local_only(tmp_path).save(1, model=torch.nn.Linear(2, 2))
+    shutil.rmtree(tmp_path / "checkpoints")
+    model = torch.nn.Linear(3, 3)
+    before = model.weight.clone()
+    assert _local_only(tmp_path).load(model=model) == 0
+    assert torch.equal(model.weight, before)
 
 
 def test_a_script_that_fails_keeps_the_checkpoint_that_is_being_written(ranks: RankServer, tmp_path: Path) -> None:
