@@ -12,7 +12,8 @@ from sovctl.checkpoint.mark import Mark
 
 FORMAT = "dcp"
 METADATA = ".metadata"
-_SHARD = re.compile(r"__(0|[1-9]\d{0,9})_(0|[1-9]\d{0,9})\.distcp", re.ASCII)
+_SHARD = re.compile(r".*__(0|[1-9]\d{0,9})_(0|[1-9]\d{0,9})\.distcp", re.ASCII)
+"""Megatron puts a word before it, as in `optimizer__0_0.distcp`."""
 
 
 def shard_rank(name: str) -> int | None:

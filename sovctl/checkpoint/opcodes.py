@@ -18,6 +18,9 @@ Atom = str | int
 
 _SHARD = re.compile(rb"__(?:0|[1-9]\d{0,9})_(?:0|[1-9]\d{0,9})\.distcp")
 
+_LONGEST_NAME = 255
+"""Of a file, in bytes."""
+
 _FIXED = {
     **dict.fromkeys(b"0(12)N]a}edlous\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93RbtQ\x97\x98", 0),
     **dict.fromkeys(b"\x80\x82", 1),
@@ -39,8 +42,23 @@ class NotAPickle(ValueError):
 
 
 def shard_names(data: bytes) -> frozenset[str]:
-    """Every `__<rank>_<number>.distcp` that occurs in the bytes, wherever; fast at any size."""
-    return frozenset(match.decode() for match in set(_SHARD.findall(data)))
+    """Every string that ends with `__<rank>_<number>.distcp`, wherever it stands in a pickle; fast at any size."""
+    found = (_string_around(data, match.start(), match.end()) for match in _SHARD.finditer(data))
+    return frozenset(name.decode("utf-8", "replace") for name in found if name)
+
+
+def _string_around(data: bytes, at: int, end: int) -> bytes:
+    """The string that ends at `end` and begins at `at` or before, told by the length before it; empty when none does.
+
+    Of protocol 4 (one byte of length, and names are shorter than that allows) or of 2 and 3 (four bytes).
+    """
+    for start in range(at, max(end - _LONGEST_NAME, 0) - 1, -1):
+        length = end - start
+        if data[max(start - 2, 0) : start] == bytes((0x8C, length)):
+            return data[start:end]
+        if data[max(start - 5, 0) : start] == b"X" + length.to_bytes(4, "little"):
+            return data[start:end]
+    return b""
 
 
 def atoms(data: bytes) -> Iterator[Atom]:

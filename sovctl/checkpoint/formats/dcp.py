@@ -6,7 +6,7 @@ never unpickled. A save into a directory that was used before leaves the old `.m
 
 from __future__ import annotations
 
-from sovctl.checkpoint.dcp import METADATA
+from sovctl.checkpoint.dcp import METADATA, shard_rank
 from sovctl.checkpoint.formats.layout import Beside, Layout, missing
 from sovctl.checkpoint.opcodes import NotAPickle, shard_lengths, shard_names
 from sovctl.checkpoint.tree import Tree
@@ -15,7 +15,8 @@ NAME = "dcp"
 TRACKERS: tuple[str, ...] = ()
 _LONGEST_METADATA = 1024 * 1024 * 1024
 _BLOCK = 16 * 1024 * 1024
-_SEAM = 64
+_SEAM = 512
+"""More than a name and what stands before it, which may lie across the end of a block."""
 WALKED_BYTES = 16 * 1024 * 1024
 """A longer table of contents is not walked, at about 10 MB a second: then each shard must end like its like."""
 _ZIP_END = b"PK\x05\x06"
@@ -55,7 +56,7 @@ def part(tree: Tree, prefix: str = "") -> Layout:
             why = f"{prefix}{name} is empty" if size == 0 else f"{prefix}{name} has {size} of {length} bytes"
             return Layout(why, corrupt=True, mark=mark)
     closed = frozenset(prefix + name for name in lengths)
-    ranks = {int(name[2:].partition("_")[0]) for name in lengths}
+    ranks = {rank for rank in map(shard_rank, lengths) if rank is not None}
     return Layout(mark=mark, closed=closed, world_size=max(ranks) + 1 if ranks else None)
 
 

@@ -1,4 +1,5 @@
-"""Megatron-LM: `iter_<7 digits>/`, torch_dist (a DCP and `metadata.json`, last) or legacy (`mp_rank_...`).
+"""Megatron-LM: `iter_<7 digits>/`, torch_dist (`common.pt`, a DCP, and `metadata.json` last), torch_dcp and
+fsdp_dtensor (a DCP and no more), or legacy (`mp_rank_...`).
 
 `latest_checkpointed_iteration.txt` is a plain overwrite: a crash can leave it empty. Legacy has no other mark.
 """
@@ -20,16 +21,20 @@ _NAME = re.compile(r"iter_\d{7,18}", re.ASCII)
 _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?(?:_(\d{3,}))?", re.ASCII)
 """Tensor, pipeline and expert rank."""
 _CONFIG = "metadata.json"
+_COMMON = "common.pt"
+"""The first that torch_dist writes."""
 
 
 def owns(name: str, top: frozenset[str]) -> bool:
-    return bool(_NAME.fullmatch(name)) or any(_RANK.fullmatch(entry) for entry in top) or {_CONFIG, "common.pt"} <= top
+    return bool(_NAME.fullmatch(name)) or any(_RANK.fullmatch(entry) for entry in top) or {_CONFIG, _COMMON} <= top
 
 
 def look(tree: Tree, beside: Beside) -> Layout:
     folders = {name.partition("/")[0] for name in tree.files}
     if any(_RANK.fullmatch(folder) for folder in folders):
         return _legacy(tree, beside)
+    if not {_CONFIG, _COMMON} & tree.files.keys():
+        return dcp.part(tree)
     return part(tree)
 
 
@@ -44,7 +49,7 @@ def part(tree: Tree, prefix: str = "") -> Layout:
     config = read_json(tree, mark)
     if not isinstance(config, dict) or "sharded_backend" not in config:
         return Layout(f"{mark} does not say how it was saved", corrupt=True, mark=mark)
-    common = frozenset({f"{prefix}common.pt"} & tree.files.keys())
+    common = frozenset({prefix + _COMMON} & tree.files.keys())
     return Layout(mark=mark, closed=inner.closed | common, world_size=inner.world_size)
 
 

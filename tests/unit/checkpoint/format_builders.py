@@ -18,15 +18,15 @@ class StorageInfo:
         self.relative_path, self.offset, self.length = relative_path, offset, length
 
 
-def table_of_contents(shards: dict[str, int], pieces: int = 3) -> bytes:
+def table_of_contents(shards: dict[str, int], pieces: int = 3, protocol: int = 4) -> bytes:
     """Shard -> bytes, in `pieces` pieces each."""
     entries = {}
     for name, size in shards.items():
         part = size // pieces
         for piece in range(pieces):
             length = part if piece < pieces - 1 else size - part * piece
-            entries[f"layers.{piece}.{name}"] = StorageInfo(name, part * piece, length)
-    return pickle.dumps({"state_dict_metadata": {}, "storage_data": entries}, protocol=4)
+            entries[f"layers.{piece}.{name}.weight"] = StorageInfo(name, part * piece, length)
+    return pickle.dumps({"state_dict_metadata": {}, "storage_data": entries}, protocol=protocol)
 
 
 def torch_file(content: bytes = b"\x80\x02}q\x00.") -> bytes:
@@ -38,9 +38,9 @@ def torch_file(content: bytes = b"\x80\x02}q\x00.") -> bytes:
     return held.getvalue()
 
 
-def dcp(path: Path, ranks: int = 2, shard_bytes: int = 300) -> Path:
+def dcp(path: Path, ranks: int = 2, shard_bytes: int = 300, prefix: str = "") -> Path:
     path.mkdir(parents=True)
-    shards = {f"__{rank}_0.distcp": shard_bytes + rank for rank in range(ranks)}
+    shards = {f"{prefix}__{rank}_0.distcp": shard_bytes + rank for rank in range(ranks)}
     for name, size in shards.items():
         (path / name).write_bytes(b"s" * size)
     (path / ".metadata").write_bytes(table_of_contents(shards))

@@ -324,6 +324,33 @@ def test_a_table_of_contents_too_long_to_walk(tmp_path: Path, monkeypatch: pytes
     assert _why(tmp_path) == "__1_0.distcp is missing"
 
 
+@pytest.mark.parametrize("walked_bytes", [100, 16 << 20])
+def test_shards_with_a_word_before_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walked_bytes: int
+) -> None:
+    monkeypatch.setattr("sovctl.checkpoint.formats.dcp.WALKED_BYTES", walked_bytes)
+    monkeypatch.setattr("sovctl.checkpoint.formats.dcp._BLOCK", 50)
+    path = dcp(tmp_path / "step-10", ranks=3, prefix="optimizer_state")
+    assert [(one.why, one.world_size) for one in scan(tmp_path)] == [("", 3)]
+    (path / MARK).unlink()
+    (path / "optimizer_state__2_0.distcp").unlink()
+    assert _why(tmp_path) == "optimizer_state__2_0.distcp is missing"
+
+
+def test_megatron_without_its_own_mark_is_a_plain_save_of_torch(tmp_path: Path) -> None:
+    """`--ckpt-format torch_dcp` and `fsdp_dtensor`; torch_dist writes `common.pt` before anything else."""
+    for step in (10, 20):
+        dcp(tmp_path / f"iter_{step:07d}")
+    (megatron(tmp_path, 30) / "metadata.json").unlink()
+    (tmp_path / "iter_0000020" / "__1_0.distcp").unlink()
+    age(tmp_path)
+    assert [(one.step, one.format, one.why) for one in scan(tmp_path)] == [
+        (30, "megatron", "metadata.json is missing, which is written last"),
+        (20, "megatron", "__1_0.distcp is missing"),
+        (10, "megatron", ""),
+    ]
+
+
 def test_a_model_beside_the_checkpoints_is_none_of_them(tmp_path: Path) -> None:
     weights = (hf_trainer(tmp_path, 10) / "model.safetensors").read_bytes()
     for name in ("llama-3.2-11", "model-00001-of-00004"):

@@ -60,12 +60,17 @@ def test_a_pickle_cut_short_is_none(value: Any, cut: int) -> None:
         list(atoms(data[: max(len(data) - 1 - cut, 0)]))
 
 
-@given(st.dictionaries(st.integers(0, 500), st.integers(3, 2**40), min_size=1, max_size=30), st.integers(1, 4))
-def test_a_table_of_contents_tells_the_length_of_each_shard(sizes: dict[int, int], pieces: int) -> None:
-    shards = {f"__{rank}_0.distcp": size for rank, size in sizes.items()}
-    table = table_of_contents(shards, pieces)
-    assert shard_lengths(table) == shards
-    assert shard_names(table) == frozenset(shards)
+@given(
+    st.dictionaries(st.integers(0, 500), st.integers(3, 2**40), min_size=1, max_size=30),
+    st.integers(1, 4),
+    st.text("aXx_.-0é", max_size=90),
+)
+def test_a_table_of_contents_tells_the_length_of_each_shard(sizes: dict[int, int], pieces: int, prefix: str) -> None:
+    shards = {f"{prefix}__{rank}_0.distcp": size for rank, size in sizes.items()}
+    for protocol in (2, 4):
+        table = table_of_contents(shards, pieces, protocol)
+        assert shard_lengths(table) == shards
+        assert shard_names(table) == frozenset(shards)
 
 
 def test_a_number_by_its_name() -> None:
