@@ -53,6 +53,8 @@ def _string_around(data: bytes, at: int, end: int) -> bytes:
     Of protocol 4 (one byte of length, and names are shorter than that allows) or of 2 and 3 (four bytes).
     """
     for start in range(at, max(end - _LONGEST_NAME, 0) - 1, -1):
+        if data[start] < 0x20:  # of no name, but of what stands between two strings
+            return b""
         length = end - start
         if data[max(start - 2, 0) : start] == bytes((0x8C, length)):
             return data[start:end]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from format_builders import table_of_contents, torch_file
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sovctl.checkpoint.content import content_problem, torch_pickle
@@ -65,6 +65,7 @@ def test_a_pickle_cut_short_is_none(value: Any, cut: int) -> None:
     st.integers(1, 4),
     st.text("aXx_.-0é", max_size=90),
 )
+@example({**dict.fromkeys(range(10), 3), 100: 3}, 4, "")
 def test_a_table_of_contents_tells_the_length_of_each_shard(sizes: dict[int, int], pieces: int, prefix: str) -> None:
     shards = {f"{prefix}__{rank}_0.distcp": size for rank, size in sizes.items()}
     for protocol in (2, 4):
