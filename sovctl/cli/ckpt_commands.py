@@ -321,7 +321,7 @@ def _known_run(name: str) -> KnownRun:
     from sovctl.cli import wiring
     from sovctl.operations.runs import find_run
 
-    return find_run(name, wiring.run_ports(), str(Path.cwd()))
+    return find_run(name, wiring.run_ports(), str(Path.cwd()), "--run")
 
 
 def _print_json(fields: dict[str, object]) -> None:

@@ -95,7 +95,7 @@ def show(name: Run, stacks: Stacks = False, attempt: StacksOf = None, as_json: J
     """
     ports = wiring.run_ports()
     with progress(f"looking at the run {name}"):
-        found = runs.find_run(name, ports, _here())
+        found = _found(name, ports, "show")
     if stacks:
         return _show_stacks(runs.stacks_of(found, ports, attempt), as_json)
     with progress(f"looking at the run {name}"):
@@ -122,7 +122,7 @@ def why(name: Run, attempt: AttemptNumber = None, as_json: Json = False) -> int:
     """
     ports = wiring.run_ports()
     with progress(f"looking at the run {name}"):
-        found = runs.find_run(name, ports, _here())
+        found = _found(name, ports, "why")
         # Nobody knows in which zone the JSON is read.
         answer = runs.explain_run(found, Words(wiring.fold_hostlist, UTC if as_json else None), attempt)
         state = runs.state_of(found, ports) if attempt is None and not as_json else None
@@ -143,7 +143,7 @@ def events(name: Run, as_json: Json = False) -> int:
     Example: sovctl run events 1234 --json
     """
     with progress(f"looking at the run {name}"):
-        found = runs.find_run(name, wiring.run_ports(), _here())
+        found = _found(name, wiring.run_ports(), "events")
     if as_json:
         print_json("sovctl.run.events/1", {**names_of(found), "events": list(found.events)})
         return EXIT_DONE
@@ -167,7 +167,7 @@ def stop(name: Run, dry_run: DryRun = False) -> int:
     """
     ports = wiring.run_ports()
     with progress(f"cancelling the run {name}"):
-        act = runs.stop_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run)
+        act = runs.stop_run(_found(name, ports, "stop"), ports, dry_run=dry_run)
     return _report(act, dry_run)
 
 
@@ -179,8 +179,12 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
     """
     ports = wiring.run_ports()
     with progress(f"letting the run {name} go on") as waiting:
-        act = runs.resume_run(runs.find_run(name, ports, _here()), ports, dry_run=dry_run, say=waiting.beside(_say))
+        act = runs.resume_run(_found(name, ports, "resume"), ports, dry_run=dry_run, say=waiting.beside(_say))
     return _report(act, dry_run)
+
+
+def _found(name: str, ports: RunPorts, verb: str) -> KnownRun:
+    return runs.find_run(name, ports, _here(), f"sovctl run {verb}")
 
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:

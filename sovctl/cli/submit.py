@@ -175,7 +175,13 @@ def _follow(done: Submitted) -> None:
     if done.index_problem:
         _say(f"sovctl: the run is submitted, but not in your list of runs: {printable(done.index_problem)}")
     if done.outcome.stdout.startswith("Submitted batch job"):
-        _say(f"sovctl: follow it with `sovctl run show {done.job_id}`")
+        if done.first_task:
+            _say(
+                "sovctl: follow its tasks with `sovctl run ls`; "
+                f"one of them: `sovctl run show {done.job_id}_{done.first_task}`"
+            )
+        else:
+            _say(f"sovctl: follow it with `sovctl run show {done.job_id}`")
 
 
 def _say(text: str) -> None:

@@ -102,15 +102,15 @@ class Act:
 # Finding
 
 
-def find_run(name: str, ports: RunPorts, cwd: str) -> KnownRun:
+def find_run(name: str, ports: RunPorts, cwd: str, typed: str = "sovctl run show") -> KnownRun:
     """By job id, run id or run directory; of several with the same job id the newest. Raises RunNotFound, and
-    UsageError for the id of a whole array: one task of it is not what was meant."""
+    UsageError for the id of a whole array: one task of it is not what was meant. `typed`: the command that asks."""
     found = _at_path(name, ports, cwd) if "/" in name or name in (".", "..") else _by_id(name, ports, cwd)
     if not found:
         raise _not_there(name, ports, cwd)
     last = _newest(found)
     if name.isdecimal() and any(_is_task(run) for run in last):
-        raise _is_array(name, last)
+        raise _is_array(name, last, typed)
     return _whole(last[0], ports)
 
 
@@ -124,13 +124,13 @@ def _is_task(run: KnownRun) -> bool:
     return "_" in run.job_id
 
 
-def _is_array(name: str, tasks: Sequence[KnownRun]) -> UsageError:
+def _is_array(name: str, tasks: Sequence[KnownRun], typed: str) -> UsageError:
     ids = sorted((run.job_id for run in tasks), key=lambda job: (len(job), job))
     shown = ids if len(ids) <= _TASKS_SHOWN else [*ids[: _TASKS_SHOWN - 1], "...", ids[-1]]
     have = "1 task has" if len(ids) == 1 else f"{len(ids)} tasks have"
     return UsageError(
         f"{name} is an array, of which {have} started",
-        hint=f"Name one of its tasks ({', '.join(shown)}), such as: sovctl run show {ids[0]}; "
+        hint=f"Name one of its tasks ({', '.join(shown)}), such as: {typed} {ids[0]}; "
         f"the whole array is cancelled with: {_scancel(tasks[0], name)}",
     )
 
@@ -143,7 +143,7 @@ def _not_there(name: str, ports: RunPorts, cwd: str) -> SovctlError:
     if last is None or not (_is_task(last) or not last.run_dir):
         return RunNotFound(name)
     return SovctlError(
-        f"task {name} has not started: there is no run of it yet",
+        f"task {name} is not there, or has not started: there is no run of it",
         hint=f"See squeue --me; it is cancelled with: {_scancel(last, name)}",
     )
 

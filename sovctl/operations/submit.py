@@ -78,6 +78,8 @@ class Submitted:
     outcome: SubmitOutcome
     job_id: str = ""
     index_problem: str = ""
+    first_task: str = ""
+    """Of an array, the index that its expression names first."""
 
 
 def answered_by_sbatch(line: SubmitLine) -> bool:
@@ -164,7 +166,8 @@ def submit(prepared: Prepared, submitter: Submitter, files: SubmissionFiles, ind
         work_dir=prepared.work_dir,
         script=prepared.script,
     )
-    return Submitted(outcome, run.job_id, _remember(run, index))
+    task = re.search(r"\d+", prepared.choices.array or "")
+    return Submitted(outcome, run.job_id, _remember(run, index), task[0] if task else "")
 
 
 def known_saves(prepared: Prepared, index: RunIndex, records: RunRecords) -> list[float]:

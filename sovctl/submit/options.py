@@ -117,6 +117,8 @@ class Choices:
     """--clusters as typed: the job may go to another cluster than this one."""
     nodelist: str | None = None
     """--nodelist as typed; sbatch takes a file name here as well."""
+    array: str | None = None
+    """--array as typed."""
 
     def defaults(self, *, expedite: bool = False) -> tuple[str, ...]:
         """The options that sovctl adds: only what the user left open."""
@@ -396,7 +398,7 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
             return replace(chosen, no_kill=(value or "set").lower() not in ("off", "no"))
         case "test-only":
             return replace(chosen, test_only=True)
-        case "nodes" | "partition" | "qos" | "signal" | "clusters" | "nodelist":
+        case "nodes" | "partition" | "qos" | "signal" | "clusters" | "nodelist" | "array":
             return replace(chosen, **{name: value})  # type: ignore[arg-type]
         case "ntasks" | "gpus":
             return replace(chosen, totals=(*chosen.totals, name))
@@ -406,6 +408,7 @@ def _choose(chosen: Choices, name: str, value: str | None) -> Choices:
 
 _SEE_HELP = "See: sovctl submit --help"
 _VARIABLES = {
+    "SBATCH_ARRAY_INX": "array",
     "SLURM_CLUSTERS": "clusters",
     "SBATCH_CLUSTERS": "clusters",
     "SBATCH_NO_KILL": "no-kill",

@@ -106,6 +106,19 @@ def test_a_script_with_options_and_arguments(site: Site) -> None:
     assert not Path(called["directory"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "script", "env", "task"),
+    [(["--array=0-2%2"], "", {}, "0"), (["-a", "3,7"], "", {}, "3"), ([], "#SBATCH --array=[5-9]\n", {}, "5"),
+     ([], "", {"SBATCH_ARRAY_INX": "12-14"}, "12")],
+)  # fmt: skip
+def test_the_tasks_of_an_array_are_what_is_followed(
+    site: Site, options: list[str], script: str, env: dict[str, str], task: str
+) -> None:
+    (site.root / "work/train.sbatch").write_text(f"#!/bin/bash\n{script}echo train\n")
+    done = site.submit(*options, "train.sbatch", **env)
+    assert done.stderr == (f"sovctl: follow its tasks with `sovctl run ls`; one of them: `sovctl run show 42_{task}`\n")
+
+
 def test_the_run_is_remembered_and_its_directory_made(site: Site) -> None:
     site.submit("train.sbatch")
     work = site.root / "work"

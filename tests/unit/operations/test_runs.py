@@ -214,6 +214,9 @@ def test_tasks_of_an_array(site: FakeSite) -> None:
         find(site, "120")
     assert "120_1, 120_2" in caught.value.hint
     assert "scancel 120" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        runs.find_run("120", site.ports(), CWD, "sovctl run stop")
+    assert "such as: sovctl run stop 120_1;" in caught.value.hint
 
 
 def test_the_first_task_of_an_array_is_not_the_array(site: FakeSite) -> None:
@@ -234,7 +237,7 @@ def test_a_task_that_has_not_started_is_told_from_one_nobody_knows(site: FakeSit
     site.entry("120")
     if started:
         site.run("120_1", raw="121")
-    with pytest.raises(SovctlError, match="task 120_7 has not started") as caught:
+    with pytest.raises(SovctlError, match="task 120_7 is not there, or has not started") as caught:
         find(site, "120_7")
     assert "scancel 120_7" in caught.value.hint
     site.entry("130", cluster="far")
