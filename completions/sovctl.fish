@@ -83,7 +83,7 @@ complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l hang-tim
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l progress-regex -r -f -d 'Finds the step in the job'\''s output: its group `step`, or its first one'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l restart-stragglers -d 'Restart at once without a node that is persistently slower than the...'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l image -r -f -d 'The steps run in this image: REGISTRY/NAME:TAG, oci:DIR, ./x.sqsh,...'
-complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l isolate -d 'The same without an image: private /tmp, /dev/shm and processes on...'
+complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l isolate -d 'The same without an image: private /tmp, /var/tmp, /dev/shm and...'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l mount -r -f -d 'Directory or file A of the host at B; repeatable; `--mount .` is the...'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l home -r -f -d 'Whether your home is there (with an image: none)'
 complete -c sovctl -n '__sovctl_at sovctl submit; and __sovctl_open' -l clean-env -d 'Only variables of the allow-list; without an image always'

@@ -62,7 +62,8 @@ Options, also on #SOVCTL lines where sbatch reads #SBATCH:
 Isolation, also on #SOVCTL lines:
   --image IMAGE            The steps run in this image: REGISTRY/NAME:TAG, oci:DIR, ./x.sqsh, ./x.sif, a directory. What
                            the name means now holds for the whole run.
-  --isolate                The same without an image: private /tmp, /dev/shm and processes on the host's own root.
+  --isolate                The same without an image: private /tmp, /var/tmp, /dev/shm and processes on the host's
+                           own root (a working directory below those needs --mount .).
   --mount A:B[:ro]         Directory or file A of the host at B; repeatable; `--mount .` is the working directory.
   --home none|mount        Whether your home is there (with an image: none).
   --clean-env              Only variables of the allow-list; without an image always.
@@ -123,7 +124,7 @@ def _submit(line: SubmitLine) -> int:
     advice = operation.lead_advice(prepared, saves)
     grace = operation.grace_advice(prepared, saves, lambda: _asked(wiring.preemption))
     insists = operation.lemon_advice(prepared, lambda: _asked(wiring.lemons), wiring.expand_hostlist)
-    for words in filter(None, (prepared.warning, prepared.where, advice, grace, insists)):
+    for words in filter(None, (prepared.warning, prepared.where, prepared.unseen, advice, grace, insists)):
         _say(f"sovctl: {printable(words)}")
     if prepared.own.dry_run:
         return _show(prepared)

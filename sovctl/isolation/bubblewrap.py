@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+from posixpath import normpath
 
 from sovctl.isolation.slurm_client import PATH, PLACE
+from sovctl.model.image import Mount
 from sovctl.model.isolated import IsolatedStep
 
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")
@@ -55,6 +57,15 @@ def _home(step: IsolatedStep) -> Sequence[str]:
     if step.home_visible:
         return ("--bind", step.home, step.home) if step.own_root else ()
     return ("--perms", "0700", "--tmpfs", step.home)
+
+
+def unseen(work_dir: str, mounts: Iterable[Mount], shown_by: str) -> str:
+    """On the host's own root: that the working directory is not there; empty where it is. `shown_by`: what to type."""
+    here = PurePosixPath(normpath(work_dir))
+    place = next((place for place in PRIVATE if here.is_relative_to(place)), "")
+    if not place or any(here.is_relative_to(mount.target) for mount in mounts):
+        return ""
+    return f"the working directory {here} is not seen inside, where {place} is private; show it with: {shown_by}"
 
 
 def mount_points(step: IsolatedStep) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from sovctl.errors import SbatchRefusal, ScriptUnreadable, SlurmConfMissing, SlurmUnreachable, SovctlError, UsageError
-from sovctl.isolation.inside import Inside, absolute_mount, check, starts_steps
+from sovctl.isolation.bubblewrap import unseen
+from sovctl.isolation.inside import SPANK, Inside, absolute_mount, check, starts_steps
+from sovctl.isolation.mounts import parse_mounts
 from sovctl.isolation.reference import parse_reference
 from sovctl.isolation.runtimes import BUILT_IN
 from sovctl.model.image import ImageOfRun
@@ -62,6 +64,15 @@ class Prepared:
             fixed = " (a directory: nothing keeps its content the same over the attempts)"
         who = "the script runs" if self.inside.whole_script else "what the script starts with srun runs"
         return f"{who} {place}{fixed}"
+
+    @property
+    def unseen(self) -> str:
+        """What the user should know of the working directory: without an image nothing else tells."""
+        if self.inside is None or self.inside.image:
+            return ""
+        # The plugin mounts nothing where there is no image.
+        runtime = "--runtime bubblewrap " if self.inside.runtime == SPANK else ""
+        return unseen(self.work_dir, parse_mounts(self.inside.mount), f"{runtime}--mount .")
 
     @property
     def warning(self) -> str:

@@ -119,6 +119,19 @@ def test_the_tasks_of_an_array_are_what_is_followed(
     assert done.stderr == (f"sovctl: follow its tasks with `sovctl run ls`; one of them: `sovctl run show 42_{task}`\n")
 
 
+def test_a_working_directory_that_is_private_inside_is_told(site: Site) -> None:
+    work = site.root / "work"
+    (work / "in.sh").write_text("#!/bin/bash\n#SOVCTL --isolate\nsrun ./train\n")
+    if not str(work).startswith("/tmp/"):
+        pytest.skip("the temporary directory of the tests is not in /tmp")
+    said = site.submit("in.sh").stderr
+    assert (
+        f"sovctl: the working directory {work} is not seen inside, where /tmp is private; show it with: --mount ."
+        in " ".join(said.split())
+    )
+    assert "is not seen" not in site.submit("--mount=.", "in.sh").stderr
+
+
 def test_the_run_is_remembered_and_its_directory_made(site: Site) -> None:
     site.submit("train.sbatch")
     work = site.root / "work"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sovctl.errors import SovctlError, UsageError
 from sovctl.isolation import proof
+from sovctl.isolation.bubblewrap import unseen
 from sovctl.isolation.cache import check_squashfs, digest_of
 from sovctl.isolation.devices import step_gpus, visible_devices
 from sovctl.isolation.environment import inner_environment
@@ -193,6 +195,11 @@ class StepRunner:
     def _prepare(self, *, only_read: bool = False) -> IsolatedStep:
         """Called by the first rank on a node, with the others waiting. `only_read`: of a named layer."""
         mounts = self._mounts()  # before an image is loaded for nothing
+        if not (self._options.image or self._options.measure or self._run_dir):  # of a run, `sovctl submit` has said it
+            here = self._place.work_dir
+            words = unseen(here, mounts, f"--mount {shlex.quote(here)}")
+            if words:
+                self._say(words)
         squashfs, directory, offset, settings, layer = "", "", 0, ImageSettings(), ""
         if self._options.image:
             reference = self._reference()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovctl.errors import SovctlError
-from sovctl.isolation.bubblewrap import mount_points, sandbox_argv
+from sovctl.isolation.bubblewrap import mount_points, sandbox_argv, unseen
 from sovctl.isolation.sif import squashfs_offset
 from sovctl.model.image import Mount
 from sovctl.model.isolated import IsolatedStep
@@ -81,3 +81,21 @@ def test_no_sif_makes_it_fall(tail: bytes, total: int, table: int) -> None:
     struct.pack_into("<qq", header, 88, total, table)
     with contextlib.suppress(SovctlError):
         assert squashfs_offset(bytes(header) + tail, "x.sif") > 0
+
+
+@pytest.mark.parametrize(
+    ("work_dir", "mounts", "place"),
+    [
+        ("/var/tmp/x", [], "/var/tmp"),
+        ("/tmp", [], "/tmp"),
+        ("/home/u/../../dev/shm/x", [], "/dev/shm"),
+        ("/var/tmp/x", ["/var/tmp/x/data", "/data"], "/var/tmp"),
+        ("/var/tmp/x", ["/var/tmp/x"], ""),
+        ("/var/tmp/x/y", ["/var/tmp/x"], ""),
+        ("/var/tmpx", [], ""),
+        ("/home/u", [], ""),
+    ],
+)
+def test_a_working_directory_in_a_private_place_is_not_seen(work_dir: str, mounts: list[str], place: str) -> None:
+    said = unseen(work_dir, [Mount(one, one) for one in mounts], "--mount .")
+    assert f"is not seen inside, where {place} is private; show it with: --mount ." in said if place else said == ""
