@@ -402,6 +402,11 @@ def config_files(environ: Mapping[str, str] | None = None) -> list[Path]:
         return []
 
 
+def site_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Where settings of the site belong, whether the file is there or not."""
+    return Path((os.environ if environ is None else environ).get("SOVCTL_CONFIG") or SITE_FILE)
+
+
 def configuration_files(environ: Mapping[str, str] | None = None) -> tuple[tuple[Origin, Path], ...]:
     """The files that count here. Raises ConfigError when SOVCTL_CONFIG names none."""
     site, user = _files(os.environ if environ is None else environ)
@@ -491,7 +496,7 @@ def _plain(config: Config) -> list[tuple[str, Any]]:
 
 def _files(env: Mapping[str, str]) -> tuple[Path | None, Path | None]:
     named = env.get("SOVCTL_CONFIG")
-    site = Path(named) if named else SITE_FILE
+    site = site_file(env)
     home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/nonexistent")) / ".config")
     user = home / "sovctl" / "sovctl.toml"
     if named and not _there(site):

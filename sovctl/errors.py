@@ -153,9 +153,10 @@ class NotPermitted(RefusedError):
     def __init__(self, what: str) -> None:
         kind, _, name = what.partition(" ")
         see = f"squeue -j {name} -O JobID,UserName" if kind == "job" and name else "sacctmgr show user $USER"
-        super().__init__(
-            f"Slurm does not let you change {what}", hint=f"It belongs to another user or to the site: {see}"
-        )
+        hint = f"It belongs to another user or to the site: {see}"
+        if kind == "node":
+            hint = "Only root, SlurmUser or an operator may; as root: sovctl node ..."
+        super().__init__(f"Slurm does not let you change {what}", hint=hint)
 
 
 class RunDirUnusable(SovctlError):

@@ -15,7 +15,7 @@ from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.tables import Column, print_listing
 from sovctl.cli.words import clock_time, printable, say, say_next
-from sovctl.config import Config, load_config
+from sovctl.config import Config, load_config, site_file
 from sovctl.errors import EXIT_DONE, EXIT_FAILED, ConfigError, SovctlError
 from sovctl.ledger.alerts import rendered, unknown_names
 from sovctl.model.alert import Alert, AlertKind
@@ -69,7 +69,7 @@ def _test(config: Config, *, dry_run: bool) -> int:
         raise ConfigError(
             "alerts",
             "nobody is to be told: neither webhook_file nor email_to is set",
-            hint="Set one of them in /etc/sovctl/sovctl.toml; see: sovctl config show alerts",
+            hint=f"Set one of them in {site_file()}; see: sovctl config show alerts",
         )
     _check(config)
     host = os.uname().nodename

@@ -170,8 +170,10 @@ def history(name: Annotated[str, typer.Argument(metavar="NODE", help="One node."
 
     Example: sovctl node history n003
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} names no node", hint="List the nodes with `sovctl node ls`.")
+    names = _expanded(name)
+    if len(names) != 1:
+        raise UsageError(f"history takes one node, not {len(names)}", hint=f"Type: sovctl node history {names[0]}")
+    name = names[0]
     config = load_config()
     shared = [wiring.cluster_journal(config, writer) for writer in ("sweep", "watch", "hand")]
     with progress("reading the journals"):

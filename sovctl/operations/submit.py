@@ -290,7 +290,7 @@ def _script_file(line: SubmitLine, name: str, files: SubmissionFiles, cwd: str) 
     try:
         script = UserScript(Path(name).name, files.read_script(name, str(Path(cwd, chdir or ""))))
     except ScriptUnreadable as error:
-        raise ScriptUnreadable(name, hint=hint) from error
+        raise ScriptUnreadable(name, hint=hint or error.hint) from error
     if doubt and not script.has_interpreter:
         raise UsageError(f"{name}, after the unknown option {doubt.words[0]}, is no batch script", hint=hint)
     return script

@@ -228,6 +228,9 @@ def test_history_is_one_record_of_all_writers(site: Site) -> None:
     record = json.loads(site.node("history", "n002", "--json").stdout)
     assert record["entries"][-1]["by"] == "alice"
     assert site.node("history", "n003").stdout == "nothing is recorded about n003\n"
+    several = site.node("history", "n00[1-2]")
+    assert (several.returncode, several.stdout) == (2, "")
+    assert several.stderr == "sovctl: history takes one node, not 2\n        Type: sovctl node history n001\n"
 
 
 def test_check_of_this_machine_needs_no_ssh(site: Site) -> None:

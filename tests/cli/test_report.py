@@ -114,9 +114,13 @@ def test_the_page_in_a_browser(site: Path, tmp_path: Path) -> None:
 # Alerts
 
 
-def test_nobody_to_tell(site: Path) -> None:
+def test_nobody_to_tell(site: Path, tmp_path: Path) -> None:
     done = sovctl(site, "alert", "test")
     assert done.returncode == 2 and "webhook_file" in done.stderr
+    own = tmp_path / "own.toml"
+    own.touch()
+    said = sovctl(site, "alert", "test", SOVCTL_CONFIG=str(own)).stderr
+    assert f"Set one of them in {own};" in " ".join(said.split())
 
 
 def hook(tmp_path: Path) -> dict[str, str]:

@@ -328,12 +328,25 @@ def _bad(site: Site, *argv: str, stdin: str = "", **env: str) -> tuple[int, str]
 def test_a_script_that_does_not_exist(site: Site) -> None:
     assert _bad(site, "-N1", "none.sh") == (
         1,
-        "sbatch: error: Unable to open file none.sh\nsovctl: See what is there: ls -l none.sh\n",
+        "sbatch: error: Unable to open file none.sh\nsovctl: See what is there: ls -l .\n",
     )
     assert _bad(site, "../work") == (
         1,
         "sbatch: error: Unable to open file ../work\nsovctl: See what is there: ls -l ../work\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("trian.sbatch", "did you mean train.sbatch?"),
+        ("./trian.sbatch", "did you mean train.sbatch?"),
+        ("../work/train.sbtch", "did you mean ../work/train.sbatch?"),
+        ("away/none.sh", "See what is there: ls -l away"),
+    ],
+)
+def test_the_script_that_was_probably_meant(site: Site, typed: str, hint: str) -> None:
+    assert _bad(site, typed) == (1, f"sbatch: error: Unable to open file {typed}\nsovctl: {hint}\n")
 
 
 def test_a_value_taken_for_the_script(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ class LocalFiles:
             with path.open("rb") as file:
                 return file.read(_SCRIPT_LIMIT)
         except (OSError, ValueError) as error:
-            raise ScriptUnreadable(name) from error
+            raise ScriptUnreadable(name, hint=_look(path, name, work_dir)) from error
 
     def read_stdin(self) -> bytes:
         """All of it; nothing where it was closed (`<&-`), which sbatch refuses as an empty script."""
@@ -53,6 +54,32 @@ def _find(name: str, work_dir: str) -> Path:
         if _is_file(path):
             return path
     return Path(name)
+
+
+def _look(path: Path, name: str, work_dir: str) -> str:
+    """What to type where there is no such script; empty where something else keeps it from being read."""
+    parent = Path(name).parent
+    within = parent if name.startswith((".", "/")) else Path(work_dir, parent)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        near = _nearest(within, Path(name).name)
+        if near:
+            return f"did you mean {near if parent == Path() else parent / near}?"
+        return f"See what is there: ls -l {shlex.quote(str(within) if work_dir != os.getcwd() else str(parent))}"  # noqa: PTH109
+    except (OSError, ValueError):
+        pass
+    return ""
+
+
+def _nearest(directory: Path, name: str) -> str | None:
+    import difflib
+
+    try:
+        files = [entry.name for entry in os.scandir(directory) if entry.is_file()]
+    except OSError:
+        return None
+    return next(iter(difflib.get_close_matches(name, files, n=1)), None)
 
 
 def _is_file(path: Path) -> bool:

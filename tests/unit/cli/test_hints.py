@@ -160,7 +160,7 @@ def test_mere_words_name_nothing_to_type(words: str) -> None:
         (ConfigError("SOVCTL_SWEEP_ACT", "no"), "unset SOVCTL_SWEEP_ACT"),
         (ConfigError("/etc/sovctl/sovctl.toml:3", "no"), "man sovctl.toml"),
         (NotPermitted("job 12"), "squeue -j 12"),
-        (NotPermitted("node n001"), "sacctmgr show user $USER"),
+        (NotPermitted("node n001"), "as root: sovctl node"),
     ],
 )
 def test_the_hint_fits_what_failed(error: SovctlError, hint: str) -> None:
