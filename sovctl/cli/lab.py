@@ -14,8 +14,9 @@ import typer
 from sovctl.cli.json_output import print_json
 from sovctl.cli.progress import progress
 from sovctl.cli.typer_app import run_app
-from sovctl.cli.words import folded, printable
+from sovctl.cli.words import fitted, folded, printable
 from sovctl.errors import UsageError
+from sovctl.lab.faults import FAULTS
 
 app = typer.Typer(
     help="A real Slurm cluster on this machine, with simulated GPUs and fault injection.",
@@ -25,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_FAULTS = "\b\n" + fitted("\n".join(["Faults:", *(f"  {name:<18} {words}" for name, words in FAULTS.items())]), 72)
+"""As typer takes lines that are to stay as they are."""
 Dir = Annotated[
     Path | None, typer.Option("--dir", "-d", help="Directory of the lab (default: /var/tmp/sovctl-lab-<user>).")
 ]
@@ -147,9 +150,9 @@ def shell(
     cluster.become(cluster.load(_root(dir)), command or [os.environ.get("SHELL") or "/bin/sh"])
 
 
-@app.command()
+@app.command(epilog=_FAULTS)
 def inject(
-    fault: Annotated[str, typer.Argument(help="A fault of docs/lab.md, such as xid:79, node-dead or rank-hang.")],
+    fault: Annotated[str, typer.Argument(help="One of the faults below, such as xid:79, node-dead or rank-hang.")],
     node: Annotated[str, typer.Option(help="The node it happens to.")],
     gpu: Annotated[int | None, typer.Option(help="The GPU it happens to, by index.")] = None,
     dir: Dir = None,

@@ -153,6 +153,7 @@ def _of_typer(path: tuple[str, ...], command: Any, summary: str = "") -> Command
     options = tuple(_typer_option(param) for param in params if param.param_type_name == "option")
     arguments = tuple(_typer_argument(param) for param in params if param.param_type_name == "argument")
     below = getattr(command, "commands", {})
+    epilog = (command.epilog or "").removeprefix("\b\n")  # typer's mark of lines that stay as they are
     word = "[COMMAND]" if getattr(command, "invoke_without_command", False) else "COMMAND" if below else ""
     commands = tuple(_of_typer((*path, name), item) for name, item in below.items() if not item.hidden)
     return Command(
@@ -162,7 +163,7 @@ def _of_typer(path: tuple[str, ...], command: Any, summary: str = "") -> Command
         _usage(arguments, word),
         (*options, HELP),
         arguments,
-        f"Example: {example}" if example else "",
+        "\n\n".join(filter(None, (epilog, f"Example: {example}" if example else ""))),
         commands,
     )
 

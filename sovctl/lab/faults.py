@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import signal
@@ -182,11 +183,19 @@ def _action(fault: str) -> tuple[Callable[[cluster.Lab, str, int], str], bool]:
         ),
     }
     if fault not in known:
+        near = _nearest(fault, known)
         raise UsageError(
-            f"there is no fault {fault!r}; known: {', '.join(FAULTS)}",
+            f"there is no fault {fault!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(FAULTS)}"),
             hint="See what each does: sovctl lab inject --help",
         )
     return known[fault]
+
+
+def _nearest(fault: str, known: Iterable[str]) -> str | None:
+    xid = re.fullmatch(r"(?i)xid\W*(\d{1,4})", fault)
+    if xid:
+        return f"xid:{xid[1]}"
+    return next(iter(difflib.get_close_matches(fault.lower(), known, n=1)), None)
 
 
 def _xid(lab: cluster.Lab, node: str, gpu: int, code: int) -> str:
