@@ -66,6 +66,10 @@ class FileTrial:
     """flock keeps a second process out."""
     clock_offset_s: float | None = None
     """Of the file server; positive: it is ahead of this machine."""
+    missing: bool = False
+    """There is no such directory."""
+    asked: bool = False
+    """A person named it."""
 
 
 @dataclass(frozen=True, slots=True)

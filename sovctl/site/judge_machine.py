@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from sovctl.model.site import FileTrial, HookFile, MachineView
@@ -67,6 +68,8 @@ def _clock(view: MachineView) -> Line:
 def _files(trial: FileTrial) -> Line:
     name = "shared-files"
     where = f"{trial.directory} ({trial.kind})" if trial.kind else trial.directory
+    if trial.missing and trial.asked:
+        return failed(name, f"{where} is not there", f"mkdir -p {shlex.quote(trial.directory)}")
     if trial.problem and trial.renames is None:
         return skipped(name, f"{where}: {trial.problem}", "sovctl doctor --dir DIR")
     broken = [

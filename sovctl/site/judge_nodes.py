@@ -50,8 +50,8 @@ def judge_nodes(answers: Iterable[NodeAnswer], fold: Callable[[Iterable[str]], s
     if heard:
         lines.append(passed("ssh", f"{len(heard)} of {len(all_answers)} nodes answered"))
         lines += _troubles(heard, fold)
-        lines += _odd_ones(heard, fold, "sovctl-version", lambda answer: answer.version)
-        lines += _odd_ones(heard, fold, "site-config", lambda answer: answer.config_digest)
+        lines += _odd_ones(heard, fold, "sovctl-version", lambda answer: answer.version, "--version")
+        lines += _odd_ones(heard, fold, "site-config", lambda answer: answer.config_digest, "config show")
         lines.append(_clocks(heard, fold, clock_s))
         lines += _plugin(heard, fold)
     return lines
@@ -78,14 +78,18 @@ def _troubles(answers: Iterable[NodeAnswer], fold: Callable[[Iterable[str]], str
 
 
 def _odd_ones(
-    answers: list[NodeAnswer], fold: Callable[[Iterable[str]], str], check: str, value: Callable[[NodeAnswer], str]
+    answers: list[NodeAnswer],
+    fold: Callable[[Iterable[str]], str],
+    check: str,
+    value: Callable[[NodeAnswer], str],
+    look: str,
 ) -> list[Line]:
     counted = Counter(value(answer) for answer in answers)
     usual, many = counted.most_common(1)[0]
     odd = [answer.node for answer in answers if value(answer) != usual]
     if odd:
         said = f"{fold(odd)} differ from the other {many}" if many > 1 else "differs from node to node"
-        return [warned(check, said, "Install the same on every node, or know why not: sovctl --version")]
+        return [warned(check, said, f"Install the same on every node, or know why not: ssh {odd[0]} sovctl {look}")]
     return [passed(check, f"{usual[:12] or 'none'} on all {many}")]
 
 

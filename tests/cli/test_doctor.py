@@ -53,6 +53,16 @@ def test_a_broken_file_is_one_finding_among_the_others(tmp_path: Path, text: str
     assert broken["shared-files"] == whole["shared-files"]
 
 
+def test_a_directory_that_is_named_and_not_there_fails(tmp_path: Path) -> None:
+    config = tmp_path / "sovctl.toml"
+    config.write_text(WHOLE, "utf-8")
+    status, said = doctor(config, "--dir", str(tmp_path / "nope"), "--json")
+    found = [line for line in json.loads(said)["lines"] if line["check"] == "shared-files"]
+    assert (status, [line["state"] for line in found]) == (1, ["pass", "fail"])
+    assert found[1]["seen"] == f"{tmp_path / 'nope'} is not there"
+    assert found[1]["fix"] == f"mkdir -p {tmp_path / 'nope'}"
+
+
 def test_who_reads_it_sees_the_line(tmp_path: Path) -> None:
     config = tmp_path / "sovctl.toml"
     config.write_text("[health]\nakt = true\n", "utf-8")

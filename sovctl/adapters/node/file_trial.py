@@ -31,12 +31,17 @@ def try_directory(directory: Path, timeout_s: float = 10.0) -> FileTrial:
     problem = str(found.pop("fatal", found.pop("problem", "")))
     if not ended:
         problem = f"gave no answer within {timeout_s:g} s"
+    if found.get("missing"):
+        kind, options = "", ""  # those of another directory
     return FileTrial(str(directory), kind, options, problem, **found)
 
 
 def _try(directory: Path) -> Iterator[dict[str, Any]]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".sovctl-doctor-", dir=directory))
+    except FileNotFoundError as error:
+        yield {"missing": True, "problem": f"cannot be written: {error.strerror}"}
+        return
     except OSError as error:
         yield {"problem": f"cannot be written: {error.strerror}"}
         return

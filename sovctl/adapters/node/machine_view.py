@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,13 +48,19 @@ def absent_programs(names: Iterable[str], bin_dir: str = "") -> tuple[str, ...]:
     return tuple(str(Path(bin_dir, name)) for name in absent)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a small file; empty: not there or not readable."""
+def settings_digest(path: Path) -> str:
+    """SHA-256 of what a file of settings sets beside [node], which is each node's own; empty: nothing, or it cannot be
+    read."""
     try:
         with path.open("rb") as file:
-            return hashlib.sha256(file.read(_LARGEST)).hexdigest()
+            content = file.read(_LARGEST)
     except OSError:
         return ""
+    with suppress(ValueError, RecursionError):  # of a broken file its bytes
+        known = tomllib.loads(content.decode("utf-8"))
+        known.pop("node", None)
+        content = json.dumps(known, sort_keys=True, default=str).encode() if known else b""
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def driver_loaded() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def _machine_view(
         at=time.time(),
         config_files=tuple(str(path) for path in files),
         config_problem=problem,
-        config_digest=look.digest(files[0]) if files else "",
+        config_digest=look.settings_digest(files[0]) if files else "",
         unknown_variables=tuple(map(str, unknown_variables())),
         clock_steered=steered[0].synchronised if steered else None,
         clock_error_ms=steered[0].max_error_ms if steered else None,
@@ -99,7 +100,10 @@ def _machine_view(
         gpu_problem=gpu_problem,
         driver_loaded=look.driver_loaded(),
         expected_gpus=config.node.expected_gpus if config.node.expected_gpus >= 0 else None,
-        files=tuple(try_directory(path) for path in directories or _shared_directories(journal, is_node=is_node)),
+        files=tuple(
+            replace(try_directory(path), asked=bool(directories))
+            for path in directories or _shared_directories(journal, is_node=is_node)
+        ),
         journal_dir=journal,
         watchers=_watchers(journal),
         programs=look.programs(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sovctl.adapters.node.file_trial import try_directory
-from sovctl.adapters.node.machine_view import hooks, slurmd_maps, steps_with
+from sovctl.adapters.node.machine_view import hooks, settings_digest, slurmd_maps, steps_with
 from sovctl.model.site import HookFile
 
 
@@ -19,7 +19,7 @@ def test_a_good_directory_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_a_problem_told(tmp_path: Path) -> None:
     found = try_directory(tmp_path / "absent")
-    assert found.problem == "cannot be written: No such file or directory"
+    assert found.missing and (found.kind, found.problem) == ("", "cannot be written: No such file or directory")
     assert found.renames is None
 
 
@@ -71,3 +71,18 @@ def test_how_many_running_steps_have_the_plugin(tmp_path: Path) -> None:
     assert steps_with(plugin, tmp_path) == (1, 2)
     process(20, "slurmd", "")  # of another node of a lab: whose steps are these?
     assert steps_with(plugin, tmp_path) is None
+
+
+def test_settings_of_one_node_make_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "sovctl.toml"
+
+    def of(text: str) -> str:
+        path.write_text(text, "utf-8")
+        return settings_digest(path)
+
+    known = of("[health]\nact = true\n")
+    assert known
+    assert of("# of n001\n[node]\nexpected_gpus = 4\n[health]\nact = true\n") == known
+    assert of("[health]\nact = false\n") not in ("", known)
+    assert of("[node]\nexpected_gpus = 4\n") == of("") == settings_digest(tmp_path / "none") == ""
+    assert of("[node\n") not in ("", of("[health\n"))

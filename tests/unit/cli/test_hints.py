@@ -24,7 +24,7 @@ TYPED = re.compile(
     r"|(?<![\w-])--?[A-Za-z][\w-]*"  # an option
     r"|\b(?:sovctl|man|unset|export) \S"
     r"|\b(?:scontrol|squeue|sinfo|sacctmgr|sbatch|srun|systemctl|sysctl|chronyc|nvidia-smi|findmnt|fuser|skopeo"
-    r"|unsquashfs|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|realpath|dmesg|make|pip|ldd|ls|df|rm|cd|ss)"
+    r"|unsquashfs|mksquashfs|apptainer|ipmitool|modprobe|apt-get|chmod|mkdir|realpath|dmesg|make|pip|ldd|ls|df|rm|cd|ss)"
     r"(?=[ ,)]|$)"
     r"|\b[A-Z][A-Z_]+=|\bSet [A-Z_]+\b"  # a variable
     rf"|\b(?:{SECTIONS})\.[a-z_]+|\b(?:slurm|oci|plugstack|cgroup|sovctl-policy)\.conf\b"

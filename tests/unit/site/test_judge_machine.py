@@ -67,6 +67,8 @@ def test_a_machine_where_all_is_right() -> None:
         ("shared-files", {"files": (replace(WHOLE, clock_offset_s=-7.0),)}, "warn"),
         ("shared-files", {"files": (replace(WHOLE, problem="gave no answer within 10 s"),)}, "fail"),
         ("shared-files", {"files": (FileTrial("/", problem="cannot be written"),)}, "skip"),
+        ("shared-files", {"files": (FileTrial("/nope", problem="is not there", missing=True),)}, "skip"),
+        ("shared-files", {"files": (FileTrial("/nope", problem="is not there", missing=True, asked=True),)}, "fail"),
         ("nvml", {"gpus": 7}, "fail"),
         ("nvml", {"gpu_problem": "no library", "expected_gpus": 8}, "fail"),
         ("nvml", {"gpu_problem": "NVML is not there"}, "fail"),
@@ -236,6 +238,8 @@ def test_who_is_not_like_the_rest_is_named() -> None:
     assert ("sovctl-version", State.WARN, "n003 differ from the other 4") in said
     assert ("site-config", State.WARN, "n004 differ from the other 4") in said
     assert ("clocks", State.WARN, "n005") in said
+    fixes = {line.check: line.fix for line in lines}
+    assert fixes["site-config"].endswith("ssh n004 sovctl config show")
 
 
 def test_an_answer_is_read_back() -> None:
