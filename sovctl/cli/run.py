@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from sovctl.cli.run_ls import list_runs, names_of, say_problem
 from sovctl.cli.tables import add_row, print_table, text_table
 from sovctl.cli.typer_app import run_app
 from sovctl.cli.words import age, clock_time, folded, print_line, printable, say
-from sovctl.errors import EXIT_DONE
+from sovctl.errors import EXIT_DONE, RunNotFound
 from sovctl.ledger.incident import Incident
 from sovctl.ledger.report_json import incident_record
 from sovctl.ledger.stamps import stages
@@ -184,7 +185,15 @@ def resume(name: Run, dry_run: DryRun = False) -> int:
 
 
 def _found(name: str, ports: RunPorts, verb: str) -> KnownRun:
-    return runs.find_run(name, ports, _here(), f"sovctl run {verb}")
+    try:
+        return runs.find_run(name, ports, _here(), f"sovctl run {verb}")
+    except RunNotFound as error:
+        if os.geteuid() == 0 and name.replace("_", "", 1).isdecimal():  # root's list knows only root's runs
+            error.hint = (
+                f"A run of another user is named by its directory: sovctl run {verb} "
+                f"WORKDIR/.sovctl/runs/CLUSTER-{name.partition('_')[0]}-...; your own are listed by `sovctl run ls`"
+            )
+        raise
 
 
 def _show_stacks(record: dict[str, Any], as_json: bool) -> int:

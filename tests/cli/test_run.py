@@ -318,6 +318,8 @@ def test_no_such_run(site: Site, command: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is no record of a run 99" in done.stderr
     assert "sovctl run ls" in done.stderr
+    others = f"of another user is named by its directory: sovctl run {command} WORKDIR/.sovctl/runs/CLUSTER-99-..."
+    assert (others in " ".join(done.stderr.split())) is (os.geteuid() == 0)
 
 
 def test_no_slurm_on_path(site: Site) -> None:
