@@ -244,5 +244,6 @@ class _StopSignals:
 
 def _broken(message: str, hint: str) -> int:
     say(f"sovctl: health check could not run, the node is not judged: {message}")
-    say_next(hint)
+    lab_shell = os.environ.get("SOVCTL_LAB_DIR") and not {"SOVCTL_LAB_NODE", "SLURMD_NODENAME"} & os.environ.keys()
+    say_next("This shell is no node of the lab: sovctl node check n003" if lab_shell else hint)
     return EXIT_DONE

@@ -183,6 +183,15 @@ def test_a_broken_checker_fails_open(node: Node, break_it: Callable[[Node], None
     assert done.stderr.startswith("sovctl: health check could not run") or "not seen:" in done.stdout
 
 
+def test_a_shell_of_the_lab_is_no_node(node: Node) -> None:
+    _no_boot_id(node)
+    words = "This shell is no node of the lab: sovctl node check n003"
+    assert words not in node.run("check").stderr
+    del node.env["SOVCTL_LAB_NODE"]
+    done = node.run("check")
+    assert done.returncode == 0 and "cannot read the boot id" in done.stderr and words in done.stderr
+
+
 def test_help_shows_an_example_and_a_wrong_word_is_a_usage_error(node: Node) -> None:
     for verb in ("check", "watch"):
         done = node.run(verb, "--help")
