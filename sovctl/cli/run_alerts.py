@@ -47,7 +47,7 @@ def _sender(plan: RunPlan) -> AlertSender | None:
     """A mistake in [alerts] costs messages and nothing else."""
     try:
         config = load_config(plan.environment)
-        record = {"run_id": plan.run_id, "job_id": plan.job_id, "name": plan.name, "cluster": plan.cluster}
+        record = {"run_id": plan.run_id, "job_id": plan.job_id, "name": plan.job_name, "cluster": plan.cluster}
         return wiring.run_alerts(config, plan.run_dir, record, _say)
     except SovctlError as error:
         _say(f"{error.message}; no alerts are sent")

@@ -164,13 +164,12 @@ def test_what_waits(site: Path, tmp_path: Path) -> None:
     from sovctl.model.alert import Alert, AlertKind
 
     state = tmp_path / "journal" / "alerts" if os.geteuid() == 0 else tmp_path / "sovctl" / "alerts"
-    waiting = Alert("k", AlertKind.LIMIT, 0.0, "the budget is spent", "cluster", "lab", "sovctl node ls")
+    waiting = Alert("k", AlertKind.LIMIT, time.time(), "the budget is spent", "cluster", "lab", "sovctl node ls")
     spool = AlertSpoolFiles(state)
     env = {"SOVCTL_CLUSTER_JOURNAL_DIR": str(tmp_path / "journal"), "XDG_STATE_HOME": str(tmp_path), **hook(tmp_path)}
     assert "nothing waits" in sovctl(site, "alert", "ls", **env).stderr
     state.mkdir(parents=True)
     spool.add(waiting, ("webhook",))
-    env["SOVCTL_ALERTS_KEEP_S"] = "1e12"
     record: dict[str, Any] = json.loads(sovctl(site, "alert", "ls", "--json", **env).stdout)
     assert [item["what"] for item in record["waiting"]] == ["the budget is spent"]
     listed = sovctl(site, "alert", "ls", "-n", "-o", "channels,what", **env)

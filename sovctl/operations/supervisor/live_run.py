@@ -77,6 +77,7 @@ class RunPlan:
     """Names just this job, also within an array."""
     submitted: int
     name: str
+    """File name of the script."""
     script: bytes
     arguments: tuple[str, ...]
     run_dir: Path
@@ -109,6 +110,11 @@ class RunPlan:
     """The least of a range given to --nodes; 0: no range."""
     preemptible_qos: str = ""
     """Jobs of this QOS give up their nodes for ours, where the site preempts by QOS."""
+
+    @property
+    def job_name(self) -> str:
+        """What squeue calls the job: --job-name, else the script's file name."""
+        return self.environment.get("SLURM_JOB_NAME") or self.name
 
     def allocation(self) -> Allocation:
         """The nodes Slurm gave this execution."""
@@ -642,7 +648,7 @@ class LiveRun:
             "cluster": plan.cluster,
             "job_id": plan.job_id,
             "submitted": plan.submitted,
-            "name": plan.name,
+            "name": plan.job_name,
             "arguments": list(plan.arguments),
             "user": plan.environment.get("SLURM_JOB_USER") or plan.environment.get("USER", ""),
             "work_dir": plan.work_dir,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from format_builders import hf_trainer
-from run_fakes import NOW, XID79, FakeChild, Run
+from run_fakes import NOW, PLAN, XID79, FakeChild, Run
 from slurm_fake import FakeSlurm
 
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError
@@ -1616,3 +1616,9 @@ def test_a_node_that_was_drained_and_given_back_is_free_for_the_run_again() -> N
     assert run.of("forgiven")[0]["nodes"] == ["n002"]
     run.await_start()
     assert run.job.excluded == ("n001",)
+
+
+def test_a_run_has_the_name_of_its_job() -> None:
+    """Twenty submissions of one script are told apart by --job-name, in squeue and here."""
+    assert PLAN.job_name == PLAN.name
+    assert replace(PLAN, environment={"SLURM_JOB_NAME": "ablation-7"}).job_name == "ablation-7"
