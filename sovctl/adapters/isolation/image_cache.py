@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sovctl.adapters.isolation.file_locks import has_its_name, try_exclusive
 from sovctl.errors import RefusedError, SovctlError, TryLaterError, disk_error
 from sovctl.model.image import CachedImage, ImageSettings, Staging
 
@@ -150,7 +150,7 @@ class ImageCache:
         except OSError:
             return False
         try:
-            if not _got(lock) or not _same(lock, _lock_of(staging)):
+            if not try_exclusive(lock) or not has_its_name(lock, _lock_of(staging)):
                 return False
             _remove_tree(staging)
             _lock_of(staging).unlink(missing_ok=True)
@@ -204,7 +204,7 @@ class ImageCache:
             except OSError as error:
                 raise self._not_loaded(staging, error) from error
             _check_own(lock, path)
-            if _got(lock) and _same(lock, path):
+            if try_exclusive(lock) and has_its_name(lock, path):
                 return lock
             os.close(lock)
             if time.monotonic() > deadline:
@@ -271,22 +271,6 @@ def _own(staging: Path) -> bool:
     return False
 
 
-def _got(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _same(lock: int, path: Path) -> bool:
-    """Whether the locked thing still has its name: the one before may have removed it when it was done."""
-    try:
-        return os.path.samestat(os.fstat(lock), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
 def _try_lock(path: Path) -> int | None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -298,7 +282,7 @@ def _try_lock(path: Path) -> int | None:
             lock = os.open(path, os.O_RDONLY | flags)
     except OSError:
         return None
-    if _got(lock):
+    if try_exclusive(lock):
         return lock
     os.close(lock)
     return None

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sovctl.adapters.command import CommandRunner
+from sovctl.adapters.isolation.file_locks import has_its_name, try_exclusive
 from sovctl.errors import CommandFailed, SovctlError, TryLaterError, disk_error
 
 _UNPACK_S = 1800.0
@@ -126,7 +127,7 @@ def _locked(path: Path) -> int:
     while True:
         lock = os.open(path, _LOCK_FLAGS | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        if _same(lock, path):
+        if has_its_name(lock, path):
             return lock
         os.close(lock)
 
@@ -147,7 +148,7 @@ def _whole(place: Path) -> int | None:
 
 def _alone(lock: int, place: Path) -> bool:
     """Whether nobody else has it, or waits to unpack it; then nobody can before the lock is let go."""
-    if not _got(lock) or not _same(lock, place.with_suffix(".lock")):
+    if not try_exclusive(lock) or not has_its_name(lock, place.with_suffix(".lock")):
         return False
     with _unlocked(place) as free:
         return free
@@ -166,7 +167,7 @@ def _unused(path: Path) -> Iterator[int | None]:
         return
     try:
         with _unlocked(path.with_suffix("")) as free:
-            yield lock if _got(lock) and free else None
+            yield lock if try_exclusive(lock) and free else None
     finally:
         os.close(lock)
 
@@ -180,24 +181,9 @@ def _unlocked(place: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield _got(directory)
+        yield try_exclusive(directory)
     finally:
         os.close(directory)
-
-
-def _got(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _same(lock: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock), os.lstat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _unpack(squashfs: str, offset: int, place: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from node_fakes import NODE, FakeNode, Records
 from node_fakes import settings as check_settings
 from test_guard_job import epilog, prolog
@@ -10,16 +9,6 @@ from test_guard_job import epilog, prolog
 from sovctl.health.drain import Nothing
 from sovctl.model.verdict import VerdictState
 from sovctl.operations.node.check_node import check_node
-
-
-@pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def records() -> Records:
-    return Records()
 
 
 def beyond_the_budget(node: FakeNode) -> None:
