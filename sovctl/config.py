@@ -567,8 +567,7 @@ def _merge_section(
         if key not in hints:
             raise ConfigError(where(key), f"unknown key {section}.{key}{_nearest(key, hints)}")
         typed = _typed(value, hints[key], f"{section}.{key}", where, key)
-        built_in = getattr(getattr(Config(), section), key)
-        if isinstance(typed, float) and not 0 <= typed <= _LARGEST and typed != built_in:
+        if isinstance(typed, float) and not 0 <= typed <= _LARGEST and typed != getattr(type(current)(), key):
             raise ConfigError(where(key), f"{section}.{key} must be from 0 to {_LARGEST:.0f}, not {value!r}")
         if log.counts(f"{section}.{key}", typed, where, key):
             checked[key] = typed

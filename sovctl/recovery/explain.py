@@ -107,12 +107,12 @@ class _Teller:
 
     def _untroubled(self, story: Story) -> str:
         if not self._attempts:
-            ended = self._end_event()
+            ended = self._last_event("run_ended")
             if ended is not None:
                 because = f": {text(ended, 'why')}" if text(ended, "why") else ""
                 outcome = text(ended, "outcome") or "how is not recorded"
                 return f"it ended before its script was started ({outcome}){because}"
-            held = next((event for event in reversed(self._events) if event.get("kind") == "held"), None)
+            held = self._last_event("held")
             if story is Story.HELD and held is not None:
                 since = self._words.time(seconds(held, "at"))
                 because = text(held, "why") or "why is not recorded"
@@ -212,7 +212,7 @@ class _Teller:
             return f"it will go on from {self._newest()}" if newest else "it will begin again from the start"
         if again.loaded_step is not None and again.loaded_step != again.resume_step:
             return f"resumed from step {again.loaded_step}, though it was given {_given(again)}"
-        if found.own_resume_step is not None and again.loaded_step is None:
+        if found.own_resume_step is not None:
             return f"it went on at step {again.first_step} by itself, from a checkpoint that sovctl does not know"
         if not again.resume_from:
             return "it began again from the start, there was no complete checkpoint"
@@ -236,7 +236,7 @@ class _Teller:
             for item in self._attempts
         )
         alike = f", {_count(tries, 'attempt')} ended alike" if tries > 1 else ""
-        since = next((event for event in reversed(self._events) if event.get("kind") == "held"), None)
+        since = self._last_event("held")
         when = f" since {self._words.time(seconds(since, 'at'))}" if since is not None else ""
         because = text(since, "why") if since is not None else ""
         return f"held{when}{alike}: {because or stop.why or 'why is not recorded'}"
@@ -251,7 +251,7 @@ class _Teller:
 
     def _finished(self) -> tuple[str, ...]:
         stops = [item for item in self._attempts if item.stop is not None and item.stop.culprit is not Culprit.NONE]
-        ended = self._end_event()
+        ended = self._last_event("run_ended")
         when = self._words.time(seconds(ended, "at") if ended is not None else None)
         line = f"finished at {when} in {_count(len(self._attempts), 'attempt')}"
         if not stops:
@@ -275,7 +275,7 @@ class _Teller:
         return f"attempt {stopped.number} by {stop.culprit.value}{nodes}"
 
     def _ended(self, story: Story, stop: Stop) -> str:
-        ended = self._end_event()
+        ended = self._last_event("run_ended")
         when = self._words.time(seconds(ended, "at") if ended is not None else None)
         because = text(ended, "why") if ended is not None else ""
         if story is Story.CANCELLED and stop.culprit is not Culprit.STOPPED:
@@ -301,8 +301,8 @@ class _Teller:
 
     # Parts of lines
 
-    def _end_event(self) -> Event | None:
-        return next((event for event in reversed(self._events) if event.get("kind") == "run_ended"), None)
+    def _last_event(self, kind: str) -> Event | None:
+        return next((event for event in reversed(self._events) if event.get("kind") == kind), None)
 
     def _newest(self) -> str:
         newest = last_checkpoint(self._events)

@@ -47,7 +47,7 @@ def error_line(output_tail: str) -> str:
     python = [match[1] for line in lines if (match := _PYTHON_ERROR.match(line))]
     causes = [line for line in python if not _ECHO.search(line)]
     for line in causes or _others(lines) or python:
-        return "".join(char for char in line if char.isprintable())[:_LONGEST_LINE]
+        return _printable(line)[:_LONGEST_LINE]
     return ""
 
 
@@ -55,7 +55,7 @@ def shell_error(lines: Sequence[str], status: int) -> str:
     """What a shell, or an interpreter without a script, said last before it ended with this status; else empty."""
     for line in reversed(lines):
         if _NO_SCRIPT.search(line) or (status in _NOT_RUN and _NOT_STARTED.search(line)):
-            return "".join(char for char in line.strip() if char.isprintable())[:_LONGEST]
+            return _printable(line.strip())[:_LONGEST]
     return ""
 
 
@@ -84,5 +84,8 @@ def normalised(line: str) -> str:
     """Without what differs from crash to crash: figures, addresses, paths."""
     for pattern, word in _VARIABLE:
         line = pattern.sub(word, line)
-    printable = "".join(char for char in line if char.isprintable())
-    return printable[:_LONGEST]
+    return _printable(line)[:_LONGEST]
+
+
+def _printable(line: str) -> str:
+    return "".join(char for char in line if char.isprintable())

@@ -89,7 +89,9 @@ class Timeline:
         """From where a script went on by itself, of which no checkpoint is known: its first step was far from the
         first. The output of a fast one may show its own first step late, so half the way is not far."""
         again = self.resumed
-        if again is None or again.resume_from or not self.last_step or again.first_step is None:
+        if again is None or again.resume_from or again.loaded_step is not None:
+            return None
+        if not self.last_step or again.first_step is None:
             return None
         return again.first_step - 1 if 2 * again.first_step > max(self.last_step, 20) else None
 

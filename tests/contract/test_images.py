@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,20 @@ def ports(tmp_path: Path, served: Registry) -> ImagePorts:
     tools = ImageTools(CommandRunner(), OWN, [served.address], timeout_s=60)
     return ImagePorts(
         tools, ImageCache(tmp_path / "cache", NAME, digest_of, check_squashfs), SystemClock(), (NodeRoots(tmp_path),)
+    )
+
+
+def as_nobody(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command of somebody else than root."""
+    return subprocess.run(
+        argv,
+        env=env,
+        cwd=Path(__file__).parents[2],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
     )
 
 
@@ -581,15 +595,7 @@ def test_an_image_with_a_device_node_is_unpacked_by_users(new_root: Callable[[],
     def unpack() -> subprocess.CompletedProcess[str]:
         words = "import sys, pathlib; from sovctl.adapters.isolation.node_roots import NodeRoots"
         words += "; print(NodeRoots(pathlib.Path(sys.argv[2])).unpacked(sys.argv[1], 0, str)[0])"
-        return subprocess.run(
-            [sys.executable, "-c", words, squashfs, place / "node"],
-            cwd=Path(__file__).parents[2],
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-        )
+        return as_nobody([sys.executable, "-c", words, squashfs, place / "node"])
 
     done = unpack()
     assert done.returncode == 0, done.stderr
@@ -615,15 +621,9 @@ def test_cleaning_a_shared_cache_goes_on_past_the_images_of_others(new_root: Cal
         path.with_suffix(".json").touch()
     os.utime(theirs, (0, 0))  # its turn comes first
     os.chown(own, 65534, 65534)
-    done = subprocess.run(
+    done = as_nobody(
         [sys.executable, "-m", "sovctl", "image", "gc"],
         env={"PATH": os.environ["PATH"], "HOME": "/", "SOVCTL_ISOLATION_CACHE_DIR": str(cache)},
-        cwd=Path(__file__).parents[2],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
     )
     assert (done.returncode, done.stdout) == (0, f"removed {own}\n"), done.stderr
     assert "1 stay: somebody else's, or in use by now" in done.stderr
@@ -682,16 +682,7 @@ def test_an_ordinary_user_loads_images(image: str, served: Registry, new_root: C
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "SOVCTL_ISOLATION_PLAIN_HTTP": served.address}
 
     def loaded(**more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "sovctl", "image", "prefetch", image],
-            env=env | more,
-            cwd=Path(__file__).parents[2],
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-        )
+        return as_nobody([sys.executable, "-m", "sovctl", "image", "prefetch", image], env | more)
 
     refused = loaded(SOVCTL_ISOLATION_CACHE_DIR="/usr/share")  # as a site's that only root may write
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -56,11 +56,13 @@ def end_job(ports: JobPorts, settings: JobSettings, journal: Journal) -> Guarded
             verdict = judge(replace(seen.snapshot, burn_in=_with(seen.snapshot.burn_in, burnt)), (), states)
     notes = (*notes, *_evidence(journal, settings, verdict, seen))
     notes = (*notes, *_leave_evidence(ports, _job_evidence(settings, started_at, verdict, seen, burnt)))
-    # What a check has acted on may have been repaired and forgiven while the job ran on.
-    cursor = ports.verdicts.cursor(boot_id)
-    new = tuple(event for event in seen.snapshot.xids if event.sequence >= cursor)
-    now = judge(replace(seen.snapshot, xids=new, burn_in=_with(seen.snapshot.burn_in, burnt)), (), states)
-    fit = not (settings.act and now.fails_besides(ports.verdicts.load()))
+    fit = True
+    if settings.act and verdict.state is VerdictState.FAILED:
+        # What a check has acted on may have been repaired and forgiven while the job ran on.
+        cursor = ports.verdicts.cursor(boot_id)
+        new = tuple(event for event in seen.snapshot.xids if event.sequence >= cursor)
+        now = judge(replace(seen.snapshot, xids=new, burn_in=_with(seen.snapshot.burn_in, burnt)), (), states)
+        fit = not now.fails_besides(ports.verdicts.load())
     return Guarded(fit, line_for_the_user(settings.node, verdict.worst, fit), verdict, len(_EPILOG_PROBES), notes)
 
 
